@@ -1,0 +1,154 @@
+"""Destinations of a workspace, and the table of sealed documents that `connections.vault` alone reads."""
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+from fernet_fields import EncryptedTextField
+from workspaces import ids
+from workspaces.models import ApiKey, Workspace
+
+
+class Connection(models.Model):
+    """One customer's account at a provider: config here, credentials sealed in the vault.
+
+    What holds a connection stands in `status` and `paused_until`; the lane has only a copy.
+    """
+
+    class Status(models.TextChoices):
+        ACTIVE = "active"
+        PAUSED = "paused"
+        DISABLED = "disabled"
+        NEEDS_REAUTH = "needs_reauth"
+        CREDENTIAL_ERROR = "credential_error"
+        DELETED = "deleted"
+
+    id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="connections")
+    type = models.CharField(max_length=64)
+    name = models.CharField(max_length=200)
+    config = models.JSONField(default=dict)
+    credential_hints = models.JSONField(default=dict, help_text="Masks to show, such as ••••1234; never a secret.")
+    retry_schedule = ArrayField(models.FloatField(), null=True, blank=True, help_text="Seconds; empty: the default.")
+    in_flight = models.IntegerField(null=True, blank=True)
+    rate = models.FloatField(null=True, blank=True, help_text="Requests per second.")
+    timeout_seconds = models.FloatField(null=True, blank=True)
+    status = models.CharField(max_length=32, choices=Status.choices, default=Status.ACTIVE)
+    status_reason = models.TextField(blank=True, default="")
+    status_changed_at = models.DateTimeField(null=True, blank=True)
+    paused_until = models.DateTimeField(null=True, blank=True, help_text="A 429 or an open breaker; ends by itself.")
+    version = models.IntegerField(default=1)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+    deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        db_table = "connections"
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["workspace", "id"], name="connections_workspace_id_unique"),
+            models.CheckConstraint(
+                condition=Q(in_flight=None) | Q(in_flight__range=(1, 1000)), name="connections_in_flight_range"
+            ),
+            models.CheckConstraint(condition=Q(rate=None) | Q(rate__gt=0), name="connections_rate_positive"),
+            models.CheckConstraint(
+                condition=Q(timeout_seconds=None) | Q(timeout_seconds__range=(1, 30)),
+                name="connections_timeout_range",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.type})"
+
+    @property
+    def public_id(self) -> str:
+        return ids.encode(ids.CONNECTION, self.pk)
+
+
+class ConnectionHealth(models.Model):
+    """Counters of a connection's health, apart from it and written on change only."""
+
+    class Breaker(models.TextChoices):
+        CLOSED = "closed"
+        OPEN = "open"
+        HALF_OPEN = "half_open"
+
+    connection = models.OneToOneField(
+        Connection, primary_key=True, on_delete=models.CASCADE, related_name="health", db_constraint=False
+    )
+    workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="+")
+    breaker = models.CharField(max_length=16, choices=Breaker.choices, default=Breaker.CLOSED)
+    consecutive_failures = models.IntegerField(default=0)
+    opened_times = models.IntegerField(default=0, help_text="Openings in a row: each doubles the pause.")
+    probe_until = models.DateTimeField(null=True, blank=True)
+    first_failure_at = models.DateTimeField(null=True, blank=True)
+    last_failure_at = models.DateTimeField(null=True, blank=True)
+    last_success_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "connection_health"
+        verbose_name_plural = "connection health"
+
+    def __str__(self) -> str:
+        return f"{self.breaker}, {self.consecutive_failures} failures in a row"
+
+
+class SealedDocument(models.Model):
+    """One sealed secret. The document repeats workspace, owner, kind and version; opening refuses if they differ.
+
+    Read and written by `connections.vault` only.
+    """
+
+    id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
+    workspace = models.ForeignKey(Workspace, null=True, on_delete=models.PROTECT, related_name="+")
+    connection = models.ForeignKey(
+        Connection, null=True, on_delete=models.CASCADE, related_name="sealed_documents", db_constraint=False
+    )
+    api_key = models.ForeignKey(ApiKey, null=True, on_delete=models.CASCADE, related_name="sealed_documents")
+    kind = models.CharField(max_length=32)
+    version = models.IntegerField()
+    document = EncryptedTextField()
+    key_id = models.CharField(max_length=16, help_text="Fingerprint of the Fernet key that sealed it.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        db_table = "sealed_documents"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(connection=None, api_key__isnull=False)
+                | Q(connection__isnull=False, api_key=None, workspace__isnull=False),
+                name="sealed_documents_one_owner",
+            ),
+            models.UniqueConstraint(fields=["connection", "kind"], name="sealed_documents_connection_kind"),
+            models.UniqueConstraint(fields=["api_key", "kind"], name="sealed_documents_api_key_kind"),
+        ]
+        indexes = [models.Index(fields=["key_id", "id"], name="sealed_documents_by_key")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} v{self.version}"
+
+
+class AccessRecord(models.Model):
+    """The record of one opening of a sealed document: who, when, why, for which delivery and attempt."""
+
+    id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
+    workspace = models.ForeignKey(
+        Workspace, null=True, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False, db_index=False
+    )
+    owner_kind = models.CharField(max_length=16)
+    owner_id = models.UUIDField()
+    kind = models.CharField(max_length=32)
+    version = models.IntegerField()
+    actor = models.CharField(max_length=200, help_text="Which process or person opened it.")
+    purpose = models.CharField(max_length=64)
+    granted = models.BooleanField(default=True)
+    delivery_id = models.UUIDField(null=True)
+    attempt_number = models.IntegerField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        db_table = "access_records"
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["workspace", "-id"], name="access_records_by_workspace")]
+
+    def __str__(self) -> str:
+        return f"{self.purpose} by {self.actor}"

@@ -1,0 +1,16 @@
+"""The Celery application: tasks carry ids, lanes carry tasks, PostgreSQL carries everything else."""
+
+import os
+
+from celery import Celery
+
+from delivery.lanes import transport
+from delivery.lanes.options import TRANSPORT_OPTIONS
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "meshes.settings")
+transport.register()
+
+app = Celery("meshes")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.conf.broker_transport_options = TRANSPORT_OPTIONS
+app.autodiscover_tasks(["delivery"])

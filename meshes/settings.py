@@ -1,0 +1,227 @@
+"""All settings of Meshes, read once from the environment.
+
+A variable that is unset falls back to the file that a running ``make up`` keeps (``.meshes/stack.env``), so that a command
+typed in a second terminal talks to the running stack. What must not be guessed has no default: it fails loudly.
+"""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+DATA_DIR = Path(os.environ.get("MESHES_DATA_DIR") or BASE_DIR / ".meshes")
+
+
+def _stack_defaults() -> dict[str, str]:
+    try:
+        lines = (DATA_DIR / "stack.env").read_text().splitlines()
+    except OSError:
+        return {}
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+_defaults = _stack_defaults()
+
+
+def env(name: str, default: str = "") -> str:
+    return os.environ.get(name) or _defaults.get(name) or default
+
+
+def envsecret(name: str) -> str:
+    value = env(name)
+    if not value:
+        raise ImproperlyConfigured(
+            f"{name} is not set. `make up` generates it; in production set it in the environment."
+        )
+    return value
+
+
+def envbool(name: str, default: bool) -> bool:
+    text = env(name, str(int(default))).lower()
+    if text not in {"0", "1", "true", "false", "yes", "no"}:
+        raise ImproperlyConfigured(f"{name} must be 0 or 1, not {text!r}")
+    return text in {"1", "true", "yes"}
+
+
+def envint(name: str, default: int) -> int:
+    try:
+        return int(env(name, str(default)))
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name} must be an integer, not {env(name)!r}") from error
+
+
+def envlist(name: str, default: str = "") -> list[str]:
+    return [item.strip() for item in env(name, default).split(",") if item.strip()]
+
+
+# --- secrets and servers -------------------------------------------------------------------------------------------
+
+SECRET_KEY = envsecret("SECRET_KEY")
+FERNET_KEYS = [key for key in envsecret("FERNET_KEYS").split(",") if key]
+"""Keys that seal credentials, newest first. Never derived from SECRET_KEY: see docs/vault.md."""
+
+DATABASE_URL = env("DATABASE_URL", "postgresql://meshes@/meshes")
+REDIS_URL = env("REDIS_URL", "redis://127.0.0.1:6379/0")
+DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=600, conn_health_checks=True)}
+
+# --- Django --------------------------------------------------------------------------------------------------------
+
+DEBUG = envbool("MESHES_DEBUG", False)
+ALLOWED_HOSTS = envlist("MESHES_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
+CSRF_TRUSTED_ORIGINS = envlist("MESHES_CSRF_TRUSTED_ORIGINS")
+ROOT_URLCONF = "meshes.urls"
+WSGI_APPLICATION = "meshes.wsgi.application"
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+STATIC_URL = "/static/"
+STATIC_ROOT = DATA_DIR / "static"
+WHITENOISE_USE_FINDERS = True
+APPEND_SLASH = False
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "corsheaders",
+    "meshes",
+    "workspaces",
+    "connections",
+    "delivery",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "corsheaders.middleware.CorsMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+_https = envbool("MESHES_HTTPS", False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
+SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _https else None
+SECURE_CONTENT_TYPE_NOSNIFF = True
+
+# --- API -----------------------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["workspaces.authentication.KeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["workspaces.permissions.HasScope"],
+    "DEFAULT_PARSER_CLASSES": ["meshes.api.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "meshes.api.problem_response",
+    "UNAUTHENTICATED_USER": None,
+}
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Meshes API",
+    "DESCRIPTION": "Post one event; Meshes routes, shapes and delivers it to each customer's own destinations.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+
+MESHES_BODY_LIMIT = 256 * 1024
+"""Bytes of one request body; a bulk request may carry MESHES_BULK_BODY_LIMIT, each of its events this much."""
+MESHES_BULK_BODY_LIMIT = 8 * 1024 * 1024
+DATA_UPLOAD_MAX_MEMORY_SIZE = MESHES_BULK_BODY_LIMIT
+MESHES_INGEST_RATE = envint("MESHES_INGEST_RATE", 1_000)
+"""Events per second that one workspace may post, unless the workspace brings its own rate."""
+MESHES_BACKLOG_LIMIT = envint("MESHES_BACKLOG_LIMIT", 1_000_000)
+"""Open deliveries and unrouted events of one workspace above which new events are answered 429."""
+MESHES_SIGNING_SECRETS = "connections.signing.KeySigningSecrets"
+"""Who keeps the signing secrets of API keys; workspaces may not import connections."""
+
+CORS_ALLOW_ALL_ORIGINS = False
+CORS_URLS_REGEX = r"^/api/v1/events$"
+
+# --- lanes and workers ---------------------------------------------------------------------------------------------
+
+MESHES_LEASE_SECONDS = envint("MESHES_LEASE_SECONDS", 60)
+"""A claim's lease: above the longest outbound deadline (30 s) plus settling, below a lane's lease (90 s)."""
+CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True  # an in-flight cap counts leases, which end with the acknowledgement
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_SEND_TASK_EVENTS = envbool("MESHES_TASK_EVENTS", True)  # each task is seen in Flower
+CELERY_TASK_PUBLISH_RETRY = False  # a hint that fails is published again by a sweep
+
+# --- the outbound door ---------------------------------------------------------------------------------------------
+
+MESHES_OUTBOUND_ALLOW_NETS = envlist("MESHES_OUTBOUND_ALLOW_NETS")
+MESHES_OUTBOUND_ALLOW_HTTP = envbool("MESHES_OUTBOUND_ALLOW_HTTP", False)
+_ports = env("MESHES_OUTBOUND_PORTS", "443")
+MESHES_OUTBOUND_PORTS: list[int] | str = "*" if _ports == "*" else [int(port) for port in _ports.split(",")]
+MESHES_OUTBOUND_TIMEOUT_SECONDS = 15
+"""Deadline of one delivery unless its connection sets `limits.timeout` (1 to 30 s)."""
+
+# --- retention -----------------------------------------------------------------------------------------------------
+
+MESHES_RETENTION = {
+    "payloads": timedelta(days=envint("MESHES_RETENTION_PAYLOAD_DAYS", 90)),
+    "attempts": timedelta(days=envint("MESHES_RETENTION_ATTEMPT_DAYS", 30)),
+    "access_records": timedelta(days=envint("MESHES_RETENTION_ACCESS_DAYS", 365)),
+    "events": timedelta(days=120),
+}
+"""How long partitions are kept; "events" also covers deliveries, routing ledgers and what refers to them."""
+
+MESHES_PROVIDERS = [
+    "connections.providers.webhook",
+]
+
+# --- logging -------------------------------------------------------------------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env("MESHES_LOG_LEVEL", "INFO")},
+    "loggers": {"django.request": {"level": "ERROR"}},
+}
