@@ -4,6 +4,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from fernet_fields import EncryptedTextField
+
 from workspaces import ids
 from workspaces.models import ApiKey, Workspace
 

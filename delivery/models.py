@@ -7,9 +7,10 @@ between tenant tables is a composite foreign key `(workspace_id, id)` in the dat
 import uuid
 from datetime import UTC, datetime
 
-from connections.models import Connection
 from django.db import models
 from django.db.models import Q
+
+from connections.models import Connection
 from workspaces import ids
 from workspaces.models import Workspace
 

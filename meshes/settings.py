@@ -1,6 +1,6 @@
 """All settings of Meshes, read once from the environment.
 
-A variable that is unset falls back to the file that a running ``make up`` keeps (``.meshes/stack.env``), so that a command
+A variable that is unset falls back to the file that a running `make up` keeps (`.meshes/stack.env`), so that a command
 typed in a second terminal talks to the running stack. What must not be guessed has no default: it fails loudly.
 """
 
