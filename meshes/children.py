@@ -1,0 +1,121 @@
+"""Child processes that never outlive this one: each leads a process group of its own and dies with its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An operating system account by its numbers."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What to run. ``environment`` is the whole environment; both output streams are appended to ``log``."""
+
+    name: str
+    command: tuple[str, ...]
+    cwd: Path
+    log: Path
+    environment: Mapping[str, str]
+    account: Account | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_seconds: float = 10.0
+    orphan_signal: signal.Signals = signal.SIGKILL
+    """Sent by the kernel when this process dies without having stopped its children."""
+
+
+class Child:
+    """A running program. Start it from the main thread: it dies with the thread that started it."""
+
+    def __init__(self, program: Program) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("Children are started from the main thread: they die with the thread that starts them.")
+        self.program = program
+        self.started_at = time.monotonic()
+        account = f"{program.account.uid}:{program.account.gid}" if program.account else "-"
+        with program.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(DIE_WITH_PARENT)]
+                + [str(os.getpid()), str(int(program.orphan_signal)), account, *program.command],
+                cwd=program.cwd,
+                env=dict(program.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """None while it runs; else its code, negative for a signal. What it left in its process group is killed first."""
+        if self._process.returncode is None and self._has_ended():
+            # Before the leader is reaped: until then nobody else can be given the group's number.
+            self._signal_group(signal.SIGKILL)
+            self._process.wait()
+        return self._process.returncode
+
+    def ask_to_stop(self) -> None:
+        if self._process.returncode is None:
+            self._process.send_signal(self.program.stop_signal)
+
+    def kill(self) -> None:
+        """Kill the whole process group at once, and wait for the leader's end."""
+        if self._process.returncode is None:
+            self._signal_group(signal.SIGKILL)
+            self._process.wait()
+
+    def _has_ended(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return  # only the ended leader is left, or, between fork and setsid, no group yet
+
+
+def stop_together(children: Iterable[Child]) -> None:
+    """Ask all of them to stop, wait for each as long as its program says, then kill."""
+    waiting = list(children)
+    for child in waiting:
+        child.ask_to_stop()
+    began = time.monotonic()
+    while waiting:
+        waiting = [child for child in waiting if child.exit_code() is None]
+        for child in waiting:
+            if time.monotonic() - began > child.program.stop_seconds:
+                child.kill()
+        time.sleep(0.02)
+
+
+def run(program: Program) -> None:
+    """Run a program to its end. Raises subprocess.CalledProcessError, with the end of its log, when it fails."""
+    child = Child(program)
+    try:
+        while (code := child.exit_code()) is None:
+            time.sleep(0.01)
+    finally:
+        child.kill()
+    if code != 0:
+        raise subprocess.CalledProcessError(code, program.command, stderr=log_tail(program.log))
+
+
+def log_tail(log: Path, size: int = 2_000) -> str:
+    """The last ``size`` bytes of a log, for an error message."""
+    return log.read_bytes()[-size:].decode(errors="replace")

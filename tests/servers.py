@@ -1,0 +1,61 @@
+"""The pytest plugin that gives every run its own PostgreSQL and Valkey.
+
+They are started once, before Django reads its settings, unless DATABASE_URL or REDIS_URL name real servers. Under xdist the
+controller starts them and the workers inherit its environment; each worker has its own test database (by pytest-django)
+and its own Valkey database number.
+"""
+
+import base64
+import os
+import tempfile
+from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+import redis
+
+from meshes.embedded import EmbeddedServers
+
+_servers: list[EmbeddedServers] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests() -> Iterator[None]:
+    """A wrapper, because it must come before pytest-django's own hook, which loads the settings."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        _prepare_environment()
+    else:
+        os.environ["REDIS_URL"] = _with_database(os.environ["REDIS_URL"], 1 + int(worker.removeprefix("gw")))
+    return (yield)
+
+
+def pytest_unconfigure() -> None:
+    while _servers:
+        _servers.pop().stop()
+
+
+@pytest.fixture
+def redis_client() -> Iterator[redis.Redis]:
+    """A client of this worker's own Valkey database, emptied before the test."""
+    client = redis.Redis.from_url(os.environ["REDIS_URL"], socket_timeout=10)
+    client.flushdb()
+    yield client
+    client.close()
+
+
+def _prepare_environment() -> None:
+    if not {"DATABASE_URL", "REDIS_URL"} <= os.environ.keys():
+        servers = EmbeddedServers()
+        servers.start()
+        _servers.append(servers)
+        os.environ.setdefault("DATABASE_URL", servers.postgres.url)
+        os.environ.setdefault("REDIS_URL", servers.valkey.url)
+    os.environ.setdefault("SECRET_KEY", "only-for-tests")
+    os.environ.setdefault("FERNET_KEYS", base64.urlsafe_b64encode(os.urandom(32)).decode())
+    # Not a developer's own .meshes/, whose stack may be running.
+    os.environ.setdefault("MESHES_DATA_DIR", os.path.join(tempfile.gettempdir(), "meshes-tests-have-no-stack"))
+
+
+def _with_database(url: str, number: int) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{number}"))
