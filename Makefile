@@ -1,0 +1,57 @@
+# make demo   the whole main job, shown and checked, on servers of its own
+# make up     the whole stack, kept running until Ctrl-C; data in .meshes/
+# make test   everything that must hold before a change lands
+
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+FLOCK := $(if $(shell command -v flock),flock .venv/.lock)
+# Throw-away values: lint loads the settings, and opens no connection.
+LINT := SECRET_KEY=lint FERNET_KEYS=lint MESHES_DATA_DIR=/nonexistent PYTHONWARNINGS=ignore::RuntimeWarning
+PIP_COMPILE := $(BIN)/pip-compile -q --allow-unsafe --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links
+
+# $(call install,base): the locked packages, checked by hash. The lock lets two makes run at the same time.
+install = mkdir -p .venv && $(FLOCK) sh -ec '\
+	test .venv/$(1).stamp -nt requirements/$(1).txt && exit; \
+	test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed: make PYTHON=/path/to/python"; exit 1; }; \
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv; \
+	echo "Installing requirements/$(1).txt ..."; \
+	$(BIN)/pip install -q --no-input --disable-pip-version-check --require-hashes -r requirements/$(1).txt; \
+	touch .venv/$(1).stamp'
+
+.PHONY: demo up test lint faults bench-lanes lock
+
+demo: .venv/base.stamp
+	@exec $(BIN)/python manage.py demo
+
+up: .venv/base.stamp
+	@exec $(BIN)/python manage.py up
+
+test: lint
+	$(BIN)/pytest -n 2 --dist loadfile
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(LINT) $(BIN)/mypy .
+	$(LINT) $(BIN)/lint-imports
+	$(LINT) $(BIN)/python manage.py makemigrations --check --dry-run
+
+# The fault tests of `make test`, many times over.
+faults: .venv/dev.stamp
+	MESHES_FAULT_ROUNDS=$${MESHES_FAULT_ROUNDS:-25} $(BIN)/pytest -m fault
+
+bench-lanes: .venv/dev.stamp
+	$(BIN)/python -m bench.lanes
+
+lock: .venv/dev.stamp
+	$(PIP_COMPILE) --output-file=requirements/base.txt pyproject.toml
+	$(PIP_COMPILE) --extra=dev --constraint=requirements/base.txt --output-file=requirements/dev.txt pyproject.toml
+
+.venv/base.stamp: requirements/base.txt
+	@$(call install,base)
+
+# dev.txt is base.txt and more.
+.venv/dev.stamp: requirements/dev.txt
+	@$(call install,dev)
+	@touch .venv/base.stamp
