@@ -1,0 +1,305 @@
+"""The channel: how lanes are published to, taken from, settled and repaired through kombu's Redis transport.
+
+The polled connection carries one command at a time. Where stock kombu always sends BRPOP over every queue name, this channel
+sends *take* while there may be work, and BRPOP on the wake lists of its rings only after a take came back short. Both replies
+are read when the event loop finds the socket readable, so taking never blocks the loop.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from queue import Empty
+from time import monotonic
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps, loads
+from redis.exceptions import ConnectionError as BrokenConnection
+from redis.exceptions import NoScriptError, ResponseError
+
+from delivery.lanes import options
+from delivery.lanes.lease import Lease, Settler, call_by_ring
+from delivery.lanes.names import RINGS, key_prefix, ring_of, wake_key
+from delivery.lanes.qos import QoS
+from delivery.lanes.scripts import Scripts, digest, source
+
+logger = logging.getLogger(__name__)
+
+_settlers: dict[str, Settler] = {}
+"""By broker address: what finished while a channel was lost is settled by the next one to the same server."""
+
+
+class Channel(kombu_redis.Channel):
+    """A Redis channel that knows lanes and rings, and treats every other queue as stock does."""
+
+    QoS = QoS
+
+    lane_in_flight = options.IN_FLIGHT
+    lane_capacity = options.CAPACITY
+    lane_lease_seconds = options.LEASE_SECONDS
+
+    from_transport_options = (
+        *kombu_redis.Channel.from_transport_options,
+        "lane_in_flight",
+        "lane_capacity",
+        "lane_lease_seconds",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._hungry: deque[str] = deque()  # the rings to take from next
+        self._taking: str | None = None  # the ring whose take is under way on the polled connection
+        self._asked = 0  # how many messages it asked for
+        self._waits_for_stock = False  # a BRPOP is under way that may bring a message of a stock queue
+        self._take_in_full = False  # the server has forgotten the script: send its text once
+        self._repair_cursors: dict[str, str] = {}
+        self._repaired_at = float("-inf")
+        super().__init__(*args, **kwargs)
+        address = self.connection.client.as_uri(include_password=True)
+        self.settler = _settlers.setdefault(address, Settler())
+
+    @cached_property
+    def scripts(self) -> Scripts:
+        return Scripts.of(self._create_client())
+
+    def active_rings(self) -> list[str]:
+        return [queue for queue in self.active_queues if queue in RINGS]
+
+    def has_stock_queues(self) -> bool:
+        return any(queue not in RINGS for queue in self.active_queues)
+
+    # Publishing
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        """A lane refuses a message that it has, and any beyond its capacity; neither is an error of the publisher."""
+        ring = ring_of(queue)
+        if queue in RINGS:
+            raise ValueError(f"{queue!r} is a ring: publish to a lane.")
+        if ring is None:
+            super()._put(queue, message, **kwargs)
+            return
+        message_id = message["headers"].get("id") or message["properties"]["delivery_tag"]
+        args = (self.lane_in_flight, self.lane_capacity, queue, message_id, dumps(message))
+        batch = kwargs.get("_publish_batch")
+        if batch is None:
+            self.scripts.put(keys=[key_prefix(ring)], args=args)
+        else:
+            batch.pipeline.scripts.add(
+                self.scripts.put
+            )  # redis-py then loads what is missing before it sends the batch
+            batch.add("evalsha", digest("put"), 1, key_prefix(ring), *args)
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        """Lanes and rings are reached by name, through the anonymous exchange: a binding would be a key for ever."""
+        if queue not in RINGS and ring_of(queue) is None:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+
+    # Taking
+
+    def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
+        if queue in RINGS:
+            self._hungry.append(queue)
+        return super().basic_consume(queue, *args, **kwargs)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        self._taking = self._next_hungry_ring()
+        if self._taking:
+            command = self._take_command(self._taking)
+        else:
+            command = self._wait_command(queues, self.brpop_timeout if timeout is None else timeout)
+        if self.global_keyprefix:
+            command = self.client._prefix_args(command)
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = monotonic()
+        self.client.connection.send_command(*command)
+
+    def _next_hungry_ring(self) -> str | None:
+        while self._hungry:
+            ring = self._hungry.popleft()
+            if ring in self._active_queues:
+                return ring
+        return None
+
+    def _take_command(self, ring: str) -> list[Any]:
+        script = ["EVAL", source("take")] if self._take_in_full else ["EVALSHA", digest("take")]
+        self._take_in_full = False
+        self._asked = self._room()
+        return [*script, 1, key_prefix(ring), *self._take_args(self._asked)]
+
+    def _take_args(self, most: int) -> tuple[int, int, int]:
+        return self.lane_in_flight, round(self.lane_lease_seconds * 1_000_000), most
+
+    def _room(self) -> int:
+        """The messages to ask for: never more than the worker has free slots."""
+        free = self.qos.can_consume_max_estimate()
+        return options.TAKE_AT_MOST if free is None else max(1, min(free, options.TAKE_AT_MOST))
+
+    def _wait_command(self, queues: Iterable[str], timeout: float) -> list[Any]:
+        stock = [queue for queue in queues if queue not in RINGS]
+        self._waits_for_stock = bool(stock)
+        keys = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in stock]
+        return ["BRPOP", *keys, *(wake_key(ring) for ring in self.active_rings()), timeout]
+
+    def _brpop_read(self, **read_options: Any) -> bool:
+        ring, self._taking = self._taking, None
+        try:
+            reply = self._read_reply("EVALSHA" if ring else "BRPOP", **read_options)
+        except NoScriptError:
+            self._take_in_full = True
+            self._hungry.appendleft(str(ring))
+            raise Empty from None
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        if ring:
+            return self._deliver_taken(ring, reply)
+        return self._deliver_waited(reply)
+
+    def _read_reply(self, command: str, **read_options: Any) -> Any:
+        try:
+            return self.client.parse_response(self.client.connection, command, **read_options)
+        except self.connection_errors:
+            self.client.connection.disconnect()
+            raise
+        except NoScriptError:
+            raise
+        except ResponseError as refusal:
+            # Such as READONLY after a fail-over: the worker must connect anew, not die.
+            self.client.connection.disconnect()
+            raise BrokenConnection(f"The broker refused to hand out messages: {refusal}") from refusal
+
+    def _deliver_waited(self, reply: Any) -> bool:
+        if not reply:  # Nobody woke us for a while. Look by ourselves: a pause may have ended.
+            self._hungry.extend(ring for ring in self.active_rings() if ring not in self._hungry)
+            raise Empty
+        source_key, item = bytes_to_str(reply[0]), reply[1]
+        for ring in self.active_rings():
+            if source_key == wake_key(ring):
+                self._hungry.append(ring)
+                return True
+        queue = source_key.rsplit(self.sep, 1)[0]
+        self._queue_cycle.rotate(queue)
+        self.connection._deliver(loads(bytes_to_str(item)), queue)
+        return True
+
+    def _deliver_taken(self, ring: str, reply: list[Any]) -> bool:
+        taken = list(_parse_taken(ring, reply))
+        if not taken:
+            raise Empty
+        if self._closing or ring not in self.connection._callbacks:
+            self.hand_back([lease for lease, _ in taken])
+            return True
+        if len(taken) == self._asked and not self.has_stock_queues():  # beside stock queues the wake token does
+            self._hungry.append(ring)
+        while taken:
+            lease, body = taken[0]
+            try:
+                self._deliver_one(lease, body)
+            except BaseException:
+                self.hand_back([lease for lease, _ in taken[1:]])
+                raise
+            del taken[0]
+        return True
+
+    def _deliver_one(self, lease: Lease, body: bytes) -> None:
+        try:
+            message = loads(bytes_to_str(body))
+            message["properties"]["delivery_tag"] = lease
+        except (ValueError, KeyError, TypeError):
+            logger.exception("Dropped a message of lane %s that cannot be read.", lease.lane)
+            self.settler.add(lease)
+            return
+        self.connection._deliver(message, lease.ring)
+
+    def _get(self, queue: str) -> dict[str, Any]:
+        if queue not in RINGS:
+            return super()._get(queue)
+        for lease, body in _parse_taken(queue, self.scripts.take(keys=[key_prefix(queue)], args=self._take_args(1))):
+            message: dict[str, Any] = loads(bytes_to_str(body))
+            message["properties"]["delivery_tag"] = lease
+            return message
+        raise Empty
+
+    # Settling, handing back, repairing
+
+    def settle_finished(self) -> None:
+        if self.settler:
+            try:
+                self.settler.flush(self.scripts.settle, self.lane_in_flight)
+            except ResponseError as refusal:
+                raise BrokenConnection(f"The broker refused to settle messages: {refusal}") from refusal
+
+    def hand_back(self, leases: list[Lease]) -> int:
+        """Return messages that were not started to the front of their lanes. Returns how many leases were still ours."""
+        return call_by_ring(self.scripts.hand_back, self.lane_in_flight, leases) if leases else 0
+
+    def hand_back_unstarted(self, running: frozenset[str]) -> int:
+        """At the end of a worker: settle what is finished, and hand back what is leased here and not ``running`` (ids)."""
+        self._stop_polling()
+        self.settle_finished()
+        unstarted = [lease for lease in self.qos.open_leases() if lease.message_id not in running]
+        returned = self.hand_back(unstarted)
+        self.qos.forget(unstarted)
+        return returned
+
+    def repair(self) -> None:
+        """Put back what has lapsed, at most once in nine tenths of ``unacked_restore_interval``."""
+        if monotonic() - self._repaired_at < self.unacked_restore_interval * 0.9:
+            return
+        self._repaired_at = monotonic()
+        for ring in self.active_rings():
+            lapsed, most = options.REPAIR_AT_MOST, options.REPAIR_AT_MOST
+            while lapsed == most:
+                args = (self.lane_in_flight, most, self._repair_cursors.get(ring, "0"))
+                lapsed, _, _, cursor = self.scripts.repair(keys=[key_prefix(ring)], args=args)
+                self._repair_cursors[ring] = bytes_to_str(cursor)
+
+    # Ending
+
+    def _stop_polling(self) -> None:
+        """Read what was taken and hand it back; do not wait for a wake token, which another worker will find."""
+        self._closing = True
+        if not self._in_poll:
+            return
+        if self._taking or self._waits_for_stock:
+            try:
+                self._brpop_read()
+            except (Empty, *self.connection_errors):
+                self._in_poll = None
+        else:
+            self.client.connection.disconnect()
+            self._in_poll = None
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                self._stop_polling()
+                self.settle_finished()
+            except self.connection_errors:
+                logger.warning("Messages that are finished will be settled by the next connection.", exc_info=True)
+        super().close()
+
+    # Looking
+
+    def _size(self, queue: str) -> int:
+        ring = ring_of(queue)
+        if ring is None:
+            return int(super()._size(queue))
+        return int(self._create_client().llen(f"{key_prefix(ring)}waiting:{queue}"))
+
+    def _purge(self, queue: str) -> int:
+        ring = ring_of(queue)
+        if ring is None:
+            return int(super()._purge(queue))
+        return int(self.scripts.purge(keys=[key_prefix(ring)], args=(self.lane_in_flight, queue)))
+
+
+def _parse_taken(ring: str, reply: list[bytes]) -> Iterator[tuple[Lease, bytes]]:
+    """The reply of ``take.lua``: the end of the leases, then lane, id and body of each message."""
+    ends_at, *rest = reply
+    for lane, message_id, body in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        yield Lease(ring, bytes_to_str(lane), bytes_to_str(message_id), bytes_to_str(ends_at)), body

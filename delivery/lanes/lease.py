@@ -1,0 +1,56 @@
+"""A message that was taken, and the way back to the server of those that are done with."""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from redis.commands.core import Script
+
+from delivery.lanes.names import key_prefix
+
+
+class Lease(NamedTuple):
+    """One message taken. It is the message's delivery tag, so a message knows its lease wherever it goes."""
+
+    ring: str
+    lane: str
+    message_id: str
+    ends_at: str
+    """Microseconds since the epoch by the server's clock; also what tells this lease from others of the same message."""
+
+
+class Settler:
+    """Leases that ended in this process and that the server has not heard of yet.
+
+    It outlives channels: a task may finish while its worker is reconnecting, and is then settled by the next channel. Any
+    thread may add; the thread that runs the event loop flushes.
+    """
+
+    BATCH = 500
+
+    def __init__(self) -> None:
+        self._finished: deque[Lease] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._finished)
+
+    def add(self, lease: Lease) -> None:
+        self._finished.append(lease)
+
+    def flush(self, settle: Script, in_flight: int) -> None:
+        """Settle all that has finished, some hundreds per call. What could not be sent stays for the next flush."""
+        while self._finished:
+            batch = [self._finished.popleft() for _ in range(min(len(self._finished), self.BATCH))]
+            try:
+                call_by_ring(settle, in_flight, batch)
+            except BaseException:
+                self._finished.extendleft(reversed(batch))
+                raise
+
+
+def call_by_ring(script: Script, in_flight: int, leases: Iterable[Lease]) -> int:
+    """Call ``settle`` or ``hand_back`` once for each ring that the leases are of. Returns how many were still held."""
+    by_ring: dict[str, list[str | int]] = {}
+    for lease in leases:
+        by_ring.setdefault(lease.ring, [in_flight]).extend((lease.lane, lease.message_id, lease.ends_at))
+    return sum(script(keys=[key_prefix(ring)], args=args) for ring, args in by_ring.items())

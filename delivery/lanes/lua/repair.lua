@@ -1,0 +1,27 @@
+-- End what has lapsed. ARGV: cap, most, cursor of the walk over busy lanes. Returns the messages put back, the lanes woken,
+-- the lanes that had fallen out of the ring, and the cursor to go on from ('0' when the walk is complete).
+
+local most, cursor = tonumber(ARGV[2]), ARGV[3]
+
+local lanes = {}
+local lapsed = redis.call('ZRANGEBYSCORE', LEASES, '-inf', micros(now), 'LIMIT', 0, most)
+for i = #lapsed, 1, -1 do
+  local lane, id = string.match(lapsed[i], '^(%S+) (.*)$')
+  redis.call('ZREM', LEASES, lapsed[i])
+  put_back(lane, id)
+  lanes[lane] = true
+end
+offer_each(lanes)
+
+local woken = wake_due(most)
+
+local walk = redis.call('SSCAN', BUSY, cursor, 'COUNT', 100)
+local fallen = 0
+for _, lane in ipairs(walk[2]) do
+  if redis.call('EXISTS', waiting_key(lane)) == 0 then
+    redis.call('SREM', BUSY, lane)
+  elseif offer(lane) then
+    fallen = fallen + 1
+  end
+end
+return {#lapsed, woken, fallen, walk[1]}
