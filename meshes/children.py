@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +24,12 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What to run. ``environment`` is the whole environment; both output streams are appended to ``log``."""
+    """What to run. ``environment`` is all of it. Both output streams are appended to ``log``; without one, ours."""
 
     name: str
     command: tuple[str, ...]
     cwd: Path
-    log: Path
+    log: Path | None
     environment: Mapping[str, str]
     account: Account | None = None
     stop_signal: signal.Signals = signal.SIGTERM
@@ -46,15 +47,15 @@ class Child:
         self.program = program
         self.started_at = time.monotonic()
         account = f"{program.account.uid}:{program.account.gid}" if program.account else "-"
-        with program.log.open("ab") as log:
+        bound = (str(DIE_WITH_PARENT), str(os.getpid()), str(int(program.orphan_signal)), account)
+        with program.log.open("ab") if program.log else nullcontext() as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(DIE_WITH_PARENT)]
-                + [str(os.getpid()), str(int(program.orphan_signal)), account, *program.command],
+                (sys.executable, "-I", "-S", *bound, *program.command),
                 cwd=program.cwd,
                 env=dict(program.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if log else None,
                 start_new_session=True,
             )
 
@@ -63,7 +64,7 @@ class Child:
         return self._process.pid
 
     def exit_code(self) -> int | None:
-        """None while it runs; else its code, negative for a signal. What it left in its process group is killed first."""
+        """None while it runs; else its code, negative for a signal. What it left in its process group is killed."""
         if self._process.returncode is None and self._has_ended():
             # Before the leader is reaped: until then nobody else can be given the group's number.
             self._signal_group(signal.SIGKILL)
@@ -113,7 +114,9 @@ def run(program: Program) -> None:
     finally:
         child.kill()
     if code != 0:
-        raise subprocess.CalledProcessError(code, program.command, stderr=log_tail(program.log))
+        raise subprocess.CalledProcessError(
+            code, program.command, stderr=log_tail(program.log) if program.log else None
+        )
 
 
 def log_tail(log: Path, size: int = 2_000) -> str:

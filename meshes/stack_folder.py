@@ -1,0 +1,155 @@
+"""What a stack started by ``up`` or ``demo`` keeps in its folder (``.meshes/`` for ``up``): secrets, state, logs, data.
+
+Imports nothing of Django: the secrets must be there before the settings are loaded.
+"""
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+PROJECT = Path(__file__).resolve().parent.parent
+RUN_ID = "MESHES_RUN_ID"
+"""The environment variable by which every process of one run is known, also after its supervisor was killed."""
+PREDECESSOR_SECONDS = 10.0
+"""How long what a killed supervisor left may take to end by itself: PostgreSQL writes a checkpoint."""
+
+
+class FolderInUseError(Exception):
+    """Another process runs a stack in this folder."""
+
+
+def data_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """MESHES_DATA_DIR, or ``.meshes`` beside manage.py."""
+    return Path(environment.get("MESHES_DATA_DIR") or PROJECT / ".meshes")
+
+
+def prepare_for(command: str) -> None:
+    """Make the secrets of ``up`` and ``demo`` before the settings ask for them; ``demo`` gets a folder of its own."""
+    if command == "demo":
+        os.environ["MESHES_DATA_DIR"] = tempfile.mkdtemp(prefix="meshes-demo-")
+    if command in {"up", "demo"}:
+        StackFolder(data_folder()).ensure_secrets()
+
+
+class StackFolder:
+    """The folder at ``path``, made if need be, readable by nobody else."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.logs = self.path / "logs"
+        self.logs.mkdir(mode=0o700, exist_ok=True)
+        self._lock = FileLock(self.path / "lock")
+
+    def lock(self) -> None:
+        """Hold the folder until ``unlock`` or the end of this process. Raises FolderInUseError."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise FolderInUseError(f"Another stack is running in {self.path}; MESHES_DATA_DIR names another.") from None
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._lock.is_locked
+
+    def unlock(self) -> None:
+        self._lock.release()
+
+    # --- stack.env: what the settings fall back to
+
+    def read_env(self) -> dict[str, str]:
+        """The variables in ``stack.env``."""
+        try:
+            lines = (self.path / "stack.env").read_text().splitlines()
+        except FileNotFoundError:
+            return {}
+        return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+    def update_env(self, changes: Mapping[str, str | None]) -> None:
+        """Set variables in ``stack.env``; None removes one."""
+        merged = {name: value for name, value in (self.read_env() | dict(changes)).items() if value is not None}
+        head = "# Secrets of this stack. Whoever reads them is its administrator.\n"
+        self._write_private("stack.env", head + "".join(f"{name}={value}\n" for name, value in merged.items()))
+
+    def ensure_secrets(self) -> None:
+        """Generate what is not there yet. FERNET_KEYS seal credentials: whoever loses them loses those."""
+        present = self.read_env()
+        generated = {
+            "SECRET_KEY": secrets.token_urlsafe(48),
+            "FERNET_KEYS": base64.urlsafe_b64encode(os.urandom(32)).decode(),
+            "MESHES_ADMIN_PASSWORD": secrets.token_urlsafe(18),
+            "MESHES_FLOWER_PASSWORD": secrets.token_urlsafe(18),
+        }
+        missing = {name: value for name, value in generated.items() if name not in present}
+        if missing:
+            self.update_env(missing)
+
+    # --- stack.json: what scripts read while the stack is ready
+
+    def publish(self, state: Mapping[str, object]) -> None:
+        self._write_private("stack.json", json.dumps(state, indent=2) + "\n")
+
+    def withdraw(self) -> None:
+        (self.path / "stack.json").unlink(missing_ok=True)
+
+    # --- run.json: what a successor must clear
+
+    def begin_run(self, sockets: Path) -> str:
+        """Note the start of a run and return its id, which all its processes carry in their environment."""
+        run_id = secrets.token_hex(16)
+        self._write_private("run.json", json.dumps({"run_id": run_id, "sockets": str(sockets)}))
+        return run_id
+
+    def end_run(self) -> None:
+        """Wait for, then kill, what is left of the last run, and remove its traces. Call it with the lock held."""
+        self.withdraw()
+        try:
+            last = json.loads((self.path / "run.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return
+        deadline = time.monotonic() + PREDECESSOR_SECONDS
+        while left := processes_of_run(last["run_id"]):
+            if time.monotonic() > deadline:
+                for process in left:
+                    process.kill()
+            time.sleep(0.1)
+        shutil.rmtree(last["sockets"], ignore_errors=True)
+        (self.path / "run.json").unlink()
+
+    def fresh_log(self, name: str) -> Path:
+        """The path of a log to append to; that of the run before is kept beside it as ``.1``."""
+        log = self.logs / f"{name}.log"
+        if log.exists():
+            log.replace(self.logs / f"{name}.log.1")
+        return log
+
+    def _write_private(self, name: str, text: str) -> None:
+        """Replace a file as a whole; mkstemp makes it readable by its owner alone."""
+        descriptor, unfinished = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
+        with open(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, self.path / name)
+
+
+def processes_of_run(run_id: str) -> list[psutil.Process]:
+    """The processes whose environment names this run; this one excepted."""
+    return [process for process in psutil.process_iter() if _belongs(process, run_id)]
+
+
+def _belongs(process: psutil.Process, run_id: str) -> bool:
+    try:
+        return process.pid != os.getpid() and process.environ().get(RUN_ID) == run_id
+    except (psutil.Error, OSError):
+        return False  # ended meanwhile, or another user's
