@@ -142,10 +142,10 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["workspaces.authentication.KeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["workspaces.permissions.HasScope"],
-    "DEFAULT_PARSER_CLASSES": ["meshes.api.StrictJSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["meshes.bodies.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "meshes.api.problem_response",
+    "EXCEPTION_HANDLER": "meshes.problems.problem_response",
     "UNAUTHENTICATED_USER": None,
 }
 

@@ -1,0 +1,161 @@
+"""What every API view is made of, and the one module of this package that the layers below may import.
+
+Problem, invalid, invalid_parameter      an answer that is an error (RFC 9457)
+StrictJSONParser, parsed_body            how bodies are read
+Page                                     how lists are answered
+StrictSerializer, QuerySerializer, PublicIdField, WorkspaceField
+Endpoint                                 the base of a single view
+TenantViewSet                            the base of a resource whose rows belong to workspaces
+"""
+
+import uuid
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from django.conf import settings
+from django.db.models import Model, QuerySet
+from rest_framework import serializers
+from rest_framework.exceptions import NotFound
+from rest_framework.views import APIView
+from rest_framework.viewsets import GenericViewSet
+
+from meshes.bodies import StrictJSONParser, parsed_body
+from meshes.pages import Page
+from meshes.problems import Problem, invalid, invalid_parameter, problem_response
+from meshes.serializing import PublicIdField, QuerySerializer, StrictSerializer
+from workspaces import ids
+from workspaces.access import UnknownWorkspace, resolve_workspace, scope
+from workspaces.authentication import Identity
+from workspaces.models import Workspace
+
+__all__ = [
+    "Endpoint",
+    "Page",
+    "Problem",
+    "PublicIdField",
+    "QuerySerializer",
+    "StrictJSONParser",
+    "StrictSerializer",
+    "TenantViewSet",
+    "WorkspaceField",
+    "invalid",
+    "invalid_parameter",
+    "parsed_body",
+    "problem_response",
+]
+
+_Row = TypeVar("_Row", bound=Model)
+
+PAGE_PARAMETERS = frozenset({"limit", "cursor"})
+
+
+class WorkspaceField(serializers.Field[Workspace, str, str, Any]):
+    """A live workspace in a body, by id or external id; needs `context["identity"]`. Answered as its id."""
+
+    default_error_messages = {"unknown": "There is no such workspace."}
+
+    def to_internal_value(self, data: Any) -> Workspace:
+        try:
+            return resolve_workspace(self.context["identity"], data)
+        except UnknownWorkspace:
+            self.fail("unknown")
+
+    def to_representation(self, value: Workspace) -> str:
+        return value.public_id
+
+
+class Endpoint(APIView):
+    """What all views share. Each declares `required_scope` (see workspaces.permissions.HasScope)."""
+
+    metadata_class = None
+    http_method_names = ["get", "post", "put", "patch", "delete", "head"]
+    body_limit: int = settings.MESHES_BODY_LIMIT
+    required_scope: ClassVar[str | tuple[str, ...] | Mapping[str, str | tuple[str, ...]]] = {}
+    publishable_actions: ClassVar[Collection[str]] = ()
+    account_actions: ClassVar[Collection[str]] = ()
+
+    @property
+    def identity(self) -> Identity:
+        """Who calls. Only where a permission demands one."""
+        identity = self.request.auth
+        if not isinstance(identity, Identity):
+            raise TypeError("This view lets callers in without a key.")
+        return identity
+
+    def read(self, serializer_class: type[StrictSerializer], **options: Any) -> Any:
+        """The body's validated data. Raises 422 with pointers. `options` go to the serializer (instance, partial)."""
+        context = {"request": self.request, "identity": self.identity, "view": self}
+        serializer = serializer_class(data=self.request.data, context=context, **options)
+        serializer.is_valid(raise_exception=True)
+        return serializer.validated_data
+
+    def read_query(self, serializer_class: type[QuerySerializer]) -> dict[str, Any]:
+        """The query's validated parameters. Raises 422.
+
+        Unknown ones are refused too: a filter with a typo would select too much.
+        """
+        query = self.request.query_params
+        serializer = serializer_class(data=query.dict(), context={"request": self.request, "identity": self.identity})
+        known = PAGE_PARAMETERS | serializer.fields.keys()
+        for name, values in query.lists():
+            if name not in known:
+                raise invalid_parameter(name, "This parameter is not known here.", "unknown_parameter")
+            if len(values) > 1:
+                raise invalid_parameter(name, "This parameter is given more than once.", "repeated")
+        if not serializer.is_valid():
+            raise _parameters(serializer.errors)
+        return dict(serializer.validated_data)
+
+
+def _parameters(errors: Mapping[str, Any]) -> Problem:
+    mistakes = [
+        {"parameter": name, "detail": str(detail), "rule": str(getattr(detail, "code", "invalid"))}
+        for name, details in errors.items()
+        for detail in details
+    ]
+    return Problem(422, errors=mistakes)
+
+
+class TenantViewSet(Endpoint, GenericViewSet[Any]):
+    """A resource whose rows have a `workspace_id`.
+
+    `id_prefix` is the prefix of its public ids. `rows()` is the only way to its rows: those that the caller may see.
+    """
+
+    id_prefix: ClassVar[str]
+    lookup_field = "id"
+    lookup_value_regex = "[^/]+"
+    pagination_class = Page
+
+    def rows(self, workspace: Workspace | None = None) -> "QuerySet[Any]":
+        return scope(super().get_queryset(), self.identity, workspace)
+
+    def get_queryset(self) -> "QuerySet[Any]":
+        return self.rows()
+
+    def get_object(self) -> Any:
+        """The row that the path names. Raises 404, for foreign and unknown alike."""
+        return self.find(self.rows(), self.kwargs["id"])
+
+    def find(self, rows: "QuerySet[_Row]", public_id: str) -> _Row:
+        row = rows.filter(pk=self.decode(public_id)).first()
+        if row is None:
+            raise NotFound
+        return row
+
+    def decode(self, public_id: str) -> uuid.UUID:
+        pk = ids.decode(self.id_prefix, public_id)
+        if pk is None:
+            raise NotFound
+        return pk
+
+    def named_workspace(self, parameters: Mapping[str, Any]) -> Workspace | None:
+        """The workspace of a list's `workspace` parameter, deleted ones too; 404 where there is none."""
+        reference = parameters.get("workspace")
+        return None if reference is None else resolve_workspace(self.identity, reference, include_deleted=True)
+
+    def answer_page(self, rows: "QuerySet[Any]", serializer_class: type[serializers.BaseSerializer[Any]]) -> Any:
+        """One page of rows, as the serializer shows them."""
+        page = self.paginate_queryset(rows)
+        context = {"request": self.request, "identity": self.identity, "view": self}
+        return self.get_paginated_response(serializer_class(page, many=True, context=context).data)

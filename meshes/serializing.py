@@ -1,0 +1,74 @@
+"""Serializers that take a document at its word: no unknown fields, no types made to fit."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail, ValidationError
+
+from workspaces import ids
+
+_EXACT: tuple[tuple[type[serializers.Field[Any, Any, Any, Any]], type | tuple[type, ...], str], ...] = (
+    (serializers.BooleanField, bool, "true or false"),
+    (serializers.IntegerField, int, "an integer"),
+    (serializers.FloatField, (int, float), "a number"),
+    (serializers.DateTimeField, str, "a string"),
+    (serializers.ChoiceField, str, "a string"),
+    (serializers.CharField, str, "a string"),
+)
+"""DRF reads "1" as a number and 1 as a string; a JSON document has types, and says what it means."""
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """Refuses fields that it does not know, fields that it only answers, and values of another JSON type."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            errors = self._foreign_fields(data) | self._foreign_types(data)
+            if errors:
+                raise ValidationError(errors)
+        return super().to_internal_value(data)
+
+    def _foreign_fields(self, data: Mapping[str, Any]) -> dict[str, list[ErrorDetail]]:
+        known = {name for name, field in self.fields.items() if not field.read_only}
+        unknown = [name for name in data if name not in known]
+        return {name: [ErrorDetail("This field is not known here.", code="unknown_field")] for name in unknown}
+
+    def _foreign_types(self, data: Mapping[str, Any]) -> dict[str, list[ErrorDetail]]:
+        errors = {}
+        for name, field in self.fields.items():
+            value = data.get(name)
+            if value is None or field.read_only:
+                continue
+            expected = next(((types, words) for kind, types, words in _EXACT if isinstance(field, kind)), None)
+            if expected and not _is_exactly(value, expected[0]):
+                errors[name] = [ErrorDetail(f"This must be {expected[1]}.", code="type")]
+        return errors
+
+
+def _is_exactly(value: Any, types: type | tuple[type, ...]) -> bool:
+    return isinstance(value, types) and (types is bool or not isinstance(value, bool))
+
+
+class QuerySerializer(serializers.Serializer[Any]):
+    """Filters of a list: query parameters, which are all strings. See `Endpoint.read_query`."""
+
+
+class PublicIdField(serializers.Field[uuid.UUID, str, str, Any]):
+    """A UUID as its public id. Reading accepts a well-formed id only; whether its row exists is the caller's to ask."""
+
+    default_error_messages = {"public_id": "This is not an id of the form {prefix}_…"}
+
+    def __init__(self, prefix: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.prefix = prefix
+
+    def to_internal_value(self, data: Any) -> uuid.UUID:
+        value = ids.decode(self.prefix, data) if isinstance(data, str) else None
+        if value is None:
+            self.fail("public_id", prefix=self.prefix)
+        return value
+
+    def to_representation(self, value: uuid.UUID) -> str:
+        return ids.encode(self.prefix, value)

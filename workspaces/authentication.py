@@ -1,0 +1,75 @@
+"""Who calls: `Authorization: Bearer <API key or machine token>`."""
+
+import uuid
+from dataclasses import dataclass
+
+from django.http import HttpRequest
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
+from rest_framework.request import Request
+
+from workspaces import ids, keys, tokens, usage
+from workspaces.keyring import KeyRecord
+from workspaces.models import ApiKey
+
+_REFUSAL = "The key or token is unknown, malformed, expired or revoked."
+_MAX_HEADER = 4096
+"""Characters; a key has 87, a machine token a few hundred."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who calls: `request.auth` and `request.user`. `workspace_id` is None for account keys only."""
+
+    key_id: uuid.UUID
+    kind: str
+    workspace_id: uuid.UUID | None
+    scopes: frozenset[str]
+    name: str
+
+    @property
+    def actor(self) -> str:
+        """The key's public id, as audit and access records name it."""
+        return ids.encode(ids.KEY, self.key_id)
+
+    @property
+    def is_authenticated(self) -> bool:
+        return True
+
+
+class KeyAuthentication(BaseAuthentication):
+    """DRF's hook. Every refusal has the same words, so that they tell a guesser nothing."""
+
+    def authenticate(self, request: Request) -> tuple[Identity, Identity] | None:
+        header = request.META.get("HTTP_AUTHORIZATION")
+        if header is None:
+            return None
+        record = read_credential(header)
+        if record is None:
+            raise AuthenticationFailed(_REFUSAL)
+        if not origin_is_allowed(record, request.META.get("HTTP_ORIGIN")):
+            raise PermissionDenied("This key may not be used from this origin.")
+        usage.touch(record.id)
+        identity = identity_of(record)
+        return identity, identity
+
+    def authenticate_header(self, request: Request | HttpRequest) -> str:
+        return 'Bearer realm="meshes"'
+
+
+def read_credential(header: str) -> KeyRecord | None:
+    """The live key that an Authorization header proves, or None."""
+    scheme, _, credential = header.partition(" ")
+    if scheme.lower() != "bearer" or len(header) > _MAX_HEADER or not header.isascii():
+        return None
+    credential = credential.strip(" ")
+    return keys.verify(credential) if credential.startswith(keys.PREFIX) else tokens.verify(credential)
+
+
+def origin_is_allowed(record: KeyRecord, origin: str | None) -> bool:
+    """A browser says where its page comes from; a publishable key works for its own pages only."""
+    return origin is None or record.kind != ApiKey.Kind.PUBLISHABLE or origin in record.allowed_origins
+
+
+def identity_of(record: KeyRecord) -> Identity:
+    return Identity(record.id, record.kind, record.workspace_id, record.scopes, record.name)

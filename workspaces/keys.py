@@ -1,0 +1,154 @@
+"""API keys: `mesh_live_<id>_<secret>_<checksum>`.
+
+The id is the suffix of the key's public id, so that a key found in a log leads to its row. The secret has 256 bits. The
+checksum (CRC-32 in base 62) tells typos and look-alikes from keys without asking a database; scanners use it too. Only
+the SHA-256 of the whole text is stored: a secret of that strength needs no slow hash.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import uuid
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from django.db import transaction
+
+from workspaces import ids, keyring
+from workspaces.keyring import KeyRecord
+from workspaces.models import ApiKey, Workspace
+from workspaces.signing import signing_secrets
+
+PREFIX = "mesh_live_"
+SIGNING_PREFIX = "mesh_sign_"
+SCOPES = ("events:write", "events:read", "config", "admin")
+PUBLISHABLE_SCOPES = ("events:write",)
+DEFAULT_OVERLAP_SECONDS = 86_400
+MAX_OVERLAP_SECONDS = 7 * 86_400
+
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_SECRET_LENGTH = 43
+"""62^43 > 2^256."""
+_CHECKSUM_LENGTH = 6
+"""62^6 > 2^32."""
+_FORM = re.compile(r"mesh_live_([0-9a-hjkmnp-tv-z]{26})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})")
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A key that was just made or rotated: the only moment at which its secrets are known."""
+
+    row: ApiKey
+    key: str = field(repr=False)
+    signing_secret: str | None = field(repr=False)
+    """None for publishable keys, which are no secret and sign nothing."""
+
+
+class KeyNotLive(Exception):  # noqa: N818 - names the state
+    """A revoked or expired key cannot be rotated."""
+
+
+@transaction.atomic
+def create_key(
+    *,
+    name: str,
+    kind: str,
+    scopes: Sequence[str],
+    workspace: Workspace | None = None,
+    expires_at: datetime | None = None,
+    allowed_origins: Sequence[str] = (),
+) -> IssuedKey:
+    """Make a key. Who may make which is the caller's to check; the database refuses a kind without its workspace."""
+    key_id = ids.uuid7()
+    text = _generate(key_id)
+    row = ApiKey.objects.create(
+        id=key_id,
+        name=name,
+        kind=kind,
+        workspace=workspace,
+        scopes=sorted(set(scopes), key=SCOPES.index),
+        secret_hash=digest(text),
+        expires_at=expires_at,
+        allowed_origins=list(allowed_origins),
+    )
+    return IssuedKey(row, text, _seal_new_signing_secret(row))
+
+
+@transaction.atomic
+def rotate_key(key_id: uuid.UUID, overlap_seconds: int, now: datetime) -> IssuedKey:
+    """New secrets for a key; its present ones stay good for the overlap. Raises KeyNotLive.
+
+    Two are live, never three: the secret before the present one ends at once.
+    """
+    row = ApiKey.objects.select_for_update().get(pk=key_id)
+    if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
+        raise KeyNotLive
+    text = _generate(row.pk)
+    row.previous_hash = row.secret_hash if overlap_seconds else None
+    row.previous_expires_at = now + timedelta(seconds=overlap_seconds) if overlap_seconds else None
+    row.secret_hash = digest(text)
+    row.version += 1
+    row.save(update_fields=["previous_hash", "previous_expires_at", "secret_hash", "version"])
+    signing_secret = _seal_new_signing_secret(row)
+    transaction.on_commit(lambda: keyring.forget(row.pk))
+    return IssuedKey(row, text, signing_secret)
+
+
+def revoke_key(key_id: uuid.UUID, now: datetime) -> None:
+    """End a key, for ever and at once; doing it twice changes nothing."""
+    ApiKey.objects.filter(pk=key_id, revoked_at=None).update(revoked_at=now)
+    keyring.forget(key_id)
+
+
+def verify(text: str) -> KeyRecord | None:
+    """The live key that `text` is, or None. Typos cost no query."""
+    key_id = parse(text)
+    record = keyring.find(key_id) if key_id is not None else None
+    if record is None:
+        return None
+    presented = digest(text)
+    now = datetime.now(UTC)
+    is_present = hmac.compare_digest(presented, record.secret_hash)
+    is_previous = hmac.compare_digest(presented, record.previous_hash or b"") and record.previous_is_live(now)
+    return record if is_present or is_previous else None
+
+
+def parse(text: str) -> uuid.UUID | None:
+    """The id in a well-formed key whose checksum is right, without looking it up."""
+    form = _FORM.fullmatch(text)
+    if form is None or form[3] != _checksum(text[: -_CHECKSUM_LENGTH - 1]):
+        return None
+    return ids.decode(ids.KEY, f"{ids.KEY}_{form[1]}")
+
+
+def digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _generate(key_id: uuid.UUID) -> str:
+    suffix = ids.encode(ids.KEY, key_id).removeprefix(f"{ids.KEY}_")
+    body = f"{PREFIX}{suffix}_{_random_text()}"
+    return f"{body}_{_checksum(body)}"
+
+
+def _seal_new_signing_secret(row: ApiKey) -> str | None:
+    if row.kind == ApiKey.Kind.PUBLISHABLE:
+        return None
+    secret = SIGNING_PREFIX + _random_text()
+    signing_secrets().seal(row.pk, row.workspace_id, secret)
+    return secret
+
+
+def _random_text() -> str:
+    return "".join(secrets.choice(_BASE62) for _ in range(_SECRET_LENGTH))
+
+
+def _checksum(body: str) -> str:
+    number, digits = zlib.crc32(body.encode()), ""
+    for _ in range(_CHECKSUM_LENGTH):
+        number, digit = divmod(number, 62)
+        digits = _BASE62[digit] + digits
+    return digits

@@ -1,0 +1,49 @@
+"""When a key was last used: noted in memory, written after the answer has been sent, at most once a minute."""
+
+import logging
+import threading
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db import DatabaseError
+from django.db.models import Q
+
+from workspaces.models import ApiKey
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 60.0
+_MAX_NOTES = 10_000
+
+_written: dict[uuid.UUID, float] = {}
+_pending: set[uuid.UUID] = set()
+_lock = threading.Lock()
+
+
+def touch(key_id: uuid.UUID) -> None:
+    """Note that a key was used now; a write follows unless there was one in the last minute."""
+    now = time.monotonic()
+    if now - _written.get(key_id, -INTERVAL_SECONDS) < INTERVAL_SECONDS:
+        return
+    with _lock:
+        if len(_written) >= _MAX_NOTES:
+            _written.clear()
+        _written[key_id] = now
+        _pending.add(key_id)
+
+
+def write_pending(**_: Any) -> None:
+    """Receiver of `request_finished`. The condition keeps several processes to one write a minute between them."""
+    if not _pending:
+        return
+    with _lock:
+        key_ids = list(_pending)
+        _pending.clear()
+    now = datetime.now(UTC)
+    stale = Q(last_used_at=None) | Q(last_used_at__lt=now - timedelta(seconds=INTERVAL_SECONDS))
+    try:
+        ApiKey.objects.filter(stale, pk__in=key_ids).update(last_used_at=now)
+    except DatabaseError as error:
+        logger.warning("the last use of %d keys was not written: %s", len(key_ids), error)
