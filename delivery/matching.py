@@ -1,0 +1,17 @@
+"""Which events a rule wants: its event pattern and its filter. Pure; the seam behind which both live."""
+
+from delivery.clauses import Clause
+from delivery.filters import Filter, FilterError, compile_filter
+from delivery.patterns import PatternError, check_pattern, is_event_type, matching_patterns, pattern_matches
+
+__all__ = [
+    "Clause",
+    "Filter",
+    "FilterError",
+    "PatternError",
+    "check_pattern",
+    "compile_filter",
+    "is_event_type",
+    "matching_patterns",
+    "pattern_matches",
+]
