@@ -150,6 +150,7 @@ class Replay(models.Model):
     cursor = models.UUIDField(null=True)
     until = models.UUIDField(null=True, help_text="The newest delivery that existed when the replay was asked for.")
     requested_by = models.CharField(max_length=200)
+    next_batch_at = models.DateTimeField(auto_now_add=True, help_text="Before this moment its pace allows no more.")
     created_at = models.DateTimeField(auto_now_add=True)
     finished_at = models.DateTimeField(null=True, blank=True)
 
@@ -232,6 +233,7 @@ class Delivery(models.Model):
             models.Index(
                 fields=["connection", "next_attempt_at"], condition=Q(status="pending"), name="deliveries_due_by_lane"
             ),
+            models.Index(fields=["connection", "id"], condition=Q(status="held"), name="deliveries_held"),
             models.Index(fields=["replay"], condition=Q(replay__isnull=False), name="deliveries_by_replay"),
         ]
 
@@ -295,7 +297,10 @@ class Attempt(models.Model):
 
 
 class IdempotencyRecord(models.Model):
-    """What was answered to an `Idempotency-Key`, for 24 hours. `scope` is a workspace, or for bulk by an account key the key."""
+    """What was answered to an `Idempotency-Key`, for 24 hours.
+
+    `scope` is a workspace, or the key itself where an account key posts in bulk.
+    """
 
     scope = models.UUIDField()
     path = models.CharField(max_length=64)

@@ -5,12 +5,12 @@ import os
 from celery import Celery
 
 from delivery.lanes import transport
-from delivery.lanes.options import TRANSPORT_OPTIONS
+from delivery.lanes.options import CELERY_SETTINGS
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "meshes.settings")
 transport.register()
 
 app = Celery("meshes")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.conf.broker_transport_options = TRANSPORT_OPTIONS
+app.conf.update(CELERY_SETTINGS)
 app.autodiscover_tasks(["delivery"])

@@ -182,15 +182,9 @@ CORS_URLS_REGEX = r"^/api/v1/events$"
 MESHES_LEASE_SECONDS = envint("MESHES_LEASE_SECONDS", 60)
 """A claim's lease: above the longest outbound deadline (30 s) plus settling, below a lane's lease (90 s)."""
 CELERY_BROKER_URL = REDIS_URL
-CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_TASK_IGNORE_RESULT = True
-CELERY_TASK_ACKS_LATE = True  # an in-flight cap counts leases, which end with the acknowledgement
-CELERY_TASK_REJECT_ON_WORKER_LOST = True
-CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SEND_TASK_EVENTS = envbool("MESHES_TASK_EVENTS", True)  # each task is seen in Flower
-CELERY_TASK_PUBLISH_RETRY = False  # a hint that fails is published again by a sweep
 
 # --- the outbound door ---------------------------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ class Migration(migrations.Migration):
                 ('cursor', models.UUIDField(null=True)),
                 ('until', models.UUIDField(help_text='The newest delivery that existed when the replay was asked for.', null=True)),
                 ('requested_by', models.CharField(max_length=200)),
+                ('next_batch_at', models.DateTimeField(auto_now_add=True, help_text='Before this moment its pace allows no more.')),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('finished_at', models.DateTimeField(blank=True, null=True)),
                 ('workspace', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='replays', to='workspaces.workspace')),
@@ -229,6 +230,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='delivery',
             index=models.Index(condition=models.Q(('status', 'pending')), fields=['connection', 'next_attempt_at'], name='deliveries_due_by_lane'),
+        ),
+        migrations.AddIndex(
+            model_name='delivery',
+            index=models.Index(condition=models.Q(('status', 'held')), fields=['connection', 'id'], name='deliveries_held'),
         ),
         migrations.AddIndex(
             model_name='delivery',

@@ -1,0 +1,253 @@
+"""Dispatch: claim → open credentials → send → a result to settle.
+
+`claim` takes deliveries by one conditional UPDATE and brings everything that an attempt needs, so that the threads
+that send never touch the database. `attempt` does one try and returns what `delivery.settling` writes back.
+"""
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+
+from connections import outbound, providers, vault
+from connections.models import Connection
+from connections.providers.base import Outcome, Shipment, Verdict
+from delivery import masking, steering
+from delivery.breaker import HALF_OPEN, OPEN
+from delivery.models import event_time
+from workspaces import ids
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed delivery with all that its attempt needs; `lease_id` proves that the claim is still ours."""
+
+    delivery_id: uuid.UUID
+    lease_id: uuid.UUID
+    workspace_id: uuid.UUID
+    connection_id: uuid.UUID
+    event_id: uuid.UUID
+    event_type: str
+    action: str
+    body: str | None
+    frozen: Mapping[str, Any]
+    attempt_number: int
+    budget_used: int
+    losses: int
+    claimed_at: datetime
+    connection_type: str
+    config: Mapping[str, Any]
+    retry_schedule: list[float] | None
+    timeout_seconds: float | None
+    sealed_version: int | None
+    sealed_document: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one attempt came to. Secrets are already masked in everything it holds."""
+
+    job: Job
+    verdict: Verdict
+    started_at: datetime
+    duration_ms: int
+    is_ours: bool = False
+    """The fault was ours: the attempt is recorded and costs the customer nothing of the schedule."""
+    is_overloaded: bool = False
+    """A 429 or a timeout: the receiver has too much to do."""
+    may_repeat: bool = True
+    """Whether the action may be sent again although the first request may have arrived."""
+    request: outbound.Request | None = None
+    response: outbound.Response | None = None
+
+
+CREDENTIAL_WORDS = "The stored credentials could not be opened. Nothing was sent; set the credentials anew."
+
+
+class PayloadGone(Exception):  # noqa: N818
+    """The event's payload was erased or has expired, so there is nothing to send."""
+
+
+CLAIM = f"""
+WITH wanted AS (
+    SELECT * FROM unnest(%(deliveries)s::uuid[], %(leases)s::uuid[], %(accesses)s::uuid[])
+        AS w (delivery_id, lease_id, access_id)
+), claimed AS (
+    UPDATE deliveries d
+    SET lease_id = w.lease_id, lease_until = clock_timestamp() + %(lease)s, claimed_at = clock_timestamp(),
+        claimed_by = %(actor)s, attempt_number = d.attempt_number + 1
+    FROM wanted w, connections c
+    LEFT JOIN connection_health h ON h.connection_id = c.id
+    WHERE d.id = w.delivery_id AND c.id = d.connection_id AND c.workspace_id = d.workspace_id
+        AND d.status = 'pending' AND d.next_attempt_at <= clock_timestamp() AND d.lease_id IS NULL
+        AND c.status = 'active' AND (c.paused_until IS NULL OR c.paused_until <= clock_timestamp())
+        AND (h.breaker IS NULL OR h.breaker = 'closed' OR %(probe)s)
+    RETURNING d.id AS delivery_id, d.lease_id, d.workspace_id, d.connection_id, d.event_id, d.event_type, d.action,
+        d.body, d.frozen, d.attempt_number, d.budget_used, d.losses, d.claimed_at, c.type AS connection_type, c.config,
+        c.retry_schedule, c.timeout_seconds, w.access_id, %(actor)s::text AS actor
+), {vault.SQL_OPENED}
+SELECT c.delivery_id, c.lease_id, c.workspace_id, c.connection_id, c.event_id, c.event_type, c.action,
+    coalesce(c.body, p.body), c.frozen::text, c.attempt_number, c.budget_used, c.losses, c.claimed_at,
+    c.connection_type, c.config::text, c.retry_schedule, c.timeout_seconds, o.sealed_version, o.sealed_document
+FROM claimed c
+LEFT JOIN opened o USING (delivery_id)
+LEFT JOIN payloads p ON p.event_id = c.event_id AND c.body IS NULL
+"""
+
+BLOCKED = """
+SELECT d.id, d.connection_id, c.status, c.paused_until, h.breaker, h.probe_until
+FROM deliveries d
+JOIN connections c ON c.id = d.connection_id
+LEFT JOIN connection_health h ON h.connection_id = c.id
+WHERE d.id = ANY(%s) AND d.status = 'pending' AND d.lease_id IS NULL AND d.next_attempt_at <= clock_timestamp()
+ORDER BY d.id
+"""
+
+
+def claim(delivery_ids: list[uuid.UUID], actor: str) -> list[Job | None]:
+    """Take these deliveries for one attempt each; None for one that may not run now.
+
+    What may not run is not lost: it stays pending and a sweep hints again. For such a delivery the lane's copy of the
+    connection's hold is set again, and where a breaker waits for its probe one delivery is let through.
+    """
+    jobs = _claim(delivery_ids, actor, probe=False)
+    missed = [delivery_id for delivery_id in delivery_ids if delivery_id not in jobs]
+    if missed:
+        probes = _steer(missed)
+        jobs |= _claim(probes, actor, probe=True) if probes else {}
+    return [jobs.get(delivery_id) for delivery_id in delivery_ids]
+
+
+def _claim(delivery_ids: list[uuid.UUID], actor: str, *, probe: bool) -> dict[uuid.UUID, Job]:
+    unique = sorted(set(delivery_ids))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            CLAIM,
+            {
+                "deliveries": unique,
+                "leases": [ids.uuid7() for _ in unique],
+                "accesses": [ids.uuid7() for _ in unique],
+                "lease": timedelta(seconds=settings.MESHES_LEASE_SECONDS),
+                "actor": actor,
+                "probe": probe,
+            },
+        )
+        rows = cursor.fetchall()
+    return {row[0]: Job(*row[:8], json.loads(row[8]), *row[9:14], json.loads(row[14]), *row[15:]) for row in rows}
+
+
+def _steer(delivery_ids: list[uuid.UUID]) -> list[uuid.UUID]:
+    """Set the lanes' holds again for deliveries that were not claimed; returns those that may go as probes."""
+    with connection.cursor() as cursor:
+        cursor.execute(BLOCKED, [delivery_ids])
+        rows = cursor.fetchall()
+    now, candidates = datetime.now(UTC), {}
+    for delivery_id, connection_id, status, paused_until, breaker, _ in rows:
+        if status != Connection.Status.ACTIVE:
+            steering.purge(connection_id)
+        elif paused_until is not None and paused_until > now:
+            steering.pause(connection_id, paused_until)
+        elif breaker in (HALF_OPEN, OPEN):
+            candidates.setdefault(connection_id, delivery_id)
+    return _start_probes(candidates) if candidates else []
+
+
+def _start_probes(candidates: dict[uuid.UUID, uuid.UUID]) -> list[uuid.UUID]:
+    until = datetime.now(UTC) + timedelta(seconds=settings.MESHES_LEASE_SECONDS)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE connection_health SET breaker = 'half_open', probe_until = %s WHERE connection_id = ANY(%s)"
+            " AND (breaker = 'open' OR (breaker = 'half_open' AND probe_until <= clock_timestamp()))"
+            " RETURNING connection_id",
+            [until, sorted(candidates)],
+        )
+        started = [row[0] for row in cursor.fetchall()]
+    for connection_id in candidates:
+        steering.pause(connection_id, until)  # the others of the lane wait until the probe has settled
+    return [candidates[connection_id] for connection_id in started]
+
+
+def attempt(job: Job) -> Result:
+    """Make one attempt of a claimed delivery. Never raises; touches no database."""
+    started_at, clock = datetime.now(UTC), time.monotonic()
+    secrets: list[str] = []
+    request: outbound.Request | None = None
+    answer: outbound.Response | Exception
+    try:
+        provider = providers.get(job.connection_type)
+        credentials = _open_credentials(job)
+        secrets = masking.secrets_in(credentials)
+        request = provider.build_request(_shipment(job, credentials, started_at))
+        answer = outbound.send(
+            request, deadline_seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
+        )
+    except Exception as error:  # noqa: BLE001  (judged below, by its type)
+        answer = error
+    verdict, is_ours = _judge(job, answer)
+    return Result(
+        job=job,
+        verdict=verdict,
+        started_at=started_at,
+        duration_ms=round((time.monotonic() - clock) * 1000),
+        is_ours=is_ours,
+        is_overloaded=verdict.throttled or isinstance(answer, outbound.DeadlineExceeded),
+        may_repeat=providers.may_repeat(job.connection_type, job.action),
+        request=masking.mask_request(request, secrets) if request else None,
+        response=masking.mask_response(answer, secrets) if isinstance(answer, outbound.Response) else None,
+    )
+
+
+def _open_credentials(job: Job) -> dict[str, Any]:
+    return vault.open_document(
+        job.sealed_document,
+        workspace_id=job.workspace_id,
+        owner_kind="connection",
+        owner_id=job.connection_id,
+        kind=vault.CREDENTIALS,
+        version=job.sealed_version,
+    )
+
+
+def _shipment(job: Job, credentials: dict[str, Any], now: datetime) -> Shipment:
+    if job.body is None:
+        raise PayloadGone
+    return Shipment(
+        delivery_id=ids.encode(ids.DELIVERY, job.delivery_id),
+        event_id=ids.encode(ids.EVENT, job.event_id),
+        event_type=job.event_type,
+        occurred_at=event_time(job.event_id),
+        body=job.body,
+        action=job.action,
+        config=job.config,
+        frozen=job.frozen,
+        credentials=credentials,
+        attempt_number=job.attempt_number,
+        now=now,
+    )
+
+
+def _judge(job: Job, answer: outbound.Response | Exception) -> tuple[Verdict, bool]:
+    """The verdict, and whether the fault was ours."""
+    match answer:
+        case outbound.Response() | outbound.NetworkError():
+            return providers.get(job.connection_type).classify(answer, job.action), False
+        case vault.CredentialRefused():
+            logger.error("credentials of connection %s refused to open: %s", job.connection_id, answer)
+            return Verdict(Outcome.BROKEN, "credential_refused", CREDENTIAL_WORDS, hold="credential_error"), False
+        case outbound.Refused():
+            return Verdict(Outcome.BROKEN, "address_refused", answer.words, hold="disabled"), False
+        case PayloadGone():
+            return Verdict(
+                Outcome.REJECTED, "payload_gone", "The event's payload has been erased or has expired."
+            ), False
+    logger.error("attempt %d of delivery %s failed here", job.attempt_number, job.delivery_id, exc_info=answer)
+    return Verdict(Outcome.RETRY, "internal", "A fault on our side; it costs none of the attempts."), True

@@ -1,0 +1,43 @@
+"""`manage.py sweep`: the sweeper, a service of its own."""
+
+import signal
+import threading
+from argparse import ArgumentParser
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from delivery import sweep
+
+
+class Command(BaseCommand):
+    help = "Run the sweeps that guarantee delivery, until SIGTERM. Safe to run several times over."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--once", action="store_true", help="run every sweep once, show what it moved, and end")
+
+    def handle(self, *args: Any, once: bool, **options: Any) -> None:
+        if once:
+            for each in sweep.sweeps():
+                self.stdout.write(f"{each.name:<12} {sweep.run_once(each)}")
+            return
+        stopping = threading.Event()
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            stopping.set()
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        threads = [
+            threading.Thread(target=sweep.run_until, args=(each, stopping), name=f"sweep-{each.name}", daemon=True)
+            for each in sweep.sweeps()
+        ]
+        for thread in threads:
+            thread.start()
+        self.stdout.write(f"{datetime.now(UTC):%H:%M:%S} sweeping: {', '.join(each.name for each in sweep.sweeps())}")
+        self.stdout.flush()
+        stopping.wait()
+        for thread in threads:
+            thread.join(timeout=10)

@@ -1,0 +1,113 @@
+"""Hints to the workers, published after the commit and never the only copy.
+
+A publishing thread of each process sends what has gathered, one batch at a time, so that no caller waits for the
+broker. Whatever cannot be sent is dropped: the sweeps publish it later from the rows.
+"""
+
+import atexit
+import logging
+import os
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable
+from functools import cache
+
+from celery import current_app
+from kombu import Exchange, Queue
+
+logger = logging.getLogger(__name__)
+
+MOST_WAITING = 20_000
+"""Hints that a process keeps while the broker is slow; more are dropped."""
+BATCH = 256
+REST_SECONDS = 1.0
+"""How long nothing is tried after the broker failed: a dead broker costs each process one short try a second."""
+
+Hint = tuple[str, str, uuid.UUID]
+"""Task name, lane, id."""
+_NO_EXCHANGE = Exchange("", type="direct")
+
+
+def publish_deliveries(pairs: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
+    """Hint that deliveries are due: `(connection id, delivery id)` pairs. Call it after the commit. Never raises."""
+    _publisher().add(("delivery.deliver", f"conn.{connection}", delivery) for connection, delivery in pairs)
+
+
+def publish_fanouts(pairs: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
+    """Hint that events wait for fan-out: `(workspace id, event id)` pairs. Call it after the commit. Never raises."""
+    _publisher().add(("delivery.fan_out", f"fanout.{workspace}", event) for workspace, event in pairs)
+
+
+def flush(timeout_seconds: float = 5.0) -> bool:
+    """Wait until everything handed in has been sent or dropped; False if that took longer than `timeout_seconds`."""
+    return _publisher().flush(timeout_seconds)
+
+
+class Publisher:
+    """The publishing thread of one process."""
+
+    def __init__(self) -> None:
+        self._hints: deque[Hint] = deque()
+        self._changed = threading.Condition()
+        self._busy = False
+        self._thread: threading.Thread | None = None
+
+    def add(self, hints: Iterable[Hint]) -> None:
+        with self._changed:
+            for hint in hints:
+                if len(self._hints) >= MOST_WAITING:
+                    break
+                self._hints.append(hint)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._serve, name="publisher", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self, timeout_seconds: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._hints and not self._busy, timeout_seconds)
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                while not self._hints:
+                    self._changed.wait()
+                batch = [self._hints.popleft() for _ in range(min(len(self._hints), BATCH))]
+                self._busy = True
+            try:
+                send(batch)
+            except Exception as error:  # noqa: BLE001  (whatever the broker does, the rows stand and a sweep follows)
+                logger.warning("%d hints not published (%s); a sweep will", len(batch), error)
+                time.sleep(REST_SECONDS)
+                with self._changed:
+                    self._hints.clear()
+
+
+def send(hints: list[Hint]) -> None:
+    """Publish a batch on its lanes in one round trip. Raises what the broker's client raises."""
+    with current_app.producer_pool.acquire(block=True, timeout=REST_SECONDS) as producer, producer.batch():
+        for task_name, lane, row_id in hints:
+            current_app.send_task(
+                task_name,
+                (str(row_id),),
+                task_id=str(row_id),
+                queue=Queue(lane, exchange=_NO_EXCHANGE, routing_key=lane),
+                declare=[],  # a lane is no queue that anybody declares: it costs nothing while it is empty
+                producer=producer,
+                ignore_result=True,
+            )
+
+
+@cache
+def _publisher_of(process_id: int) -> Publisher:
+    publisher = Publisher()
+    atexit.register(publisher.flush, 2.0)
+    return publisher
+
+
+def _publisher() -> Publisher:
+    return _publisher_of(os.getpid())

@@ -1,0 +1,313 @@
+"""Settle: write back what attempts came to, for many at once.
+
+A result is written only while its lease is still its own. Deliveries are locked in the order of their ids, then health
+rows in the order of their connections, so that two processes never wait for each other crosswise.
+"""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db import connection, transaction
+from psycopg2 import Binary
+from psycopg2.extras import Json, execute_values
+
+from connections import providers, vault
+from connections.providers.base import Outcome
+from delivery import breaker, steering
+from delivery.breaker import Health
+from delivery.dispatch import Result
+from delivery.retry import next_delay
+from workspaces import ids
+
+MOST_LOSSES = 5
+"""Workers that one delivery may lose before it is dead: it is then more likely the cause than a victim."""
+OUR_FAULT_DELAY = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The next state of a delivery."""
+
+    status: str
+    outcome: str
+    cause: str = ""
+    detail: str = ""
+    budget_used: int = 0
+    losses: int = 0
+    next_attempt_at: datetime | None = None
+
+
+def decide(result: Result, now: datetime) -> Settled:
+    """What becomes of the delivery. Pure but for the jitter of the delay."""
+    job, verdict = result.job, result.verdict
+    same = Settled("pending", verdict.outcome, verdict.error_class, verdict.words, job.budget_used, job.losses)
+    if verdict.outcome == Outcome.DELIVERED:
+        return replace(same, status="succeeded", cause="", detail="")
+    if verdict.outcome == Outcome.REJECTED:
+        return replace(same, status="dead", cause="rejected")
+    if verdict.outcome == Outcome.BROKEN:
+        return replace(same, status="held", cause=verdict.hold or "disabled")
+    if result.is_ours:
+        return _lost(same, now + OUR_FAULT_DELAY)
+    if verdict.outcome == Outcome.UNCERTAIN and not result.may_repeat:
+        return replace(same, status="dead", cause="uncertain")
+    used = job.budget_used + 1
+    delay = next_delay(
+        job.retry_schedule,
+        used,
+        retry_after_seconds=verdict.retry_after_seconds,
+        overloaded=result.is_overloaded,
+    )
+    if delay is None:
+        return replace(same, status="dead", cause="exhausted", budget_used=used)
+    return replace(same, budget_used=used, next_attempt_at=now + timedelta(seconds=delay))
+
+
+def _lost(same: Settled, due: datetime) -> Settled:
+    losses = same.losses + 1
+    if losses >= MOST_LOSSES:
+        return replace(same, status="dead", cause="poison", losses=losses)
+    return replace(same, losses=losses, next_attempt_at=due)
+
+
+UPDATE_DELIVERIES = """
+UPDATE deliveries d
+SET status = v.status, outcome = v.outcome, cause = v.cause, detail = v.detail, budget_used = v.budget_used,
+    losses = v.losses, next_attempt_at = coalesce(v.next_attempt_at, d.next_attempt_at), lease_id = NULL,
+    lease_until = NULL, finished_at = CASE WHEN v.status IN ('succeeded', 'dead') THEN v.now END
+FROM (VALUES %s) AS v (id, lease_id, status, outcome, cause, detail, budget_used, losses, next_attempt_at, now)
+WHERE d.id = v.id AND d.lease_id = v.lease_id
+RETURNING d.id
+"""
+DELIVERY = "(%s::uuid, %s::uuid, %s, %s, %s, %s, %s, %s, %s::timestamptz, %s::timestamptz)"
+INSERT_ATTEMPTS = """
+INSERT INTO attempts (id, workspace_id, delivery_id, number, started_at, duration_ms, outcome, status_code, error_class,
+    error, request_method, request_url, request_headers, response_headers, response_body, response_truncated,
+    credential_version, worker) VALUES %s
+"""
+
+
+def settle(results: list[Result], worker: str) -> list[bool]:
+    """Write these results back; False for one whose lease was no longer its own (its loss is already recorded)."""
+    now = datetime.now(UTC)
+    ordered = sorted(results, key=lambda result: result.job.delivery_id)
+    with transaction.atomic(), connection.cursor() as cursor:
+        rows = [(r.job.delivery_id, r.job.lease_id, *astuple(decide(r, now)), now) for r in ordered]
+        written = execute_values(cursor.cursor, UPDATE_DELIVERIES, rows, DELIVERY, page_size=len(rows), fetch=True)
+        settled_ids = {row[0] for row in written}
+        settled = [result for result in ordered if result.job.delivery_id in settled_ids]
+        if settled:
+            attempts = [_attempt_row(result, worker) for result in settled]
+            execute_values(cursor.cursor, INSERT_ATTEMPTS, attempts, page_size=len(attempts))
+            if refusals := _refusals(settled, worker):
+                vault.record_refusals(refusals)
+        changes = _update_connections(settled, now)
+    for change in changes:
+        change.steer()
+    return [result.job.delivery_id in settled_ids for result in results]
+
+
+def _refusals(settled: list[Result], worker: str) -> list[vault.Refusal]:
+    refused = [result.job for result in settled if result.verdict.hold == "credential_error"]
+    return [
+        vault.Refusal(
+            job.workspace_id, job.connection_id, job.delivery_id, job.attempt_number, job.sealed_version or 0, worker
+        )
+        for job in refused
+    ]
+
+
+def _attempt_row(result: Result, worker: str) -> tuple[Any, ...]:
+    job, verdict, request, response = result.job, result.verdict, result.request, result.response
+    return (
+        ids.uuid7(), job.workspace_id, job.delivery_id, job.attempt_number, result.started_at, result.duration_ms,
+        verdict.outcome, response.status if response else None, verdict.error_class, verdict.words,
+        request.method if request else "", request.url if request else "",
+        Json(request.headers if request else []), Json(response.headers if response else []),
+        Binary(response.body) if response else None, bool(response and response.truncated),
+        job.sealed_version, worker,
+    )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Change:
+    """What a batch changes about one connection."""
+
+    connection_id: uuid.UUID
+    workspace_id: uuid.UUID
+    before: Health
+    health: Health
+    paused_until: datetime | None = None
+    hold: str | None = None
+    reason: str = ""
+
+    def take(self, result: Result, now: datetime) -> None:
+        """Add one more result, in the order in which they were settled."""
+        verdict = result.verdict
+        if verdict.hold is not None and self.hold is None:
+            self.hold, self.reason = verdict.hold, verdict.words
+        elif verdict.outcome == Outcome.DELIVERED:
+            self.health, self.paused_until = breaker.after_success(self.health, now), None
+        elif verdict.outcome in (Outcome.RETRY, Outcome.UNCERTAIN) and not result.is_ours:
+            self._take_failure(result, now)
+
+    def _take_failure(self, result: Result, now: datetime) -> None:
+        pause: timedelta | None
+        if result.verdict.throttled:
+            self.health, pause = breaker.after_throttle(self.health, now, result.verdict.retry_after_seconds)
+        else:
+            self.health, pause = breaker.after_failure(self.health, now)
+        if pause is not None:
+            self.paused_until = max(now + pause, self.paused_until or now)
+        if breaker.is_failing_for_days(self.health, now):
+            self.hold, self.reason = "disabled", "The destination has failed for five days."
+
+    @property
+    def is_repaused(self) -> bool:
+        """Whether the connection's `paused_until` changes: it is set, or ended by the breaker's closing."""
+        return self.paused_until is not None or self.health.breaker != self.before.breaker
+
+    def steer(self) -> None:
+        """Give the lane its copy, after the commit."""
+        if self.hold is not None:
+            steering.purge(self.connection_id)
+        elif self.paused_until is not None:
+            steering.pause(self.connection_id, self.paused_until)
+        elif self.before.breaker != breaker.CLOSED and self.health.breaker == breaker.CLOSED:
+            steering.resume(self.connection_id)
+
+
+def _update_connections(settled: list[Result], now: datetime) -> list[Change]:
+    """Health, pauses and holds of the connections in a batch. Rows are locked and written only where they change."""
+    healths = _healths({result.job.connection_id for result in settled}, lock=False)
+    unsettling = {result.job.connection_id for result in settled if not _changes_nothing(result, healths)}
+    if not unsettling:
+        return []
+    _ensure_health(settled, unsettling)
+    healths = _healths(unsettling, lock=True)
+    changes: dict[uuid.UUID, Change] = {}
+    for result in settled:
+        key = result.job.connection_id
+        if key in unsettling:
+            change = changes.setdefault(key, Change(key, result.job.workspace_id, healths[key], healths[key]))
+            change.take(result, now)
+    _write_changes([changes[key] for key in sorted(changes)], now)
+    return list(changes.values())
+
+
+def _changes_nothing(result: Result, healths: dict[uuid.UUID, Health]) -> bool:
+    health = healths.get(result.job.connection_id)
+    if result.verdict.outcome == Outcome.DELIVERED and health is not None:
+        return breaker.after_success(health, datetime.now(UTC)) is health
+    return result.verdict.outcome == Outcome.REJECTED or result.is_ours
+
+
+def _healths(connection_ids: Iterable[uuid.UUID], *, lock: bool) -> dict[uuid.UUID, Health]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT connection_id, breaker, consecutive_failures, opened_times, first_failure_at, last_failure_at,"
+            " last_success_at FROM connection_health WHERE connection_id = ANY(%s) ORDER BY connection_id"
+            + (" FOR UPDATE" if lock else ""),
+            [sorted(connection_ids)],
+        )
+        return {row[0]: Health(*row[1:]) for row in cursor.fetchall()}
+
+
+def _ensure_health(settled: list[Result], connection_ids: set[uuid.UUID]) -> None:
+    owners = {r.job.connection_id: r.job.workspace_id for r in settled if r.job.connection_id in connection_ids}
+    with connection.cursor() as cursor:
+        execute_values(
+            cursor.cursor,
+            "INSERT INTO connection_health (connection_id, workspace_id, breaker, consecutive_failures, opened_times)"
+            " VALUES %s ON CONFLICT (connection_id) DO NOTHING",
+            sorted(owners.items()),
+            template="(%s, %s, 'closed', 0, 0)",
+        )
+
+
+def _write_changes(changes: list[Change], now: datetime) -> None:
+    with connection.cursor() as cursor:
+        moved = [
+            (change.connection_id, *astuple(change.health)) for change in changes if change.health != change.before
+        ]
+        if moved:
+            execute_values(
+                cursor.cursor,
+                "UPDATE connection_health h SET breaker = v.breaker, consecutive_failures = v.failures,"
+                " opened_times = v.opened, first_failure_at = v.first, last_failure_at = v.last,"
+                " last_success_at = v.success, probe_until = NULL FROM (VALUES %s)"
+                " AS v (id, breaker, failures, opened, first, last, success) WHERE h.connection_id = v.id",
+                moved,
+                template="(%s::uuid, %s, %s, %s, %s::timestamptz, %s::timestamptz, %s::timestamptz)",
+            )
+        pauses = [
+            (c.connection_id, c.paused_until) for c in changes if c.health.breaker != c.before.breaker or c.paused_until
+        ]
+        if pauses:
+            execute_values(
+                cursor.cursor,
+                "UPDATE connections c SET paused_until = CASE WHEN v.until IS NULL THEN NULL"
+                " ELSE greatest(c.paused_until, v.until) END FROM (VALUES %s) AS v (id, until) WHERE c.id = v.id",
+                pauses,
+                template="(%s::uuid, %s::timestamptz)",
+            )
+        holds = [(c.connection_id, c.hold, c.reason, now) for c in changes if c.hold is not None]
+        if holds:
+            execute_values(
+                cursor.cursor,
+                "UPDATE connections c SET status = v.status, status_reason = v.reason, status_changed_at = v.now"
+                " FROM (VALUES %s) AS v (id, status, reason, now) WHERE c.id = v.id AND c.status = 'active'",
+                holds,
+                template="(%s::uuid, %s, %s, %s::timestamptz)",
+            )
+
+
+END_LEASES = """
+UPDATE deliveries d SET lease_id = NULL, lease_until = NULL, losses = d.losses + 1, outcome = 'uncertain',
+    status = CASE WHEN d.losses + 1 >= %(most)s OR d.id = ANY(%(final)s) THEN 'dead' ELSE 'pending' END,
+    cause = CASE WHEN d.losses + 1 >= %(most)s THEN 'poison'
+                 WHEN d.id = ANY(%(final)s) THEN 'uncertain' ELSE 'worker_lost' END,
+    detail = %(words)s,
+    finished_at = CASE WHEN d.losses + 1 >= %(most)s OR d.id = ANY(%(final)s) THEN now() END
+WHERE d.id = ANY(%(ids)s) AND d.status = 'pending' AND d.lease_until < clock_timestamp()
+RETURNING d.id, d.workspace_id, d.attempt_number, d.claimed_at, d.claimed_by
+"""
+LOST_WORDS = "The worker that made this attempt was lost, so it is not known whether the destination got it."
+
+
+def end_lapsed_leases(delivery_ids: list[uuid.UUID]) -> int:
+    """Record the loss of the workers that held these deliveries, and open the deliveries again.
+
+    The claim stamp on the row is the evidence. The customer loses no attempt; the fifth loss makes the delivery dead,
+    the first one does where the action must not be repeated. Returns how many leases ended.
+    """
+    if not delivery_ids:
+        return 0
+    final = _not_repeatable(delivery_ids)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            END_LEASES, {"ids": sorted(delivery_ids), "final": final, "most": MOST_LOSSES, "words": LOST_WORDS}
+        )
+        lost = cursor.fetchall()
+        if lost:
+            execute_values(
+                cursor.cursor,
+                "INSERT INTO attempts (id, workspace_id, delivery_id, number, started_at, worker, outcome, error_class,"
+                " error, request_method, request_url, request_headers, response_headers, response_truncated) VALUES %s",
+                [(ids.uuid7(), row[1], row[0], *row[2:], LOST_WORDS) for row in lost],
+                template="(%s, %s, %s, %s, %s, %s, 'uncertain', 'worker_lost', %s, '', '', '[]', '[]', false)",
+            )
+    return len(lost)
+
+
+def _not_repeatable(delivery_ids: list[uuid.UUID]) -> list[uuid.UUID]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT d.id, c.type, d.action FROM deliveries d JOIN connections c ON c.id = d.connection_id"
+            " WHERE d.id = ANY(%s)",
+            [delivery_ids],
+        )
+        return [row[0] for row in cursor.fetchall() if not providers.may_repeat(row[1], row[2])]

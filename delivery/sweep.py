@@ -1,0 +1,248 @@
+"""Sweeps: what guarantees that nothing waits for a hint that was lost.
+
+Each sweep looks at rows and does what they say is due. It holds an advisory lock of its own while it runs, so that any
+number of sweepers may run at once, and each has a thread and a database connection of its own, so that a slow one
+(dropping a partition) never delays a quick one (due retries).
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from django.db import close_old_connections, connection
+
+from delivery import deletion, fanout, publishing, replay, retention, settling, steering
+from delivery.lanes.options import CAPACITY
+
+logger = logging.getLogger(__name__)
+
+HINT_GRACE = timedelta(seconds=3)
+"""An event or delivery younger than this is left to its own hint."""
+RELEASED_AT_ONCE = 100
+"""Held deliveries of one connection that go back to pending in one sweep: a mended endpoint is not run over."""
+MOST_DUE = 10_000
+TOP_UP_BELOW = CAPACITY // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One sweep: `run(now)` returns how many rows it moved, and is run again at once while that fills a batch."""
+
+    name: str
+    every_seconds: float
+    run: Callable[[datetime], int]
+
+
+DUE = """
+SELECT d.connection_id, d.id FROM deliveries d JOIN connections c ON c.id = d.connection_id
+WHERE d.status = 'pending' AND d.next_attempt_at > %s AND d.next_attempt_at <= %s AND d.lease_id IS NULL
+    AND c.status = 'active' AND (c.paused_until IS NULL OR c.paused_until <= %s)
+ORDER BY d.next_attempt_at LIMIT %s
+"""
+
+
+class DueDeliveries:
+    """Hints deliveries as they become due. It looks a little back, for rows that were committed late; older ones, and
+    those of lanes that were full or paused, are the top-up's."""
+
+    def __init__(self) -> None:
+        self._seen_until = datetime.now(UTC) - timedelta(minutes=1)
+
+    def __call__(self, now: datetime) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(DUE, [self._seen_until - HINT_GRACE, now, now, MOST_DUE])
+            due = cursor.fetchall()
+        publishing.publish_deliveries(due)
+        self._seen_until = now
+        return len(due)
+
+
+LANES_WITH_DUE = """
+WITH RECURSIVE lanes (connection_id) AS (
+    (SELECT d.connection_id FROM deliveries d WHERE d.status = 'pending' ORDER BY d.connection_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.connection_id FROM deliveries d
+            WHERE d.status = 'pending' AND d.connection_id > lanes.connection_id ORDER BY d.connection_id LIMIT 1)
+    FROM lanes WHERE lanes.connection_id IS NOT NULL
+)
+SELECT c.id, c.status, c.in_flight FROM lanes JOIN connections c ON c.id = lanes.connection_id
+WHERE c.status <> 'active' OR c.paused_until IS NULL OR c.paused_until <= clock_timestamp()
+"""
+"""Every connection with pending deliveries, by hopping from one to the next in the index `deliveries_due_by_lane`."""
+
+OLDEST_DUE = """
+SELECT lane.id, d.id, d.lease_until FROM unnest(%s::uuid[]) AS lane (id)
+CROSS JOIN LATERAL (
+    SELECT d.id, d.lease_until FROM deliveries d
+    WHERE d.connection_id = lane.id AND d.status = 'pending' AND d.next_attempt_at <= %s
+    ORDER BY d.next_attempt_at LIMIT %s
+) d
+"""
+
+
+def top_up_lanes(now: datetime) -> int:
+    """Fill lanes that run low with their oldest due deliveries, hold what may not run, and end lapsed leases.
+
+    PostgreSQL holds the backlog, a lane a window of it. Returns how many deliveries were hinted or moved.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(LANES_WITH_DUE)
+        lanes = cursor.fetchall()
+    active = {row[0]: row[2] for row in lanes if row[1] == "active"}
+    stopped = [row[0] for row in lanes if row[1] != "active"]
+    moved = hold(stopped) if stopped else 0
+    return moved + _top_up(_low_lanes(active), now)
+
+
+def _low_lanes(active: dict[uuid.UUID, int | None]) -> list[uuid.UUID]:
+    """Those of the lanes that run low; their own limits are set again, since an emptied broker has forgotten them."""
+    if not active:
+        return []
+    connection_ids = list(active)
+    depths = steering.depths(connection_ids)
+    low = [key for key, depth in zip(connection_ids, depths, strict=True) if depth < TOP_UP_BELOW]
+    for connection_id in low:
+        if active[connection_id] is not None:
+            steering.limit(connection_id, active[connection_id])
+    return low
+
+
+def _top_up(connection_ids: list[uuid.UUID], now: datetime) -> int:
+    if not connection_ids:
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute(OLDEST_DUE, [connection_ids, now - HINT_GRACE, CAPACITY])
+        rows = cursor.fetchall()
+    lapsed = [row[1] for row in rows if row[2] is not None and row[2] < now]
+    ended = settling.end_lapsed_leases(lapsed)
+    due = [(row[0], row[1]) for row in rows if row[2] is None]
+    publishing.publish_deliveries(due)
+    return ended + len(due)
+
+
+def hold(connection_ids: list[uuid.UUID]) -> int:
+    """Pending deliveries of connections that may not run become held, or cancelled where the connection is deleted."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE deliveries d SET status = CASE WHEN c.status = 'deleted' THEN 'cancelled' ELSE 'held' END,"
+            " cause = CASE WHEN c.status = 'deleted' THEN 'connection_deleted' ELSE c.status END,"
+            " detail = c.status_reason, finished_at = CASE WHEN c.status = 'deleted' THEN clock_timestamp() END"
+            " FROM connections c WHERE c.id = d.connection_id AND d.connection_id = ANY(%s) AND c.status <> 'active'"
+            " AND d.status = 'pending' AND d.lease_id IS NULL",
+            [connection_ids],
+        )
+        held = int(cursor.rowcount)
+        cursor.execute(
+            "SELECT id FROM deliveries WHERE connection_id = ANY(%s) AND status = 'pending'"
+            " AND lease_until < clock_timestamp() LIMIT 1000",
+            [connection_ids],
+        )
+        lapsed = [row[0] for row in cursor.fetchall()]
+    return held + settling.end_lapsed_leases(lapsed)
+
+
+RELEASE = """
+WITH RECURSIVE lanes (connection_id) AS (
+    (SELECT d.connection_id FROM deliveries d WHERE d.status = 'held' ORDER BY d.connection_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.connection_id FROM deliveries d WHERE d.status = 'held' AND d.connection_id > lanes.connection_id
+            ORDER BY d.connection_id LIMIT 1)
+    FROM lanes WHERE lanes.connection_id IS NOT NULL
+), released AS (
+    SELECT d.id FROM lanes JOIN connections c ON c.id = lanes.connection_id AND c.status = 'active'
+    CROSS JOIN LATERAL (
+        SELECT d.id FROM deliveries d WHERE d.connection_id = c.id AND d.status = 'held' ORDER BY d.id LIMIT %(most)s
+    ) d
+)
+UPDATE deliveries d SET status = 'pending', cause = '', detail = '',
+    next_attempt_at = greatest(d.next_attempt_at, %(now)s)
+FROM released WHERE d.id = released.id AND d.status = 'held'
+RETURNING d.connection_id, d.id
+"""
+
+
+def release_held(now: datetime) -> int:
+    """Held deliveries of connections that run again become pending, in order and a few at a time."""
+    with connection.cursor() as cursor:
+        cursor.execute(RELEASE, {"most": RELEASED_AT_ONCE, "now": now})
+        released = sorted(cursor.fetchall())
+    publishing.publish_deliveries(released)
+    return len(released)
+
+
+def fan_out_forgotten(now: datetime) -> int:
+    """Hint events that have waited for fan-out longer than a hint takes; set those aside that keep killing workers."""
+    poisoned = fanout.set_poison_aside(now)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT workspace_id, event_id FROM unrouted WHERE created_at < %s AND poisoned_at IS NULL"
+            " AND (lease_until IS NULL OR lease_until < %s) ORDER BY created_at LIMIT %s",
+            [now - HINT_GRACE, now, MOST_DUE],
+        )
+        forgotten = cursor.fetchall()
+    publishing.publish_fanouts(forgotten)
+    return poisoned + len(forgotten)
+
+
+def repair_lanes(now: datetime) -> int:
+    """Messages whose lease in the broker has lapsed go back to their lanes."""
+    return steering.repair()
+
+
+def keep_partitions(now: datetime) -> int:
+    """Make partitions ahead, drop those past their retention."""
+    retention.ensure_partitions(now)
+    return len(retention.expire(now))
+
+
+def sweeps() -> list[Sweep]:
+    """All sweeps, the most urgent first."""
+    return [
+        Sweep("due", 0.25, DueDeliveries()),
+        Sweep("top-up", 1.0, top_up_lanes),
+        Sweep("release", 1.0, release_held),
+        Sweep("fan-out", 1.0, fan_out_forgotten),
+        Sweep("replay", 1.0, replay.advance_replays),
+        Sweep("lanes", 5.0, repair_lanes),
+        Sweep("purge", 5.0, deletion.purge_deleted_workspaces),
+        Sweep("partitions", 60.0, keep_partitions),
+    ]
+
+
+@contextmanager
+def only_one(name: str) -> Iterator[bool]:
+    """Hold the sweep's advisory lock; False if another sweeper has it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [f"meshes sweep {name}"])
+        held = bool(cursor.fetchone()[0])
+        try:
+            yield held
+        finally:
+            if held:
+                cursor.execute("SELECT pg_advisory_unlock(hashtext(%s))", [f"meshes sweep {name}"])
+
+
+def run_once(sweep: Sweep) -> int:
+    """Run a sweep now, unless another sweeper is running it. Returns how many rows it moved."""
+    with only_one(sweep.name) as mine:
+        return sweep.run(datetime.now(UTC)) if mine else 0
+
+
+def run_until(sweep: Sweep, stopping: threading.Event) -> None:
+    """Run a sweep on its interval until told to stop. A failure is logged, and the sweep goes on."""
+    while not stopping.is_set():
+        started = time.monotonic()
+        try:
+            close_old_connections()
+            run_once(sweep)
+        except Exception:
+            logger.exception("sweep %s failed; it is run again", sweep.name)
+            connection.close()
+            stopping.wait(1.0)
+        stopping.wait(max(0.0, sweep.every_seconds - (time.monotonic() - started)))
+    connection.close()

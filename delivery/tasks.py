@@ -1,0 +1,78 @@
+"""The two Celery tasks. They carry ids; rows carry everything else; sweeps start again what a lost task left."""
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import NoReturn
+
+from celery import shared_task
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connections
+
+from delivery import dispatch, fanout, publishing, settling
+from delivery.batching import Group
+
+logger = logging.getLogger(__name__)
+
+WORKER = f"{socket.gethostname()}:{os.getpid()}"[:100]
+
+
+def _route(event_ids: list[uuid.UUID]) -> list[None]:
+    publishing.publish_deliveries(fanout.fan_out(event_ids))
+    return [None] * len(event_ids)
+
+
+_fanouts: Group[uuid.UUID, None] = Group("fan-out", _route, most=32)
+_claims: Group[uuid.UUID, dispatch.Job | None] = Group("claim", lambda ids: dispatch.claim(ids, WORKER))
+_settlements: Group[dispatch.Result, bool] = Group("settle", lambda results: settling.settle(results, WORKER))
+
+
+@shared_task(name="delivery.fan_out", acks_late=True, ignore_result=True)
+def fan_out(event_id: str) -> None:
+    """Route one event: match rules, shape payloads, write deliveries, hint them to their connections' lanes."""
+    _forbid_database()
+    _fanouts.submit(uuid.UUID(event_id))
+
+
+@shared_task(name="delivery.deliver", acks_late=True, ignore_result=True)
+def deliver(delivery_id: str) -> None:
+    """Make one attempt of one delivery, unless it is not due, is held, or is being made elsewhere."""
+    _forbid_database()
+    job = _claims.submit(uuid.UUID(delivery_id))
+    if job is not None:
+        _settle(dispatch.attempt(job))
+
+
+def _settle(result: dispatch.Result) -> None:
+    """Write the result back, with patience while PostgreSQL restarts: it is the only copy until the lease ends."""
+    ends_at = result.job.claimed_at + timedelta(seconds=settings.MESHES_LEASE_SECONDS)
+    while True:
+        try:
+            if not _settlements.submit(result):
+                logger.warning("delivery %s: its lease had ended before it settled", result.job.delivery_id)
+            return
+        except (OperationalError, InterfaceError):
+            if datetime.now(UTC) >= ends_at:
+                raise
+            time.sleep(0.5)
+
+
+class DatabaseForbidden(RuntimeError):  # noqa: N818
+    """A pool thread opened a database connection: a hundred open deliveries would then need a hundred of them."""
+
+
+_guarded = threading.local()
+
+
+def _forbid_database() -> None:
+    if not getattr(_guarded, "done", False):
+        connections["default"].connect = _refuse  # type: ignore[method-assign]
+        _guarded.done = True
+
+
+def _refuse() -> NoReturn:
+    raise DatabaseForbidden("threads that deliver never touch the database: go through a group")
