@@ -1,8 +1,10 @@
+# mypy: disallow-untyped-calls=False
+# (kombu's methods have no types)
 """The channel: how lanes are published to, taken from, settled and repaired through kombu's Redis transport.
 
-The polled connection carries one command at a time. Where stock kombu always sends BRPOP over every queue name, this channel
-sends *take* while there may be work, and BRPOP on the wake lists of its rings only after a take came back short. Both replies
-are read when the event loop finds the socket readable, so taking never blocks the loop.
+The polled connection carries one command at a time. Where stock kombu always sends BRPOP over every queue name, this
+channel sends *take* while there may be work, and BRPOP on the wake lists of its rings only after a take came back
+short. Both replies are read when the event loop finds the socket readable, so taking never blocks the loop.
 """
 
 import logging
@@ -36,11 +38,12 @@ class Channel(kombu_redis.Channel):
 
     QoS = QoS
 
+    _brpop_sent_at: Any
     lane_in_flight = options.IN_FLIGHT
     lane_capacity = options.CAPACITY
     lane_lease_seconds = options.LEASE_SECONDS
 
-    from_transport_options = (
+    from_transport_options: Any = (
         *kombu_redis.Channel.from_transport_options,
         "lane_in_flight",
         "lane_capacity",
@@ -153,7 +156,7 @@ class Channel(kombu_redis.Channel):
             self._hungry.appendleft(str(ring))
             raise Empty from None
         finally:
-            self._in_poll = None
+            self._in_poll = False
             self._flush_brpop_reauth()
         if ring:
             return self._deliver_taken(ring, reply)
@@ -215,9 +218,10 @@ class Channel(kombu_redis.Channel):
             return
         self.connection._deliver(message, lease.ring)
 
-    def _get(self, queue: str) -> dict[str, Any]:
+    def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
         if queue not in RINGS:
-            return super()._get(queue)
+            stock: dict[str, Any] = super()._get(queue)
+            return stock
         for lease, body in _parse_taken(queue, self.scripts.take(keys=[key_prefix(queue)], args=self._take_args(1))):
             message: dict[str, Any] = loads(bytes_to_str(body))
             message["properties"]["delivery_tag"] = lease
@@ -234,11 +238,11 @@ class Channel(kombu_redis.Channel):
                 raise BrokenConnection(f"The broker refused to settle messages: {refusal}") from refusal
 
     def hand_back(self, leases: list[Lease]) -> int:
-        """Return messages that were not started to the front of their lanes. Returns how many leases were still ours."""
+        """Return messages that were not started to the front of their lanes. Returns how many were still ours."""
         return call_by_ring(self.scripts.hand_back, self.lane_in_flight, leases) if leases else 0
 
     def hand_back_unstarted(self, running: frozenset[str]) -> int:
-        """At the end of a worker: settle what is finished, and hand back what is leased here and not ``running`` (ids)."""
+        """At the end of a worker: settle what is finished, hand back what is leased here and not ``running`` (ids)."""
         self._stop_polling()
         self.settle_finished()
         unstarted = [lease for lease in self.qos.open_leases() if lease.message_id not in running]
@@ -269,10 +273,10 @@ class Channel(kombu_redis.Channel):
             try:
                 self._brpop_read()
             except (Empty, *self.connection_errors):
-                self._in_poll = None
+                self._in_poll = False
         else:
             self.client.connection.disconnect()
-            self._in_poll = None
+            self._in_poll = False
 
     def close(self) -> None:
         if not self.closed:

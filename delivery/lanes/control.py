@@ -56,7 +56,7 @@ class RingStats:
 
 @dataclass(frozen=True, slots=True)
 class Repairs:
-    """What a repair found: messages whose lease had lapsed, pauses that had ended, lanes that were missing in their ring."""
+    """What a repair found: messages whose lease had lapsed, pauses that had ended, lanes missing in their ring."""
 
     lapsed: int
     woken: int
@@ -79,7 +79,7 @@ class Lanes:
         self._scripts.limit(keys=_keys(lane), args=(self._in_flight, lane, own))
 
     def pause(self, lane: str, until: datetime) -> None:
-        """Take nothing from the lane before ``until`` (aware). What is leased goes on. A moment that has passed resumes."""
+        """Take nothing from the lane before ``until`` (aware). What is leased goes on. A past moment resumes."""
         if until.tzinfo is None:
             raise ValueError("The end of a pause needs a time zone.")
         micros = max(0, (until - _EPOCH) // timedelta(microseconds=1))

@@ -16,14 +16,14 @@ class Lease(NamedTuple):
     lane: str
     message_id: str
     ends_at: str
-    """Microseconds since the epoch by the server's clock; also what tells this lease from others of the same message."""
+    """Microseconds since the epoch by the server's clock. It also tells this lease from others of the same message."""
 
 
 class Settler:
     """Leases that ended in this process and that the server has not heard of yet.
 
-    It outlives channels: a task may finish while its worker is reconnecting, and is then settled by the next channel. Any
-    thread may add; the thread that runs the event loop flushes.
+    It outlives channels: a task may finish while its worker is reconnecting, and is then settled by the next channel.
+    Any thread may add; the thread that runs the event loop flushes.
     """
 
     BATCH = 500

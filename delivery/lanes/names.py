@@ -1,7 +1,7 @@
 """What is a lane, what is a ring, and where a ring's keys live.
 
-A lane is the queue of one connection (``conn.<id>``) or of one workspace (``fanout.<id>``). A ring holds the lanes of one kind
-that have work and may run; a worker consumes the ring as if it were a queue (``-Q deliver``).
+A lane is the queue of one connection (``conn.<id>``) or of one workspace (``fanout.<id>``). A ring holds the lanes of
+one kind that have work and may run; a worker consumes the ring as if it were a queue (``-Q deliver``).
 """
 
 import re

@@ -21,7 +21,7 @@ TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
     "lane_in_flight": IN_FLIGHT,
     "lane_capacity": CAPACITY,
     "lane_lease_seconds": LEASE_SECONDS,
-    # A publisher must never hang: a call is answered within this, or raises. Above 1 s, the time an idle worker blocks for.
+    # A publisher must never hang: a call is answered within this, or raises. Above the 1 s that idle workers block for.
     "socket_timeout": 1.5,
     "socket_connect_timeout": 1.0,
     "socket_keepalive": True,

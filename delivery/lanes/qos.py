@@ -1,3 +1,5 @@
+# mypy: disallow-untyped-calls=False
+# (kombu's methods have no types)
 """Acknowledgements: those of lanes are gathered and settled many at once, all others are kombu's own."""
 
 from typing import Any
@@ -38,7 +40,7 @@ class QoS(kombu_redis.QoS):
             self.ack(delivery_tag)
 
     def open_leases(self) -> list[Lease]:
-        """The leases of this channel that were neither acknowledged nor rejected, in the order in which they were taken."""
+        """The leases of this channel that were neither acknowledged nor rejected, in the order of taking."""
         self._flush()
         return [tag for tag in self._delivered if isinstance(tag, Lease)]
 
@@ -55,7 +57,7 @@ class QoS(kombu_redis.QoS):
             super().restore_unacked(client)
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
-        """A channel closes, perhaps because its connection broke while its tasks still run: their leases stay theirs."""
+        """A channel closes, perhaps because its connection broke while its tasks run: their leases stay theirs."""
         self.forget(self.open_leases())
         super().restore_unacked_once(stderr)
 

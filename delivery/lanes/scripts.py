@@ -1,7 +1,7 @@
 """The Lua scripts that move messages, each atomic and each O(1) or O(log n) in the number of lanes.
 
-Every script is the text of ``lua/ring.lua`` (key names and shared steps) followed by its own file. They are called through
-redis-py's ``Script`` objects, which load a script again when the server has forgotten it.
+Every script is the text of ``lua/ring.lua`` (key names and shared steps) followed by its own file. They are called
+through redis-py's ``Script`` objects, which load a script again when the server has forgotten it.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,9 @@
+# mypy: disallow-untyped-calls=False
+# (kombu's methods have no types)
 """kombu's Redis transport with lanes, in the place of the stock one.
 
-It takes over the aliases ``redis`` and ``rediss`` instead of adding one, so that URLs keep their scheme: fail-over, TLS and
-Flower's broker page go by it.
+It takes over the aliases ``redis`` and ``rediss`` instead of adding one, so that URLs keep their scheme: fail-over, TLS
+and Flower's broker page go by it.
 """
 
 from typing import Any
@@ -28,11 +30,11 @@ class Transport(kombu_redis.Transport):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.cycle = Poller()
+        self.cycle: Any = Poller()
 
 
 def register() -> None:
-    """Make every ``redis://`` and ``rediss://`` connection of this process one with lanes. Call it before connecting."""
+    """Make every ``redis://`` and ``rediss://`` connection of this process one with lanes. Call before connecting."""
     for alias in ("redis", "rediss"):
         kombu_transport.TRANSPORT_ALIASES[alias] = f"{Transport.__module__}:{Transport.__qualname__}"
         kombu_transport._transport_cache.pop(alias, None)

