@@ -1,0 +1,79 @@
+"""Takes secrets out of what an attempt records: the request as it was sent, and the answer, which may quote it."""
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+
+from connections.messages import Request
+from connections.secret import MASK, Secret
+
+SHORTEST_NEEDLE = 6
+"""Secrets below this length are not searched for in texts: they would take ordinary words out with them."""
+
+_SECRET_NAME = re.compile(r"authorization|cookie|token|secret|api-?key|password|credential|session", re.IGNORECASE)
+
+
+class Redactor:
+    """Knows the secrets of one attempt and replaces them wherever they appear, also JSON- or URL-encoded."""
+
+    def __init__(self, credentials: Mapping[str, Any], request: Request | None = None) -> None:
+        """`credentials` as the vault opened them; `request` for what was made of them, such as a Basic header."""
+        secrets = set(_leaves(credentials))
+        if request is not None:
+            secrets |= {value.rpartition(" ")[2] for name, value in request.headers if _is_secret_name(name)}
+        needles = {form for secret in secrets if len(secret) >= SHORTEST_NEEDLE for form in _forms(secret)}
+        longest_first = sorted(needles, key=lambda needle: (-len(needle), needle))
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if needles else None
+        encoded = b"|".join(re.escape(needle.encode()) for needle in longest_first)
+        self._bytes_pattern = re.compile(encoded) if needles else None
+
+    def text(self, text: str) -> str:
+        return self._pattern.sub(MASK, text) if self._pattern else text
+
+    def body(self, body: bytes) -> bytes:
+        return self._bytes_pattern.sub(MASK.encode(), body) if self._bytes_pattern else body
+
+    def headers(self, headers: Iterable[tuple[str, str]]) -> list[list[str]]:
+        """Pairs of name and value as a record keeps them: `Authorization: Bearer ••••`, `Set-Cookie: ••••`."""
+        return [
+            [name, _mask_value(name, value) if _is_secret_name(name) else self.text(value)] for name, value in headers
+        ]
+
+    def url(self, url: str) -> str:
+        """The URL with every value of its query masked: readers of attempts need not know them, and many are keys."""
+        parts = urlsplit(self.text(url))
+        query = "&".join(quote(name) + "=" + MASK for name, _ in parse_qsl(parts.query, keep_blank_values=True))
+        return urlunsplit(parts._replace(query=query))
+
+
+def hints(credentials: Mapping[str, Any]) -> dict[str, str]:
+    """The masks to show for credentials: `{"token": "••••1234"}`. Strings of the first level only."""
+    return {key: value.masked_hint() for key, value in credentials.items() if isinstance(value, Secret)}
+
+
+def _leaves(value: Any) -> Iterable[str]:
+    if isinstance(value, Secret):
+        yield value.reveal()
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _leaves(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+
+
+def _forms(secret: str) -> set[str]:
+    plain = secret.removeprefix("whsec_")
+    return {secret, plain, json.dumps(secret)[1:-1], quote(secret, safe=""), base64.b64encode(secret.encode()).decode()}
+
+
+def _is_secret_name(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
+
+
+def _mask_value(name: str, value: str) -> str:
+    scheme, space, _ = value.partition(" ")
+    return f"{scheme} {MASK}" if space and name.lower().endswith("authorization") else MASK

@@ -1,0 +1,195 @@
+"""What a provider is: a declaration, and two pure functions.
+
+A provider file declares itself (slug, fields, actions, limits) and writes `build_request`, from a shipment to the HTTP
+request, and, where the status alone does not tell, `classify`, from the answer to a verdict. It touches neither the
+database nor a socket: everything it may know is in the `Shipment`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+from connections.messages import USER_AGENT, OutboundError, Request, Response
+from connections.providers.fields import Field, FieldProblem, InvalidFields, clean, pointer_to
+from connections.providers.verdicts import Outcome, Verdict, read_answer, retry_after
+from connections.secret import Secret
+
+__all__ = [
+    "USER_AGENT",
+    "Action",
+    "Field",
+    "FieldProblem",
+    "InvalidFields",
+    "Limits",
+    "MappingField",
+    "OutboundError",
+    "Outcome",
+    "Provider",
+    "Request",
+    "Response",
+    "Secret",
+    "Shipment",
+    "Unsendable",
+    "Verdict",
+    "pointer_to",
+    "read_answer",
+    "retry_after",
+]
+
+Auth = Literal["none", "secret", "api_key", "basic", "bearer", "oauth2"]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a delivery can do at the vendor. `idempotent`: sent twice it has the effect of once, because it is an upsert
+    or carries a key by which the vendor drops the second; only then is an uncertain attempt tried again."""
+
+    slug: str
+    name: str
+    idempotent: bool
+    help: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the vendor allows: requests open at once, requests per second, bytes of one body. None: nothing known."""
+
+    in_flight: int | None = None
+    rate: float | None = None
+    body_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MappingField:
+    """A field of the vendor's that a rule's mapping can fill. `source` is the default, a JMESPath expression."""
+
+    key: str
+    label: str
+    type: str = "string"
+    required: bool = False
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """Everything that a provider may know of one attempt.
+
+    `delivery_id` (`dlv_…`) is the same over all attempts and replays. `body` is JSON text: what the rule's mapping
+    made, or the event's payload as it was received. `frozen` holds the config as it was when the event was routed, for
+    the fields that shape the body. `credentials` is the sealed document, every string in it a `Secret`. `now` is the
+    moment of this attempt.
+    """
+
+    delivery_id: str
+    event_id: str
+    event_type: str
+    occurred_at: datetime
+    body: str = field(repr=False)
+    action: str
+    config: Mapping[str, Any] = field(repr=False)
+    frozen: Mapping[str, Any]
+    credentials: Mapping[str, Any] = field(repr=False)
+    attempt_number: int
+    now: datetime
+
+
+class Unsendable(Exception):  # noqa: N818 - named by what is wrong
+    """The payload cannot be expressed as a request to this vendor; the delivery is rejected. `.words` says why, for the
+    tenant."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.words = words
+
+
+class Provider:
+    """A kind of destination. One instance a process; it holds no state."""
+
+    slug: ClassVar[str]
+    name: ClassVar[str]
+    description: ClassVar[str] = ""
+    docs_url: ClassVar[str] = ""
+    auth: ClassVar[Auth] = "none"
+    config_fields: ClassVar[Sequence[Field]] = ()
+    credential_fields: ClassVar[Sequence[Field]] = ()
+    actions: ClassVar[Sequence[Action]]
+    limits: ClassVar[Limits] = Limits()
+    mapping_fields: ClassVar[Sequence[MappingField]] = ()
+    test: ClassVar[str] = "This vendor offers no check without side effects."
+    """What testing a connection does, in words for the catalogue."""
+
+    def build_request(self, shipment: Shipment) -> Request:
+        """The request of one attempt: the same shipment gives the same bytes. Raises Unsendable."""
+        raise NotImplementedError
+
+    def classify(self, answer: Response | OutboundError, action: str) -> Verdict:
+        """What an answer, or the lack of one, means. Total: it never raises. The default goes by HTTP alone."""
+        return read_answer(answer)
+
+    def build_test(self, shipment: Shipment) -> Request | None:
+        """The request that proves that the connection works, or None where the vendor has no such check.
+
+        The shipment's event is made up and its type is `meshes.test`.
+        """
+        return None
+
+    def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
+        """What is wrong between fields that are each right; pointers begin with /config or /credentials.
+
+        The values of `credentials` are plain text here.
+        """
+        return ()
+
+    def make_secrets(self) -> dict[str, Any]:
+        """The generated credentials of a new connection, in plain text; they are shown once."""
+        return {}
+
+    def rotate_secrets(self, credentials: Mapping[str, Any], now: datetime) -> dict[str, Any] | None:
+        """The credentials (Secrets allowed) with newly generated ones; None where nothing is generated."""
+        return None
+
+    def prepare(self, shipment: Shipment) -> Request:
+        """`build_request`, and the vendor's limit on a body. Raises Unsendable."""
+        request = self.build_request(shipment)
+        limit = self.limits.body_bytes
+        if limit is not None and len(request.body) > limit:
+            raise Unsendable(f"The request has {len(request.body):,} bytes; {self.name} takes at most {limit:,}.")
+        return request
+
+    def action(self, slug: str) -> Action:
+        """The declared action. Raises KeyError."""
+        return {declared.slug: declared for declared in self.actions}[slug]
+
+    def clean_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The config with defaults. Raises InvalidFields with pointers below /config."""
+        return clean(self.config_fields, config, "/config")
+
+    def clean_credentials(self, credentials: Mapping[str, Any]) -> dict[str, Any]:
+        """What a user may give, in plain text. Raises InvalidFields with pointers below /credentials."""
+        given = [declared for declared in self.credential_fields if not declared.generated]
+        return clean(given, credentials, "/credentials")
+
+    def frozen_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of the config that shapes the body, to be stored with a delivery."""
+        return {declared.key: config.get(declared.key, declared.default) for declared in self.frozen_fields}
+
+    @property
+    def frozen_fields(self) -> list[Field]:
+        return [declared for declared in self.config_fields if declared.frozen]
+
+    def describe(self) -> dict[str, Any]:
+        """The declaration as the catalogue shows it."""
+        return {
+            "type": self.slug,
+            "name": self.name,
+            "description": self.description,
+            "docs_url": self.docs_url,
+            "auth": self.auth,
+            "config_fields": [declared.describe() for declared in self.config_fields],
+            "credential_fields": [declared.describe() for declared in self.credential_fields],
+            "actions": [asdict(action) for action in self.actions],
+            "limits": asdict(self.limits),
+            "mapping_fields": [asdict(mapped) for mapped in self.mapping_fields],
+            "test": self.test,
+        }

@@ -1,0 +1,199 @@
+"""Fields of a declaration: what a connection's config and credentials may hold.
+
+Validation, masking, the catalogue, the admin form and the docs page all derive from these.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FieldType = Literal["string", "url", "integer", "number", "boolean", "select", "headers"]
+
+MAX_HEADERS = 20
+MAX_HEADER_NAME = 64
+MAX_HEADER_VALUE = 1024
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a token of RFC 9110, section 5.6.2
+_HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+_RESERVED_HEADERS = frozenset(
+    {
+        "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host",
+        "http2-settings", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+        "user-agent",
+    }
+)  # fmt: skip
+_SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One value that a connection of this kind has.
+
+    `sensitive`: sealed in the vault and shown as a mask; all credential fields are. `generated`: made by Meshes, not
+    taken from the user. `frozen`: shapes the body, so a delivery keeps the value that it was routed with. `pattern`
+    must match the whole text. A URL is also checked by the outbound door when it is saved and when it is dialled.
+    """
+
+    key: str
+    label: str
+    type: FieldType = "string"
+    required: bool = False
+    sensitive: bool = False
+    generated: bool = False
+    frozen: bool = False
+    pattern: str = ""
+    options: tuple[str, ...] = ()
+    default: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+    max_length: int = 2048
+    help: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """The field as the catalogue shows it; what does not apply is left out."""
+        described: dict[str, Any] = {
+            "key": self.key,
+            "label": self.label,
+            "type": self.type,
+            "required": self.required,
+            "sensitive": self.sensitive,
+            "generated": self.generated,
+        }
+        optional = {
+            "pattern": self.pattern or None,
+            "options": list(self.options) or None,
+            "default": self.default,
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "max_length": self.max_length if self.type in {"string", "url"} else None,
+            "help": self.help or None,
+        }
+        return described | {key: value for key, value in optional.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """What is wrong with one value: a JSON pointer into the request's body, a sentence, and the name of the rule."""
+
+    pointer: str
+    detail: str
+    rule: str
+
+
+class InvalidFields(Exception):  # noqa: N818 - named by what is wrong
+    """Some values break the declaration; `.problems` says which and how. Holds no value."""
+
+    def __init__(self, problems: Iterable[FieldProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(f"{problem.pointer}: {problem.detail}" for problem in self.problems))
+
+
+@dataclass(slots=True)
+class _Check:
+    """Collects problems under one pointer."""
+
+    pointer: str
+    problems: list[FieldProblem] = field(default_factory=list)
+
+    def refuse(self, detail: str, rule: str, *path: str) -> None:
+        self.problems.append(FieldProblem(pointer_to(self.pointer, *path), detail, rule))
+
+
+def pointer_to(root: str, *path: str) -> str:
+    """A JSON pointer (RFC 6901) below `root`."""
+    return root + "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def clean(fields: Iterable[Field], values: Mapping[str, Any], root: str) -> dict[str, Any]:
+    """The values with defaults filled in. Raises InvalidFields for unknown, missing or malformed ones."""
+    known = {declared.key: declared for declared in fields}
+    check = _Check(root)
+    for key in values.keys() - known.keys():
+        check.refuse("This field is not known.", "unknown", key)
+    cleaned: dict[str, Any] = {}
+    for key, declared in known.items():
+        value = values.get(key)
+        if value is None:
+            if declared.default is not None:
+                cleaned[key] = declared.default
+            elif declared.required:
+                check.refuse("This field is required.", "required", key)
+        else:
+            _check_value(declared, value, check)
+            cleaned[key] = value
+    if check.problems:
+        raise InvalidFields(check.problems)
+    return cleaned
+
+
+def _check_value(declared: Field, value: Any, check: _Check) -> None:
+    match declared.type:
+        case "string" | "url":
+            _check_text(declared, value, check)
+        case "select":
+            if value not in declared.options:
+                check.refuse(f"Must be one of: {', '.join(declared.options)}.", "options", declared.key)
+        case "boolean":
+            if not isinstance(value, bool):
+                check.refuse("Must be true or false.", "type", declared.key)
+        case "integer" | "number":
+            _check_number(declared, value, check)
+        case "headers":
+            _check_headers(declared, value, check)
+
+
+def _check_text(declared: Field, value: Any, check: _Check) -> None:
+    if not isinstance(value, str):
+        check.refuse("Must be a string.", "type", declared.key)
+    elif not value:
+        check.refuse("Must not be empty.", "required", declared.key)
+    elif len(value) > declared.max_length:
+        check.refuse(f"Must not be longer than {declared.max_length} characters.", "max_length", declared.key)
+    elif _CONTROL.search(value):
+        check.refuse("Must not contain control characters.", "characters", declared.key)
+    elif declared.pattern and not re.fullmatch(declared.pattern, value):
+        check.refuse(f"Must match {declared.pattern}", "pattern", declared.key)
+
+
+def _check_number(declared: Field, value: Any, check: _Check) -> None:
+    wants_integer = declared.type == "integer"
+    if isinstance(value, bool) or not isinstance(value, int | float) or (wants_integer and isinstance(value, float)):
+        check.refuse(f"Must be {'an integer' if wants_integer else 'a number'}.", "type", declared.key)
+    elif declared.minimum is not None and value < declared.minimum:
+        check.refuse(f"Must be at least {declared.minimum}.", "minimum", declared.key)
+    elif declared.maximum is not None and value > declared.maximum:
+        check.refuse(f"Must be at most {declared.maximum}.", "maximum", declared.key)
+
+
+def _check_headers(declared: Field, value: Any, check: _Check) -> None:
+    if not isinstance(value, dict):
+        check.refuse("Must be an object of header names and values.", "type", declared.key)
+        return
+    if len(value) > MAX_HEADERS:
+        check.refuse(f"Must not have more than {MAX_HEADERS} headers.", "max_items", declared.key)
+        return
+    seen: set[str] = set()
+    for name, text in value.items():
+        if problem := _header_problem(name, text, seen):
+            check.refuse(*problem, declared.key, name)
+        seen.add(name.lower())
+
+
+def _header_problem(name: str, value: Any, seen: set[str]) -> tuple[str, str] | None:
+    lower = name.lower()
+    if len(name) > MAX_HEADER_NAME or not _HEADER_NAME.fullmatch(name):
+        return "This is not a valid header name.", "header_name"
+    if lower in _SECRET_HEADERS:
+        return "This header carries a secret: give it as a credential instead.", "header_secret"
+    if lower in _RESERVED_HEADERS or lower.startswith(("webhook-", "proxy-")):
+        return "This header is set by Meshes or belongs to the connection.", "header_reserved"
+    if lower in seen:
+        return "This header is given twice.", "header_twice"
+    if not isinstance(value, str) or len(value) > MAX_HEADER_VALUE or not _HEADER_VALUE.fullmatch(value):
+        return (
+            f"A header's value is 1 to {MAX_HEADER_VALUE} printable ASCII characters, without spaces at its ends.",
+            "header_value",
+        )
+    return None

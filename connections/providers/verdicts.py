@@ -1,0 +1,172 @@
+"""What an answer means for a delivery: outcomes, verdicts, and the reading of HTTP that holds unless a provider knows
+better. docs/webhooks.md has the table in words, with the reasons."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+
+from connections.messages import (
+    ConnectFailed,
+    DeadlineExceeded,
+    DoorFailed,
+    InvalidRequest,
+    NetworkError,
+    OutboundError,
+    Refused,
+    ResolveFailed,
+    Response,
+    ResponseTooLarge,
+    TlsFailed,
+)
+
+MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
+"""A receiver may ask for at most a day's rest; more is cut to that."""
+
+
+class Outcome(StrEnum):
+    DELIVERED = "delivered"
+    RETRY = "retry"
+    """Their trouble or ours: try again by the schedule."""
+    REJECTED = "rejected"
+    """This payload will never pass: dead at once."""
+    BROKEN = "broken"
+    """The connection is unusable: recorded, not counted, and its deliveries are held."""
+    UNCERTAIN = "uncertain"
+    """The request left and no answer came: retried where the action is idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one answer means.
+
+    `error_class` is a short name, `words` a sentence that a tenant understands; both are empty when delivered.
+    `retry_after_seconds` is what the receiver asked for, 0 to 86,400. `hold` is the status that a BROKEN connection
+    gets: `disabled` or `needs_reauth`. `throttled` pauses the whole lane. `is_ours` marks a fault of Meshes itself,
+    which costs the customer no attempt.
+    """
+
+    outcome: Outcome
+    error_class: str = ""
+    words: str = ""
+    retry_after_seconds: float | None = None
+    hold: str | None = None
+    throttled: bool = False
+    is_ours: bool = False
+
+
+_REJECTED = {
+    400: "The receiver says that this request is malformed (400).",
+    413: "The receiver says that this request is too large (413).",
+    415: "The receiver does not take this kind of content (415).",
+    422: "The receiver says that it cannot process this payload (422).",
+}
+"""Answers about the body. It stays the same, byte for byte, over all attempts, so another attempt changes nothing."""
+
+_WORDS = {
+    403: "The receiver refuses access (403). Check its firewall and its permissions.",
+    404: "The receiver has nothing at this address (404). Check the URL.",
+    405: "The receiver does not take this method at this address (405). Check the method and the URL.",
+    408: "The receiver waited too long for the request (408).",
+    421: "The receiver does not answer for this host name (421). Check the URL.",
+}
+_SECONDS = re.compile(r"[0-9]{1,10}")
+
+
+def read_answer(answer: Response | OutboundError) -> Verdict:
+    """The verdict on any status 100 to 599 and any error of the door, by HTTP alone."""
+    return read_error(answer) if isinstance(answer, OutboundError) else read_status(answer)
+
+
+def read_status(response: Response) -> Verdict:
+    """2xx is success, and nothing else is: a redirect is not followed."""
+    status = response.status
+    if 200 <= status <= 299:
+        return Verdict(Outcome.DELIVERED)
+    if status in _REJECTED:
+        return Verdict(Outcome.REJECTED, "rejected", _REJECTED[status])
+    if status == 401:
+        words = "The receiver does not accept the credentials (401). Replace them, then resume or test the connection."
+        return Verdict(Outcome.BROKEN, "unauthorized", words, hold="needs_reauth")
+    if status == 410:
+        words = "The receiver says that this address is gone for good (410)."
+        return Verdict(Outcome.BROKEN, "gone", words, hold="disabled")
+    wait = retry_after(response)
+    if status == 429:
+        return Verdict(Outcome.RETRY, "rate_limited", "The receiver asks for fewer requests (429).", wait, None, True)
+    error_class, words = _describe_status(status)
+    return Verdict(Outcome.RETRY, error_class, words, wait)
+
+
+def read_error(error: OutboundError) -> Verdict:
+    """Nothing that we refuse to send is tried again; of what was sent without an answer nobody knows the end."""
+    if isinstance(error, InvalidRequest):
+        return Verdict(Outcome.REJECTED, "invalid_request", error.words)
+    if isinstance(error, Refused):
+        return Verdict(Outcome.BROKEN, "address_refused", error.words, hold="disabled")
+    if isinstance(error, DoorFailed):
+        return Verdict(Outcome.RETRY, "our_fault", "The request could not be sent for a fault of ours.", is_ours=True)
+    outcome = Outcome.UNCERTAIN if isinstance(error, NetworkError) and error.sent else Outcome.RETRY
+    return Verdict(outcome, _error_class(error), error.words)
+
+
+def retry_after(response: Response) -> float | None:
+    """Seconds that `Retry-After` (RFC 9110, section 10.2.3) asks for, 0 to 86,400; None without a readable one.
+
+    A date counts from the answer's own `Date`, so that the receiver's clock need not agree with ours; without a `Date`
+    it counts from now.
+    """
+    text = _header(response, "retry-after")
+    if text is None:
+        return None
+    if _SECONDS.fullmatch(text):
+        seconds = float(text)
+    else:
+        until, since = _read_date(text), _read_date(_header(response, "date"))
+        if until is None:
+            return None
+        seconds = (until - (since or datetime.now(UTC))).total_seconds()
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+
+
+def _describe_status(status: int) -> tuple[str, str]:
+    if status in _WORDS:
+        return "client_error", _WORDS[status]
+    if 300 <= status <= 399:
+        return "redirect", f"The receiver answers with a redirect ({status}), which is not followed. Set the new URL."
+    if 400 <= status <= 499:
+        return "client_error", f"The receiver refuses the request ({status})."
+    if status >= 500:
+        return "server_error", f"The receiver has an error of its own ({status})."
+    return "unexpected_status", f"The receiver's answer is not a final one ({status})."
+
+
+def _error_class(error: OutboundError) -> str:
+    match error:
+        case ResolveFailed():
+            return "unresolved"
+        case ConnectFailed():
+            return "unreachable"
+        case TlsFailed():
+            return "tls"
+        case DeadlineExceeded():
+            return "timeout"
+        case ResponseTooLarge():
+            return "response_too_large"
+        case _:
+            return "connection_lost"
+
+
+def _header(response: Response, name: str) -> str | None:
+    return next((value.strip() for key, value in response.headers if key.lower() == name), None)
+
+
+def _read_date(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

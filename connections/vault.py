@@ -1,0 +1,372 @@
+"""The one place that seals and opens credentials.
+
+A sealed document is JSON that carries, beside the secret, the workspace, owner, kind and version it was sealed for,
+encrypted as a whole by `fernet_fields` with the newest of `FERNET_KEYS`. Opening compares all five with the row at
+hand and refuses when one differs, so a document that was copied to another row opens nowhere. Every opening, granted or
+refused, leaves an `AccessRecord`. Whatever does not open raises CredentialRefused: nothing is sent without credentials.
+
+A new version replaces the old one in its row: nobody can read the old one any more.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.db import connection, transaction
+from django.db.models import Func, QuerySet, TextField, Value
+from fernet_fields import EncryptedTextField
+
+from connections.models import AccessRecord, SealedDocument
+from connections.secret import Secret
+
+OwnerKind = Literal["connection", "api_key"]
+
+CREDENTIALS = "credentials"
+"""The kind of document that holds all of a connection's credentials."""
+
+_FIELD: EncryptedTextField = SealedDocument._meta.get_field("document")
+
+SQL_OPENED = """
+opened (delivery_id, sealed_version, sealed_document) AS (
+    SELECT claimed.delivery_id, sealed.version, encode(sealed.document, 'escape')
+    FROM claimed
+    JOIN sealed_documents AS sealed
+      ON sealed.workspace_id = claimed.workspace_id
+     AND sealed.connection_id = claimed.connection_id
+     AND sealed.kind = 'credentials'
+),
+recorded AS (
+    INSERT INTO access_records (id, workspace_id, owner_kind, owner_id, kind, version, actor, purpose, granted,
+                                delivery_id, attempt_number, created_at)
+    SELECT claimed.access_id, claimed.workspace_id, 'connection', claimed.connection_id, 'credentials',
+           opened.sealed_version, claimed.actor, 'delivery', true,
+           claimed.delivery_id, claimed.attempt_number, clock_timestamp()
+    FROM claimed
+    JOIN opened USING (delivery_id)
+)
+"""
+"""Two CTEs that bring the ciphertext of claimed deliveries and record that it was handed out, in one statement.
+
+They read from a CTE `claimed (delivery_id uuid, workspace_id uuid, connection_id uuid, attempt_number int,
+access_id uuid, actor text)`. `encode(…, 'escape')` is the identity for a token and cannot fail for a damaged one.
+"""
+
+
+class CredentialRefused(Exception):  # noqa: N818 - named by what happened
+    """A sealed document that is missing, damaged, or not the one that belongs here.
+
+    `.reason` says which, for operators; neither it nor the message holds any of the document.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the vault refuses: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An opened document: `secret` as it was sealed, every string in it a `Secret`."""
+
+    version: int
+    secret: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A document that a claim handed out and that then did not open."""
+
+    workspace_id: uuid.UUID
+    connection_id: uuid.UUID
+    delivery_id: uuid.UUID
+    attempt_number: int
+    version: int
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resealed:
+    """What one batch of a key rotation did. `last_id` is where the next one goes on; None when there was nothing."""
+
+    last_id: uuid.UUID | None
+    resealed: int
+    overtaken: int
+    unreadable: list[uuid.UUID]
+
+
+def seal(
+    secret: Mapping[str, Any], *, workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID, kind: str
+) -> int:
+    """Seal `secret` (JSON, Secrets allowed as strings) as the owner's document of this kind; returns its version.
+
+    An existing document is replaced under the next version. The caller holds the owner's row, so that two do not seal
+    at once.
+    """
+    rows = _rows(workspace_id, owner_kind, owner_id, kind)
+    with transaction.atomic():
+        current = rows.select_for_update().values_list("version", flat=True).first()
+        version = (current or 0) + 1
+        values = {
+            "version": version,
+            "document": _write(secret, _binding(workspace_id, owner_kind, owner_id, kind, version)),
+            "key_id": newest_key_id(),
+        }
+        if current is None:
+            SealedDocument.objects.create(
+                workspace_id=workspace_id, kind=kind, **{f"{owner_kind}_id": owner_id}, **values
+            )
+        else:
+            rows.update(**values)
+    return version
+
+
+def open(
+    *,
+    workspace_id: uuid.UUID | None,
+    owner_kind: OwnerKind,
+    owner_id: uuid.UUID,
+    kind: str,
+    actor: str,
+    purpose: str,
+) -> Opened:
+    """Open the owner's document and record who did, and why, in the transaction that reads it.
+
+    Raises CredentialRefused. A refusal is recorded too, unless the caller's own transaction rolls back because of it.
+    """
+    opened, refused = None, None
+    with transaction.atomic():
+        row = _with_token(_rows(workspace_id, owner_kind, owner_id, kind)).values_list("version", "token").first()
+        version, token = row or (0, None)
+        try:
+            secret = open_document(
+                token, workspace_id=workspace_id, owner_kind=owner_kind, owner_id=owner_id, kind=kind, version=version
+            )
+            opened = Opened(version, secret)
+        except CredentialRefused as error:
+            refused = error
+        AccessRecord.objects.create(
+            workspace_id=workspace_id,
+            owner_kind=owner_kind,
+            owner_id=owner_id,
+            kind=kind,
+            version=version,
+            actor=actor,
+            purpose=purpose,
+            granted=opened is not None,
+        )
+    if opened is None:
+        raise refused or CredentialRefused("there is no document")
+    return opened
+
+
+def open_document(
+    document: str | None,
+    *,
+    workspace_id: uuid.UUID | None,
+    owner_kind: OwnerKind,
+    owner_id: uuid.UUID,
+    kind: str,
+    version: int | None,
+) -> dict[str, Any]:
+    """The secret in a ciphertext that was read by SQL; every string in it is a `Secret`. Touches no database.
+
+    Raises CredentialRefused when the document is missing, does not decrypt, or was sealed for anything else than what
+    is given here.
+    """
+    if document is None or version is None:
+        raise CredentialRefused("there is no document")
+    try:
+        content = json.loads(_FIELD.fernet.decrypt(document.encode()))
+    except InvalidToken:
+        raise CredentialRefused("it does not decrypt with the keys at hand") from None
+    except ValueError:
+        raise CredentialRefused("it is not a sealed document") from None
+    if not isinstance(content, dict) or not isinstance(content.get("secret"), dict):
+        raise CredentialRefused("it is not a sealed document")
+    for name, expected in _binding(workspace_id, owner_kind, owner_id, kind, version).items():
+        if name not in content or content[name] != expected:
+            raise CredentialRefused(f"it was sealed for another {name.replace('_', ' ')}")
+    opened: dict[str, Any] = _as_secrets(content["secret"])
+    return opened
+
+
+def record_refusals(refusals: Iterable[Refusal]) -> None:
+    """Record that documents which claims brought did not open; the claim recorded that they were handed out."""
+    AccessRecord.objects.bulk_create(
+        AccessRecord(
+            workspace_id=refusal.workspace_id,
+            owner_kind="connection",
+            owner_id=refusal.connection_id,
+            kind=CREDENTIALS,
+            version=refusal.version,
+            actor=refusal.actor,
+            purpose="delivery",
+            granted=False,
+            delivery_id=refusal.delivery_id,
+            attempt_number=refusal.attempt_number,
+        )
+        for refusal in refusals
+    )
+
+
+def destroy(*, workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID) -> int:
+    """Delete all sealed documents of an owner; how many there were."""
+    owned = {"workspace_id": workspace_id, f"{owner_kind}_id": owner_id}
+    return SealedDocument.objects.filter(**owned).delete()[0]
+
+
+def newest_key_id() -> str:
+    """The fingerprint of the key that seals: the first of `FERNET_KEYS`. It does not lead back to the key."""
+    return _fingerprint(_FIELD.fernet_keys[0])
+
+
+def count_by_key() -> dict[str, int]:
+    """How many documents each key has sealed, by fingerprint."""
+    counts: dict[str, int] = {}
+    for key_id in SealedDocument.objects.values_list("key_id", flat=True).iterator():
+        counts[key_id] = counts.get(key_id, 0) + 1
+    return counts
+
+
+def count_on_older_keys() -> int:
+    """How many documents the newest key has not sealed."""
+    return SealedDocument.objects.exclude(key_id=newest_key_id()).count()
+
+
+def reseal_batch(after: uuid.UUID | None, limit: int, *, actor: str) -> Resealed:
+    """Re-seal with the newest key the next `limit` documents (by id, after `after`) that an older key has sealed.
+
+    The secret, the version and what the document is bound to stay the same. A document that changes meanwhile is left
+    as it was changed: the UPDATE requires the version and the key that were read.
+    """
+    rows = _with_token(SealedDocument.objects.exclude(key_id=newest_key_id())).order_by("id")
+    if after is not None:
+        rows = rows.filter(id__gt=after)
+    fernet = MultiFernet([Fernet(key) for key in _FIELD.fernet_keys])
+    with transaction.atomic():
+        batch = [_OldDocument(*values) for values in rows.values_list(*_OldDocument._fields)[:limit]]
+        tokens = [_rotate(fernet, old.token) for old in batch]
+        readable = [(old, token) for old, token in zip(batch, tokens, strict=True) if token is not None]
+        resealed = _write_tokens(readable)
+        AccessRecord.objects.bulk_create(
+            old.access_record(actor, granted=token is not None) for old, token in zip(batch, tokens, strict=True)
+        )
+    return Resealed(
+        last_id=batch[-1].id if batch else None,
+        resealed=resealed,
+        overtaken=len(readable) - resealed,
+        unreadable=[old.id for old, token in zip(batch, tokens, strict=True) if token is None],
+    )
+
+
+class _OldDocument(NamedTuple):
+    id: uuid.UUID
+    version: int
+    key_id: str
+    token: str
+    workspace_id: uuid.UUID | None
+    connection_id: uuid.UUID | None
+    api_key_id: uuid.UUID | None
+    kind: str
+
+    @property
+    def owner_id(self) -> uuid.UUID:
+        owner = self.connection_id or self.api_key_id
+        assert owner is not None  # noqa: S101 - the table's constraint `sealed_documents_one_owner`
+        return owner
+
+    def access_record(self, actor: str, *, granted: bool) -> AccessRecord:
+        return AccessRecord(
+            workspace_id=self.workspace_id,
+            owner_kind="connection" if self.connection_id else "api_key",
+            owner_id=self.owner_id,
+            kind=self.kind,
+            version=self.version,
+            actor=actor,
+            purpose="key rotation",
+            granted=granted,
+        )
+
+
+def _rows(
+    workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID, kind: str
+) -> QuerySet[SealedDocument]:
+    owned = {"workspace_id": workspace_id, f"{owner_kind}_id": owner_id, "kind": kind}
+    return SealedDocument.objects.filter(**owned)
+
+
+def _with_token(rows: QuerySet[SealedDocument]) -> QuerySet[Any]:
+    """The rows with their ciphertext as `token`; selecting the field itself would decrypt it."""
+    token = Func("document", Value("escape"), function="encode", output_field=TextField())
+    return rows.annotate(token=token)
+
+
+def _binding(
+    workspace_id: uuid.UUID | None, owner_kind: str, owner_id: uuid.UUID, kind: str, version: int
+) -> dict[str, Any]:
+    """What a document belongs to, as it stands in the document."""
+    return {
+        "workspace": None if workspace_id is None else str(workspace_id),
+        "owner_kind": owner_kind,
+        "owner": str(owner_id),
+        "kind": kind,
+        "version": version,
+    }
+
+
+def _write(secret: Mapping[str, Any], binding: Mapping[str, Any]) -> str:
+    return json.dumps({**binding, "secret": _reveal(secret)})
+
+
+def _reveal(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return value.reveal()
+    if isinstance(value, Mapping):
+        return {key: _reveal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_reveal(item) for item in value]
+    return value
+
+
+def _as_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return Secret(value)
+    if isinstance(value, dict):
+        return {key: _as_secrets(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_secrets(item) for item in value]
+    return value
+
+
+def _fingerprint(key: bytes) -> str:
+    return hashlib.sha256(b"meshes: id of a Fernet key\0" + key).hexdigest()[:16]
+
+
+def _rotate(fernet: MultiFernet, token: str) -> bytes | None:
+    try:
+        return fernet.rotate(token.encode())
+    except InvalidToken:
+        return None
+
+
+def _write_tokens(changes: Sequence[tuple[_OldDocument, bytes]]) -> int:
+    """Write re-sealed tokens where the row is still the one that was read; how many were."""
+    if not changes:
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE sealed_documents AS sealed SET document = changed.document, key_id = %s"
+            " FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::bytea[]) AS changed (id, version, key_id, document)"
+            " WHERE sealed.id = changed.id AND sealed.version = changed.version AND sealed.key_id = changed.key_id",
+            [
+                newest_key_id(),
+                [old.id for old, _ in changes],
+                [old.version for old, _ in changes],
+                [old.key_id for old, _ in changes],
+                [token for _, token in changes],
+            ],
+        )
+        return int(cursor.rowcount)
