@@ -22,6 +22,8 @@ from urllib.parse import quote
 
 import psycopg2
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from meshes.children import Account, Child, Program, log_tail, run, stop_together
 
@@ -234,7 +236,7 @@ class Valkey:
         _wait("Valkey", self.log, self._answers, still_runs, seconds)
 
     def _answers(self) -> bool:
-        client = redis.Redis(port=self.port, password=self.password, socket_timeout=5)
+        client = redis.Redis(port=self.port, password=self.password, socket_timeout=5, retry=Retry(NoBackoff(), 0))
         try:
             return bool(client.ping())
         except redis.ConnectionError:

@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from meshes import services
 from meshes.children import Program, run
 from meshes.embedded import Postgres, Valkey, free_port, port_is_free, private_folder
 from meshes.stack_folder import PROJECT, RUN_ID, StackFolder
 from meshes.supervisor import Supervisor
 
 ADMIN_USER = FLOWER_USER = "admin"
-WARM_STOP_SECONDS = 30.0
-"""A worker lets deliveries in flight end: above the outbound default of 15 s, and the longest that a person waits."""
 READY_SECONDS = 120.0
 PORT_SECONDS = 5.0
 
@@ -125,6 +124,7 @@ class Stack:
         self.environment[RUN_ID] = self.folder.begin_run(self._sockets)
         self.environment["MESHES_DATA_DIR"] = str(self.folder.path)
         self.environment["PYTHONUNBUFFERED"] = "1"
+        self.environment.setdefault("WEB_CONCURRENCY", "2")
 
     def _start_postgres(self) -> None:
         if "DATABASE_URL" in self.environment or self._sockets is None:
@@ -166,30 +166,21 @@ class Stack:
 
     def _start_services(self) -> None:
         self.report("starting web, workers, sweeper and Flower")
-        self.supervisor.start([self._service("sweep", "manage.py", "sweep"), self._flower()])
-        self.supervisor.start([self._worker("fanout", threads=16), self._worker("deliver", threads=64)])
-        self.supervisor.start([self._web()])
-
-    def _web(self) -> Program:
-        bind = ("--bind", f"127.0.0.1:{self.port}", "--no-control-socket", "--graceful-timeout", "10")
-        size = ("-k", "gthread", "--workers", "2", "--threads", "16")
-        return self._service("web", "-m", "gunicorn", "meshes.wsgi", *size, *bind, stop_seconds=15)
-
-    def _worker(self, ring: str, threads: int) -> Program:
-        pool = ("-P", "threads", "-c", str(threads), "-Q", ring, "-n", f"{ring}@%h")
-        quiet = ("-l", "INFO", "--without-gossip", "--without-mingle")
-        command = ("-m", "celery", "-A", "meshes", "worker", *pool, *quiet)
-        return self._service(ring, *command, stop_seconds=WARM_STOP_SECONDS)
-
-    def _flower(self) -> Program:
-        password = (self.folder.read_env() | self.environment)["MESHES_FLOWER_PASSWORD"]
-        where = ("--address=127.0.0.1", f"--port={self.flower_port}")
-        # In the environment: command lines are everybody's to read.
-        login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{password}"}
-        return self._service("flower", "-m", "celery", "-A", "meshes", "flower", *where, extra=login)
+        login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.state()['flower_password']}"}
+        flower = self._service("flower", services.flower("127.0.0.1", self.flower_port), extra=login)
+        self.supervisor.start([self._service("sweep", services.sweeper()), flower])
+        rings = ("fanout", "deliver")
+        wait = services.WARM_STOP_SECONDS
+        self.supervisor.start([self._service(ring, services.worker(ring), stop_seconds=wait) for ring in rings])
+        self.supervisor.start([self._service("web", services.web(f"127.0.0.1:{self.port}"), stop_seconds=15)])
 
     def _service(
-        self, name: str, *arguments: str, stop_seconds: float = 10, extra: Mapping[str, str] | None = None
+        self,
+        name: str,
+        arguments: tuple[str, ...],
+        *,
+        stop_seconds: float = 10,
+        extra: Mapping[str, str] | None = None,
     ) -> Program:
         return Program(
             name=name,

@@ -12,6 +12,8 @@ import psutil
 import psycopg2
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from meshes import embedded
 from meshes.children import Child, stop_together
@@ -72,7 +74,7 @@ def test_the_socket_is_nobody_elses(servers):
 
 def test_valkey_wants_its_password(servers):
     with pytest.raises(redis.AuthenticationError):
-        redis.Redis(port=servers.valkey.port).ping()
+        redis.Redis(port=servers.valkey.port, retry=Retry(NoBackoff(), 0)).ping()
     with redis.Redis.from_url(servers.valkey.url) as client:
         assert client.ping() is True
         assert client.info("server")["valkey_version"].startswith("9.")

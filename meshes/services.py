@@ -1,0 +1,29 @@
+"""The services of Meshes as arguments to Python: what ``up`` starts, and what compose.yaml starts in containers."""
+
+WARM_STOP_SECONDS = 30.0
+"""The longest that a worker's deliveries in flight are waited for; the outbound deadline is 30 s at most."""
+
+THREADS = {"fanout": 16, "deliver": 64}
+"""Threads of one worker, by the ring that it serves: deliveries mostly wait for their receivers, fan-out for itself."""
+
+
+def web(bind: str) -> tuple[str, ...]:
+    """The API and the admin at ``bind``, "address:port". WEB_CONCURRENCY sets the number of processes."""
+    size = ("-k", "gthread", "--threads", "16", "--graceful-timeout", "10")
+    return ("-m", "gunicorn", "meshes.wsgi", "--bind", bind, *size, "--no-control-socket")
+
+
+def worker(ring: str) -> tuple[str, ...]:
+    """A worker that serves the ring ``fanout`` or ``deliver``; run as many as you like."""
+    pool = ("-P", "threads", "-c", str(THREADS[ring]), "-Q", ring, "-n", f"{ring}@%h")
+    return ("-m", "celery", "-A", "meshes", "worker", *pool, "-l", "INFO", "--without-gossip", "--without-mingle")
+
+
+def sweeper() -> tuple[str, ...]:
+    """What guarantees; running several is safe."""
+    return ("manage.py", "sweep")
+
+
+def flower(address: str, port: int) -> tuple[str, ...]:
+    """Celery's monitor. FLOWER_BASIC_AUTH, "user:password", must be set: a command line is everybody's to read."""
+    return ("-m", "celery", "-A", "meshes", "flower", f"--address={address}", f"--port={port}")

@@ -1,0 +1,118 @@
+"""The folder of a stack: one stack at a time, secrets made once, nothing for others to read."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import psutil
+import pytest
+from cryptography.fernet import Fernet
+
+from meshes.stack_folder import FolderInUseError, StackFolder, data_folder, processes_of_run
+from tests.polling import eventually
+
+LOCKS = """
+import sys, time
+from pathlib import Path
+from meshes.stack_folder import StackFolder
+folder = StackFolder(Path(sys.argv[1]))
+folder.lock()
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return StackFolder(tmp_path / "data")
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_data_folder_is_chosen_by_the_environment(tmp_path):
+    assert data_folder({"MESHES_DATA_DIR": str(tmp_path)}) == tmp_path
+    assert data_folder({}).name == ".meshes"
+    assert data_folder({"MESHES_DATA_DIR": ""}).name == ".meshes"
+
+
+def test_secrets_are_made_once(folder):
+    folder.ensure_secrets()
+    first = folder.read_env()
+    folder.ensure_secrets()
+    assert folder.read_env() == first
+    assert first.keys() == {"SECRET_KEY", "FERNET_KEYS", "MESHES_ADMIN_PASSWORD", "MESHES_FLOWER_PASSWORD"}
+    Fernet(first["FERNET_KEYS"])
+
+
+def test_a_secret_that_is_there_is_kept(folder):
+    folder.update_env({"FERNET_KEYS": "mine"})
+    folder.ensure_secrets()
+    assert folder.read_env()["FERNET_KEYS"] == "mine"
+
+
+def test_variables_are_set_and_removed(folder):
+    folder.update_env({"DATABASE_URL": "postgresql://a=b", "REDIS_URL": "redis://x"})
+    folder.update_env({"REDIS_URL": None})
+    assert folder.read_env() == {"DATABASE_URL": "postgresql://a=b"}
+
+
+def test_nobody_else_reads_anything(folder):
+    folder.ensure_secrets()
+    folder.publish({"api_url": "http://127.0.0.1:1"})
+    assert mode(folder.path) == 0o700
+    assert mode(folder.path / "stack.env") == 0o600
+    assert mode(folder.path / "stack.json") == 0o600
+    assert json.loads((folder.path / "stack.json").read_text()) == {"api_url": "http://127.0.0.1:1"}
+
+
+def test_a_second_stack_is_refused_until_the_first_ends(folder):
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-c", LOCKS, str(folder.path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(FolderInUseError, match="Another stack is running"):
+            folder.lock()
+        assert not folder.is_locked
+        other.kill()
+    folder.lock()
+    assert folder.is_locked
+    folder.unlock()
+
+
+def test_what_a_killed_run_left_is_ended_and_nothing_else(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("meshes.stack_folder.PREDECESSOR_SECONDS", 0.0)
+    sockets = tmp_path / "sockets"
+    sockets.mkdir()
+    run_id = folder.begin_run(sockets)
+    folder.publish({})
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    left = subprocess.Popen(sleep, env=os.environ | {"MESHES_RUN_ID": run_id})
+    other = subprocess.Popen(sleep, env=os.environ | {"MESHES_RUN_ID": "another"})
+    try:
+        eventually(lambda: [process.pid for process in processes_of_run(run_id)] == [left.pid])
+        folder.end_run()
+        assert left.wait(10) == -9
+        assert psutil.Process(other.pid).is_running()
+        assert not sockets.exists()
+        assert {path.name for path in folder.path.iterdir()} == {"logs"}
+    finally:
+        for process in (left, other):
+            process.kill()
+            process.wait()
+
+
+def test_a_run_that_is_not_noted_is_no_trouble(folder):
+    (folder.path / "run.json").write_text("{half")
+    folder.end_run()
+
+
+def test_the_log_of_the_run_before_is_kept(folder):
+    folder.fresh_log("web").write_text("first")
+    folder.fresh_log("web").write_text("second")
+    assert (folder.logs / "web.log.1").read_text() == "first"
+    assert (folder.logs / "web.log").read_text() == "second"
