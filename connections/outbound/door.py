@@ -1,0 +1,93 @@
+"""Through here every request to the outside leaves: read the URL, find the addresses, check each, dial."""
+
+import logging
+import time
+from ipaddress import ip_address
+
+from connections.outbound.addresses import Address
+from connections.outbound.dial import Call, dial
+from connections.outbound.errors import DeadlineExceeded, DoorFailed, RefusedAddress, ResolveFailed
+from connections.outbound.messages import Request, Response, check_request
+from connections.outbound.names import find_addresses
+from connections.outbound.policy import Policy
+from connections.outbound.reading import Stop
+from connections.outbound.urls import Target, parse_url
+
+DEADLINE_SECONDS = 15.0
+MAX_DEADLINE_SECONDS = 30.0
+DELIVERY_BODY_LIMIT = 64 * 1024
+CHECK_SECONDS = 2.0
+
+logger = logging.getLogger("meshes.outbound")
+
+
+def send(
+    request: Request,
+    *,
+    deadline_seconds: float = DEADLINE_SECONDS,
+    body_limit: int = DELIVERY_BODY_LIMIT,
+    policy: Policy | None = None,
+) -> Response:
+    """Send one request and return its answer, whatever the status; redirects are answers too.
+
+    The deadline (30 s at most; more is cut to that) spans lookup, connect, TLS, header and body. Of the body up to
+    `body_limit` bytes are read; a longer one is cut and marked `truncated`. May be called from any number of threads.
+    Raises OutboundError: see `connections.outbound.errors`.
+    """
+    started = time.monotonic()
+    until = started + min(deadline_seconds, MAX_DEADLINE_SECONDS)
+    policy = policy or Policy.from_settings()
+    check_request(request)
+    try:
+        target = parse_url(request.url)
+        pins = _locate(target, policy, until)
+        if time.monotonic() >= until:
+            raise DeadlineExceeded("No connection could be made in the time allowed.")
+        status, reading = dial(Call(request, target, pins, policy, until, body_limit))
+    except RefusedAddress as error:
+        logger.info("refused: %s", error.detail)
+        raise
+    except DoorFailed as error:
+        logger.error("the door failed: %s", error.detail)
+        raise
+    return Response(
+        status=status,
+        headers=reading.headers,
+        body=reading.body,
+        truncated=reading.stopped is Stop.BODY_FULL,
+        duration_ms=round((time.monotonic() - started) * 1000),
+    )
+
+
+def check_url(url: str, *, policy: Policy | None = None) -> None:
+    """Raises Refused when a request to this URL would be refused now. For the moment at which a URL is saved.
+
+    The name is looked up for at most 2 s; one that does not resolve passes, as it is checked again when it is dialled.
+    """
+    policy = policy or Policy.from_settings()
+    target = parse_url(url)
+    try:
+        _locate(target, policy, time.monotonic() + CHECK_SECONDS)
+    except (ResolveFailed, DeadlineExceeded, DoorFailed):
+        return
+
+
+def _locate(target: Target, policy: Policy, until: float) -> tuple[Address, ...]:
+    """The addresses to dial: all that the name has, provided that the policy allows every one of them."""
+    policy.check_target(target)
+    if target.literal is not None:
+        addresses: tuple[Address, ...] = (target.literal,)
+    else:
+        found = find_addresses(policy.lookup, target.host, until - time.monotonic())
+        addresses = tuple(_read_record(target.host, text) for text in found)
+    for address in addresses:
+        if why := policy.refusal(address):
+            raise RefusedAddress("This address is not allowed.", detail=f"{target.host}: {address} ({why})")
+    return addresses
+
+
+def _read_record(host: str, text: str) -> Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise RefusedAddress("This address is not allowed.", detail=f"{host}: unreadable record {text!r}") from None
