@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db.models import Model, QuerySet
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound
+from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
@@ -73,6 +74,8 @@ class Endpoint(APIView):
     required_scope: ClassVar[str | tuple[str, ...] | Mapping[str, str | tuple[str, ...]]] = {}
     publishable_actions: ClassVar[Collection[str]] = ()
     account_actions: ClassVar[Collection[str]] = ()
+    problems: ClassVar[Mapping[str, Collection[int]]] = {}
+    """Statuses that an action may answer beside those that follow from its form; see meshes.schema."""
 
     @property
     def identity(self) -> Identity:
@@ -154,7 +157,7 @@ class TenantViewSet(Endpoint, GenericViewSet[Any]):
         reference = parameters.get("workspace")
         return None if reference is None else resolve_workspace(self.identity, reference, include_deleted=True)
 
-    def answer_page(self, rows: "QuerySet[Any]", serializer_class: type[serializers.BaseSerializer[Any]]) -> Any:
+    def answer_page(self, rows: "QuerySet[Any]", serializer_class: type[serializers.BaseSerializer[Any]]) -> Response:
         """One page of rows, as the serializer shows them."""
         page = self.paginate_queryset(rows)
         context = {"request": self.request, "identity": self.identity, "view": self}

@@ -6,10 +6,12 @@
 `errors` names each place by `pointer` (RFC 6901, into the body), `parameter` (of the query) or `header`.
 """
 
+import functools
 import json
 import logging
+import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
@@ -45,6 +47,7 @@ _TITLES = {
     500: ("internal", "Something went wrong on our side"),
     503: ("unavailable", "The service is not available for a moment"),
 }
+_UNNAMED = ("error", "The request failed")
 _RETRY_SECONDS = 5
 """What a 503 asks for: a restart of PostgreSQL takes a few seconds."""
 
@@ -63,7 +66,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word, and it reads so where
         headers: Mapping[str, str] | None = None,
         instance: str = "",
     ) -> None:
-        default_slug, default_title = _TITLES.get(status, ("error", "The request failed"))
+        default_slug, default_title = _TITLES.get(status, _UNNAMED)
         super().__init__(title or default_title)
         self.status = status
         self.slug = slug or default_slug
@@ -91,6 +94,10 @@ def invalid(pointer: str, detail: str, rule: str) -> Problem:
 def invalid_parameter(parameter: str, detail: str, rule: str) -> Problem:
     """422 that names one parameter of the query."""
     return Problem(422, errors=[{"parameter": parameter, "detail": detail, "rule": rule}])
+
+
+def title_of(status: int) -> str:
+    return _TITLES.get(status, _UNNAMED)[1]
 
 
 def render(problem: Problem) -> HttpResponse:
@@ -155,6 +162,18 @@ def _locate(detail: Any, path: tuple[str | int, ...]) -> Iterator[dict[str, str]
 # --- outside the views ----------------------------------------------------------------------------------------------
 
 
+def safe_methods_only(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Django's `require_safe`, with a problem for an answer."""
+
+    @functools.wraps(view)
+    def guarded(request: HttpRequest) -> HttpResponse:
+        if request.method not in {"GET", "HEAD"}:
+            return render(Problem(405, headers={"Allow": "GET, HEAD"}))
+        return view(request)
+
+    return guarded
+
+
 def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not _speaks_json(request):
         return defaults.bad_request(request, exception)
@@ -170,8 +189,11 @@ def handler404(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def handler500(request: HttpRequest) -> HttpResponse:
-    """Django has logged the exception with its traceback; this line ties it to the id that the caller was given."""
-    return render(_unforeseen(None)) if _speaks_json(request) else defaults.server_error(request)
+    """Called while Django handles an exception that no view caught, such as a middleware's."""
+    if not _speaks_json(request):
+        return defaults.server_error(request)
+    exc = sys.exc_info()[1]
+    return render(to_problem(exc) if isinstance(exc, Exception) else _unforeseen(exc))
 
 
 def _speaks_json(request: HttpRequest) -> bool:

@@ -110,6 +110,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "meshes.bodies.ChunkedBodies",
 ]
 
 TEMPLATES = [
@@ -144,9 +145,10 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["workspaces.permissions.HasScope"],
     "DEFAULT_PARSER_CLASSES": ["meshes.bodies.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "meshes.schema.ProblemSchema",
     "EXCEPTION_HANDLER": "meshes.problems.problem_response",
     "UNAUTHENTICATED_USER": None,
+    "URL_FORMAT_OVERRIDE": None,
 }
 
 SPECTACULAR_SETTINGS = {
@@ -169,13 +171,19 @@ MESHES_BULK_BODY_LIMIT = 8 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = MESHES_BULK_BODY_LIMIT
 MESHES_INGEST_RATE = envint("MESHES_INGEST_RATE", 1_000)
 """Events per second that one workspace may post, unless the workspace brings its own rate."""
+MESHES_INGEST_KEY_RATE = envint("MESHES_INGEST_KEY_RATE", 10_000)
+"""Events per second that one key may post, to all its workspaces together."""
 MESHES_BACKLOG_LIMIT = envint("MESHES_BACKLOG_LIMIT", 1_000_000)
 """Open deliveries and unrouted events of one workspace above which new events are answered 429."""
 MESHES_SIGNING_SECRETS = "connections.signing.KeySigningSecrets"
 """Who keeps the signing secrets of API keys; workspaces may not import connections."""
 
 CORS_ALLOW_ALL_ORIGINS = False
-CORS_URLS_REGEX = r"^/api/v1/events$"
+CORS_URLS_REGEX = r"^/api/v1/events$"  # and there only the origins that a publishable key lists: workspaces.cors
+CORS_ALLOW_METHODS = ["POST"]
+CORS_ALLOW_HEADERS = ["authorization", "content-type", "idempotency-key"]
+CORS_EXPOSE_HEADERS = ["retry-after"]
+CORS_PREFLIGHT_MAX_AGE = 600
 
 # --- lanes and workers ---------------------------------------------------------------------------------------------
 

@@ -1,6 +1,22 @@
-"""Routes."""
+"""Routes. Whatever goes wrong below `/api/`, also outside the views, is answered as problem+json."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
+from drf_spectacular.views import SpectacularSwaggerView
 
-urlpatterns = [path("admin/", admin.site.urls)]
+from meshes.health import healthz, readyz
+from meshes.views import openapi
+
+urlpatterns = [
+    path("api/v1/", include("workspaces.urls")),
+    path("api/schema", openapi, name="schema"),
+    path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("healthz", healthz),
+    path("readyz", readyz),
+    path("admin/", admin.site.urls),
+]
+
+handler400 = "meshes.problems.handler400"
+handler403 = "meshes.problems.handler403"
+handler404 = "meshes.problems.handler404"
+handler500 = "meshes.problems.handler500"

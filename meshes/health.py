@@ -1,0 +1,94 @@
+"""`/healthz`: this process answers. `/readyz`: it can do its work.
+
+Ready needs PostgreSQL with all migrations and partitions ahead. Redis is only reported: without it the API accepts
+events all the same, and sweeps deliver them, so taking the process out of service would make an outage of a hint.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import redis
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, JsonResponse
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from meshes.problems import safe_methods_only
+from workspaces.partitions import count_ahead
+
+PARTITIONED_TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
+MIN_PARTITIONS_AHEAD = 2
+_REDIS_TIMEOUT_SECONDS = 0.5
+
+
+class NotReady(Exception):  # noqa: N818 - names the state
+    """A check failed; the message says how, without names of hosts."""
+
+
+@safe_methods_only
+def healthz(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"status": "ok"})
+
+
+@safe_methods_only
+def readyz(request: HttpRequest) -> JsonResponse:
+    needed = {name: _run(check) for name, check in _NEEDED.items()}
+    reported = {"redis": _run(check_redis)}
+    status = "unavailable" if _failed(needed) else "degraded" if _failed(reported) else "ok"
+    answer = {"status": status, "checks": needed | reported}
+    return JsonResponse(answer, status=503 if status == "unavailable" else 200)
+
+
+def check_database() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def check_migrations() -> None:
+    executor = MigrationExecutor(connection)
+    if waiting := executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        raise NotReady(f"{len(waiting)} migrations are not applied")
+
+
+def check_partitions() -> None:
+    now = datetime.now(UTC)
+    for table in PARTITIONED_TABLES:
+        ahead = count_ahead(table, now)
+        if ahead < MIN_PARTITIONS_AHEAD:
+            raise NotReady(f"{table} has {ahead} partitions ahead; is the sweeper running?")
+
+
+def check_redis() -> None:
+    client = redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=_REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=_REDIS_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        client.ping()
+    finally:
+        client.close()
+
+
+_NEEDED: dict[str, Callable[[], None]] = {
+    "database": check_database,
+    "migrations": check_migrations,
+    "partitions": check_partitions,
+}
+
+
+def _run(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except NotReady as error:
+        return str(error)
+    except (DatabaseError, redis.RedisError):
+        return "unreachable"
+    return "ok"
+
+
+def _failed(checks: dict[str, str]) -> bool:
+    return any(result != "ok" for result in checks.values())

@@ -1,0 +1,130 @@
+"""How fast a workspace and a key may post events: token buckets in Redis, shared by all processes.
+
+A bucket holds one second's worth of its rate and is asked for all events of a request at once. A request larger than
+the bucket passes when the bucket is full and leaves it in debt, so that a large bulk request works with a small rate.
+While Redis is away each process counts for itself: the limit is then that of one process times their number.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from functools import cache
+
+import redis
+from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from workspaces.models import Workspace
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 0.1
+"""What a hung Redis may cost one request."""
+RETRY_SECONDS = 2.0
+"""How long Redis is left alone after it failed."""
+MIN_BURST = 10.0
+"""The least a bucket holds: with a rate of one a second, a handful at once is no flood."""
+_MAX_LOCAL_BUCKETS = 10_000
+
+# KEYS: buckets. ARGV: count, then rate and burst of each. Answers the milliseconds to wait, 0 when taken: from all or
+# from none. Tokens are kept as text: a Lua number that Redis converts loses its fraction.
+_TAKE = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+local count, wait, tokens = tonumber(ARGV[1]), 0, {}
+for i, key in ipairs(KEYS) do
+    local rate, burst = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
+    local kept = redis.call('HMGET', key, 'tokens', 'at')
+    local left = tonumber(kept[1]) or burst
+    local elapsed = math.max(0, now - (tonumber(kept[2]) or now))
+    left = math.min(burst, left + elapsed * rate)
+    tokens[i] = left
+    wait = math.max(wait, (math.min(count, burst) - left) / rate)
+end
+if wait > 0 then
+    return math.ceil(wait * 1000)
+end
+for i, key in ipairs(KEYS) do
+    local rate, burst = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
+    local left = tokens[i] - count
+    redis.call('HSET', key, 'tokens', string.format('%.6f', left), 'at', string.format('%.6f', now))
+    redis.call('PEXPIRE', key, math.ceil((burst - left) / rate * 1000) + 1000)
+end
+return 0
+"""
+
+
+def take(workspace: Workspace, key_id: uuid.UUID, count: int) -> float | None:
+    """Take `count` events from the buckets of the workspace and the key: None if that may be, else seconds to wait."""
+    rate = workspace.ingest_rate or float(settings.MESHES_INGEST_RATE)
+    buckets = {
+        f"meshes:ingest:workspace:{workspace.pk}": rate,
+        f"meshes:ingest:key:{key_id}": max(rate, float(settings.MESHES_INGEST_KEY_RATE)),
+    }
+    return _shared().take(buckets, count)
+
+
+class SharedBuckets:
+    """Buckets in Redis, and those of this process for when Redis does not answer."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._script = client.register_script(_TAKE)
+        self._local = LocalBuckets()
+        self._away_until = 0.0
+
+    def take(self, buckets: dict[str, float], count: int) -> float | None:
+        """`buckets` gives each one's rate in events per second."""
+        if time.monotonic() >= self._away_until:
+            try:
+                return self._ask(buckets, count)
+            except redis.RedisError as error:
+                self._away_until = time.monotonic() + RETRY_SECONDS
+                logger.warning("ingest limits are counted in this process: %s", type(error).__name__)
+        return self._local.take(buckets, count)
+
+    def _ask(self, buckets: dict[str, float], count: int) -> float | None:
+        numbers = [number for rate in buckets.values() for number in (rate, burst_of(rate))]
+        milliseconds = int(self._script(keys=list(buckets), args=[count, *numbers]))
+        return milliseconds / 1000 if milliseconds else None
+
+
+class LocalBuckets:
+    """The same arithmetic in memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, buckets: dict[str, float], count: int) -> float | None:
+        now = time.monotonic()
+        with self._lock:
+            if len(self._kept) >= _MAX_LOCAL_BUCKETS:
+                self._kept.clear()
+            left = {name: self._left(name, rate, now) for name, rate in buckets.items()}
+            wait = max((min(count, burst_of(rate)) - left[name]) / rate for name, rate in buckets.items())
+            if wait > 0:
+                return wait
+            for name in buckets:
+                self._kept[name] = left[name] - count, now
+        return None
+
+    def _left(self, name: str, rate: float, now: float) -> float:
+        tokens, at = self._kept.get(name, (burst_of(rate), now))
+        return min(burst_of(rate), tokens + (now - at) * rate)
+
+
+def burst_of(rate: float) -> float:
+    return max(rate, MIN_BURST)
+
+
+@cache
+def _shared() -> SharedBuckets:
+    client = redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return SharedBuckets(client)
