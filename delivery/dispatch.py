@@ -17,9 +17,11 @@ from django.conf import settings
 from django.db import connection
 
 from connections import outbound, providers, vault
+from connections.masking import Redactor
+from connections.messages import Request, Response
 from connections.models import Connection
-from connections.providers.base import Outcome, Shipment, Verdict
-from delivery import masking, steering
+from connections.providers.base import Outcome, Shipment, Unsendable, Verdict
+from delivery import steering
 from delivery.breaker import HALF_OPEN, OPEN
 from delivery.models import event_time
 from workspaces import ids
@@ -53,6 +55,25 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """The request as it is recorded; its body is the delivery's."""
+
+    method: str
+    url: str
+    headers: list[list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The answer as it is recorded: the first 64 KB of its body."""
+
+    status: int
+    headers: list[list[str]]
+    body: bytes
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What one attempt came to. Secrets are already masked in everything it holds."""
 
@@ -60,16 +81,16 @@ class Result:
     verdict: Verdict
     started_at: datetime
     duration_ms: int
-    is_ours: bool = False
-    """The fault was ours: the attempt is recorded and costs the customer nothing of the schedule."""
     is_overloaded: bool = False
     """A 429 or a timeout: the receiver has too much to do."""
     may_repeat: bool = True
     """Whether the action may be sent again although the first request may have arrived."""
-    request: outbound.Request | None = None
-    response: outbound.Response | None = None
+    request: Sent | None = None
+    response: Received | None = None
 
 
+PAYLOAD_GONE_WORDS = "The event's payload has been erased or has expired."
+OUR_FAULT_WORDS = "A fault on our side; it costs none of the attempts."
 CREDENTIAL_WORDS = "The stored credentials could not be opened. Nothing was sent; set the credentials anew."
 
 
@@ -179,31 +200,39 @@ def _start_probes(candidates: dict[uuid.UUID, uuid.UUID]) -> list[uuid.UUID]:
 def attempt(job: Job) -> Result:
     """Make one attempt of a claimed delivery. Never raises; touches no database."""
     started_at, clock = datetime.now(UTC), time.monotonic()
-    secrets: list[str] = []
-    request: outbound.Request | None = None
-    answer: outbound.Response | Exception
+    credentials: Mapping[str, Any] = {}
+    request: Request | None = None
+    answer: Response | Exception
     try:
         provider = providers.get(job.connection_type)
         credentials = _open_credentials(job)
-        secrets = masking.secrets_in(credentials)
-        request = provider.build_request(_shipment(job, credentials, started_at))
+        request = provider.prepare(_shipment(job, credentials, started_at))
         answer = outbound.send(
             request, deadline_seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
         )
     except Exception as error:  # noqa: BLE001  (judged below, by its type)
         answer = error
-    verdict, is_ours = _judge(job, answer)
+    verdict = _judge(job, answer)
+    redactor = Redactor(credentials, request)
     return Result(
         job=job,
         verdict=verdict,
         started_at=started_at,
         duration_ms=round((time.monotonic() - clock) * 1000),
-        is_ours=is_ours,
         is_overloaded=verdict.throttled or isinstance(answer, outbound.DeadlineExceeded),
-        may_repeat=providers.may_repeat(job.connection_type, job.action),
-        request=masking.mask_request(request, secrets) if request else None,
-        response=masking.mask_response(answer, secrets) if isinstance(answer, outbound.Response) else None,
+        may_repeat=repeatable(job.connection_type, job.action),
+        request=_sent(request, redactor) if request else None,
+        response=_received(answer, redactor) if isinstance(answer, Response) else None,
     )
+
+
+def _sent(request: Request, redactor: Redactor) -> Sent:
+    return Sent(request.method, redactor.url(request.url), redactor.headers(request.headers))
+
+
+def _received(response: Response, redactor: Redactor) -> Received:
+    body = redactor.body(response.body)
+    return Received(response.status, redactor.headers(response.headers), body, response.truncated)
 
 
 def _open_credentials(job: Job) -> dict[str, Any]:
@@ -235,19 +264,24 @@ def _shipment(job: Job, credentials: dict[str, Any], now: datetime) -> Shipment:
     )
 
 
-def _judge(job: Job, answer: outbound.Response | Exception) -> tuple[Verdict, bool]:
-    """The verdict, and whether the fault was ours."""
+def _judge(job: Job, answer: Response | Exception) -> Verdict:
     match answer:
-        case outbound.Response() | outbound.NetworkError():
-            return providers.get(job.connection_type).classify(answer, job.action), False
+        case Response() | outbound.OutboundError():
+            return providers.get(job.connection_type).classify(answer, job.action)
         case vault.CredentialRefused():
-            logger.error("credentials of connection %s refused to open: %s", job.connection_id, answer)
-            return Verdict(Outcome.BROKEN, "credential_refused", CREDENTIAL_WORDS, hold="credential_error"), False
-        case outbound.Refused():
-            return Verdict(Outcome.BROKEN, "address_refused", answer.words, hold="disabled"), False
+            logger.error("credentials of connection %s refused to open: %s", job.connection_id, answer.reason)
+            return Verdict(Outcome.BROKEN, "credential_refused", CREDENTIAL_WORDS, hold="credential_error")
+        case Unsendable():
+            return Verdict(Outcome.REJECTED, "unsendable", answer.words)
         case PayloadGone():
-            return Verdict(
-                Outcome.REJECTED, "payload_gone", "The event's payload has been erased or has expired."
-            ), False
+            return Verdict(Outcome.REJECTED, "payload_gone", PAYLOAD_GONE_WORDS)
     logger.error("attempt %d of delivery %s failed here", job.attempt_number, job.delivery_id, exc_info=answer)
-    return Verdict(Outcome.RETRY, "internal", "A fault on our side; it costs none of the attempts."), True
+    return Verdict(Outcome.RETRY, "our_fault", OUR_FAULT_WORDS, is_ours=True)
+
+
+def repeatable(connection_type: str, action: str) -> bool:
+    """Whether an action may be sent again although an earlier request may have arrived."""
+    try:
+        return providers.get(connection_type).action(action).idempotent
+    except LookupError:
+        return False

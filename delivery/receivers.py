@@ -12,7 +12,7 @@ from delivery import deletion, steering
 
 @receiver(connection_changed)
 def follow_connection(sender: Any, connection_id: uuid.UUID, **kwargs: Any) -> None:
-    """Give the connection's lane its copy of limit and hold; a connection that was mended starts with a closed breaker."""
+    """Give the lane its copy of limit and hold; a connection that was mended starts with a closed breaker."""
     connection = Connection.objects.get(pk=connection_id)
     if connection.status == Connection.Status.DELETED:
         deletion.on_connection_deleted(connection_id)

@@ -14,11 +14,11 @@ from django.db import connection, transaction
 from psycopg2 import Binary
 from psycopg2.extras import Json, execute_values
 
-from connections import providers, vault
+from connections import vault
 from connections.providers.base import Outcome
 from delivery import breaker, steering
 from delivery.breaker import Health
-from delivery.dispatch import Result
+from delivery.dispatch import Result, repeatable
 from delivery.retry import next_delay
 from workspaces import ids
 
@@ -50,7 +50,7 @@ def decide(result: Result, now: datetime) -> Settled:
         return replace(same, status="dead", cause="rejected")
     if verdict.outcome == Outcome.BROKEN:
         return replace(same, status="held", cause=verdict.hold or "disabled")
-    if result.is_ours:
+    if verdict.is_ours:
         return _lost(same, now + OUR_FAULT_DELAY)
     if verdict.outcome == Outcome.UNCERTAIN and not result.may_repeat:
         return replace(same, status="dead", cause="uncertain")
@@ -151,7 +151,7 @@ class Change:
             self.hold, self.reason = verdict.hold, verdict.words
         elif verdict.outcome == Outcome.DELIVERED:
             self.health, self.paused_until = breaker.after_success(self.health, now), None
-        elif verdict.outcome in (Outcome.RETRY, Outcome.UNCERTAIN) and not result.is_ours:
+        elif verdict.outcome in (Outcome.RETRY, Outcome.UNCERTAIN) and not verdict.is_ours:
             self._take_failure(result, now)
 
     def _take_failure(self, result: Result, now: datetime) -> None:
@@ -202,7 +202,7 @@ def _changes_nothing(result: Result, healths: dict[uuid.UUID, Health]) -> bool:
     health = healths.get(result.job.connection_id)
     if result.verdict.outcome == Outcome.DELIVERED and health is not None:
         return breaker.after_success(health, datetime.now(UTC)) is health
-    return result.verdict.outcome == Outcome.REJECTED or result.is_ours
+    return result.verdict.outcome == Outcome.REJECTED or result.verdict.is_ours
 
 
 def _healths(connection_ids: Iterable[uuid.UUID], *, lock: bool) -> dict[uuid.UUID, Health]:
@@ -310,4 +310,4 @@ def _not_repeatable(delivery_ids: list[uuid.UUID]) -> list[uuid.UUID]:
             " WHERE d.id = ANY(%s)",
             [delivery_ids],
         )
-        return [row[0] for row in cursor.fetchall() if not providers.may_repeat(row[1], row[2])]
+        return [row[0] for row in cursor.fetchall() if not repeatable(row[1], row[2])]

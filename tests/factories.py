@@ -1,0 +1,66 @@
+"""Rows for tests, with the least that each test must say."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+from connections import vault
+from connections.models import Connection
+from connections.providers.webhook import new_signing_secret
+from delivery import fanout
+from delivery.models import Delivery, Event, Payload, Rule, Unrouted
+from workspaces import ids
+from workspaces.models import Workspace
+
+_numbers = count(1)
+
+
+def make_workspace(**values: Any) -> Workspace:
+    number = next(_numbers)
+    return Workspace.objects.create(**{"name": f"Workspace {number}", "external_id": f"tenant_{number}"} | values)
+
+
+def make_connection(workspace: Workspace, *, url: str = "https://example.com/hook", **values: Any) -> Connection:
+    """An active webhook connection with a sealed signing secret."""
+    values = {"type": "webhook", "name": f"Hook {next(_numbers)}", "config": {"url": url}} | values
+    secret = values.pop("secret", None) or {"signing_secret": new_signing_secret(), "previous": []}
+    connection = Connection.objects.create(workspace=workspace, **values)
+    vault.seal(
+        secret,
+        workspace_id=workspace.pk,
+        owner_kind="connection",
+        owner_id=connection.pk,
+        kind=vault.CREDENTIALS,
+    )
+    return connection
+
+
+def make_rule(connection: Connection, **values: Any) -> Rule:
+    """A rule for every event."""
+    values = {"event": "*", "action": "send"} | values
+    return Rule.objects.create(workspace=connection.workspace, connection=connection, **values)
+
+
+def make_event(workspace: Workspace, payload: dict[str, Any] | None = None, *, type: str = "lead.created") -> Event:
+    """An event that waits for fan-out."""
+    now, event_id = datetime.now(UTC), ids.uuid7()
+    body = json.dumps({"email": "ada@example.com"} if payload is None else payload)
+    event = Event.objects.create(id=event_id, workspace=workspace, type=type, payload_bytes=len(body), created_at=now)
+    Payload.objects.create(event=event, workspace=workspace, body=body)
+    Unrouted.objects.create(event=event, workspace=workspace, created_at=now)
+    return event
+
+
+def make_deliveries(connection: Connection, number: int = 1) -> list[Delivery]:
+    """Pending deliveries of as many events, because of one rule of the connection's."""
+    rule = Rule.objects.filter(connection=connection, deleted_at=None).first() or make_rule(connection)
+    events = [make_event(connection.workspace) for _ in range(number)]
+    fanout.fan_out([event.pk for event in events])
+    return list(Delivery.objects.filter(rule=rule, event__in=events).order_by("id"))
+
+
+def lapse_lease(delivery: Delivery) -> None:
+    """Let a claim's lease end, as if its worker had been lost a while ago."""
+    ended = datetime.now(UTC) - timedelta(seconds=1)
+    Delivery.objects.filter(pk=delivery.pk).update(lease_until=ended)
