@@ -1,6 +1,6 @@
 """The scripts of one ring in the words of the tests."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redis import Redis
 
@@ -45,16 +45,20 @@ class Ring:
     def repair(self, most: int = 200) -> Repaired:
         return Repaired(*self.scripts.repair(keys=[self.prefix], args=(options.IN_FLIGHT, most, "0")))
 
-    def keys(self) -> set[str]:
+    def existing_keys(self) -> set[str]:
         """The keys that exist now, without their prefix."""
-        return {key.decode().removeprefix(self.prefix) for key in self.client.keys("*")}
+        return {text(key).removeprefix(self.prefix) for key in self.client.keys("*")}
 
     def waiting(self, lane: str) -> list[str]:
-        return [message_id.decode() for message_id in self.client.lrange(f"{self.prefix}waiting:{lane}", 0, -1)]
+        return [text(message_id) for message_id in self.client.lrange(f"{self.prefix}waiting:{lane}", 0, -1)]
 
     def order(self) -> list[str]:
         """The lanes in the ring, the next first."""
-        return [lane.decode() for lane in self.client.zrange(f"{self.prefix}ring", 0, -1)]
+        return [text(lane) for lane in self.client.zrange(f"{self.prefix}ring", 0, -1)]
+
+
+def text(value: Any) -> str:
+    return bytes(value).decode()
 
 
 def ids(leases: list[Lease]) -> list[str]:

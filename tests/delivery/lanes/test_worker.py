@@ -1,0 +1,185 @@
+"""Real workers: what they take, how they end, and what happens when they or their broker are killed."""
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from delivery.lanes.control import Lanes, RingStats
+from tests.delivery.lanes.ring import Ring
+from tests.delivery.lanes.valkey import PrivateValkey
+from tests.delivery.lanes.workers import Journal, Publisher, Worker
+from tests.polling import eventually
+
+IDLE = RingStats(ready=0, busy=0, paused=0, in_flight=0)
+QUICK = {"lane_lease_seconds": 1.0, "unacked_restore_interval": 0.5}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal")
+
+
+@pytest.fixture
+def publisher(valkey: PrivateValkey) -> Iterator[Publisher]:
+    publisher = Publisher(valkey.url)
+    yield publisher
+    publisher.close()
+
+
+@pytest.fixture
+def lanes(valkey: PrivateValkey) -> Iterator[Lanes]:
+    with valkey.client() as client:
+        yield Lanes(client)
+
+
+def each_once(publisher: Publisher) -> dict[str, int]:
+    return dict.fromkeys(publisher.sent, 1)
+
+
+def test_every_task_runs_once_and_nothing_is_left(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    publisher.send(300, lanes=40)
+    publisher.send(50, lanes=5, kind="fanout")
+    with Worker(valkey.url, tmp_path, queues="deliver,fanout") as worker:
+        eventually(lambda: journal.counts("end") == each_once(publisher), 20)
+        eventually(lambda: (lanes.ring_stats("deliver"), lanes.ring_stats("fanout")) == (IDLE, IDLE))
+        assert worker.stop() == 0
+    with valkey.client() as client:
+        assert set(client.keys("*lanes*")) <= {b"meshes:lanes:{deliver}:turn", b"meshes:lanes:{fanout}:turn"}
+        assert client.keys("_kombu.binding.*conn*") == []
+
+
+def test_a_worker_leases_no_more_than_its_threads_and_no_more_of_a_lane_than_its_cap(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    lanes.limit("conn.0", 2)
+    publisher.send(60, lanes=3, seconds=0.1)
+    most_leased, most_of_lane = 0, 0
+    with Worker(valkey.url, tmp_path, threads=6):
+        deadline = time.monotonic() + 20
+        while journal.counts("end") != each_once(publisher):
+            assert time.monotonic() < deadline
+            most_leased = max(most_leased, lanes.ring_stats("deliver").in_flight)
+            most_of_lane = max(most_of_lane, lanes.stats("conn.0").in_flight)
+    assert (most_leased, most_of_lane) == (6, 2)
+
+
+def test_an_idle_worker_wakes_when_a_pause_ends(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    with Worker(valkey.url, tmp_path).wait_until_ready():
+        until = datetime.now(UTC) + timedelta(seconds=1.5)
+        lanes.pause("conn.0", until)
+        publisher.send(1, lanes=1)
+        eventually(lambda: journal.counts("end") == {"t0": 1})
+        assert 0 <= journal.times("start")["t0"] - until.timestamp() < 2
+        lanes.pause("conn.0", datetime.now(UTC) + timedelta(hours=1))
+        publisher.send(1, lanes=1)
+        lanes.resume("conn.0")
+        eventually(lambda: journal.counts("end") == {"t0": 1, "t1": 1}, 2)
+
+
+@pytest.mark.fault
+def test_a_warm_shutdown_loses_and_doubles_nothing_and_leaves_no_lease(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    publisher.send(60, lanes=12, seconds=0.3)
+    with Worker(valkey.url, tmp_path, threads=4, worker_prefetch_multiplier=3) as worker:
+        eventually(lambda: len(journal.counts("end")) >= 4, 20)
+        assert worker.stop() == 0
+        assert re.search(r"Handed back [1-9]\d* unstarted messages\.", worker.log.read_text())
+    assert lanes.ring_stats("deliver").in_flight == 0
+    assert journal.counts("start") == journal.counts("end")
+    waiting = sum(lanes.depths([f"conn.{number}" for number in range(12)]))
+    assert waiting + len(journal.counts("end")) == 60
+    with Worker(valkey.url, tmp_path, threads=16):
+        eventually(lambda: journal.counts("end") == each_once(publisher), 20)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_ends_in_time_while_its_broker_is_away(
+    blow: signal.Signals, valkey: PrivateValkey, publisher: Publisher, journal: Journal, tmp_path: Path
+) -> None:
+    with Worker(valkey.url, tmp_path) as worker:
+        publisher.send(8, lanes=8, seconds=1.0)
+        eventually(lambda: len(journal.counts("start")) == 8, 20)
+        valkey.send(blow)
+        assert worker.stop(15) == 0
+    assert journal.counts("end") == each_once(publisher)
+
+
+@pytest.mark.fault
+def test_killed_workers_lose_no_message(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    publisher.send(500, lanes=100, seconds=0.05)
+    for kills in range(1, 6):
+        with Worker(valkey.url, tmp_path, threads=8, transport=QUICK) as worker:
+            eventually(partial(journal.has_ended, kills * 25), 20)
+            worker.kill()
+    with Worker(valkey.url, tmp_path, threads=32, transport=QUICK) as worker:
+        eventually(lambda: journal.counts("end").keys() == set(publisher.sent), 30)
+        eventually(lambda: lanes.ring_stats("deliver") == IDLE)
+        assert worker.stop() == 0
+    with valkey.client() as client:
+        assert Ring(client).existing_keys() & {"leases", "ring", "busy"} == set()
+
+
+@pytest.mark.fault
+def test_a_worker_goes_on_when_its_broker_comes_back_empty(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    with Worker(valkey.url, tmp_path) as worker:
+        running = publisher.send(8, lanes=8, seconds=1.5)
+        publisher.send(200, lanes=8)
+        eventually(lambda: journal.counts("start").keys() == set(running), 20)
+        valkey.kill()
+        eventually(lambda: "Connection to broker lost" in worker.log.read_text())
+        valkey.start()
+        later = publisher.send(20, lanes=4)
+        eventually(lambda: journal.counts("end").keys() >= set(running + later), 6)
+        assert journal.counts("start") == dict.fromkeys(running + later, 1)
+        assert worker.is_running()
+        assert worker.stop() == 0
+    assert lanes.ring_stats("deliver") == IDLE
+
+
+@pytest.mark.fault
+def test_a_broken_connection_doubles_nothing_and_its_tasks_are_settled(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    with Worker(valkey.url, tmp_path, threads=4) as worker, valkey.client() as client:
+        publisher.send(30, lanes=10, seconds=0.3)
+        eventually(lambda: len(journal.counts("start")) >= 8, 20)
+        for connection in client.client_list():
+            if connection["id"] != str(client.client_id()):
+                client.client_kill_filter(_id=connection["id"])
+        eventually(lambda: journal.counts("end") == each_once(publisher), 20)
+        eventually(lambda: lanes.ring_stats("deliver") == IDLE)
+        assert journal.counts("start") == each_once(publisher)
+        assert worker.is_running()
+
+
+@pytest.mark.fault
+def test_a_worker_survives_a_broker_that_stands_still_and_forgets_its_scripts(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    with Worker(valkey.url, tmp_path) as worker, valkey.client() as client:
+        publisher.send(100, lanes=10, seconds=0.02)
+        eventually(lambda: len(journal.counts("end")) >= 10, 20)
+        client.script_flush()
+        eventually(lambda: len(journal.counts("end")) >= 40, 20)
+        valkey.send(signal.SIGSTOP)
+        eventually(lambda: "Connection to broker lost" in worker.log.read_text())
+        valkey.send(signal.SIGCONT)
+        eventually(lambda: journal.counts("end") == each_once(publisher), 20)
+        eventually(lambda: lanes.ring_stats("deliver") == IDLE)
+        assert worker.is_running()
