@@ -27,7 +27,11 @@ def pytest_load_initial_conftests() -> Iterator[None]:
         _prepare_environment()
     else:
         os.environ["REDIS_URL"] = _with_database(os.environ["REDIS_URL"], 1 + int(worker.removeprefix("gw")))
-    return (yield)
+    try:
+        return (yield)
+    except BaseException:
+        pytest_unconfigure()  # which pytest calls only for a run that came further than this
+        raise
 
 
 def pytest_unconfigure() -> None:

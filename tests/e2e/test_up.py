@@ -1,0 +1,140 @@
+"""`make up`: ready with everything a script needs, restarts what dies, recovers from kill -9, leaves nothing."""
+
+import os
+import signal
+import stat
+
+import psutil
+import pytest
+import requests
+
+from tests.e2e.running import RunningUp
+from tests.polling import eventually
+
+SERVICES = {"postgres", "valkey", "web", "fanout", "deliver", "sweep", "flower"}
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    up = RunningUp(tmp_path_factory.mktemp("up") / "data")
+    try:
+        up.start()
+        yield up
+    finally:
+        up.end()
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_stack_json_has_what_scripts_need_and_nobody_else_reads_it(up):
+    state = up.state
+    assert stat.S_IMODE((up.folder / "stack.json").stat().st_mode) == 0o600
+    assert state.keys() == {
+        *("api_url", "admin_url", "flower_url", "account_key", "admin_user", "admin_password"),
+        *("flower_user", "flower_password", "pids", "supervisor_pid", "database_url", "redis_url"),
+    }
+    assert state["pids"].keys() == SERVICES
+    assert all(psutil.Process(pid).is_running() for pid in state["pids"].values())
+
+
+def test_the_account_key_opens_the_api(up):
+    assert up.get("/api/v1/workspaces").status_code == 200
+    assert requests.get(up.state["api_url"] + "/api/v1/workspaces", timeout=10).status_code == 401
+
+
+def test_docs_and_schema_are_served(up):
+    assert requests.get(up.state["api_url"] + "/api/docs", timeout=30).status_code == 200
+    assert requests.get(up.state["api_url"] + "/api/schema", timeout=30).status_code == 200
+
+
+def test_the_admin_lets_the_user_admin_in(up):
+    state = up.state
+    with requests.Session() as browser:
+        login = state["admin_url"] + "login/"
+        browser.get(login, timeout=10)
+        form = {"username": state["admin_user"], "password": state["admin_password"], "next": "/admin/"}
+        form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
+        answer = browser.post(login, data=form, headers={"Referer": login}, timeout=10)
+    assert answer.status_code == 200
+    assert answer.url == state["admin_url"]
+
+
+def test_flower_wants_its_password(up):
+    state = up.state
+    assert requests.get(state["flower_url"] + "/workers", timeout=10).status_code == 401
+    login = (state["flower_user"], state["flower_password"])
+    assert requests.get(state["flower_url"] + "/workers", auth=login, timeout=10).status_code == 200
+
+
+def test_no_password_is_on_a_command_line(up):
+    state = up.state
+    lines = [" ".join(process.cmdline()) for process in up.processes()]
+    secrets = [state[name] for name in ("account_key", "admin_password", "flower_password", "redis_url")]
+    assert not [line for line in lines for secret in secrets if secret in line]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_killed_service_is_started_again_and_pids_say_so(up, name):
+    before = up.state["pids"][name]
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: up.state["pids"].get(name, before) != before, 20)
+    assert psutil.Process(up.state["pids"][name]).is_running()
+    eventually(lambda: requests.get(up.state["api_url"] + "/readyz", timeout=10).status_code == 200, 30)
+
+
+def test_a_second_up_in_the_folder_is_refused_and_disturbs_nothing(up):
+    before = up.state
+    second = RunningUp(up.folder).launch()
+    printed, _ = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "Another stack is running" in printed
+    assert up.state == before
+
+
+@pytest.mark.fault
+def test_kill_9_of_everything_then_up_again_then_ctrl_c(tmp_path):
+    up = RunningUp(tmp_path / "data")
+    try:
+        up.start()
+        key = up.state["account_key"]
+        assert up.call("POST", "/api/v1/workspaces", json={"name": "Kept", "external_id": "kept"}).status_code == 201
+        for victim in (psutil.Process(up.running_process.pid), *up.processes()):
+            victim.kill()
+        up.running_process.wait()
+        up.start()
+        assert up.state["account_key"] == key
+        assert up.get("/api/v1/workspaces/kept").json()["name"] == "Kept"
+        running = up.processes()
+        assert len(running) >= len(SERVICES)
+        assert "Stopping" in up.send(signal.SIGINT)
+        assert up.running_process.returncode == 0
+        assert [process for process in running if not is_gone(process)] == []
+        assert {path.name for path in up.folder.iterdir()} == {"lock", "logs", "postgres", "stack.env", "valkey"}
+    finally:
+        up.end()
+
+
+@pytest.mark.fault
+def test_kill_9_of_up_alone_leaves_nothing_running(tmp_path):
+    up = RunningUp(tmp_path / "data")
+    try:
+        up.start()
+        running = up.processes()
+        up.send(signal.SIGKILL)
+        eventually(lambda: all(is_gone(process) for process in running), 20)
+    finally:
+        up.end()
+
+
+def test_a_port_that_is_taken_is_said(tmp_path, up):
+    taken = up.state["api_url"].rpartition(":")[2]
+    second = RunningUp(tmp_path / "data", {"MESHES_PORT": taken}).launch()
+    printed, _ = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert f"Port {taken} is taken. MESHES_PORT chooses another; 0 means any free one." in printed
