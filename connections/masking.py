@@ -49,11 +49,6 @@ class Redactor:
         return urlunsplit(parts._replace(query=query))
 
 
-def hints(credentials: Mapping[str, Any]) -> dict[str, str]:
-    """The masks to show for credentials: `{"token": "••••1234"}`. Strings of the first level only."""
-    return {key: value.masked_hint() for key, value in credentials.items() if isinstance(value, Secret)}
-
-
 def _leaves(value: Any) -> Iterable[str]:
     if isinstance(value, Secret):
         yield value.reveal()

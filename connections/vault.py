@@ -131,16 +131,20 @@ def open(
     kind: str,
     actor: str,
     purpose: str,
+    oldest_version: int = 1,
 ) -> Opened:
     """Open the owner's document and record who did, and why, in the transaction that reads it.
 
-    Raises CredentialRefused. A refusal is recorded too, unless the caller's own transaction rolls back because of it.
+    Raises CredentialRefused, also for a version before `oldest_version`. A refusal is recorded too, unless the caller's
+    own transaction rolls back because of it.
     """
     opened, refused = None, None
     with transaction.atomic():
         row = _with_token(_rows(workspace_id, owner_kind, owner_id, kind)).values_list("version", "token").first()
         version, token = row or (0, None)
         try:
+            if version < oldest_version:
+                raise CredentialRefused("there is no document of this version")
             secret = open_document(
                 token, workspace_id=workspace_id, owner_kind=owner_kind, owner_id=owner_id, kind=kind, version=version
             )

@@ -5,7 +5,7 @@ request, and, where the status alone does not tell, `classify`, from the answer 
 database nor a socket: everything it may know is in the `Shipment`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Literal
@@ -137,7 +137,7 @@ class Provider:
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
         """What is wrong between fields that are each right; pointers begin with /config or /credentials.
 
-        The values of `credentials` are plain text here.
+        Of credentials only which are there counts: their values may be masks.
         """
         return ()
 
@@ -165,10 +165,13 @@ class Provider:
         """The config with defaults. Raises InvalidFields with pointers below /config."""
         return clean(self.config_fields, config, "/config")
 
-    def clean_credentials(self, credentials: Mapping[str, Any]) -> dict[str, Any]:
-        """What a user may give, in plain text. Raises InvalidFields with pointers below /credentials."""
+    def clean_credentials(self, credentials: Mapping[str, Any], kept: Collection[str] = ()) -> dict[str, Any]:
+        """What a user gives, in plain text. Raises InvalidFields with pointers below /credentials.
+
+        `kept` names those that are stored and stay.
+        """
         given = [declared for declared in self.credential_fields if not declared.generated]
-        return clean(given, credentials, "/credentials")
+        return clean(given, credentials, "/credentials", kept)
 
     def frozen_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The part of the config that shapes the body, to be stored with a delivery."""

@@ -4,7 +4,7 @@ Validation, masking, the catalogue, the admin form and the docs page all derive 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -106,8 +106,11 @@ def pointer_to(root: str, *path: str) -> str:
     return root + "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path)
 
 
-def clean(fields: Iterable[Field], values: Mapping[str, Any], root: str) -> dict[str, Any]:
-    """The values with defaults filled in. Raises InvalidFields for unknown, missing or malformed ones."""
+def clean(fields: Iterable[Field], values: Mapping[str, Any], root: str, kept: Collection[str] = ()) -> dict[str, Any]:
+    """The values with defaults filled in. Raises InvalidFields for unknown, missing or malformed ones.
+
+    Required fields among `kept` are stored already.
+    """
     known = {declared.key: declared for declared in fields}
     check = _Check(root)
     for key in values.keys() - known.keys():
@@ -118,7 +121,7 @@ def clean(fields: Iterable[Field], values: Mapping[str, Any], root: str) -> dict
         if value is None:
             if declared.default is not None:
                 cleaned[key] = declared.default
-            elif declared.required:
+            elif declared.required and key not in kept:
                 check.refuse("This field is required.", "required", key)
         else:
             _check_value(declared, value, check)

@@ -1,0 +1,138 @@
+"""A connection's credentials as one document: what is given, what stays, what Meshes makes. Pure but for the vault.
+
+A document is `{key: Secret, …}` with what a provider keeps beside (a webhook's replaced secrets). Its masks, the hints,
+stand in the connection's row. A hint that is sent back leaves its secret as it is.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from connections import vault
+from connections.models import Connection
+from connections.providers.base import FieldProblem, InvalidFields, Provider
+from connections.secret import MASK, Secret
+
+
+class Lost(Exception):  # noqa: N818 - names the state
+    """The stored credentials do not open, and only their owner can give them again."""
+
+
+def read_given(provider: Provider, given: Mapping[str, Any], hints: Mapping[str, str]) -> dict[str, Any]:
+    """What is given and differs from what is stored; None removes. Raises InvalidFields.
+
+    `hints` are the masks of what is stored, empty for a new connection.
+    """
+    generated = generated_keys(provider)
+    changed, problems = {}, []
+    for key, value in given.items():
+        if isinstance(value, str) and value == hints.get(key):
+            continue
+        if key in generated:
+            problems.append(FieldProblem(f"/credentials/{key}", "Meshes makes this secret; rotate it.", "generated"))
+        elif isinstance(value, str) and value.startswith(MASK):
+            problems.append(FieldProblem(f"/credentials/{key}", "This is not the mask of the stored secret.", "mask"))
+        else:
+            changed[key] = value
+    if problems:
+        raise InvalidFields(problems)
+    removed = {key: None for key, value in changed.items() if value is None}
+    return removed | provider.clean_credentials(changed, kept=hints.keys() - changed.keys())
+
+
+def present_after(provider: Provider, hints: Mapping[str, str], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The credentials of the owner's that there will be, masks standing for those that stay."""
+    kept = {key: hint for key, hint in hints.items() if key in user_keys(provider)}
+    return {key: value for key, value in {**kept, **changed}.items() if value is not None}
+
+
+def make(provider: Provider, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The document of a new connection, and the secrets in it that Meshes made, in plain text."""
+    made = provider.make_secrets()
+    return _wrap({**given, **made}), _strings(made)
+
+
+def replace(
+    provider: Provider, connection: Connection, changed: Mapping[str, Any], actor: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The document with the change, and what had to be made for it because the old document does not open.
+
+    Raises Lost where something of the owner's would be missing then.
+    """
+    made: dict[str, Any] = {}
+    try:
+        current = open_all(connection, actor, "replace credentials")
+    except vault.CredentialRefused:
+        if (user_keys(provider) & connection.credential_hints.keys()) - changed.keys():
+            raise Lost from None
+        current = made = provider.make_secrets()
+    merged = {key: value for key, value in {**current, **changed}.items() if value is not None}
+    return _wrap(merged), _strings(made)
+
+
+def rotate(provider: Provider, connection: Connection, actor: str) -> tuple[dict[str, Any], dict[str, str]] | None:
+    """The document with newly generated secrets, and these in plain text; None where the provider has none.
+
+    Raises Lost.
+    """
+    try:
+        current = open_all(connection, actor, "rotate secret")
+        document = provider.rotate_secrets(current, datetime.now(UTC))
+    except vault.CredentialRefused:
+        if user_keys(provider) & connection.credential_hints.keys():
+            raise Lost from None
+        document = provider.make_secrets()
+    if not document:
+        return None
+    sealed = _wrap(document)
+    return sealed, {key: sealed[key].reveal() for key in generated_keys(provider) & sealed.keys()}
+
+
+def open_all(connection: Connection, actor: str, purpose: str) -> dict[str, Any]:
+    """The opened document, with an access record. Raises vault.CredentialRefused."""
+    return vault.open(
+        workspace_id=connection.workspace_id,
+        owner_kind="connection",
+        owner_id=connection.pk,
+        kind=vault.CREDENTIALS,
+        actor=actor,
+        purpose=purpose,
+    ).secret
+
+
+def seal(connection: Connection, document: Mapping[str, Any]) -> None:
+    """Keep the document under its next version; the one before is gone. In the transaction that holds the row."""
+    vault.seal(
+        document,
+        workspace_id=connection.workspace_id,
+        owner_kind="connection",
+        owner_id=connection.pk,
+        kind=vault.CREDENTIALS,
+    )
+
+
+def destroy(connection: Connection) -> None:
+    """Delete everything that is sealed for the connection."""
+    vault.destroy(workspace_id=connection.workspace_id, owner_kind="connection", owner_id=connection.pk)
+
+
+def hints_of(document: Mapping[str, Any]) -> dict[str, str]:
+    """The masks to show: `{"token": "••••1234"}`."""
+    return {key: value.masked_hint() for key, value in document.items() if isinstance(value, Secret)}
+
+
+def generated_keys(provider: Provider) -> set[str]:
+    return {declared.key for declared in provider.credential_fields if declared.generated}
+
+
+def user_keys(provider: Provider) -> set[str]:
+    return {declared.key for declared in provider.credential_fields if not declared.generated}
+
+
+def _wrap(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Strings of the first level as Secrets."""
+    return {key: Secret(value) if isinstance(value, str) else value for key, value in document.items()}
+
+
+def _strings(made: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value for key, value in made.items() if isinstance(value, str)}

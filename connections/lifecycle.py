@@ -1,0 +1,242 @@
+"""What happens to a connection by its owner's will: create, edit, pause, resume, rotate, delete.
+
+Each change is one conditional UPDATE, so that of two at once one wins and the other is told. Names are looked up,
+and secrets opened, before the transaction. After the commit `connection_changed` is sent.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from django.db import transaction
+from django.db.models import F
+
+from connections import credentials as keeping
+from connections import outbound, providers
+from connections.models import Connection
+from connections.providers.base import FieldProblem, InvalidFields, Provider
+from connections.signals import connection_changed
+
+Status = Connection.Status
+
+TUNING = frozenset({"retry_schedule", "in_flight", "rate", "timeout_seconds"})
+"""Columns that an owner may set as they are."""
+
+
+class Conflict(Exception):  # noqa: N818 - names the state
+    """The connection is not in the state that this change starts from. `str()` says why, for the API."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The row after a change, and the secrets that it made: to be shown once, in plain text."""
+
+    connection: Connection
+    made: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def create(
+    workspace_id: uuid.UUID,
+    type: str,
+    name: str,
+    config: Mapping[str, Any],
+    credentials: Mapping[str, Any],
+    tuning: Mapping[str, Any],
+) -> Change:
+    """A new, active connection. Raises UnknownProvider and InvalidFields."""
+    provider = providers.get(type)
+    given = keeping.read_given(provider, credentials, {})
+    cleaned = check(provider, config, given)
+    document, made = keeping.make(provider, given)
+    with transaction.atomic():
+        connection = Connection.objects.create(
+            workspace_id=workspace_id,
+            type=type,
+            name=name,
+            config=cleaned,
+            credential_hints=keeping.hints_of(document),
+            **{column: value for column, value in tuning.items() if column in TUNING},
+        )
+        keeping.seal(connection, document)
+        _announce(connection)
+    return Change(connection, made)
+
+
+def edit(
+    connection: Connection,
+    *,
+    actor: str,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    credentials: Mapping[str, Any] | None = None,
+    tuning: Mapping[str, Any] | None = None,
+) -> Change:
+    """Change what is given; in config and credentials key by key, None removing one.
+
+    New credentials end `needs_reauth` and `credential_error`. Where the old ones do not open any more, the generated
+    secrets are made anew too. Raises InvalidFields, and Conflict when the connection changed meanwhile.
+    """
+    provider = providers.get(connection.type)
+    values = {column: value for column, value in (tuning or {}).items() if column in TUNING}
+    if name is not None:
+        values["name"] = name
+    changed = keeping.read_given(provider, credentials or {}, connection.credential_hints)
+    if config or changed:
+        merged = {key: value for key, value in {**connection.config, **(config or {})}.items() if value is not None}
+        present = keeping.present_after(provider, connection.credential_hints, changed)
+        values["config"] = check(provider, merged, present, saved=connection.config)
+    if not changed:
+        return _save(connection, values)
+    try:
+        document, made = keeping.replace(provider, connection, changed, actor)
+    except keeping.Lost:
+        raise Conflict("The stored credentials do not open. Send all of them again.") from None
+    return _save(connection, values, document, made)
+
+
+def rotate_secret(connection: Connection, *, actor: str) -> Change:
+    """A newly generated secret; the one before goes on signing for the provider's overlap. Raises Conflict."""
+    provider = providers.get(connection.type)
+    try:
+        rotated = keeping.rotate(provider, connection, actor)
+    except keeping.Lost:
+        raise Conflict("The stored credentials do not open. Send all of them again.") from None
+    if rotated is None:
+        raise Conflict(f"{provider.name} has no secret that Meshes makes.")
+    return _save(connection, {}, *rotated)
+
+
+def pause(connection: Connection) -> Connection:
+    """Hold all deliveries until `resume`; pausing twice changes nothing. Raises Conflict when it is held otherwise."""
+    if not _move(connection, [Status.ACTIVE], Status.PAUSED, "Paused by its owner."):
+        current = _reload(connection)
+        if current.status != Status.PAUSED:
+            raise Conflict(f"The connection is {current.status}; its deliveries are held already.")
+    return _reload(connection)
+
+
+def resume(connection: Connection) -> Connection:
+    """End whatever holds the connection, a pause of its lane too. Raises Conflict for a deleted one."""
+    held = [status for status in Status if status != Status.DELETED]
+    if not _move(connection, held, Status.ACTIVE, ""):
+        raise Conflict("The connection has been deleted.")
+    return _reload(connection)
+
+
+def delete(connection: Connection) -> bool:
+    """Leave a tombstone: history stays readable, secrets are destroyed. False when that was done before."""
+    now = datetime.now(UTC)
+    with transaction.atomic():
+        rows = _rows(connection).exclude(status=Status.DELETED)
+        if not rows.update(
+            status=Status.DELETED, status_reason="", status_changed_at=now, deleted_at=now, updated_at=now,
+            paused_until=None, credential_hints={}, config=_without_queries(connection), version=F("version") + 1,
+        ):  # fmt: skip
+            return False
+        keeping.destroy(connection)
+        _announce(connection)
+    return True
+
+
+def hold(connection: Connection, status: str, reason: str) -> bool:
+    """Take an active connection out of service; False when it was not active."""
+    return _move(connection, [Status.ACTIVE], status, reason)
+
+
+def mend(connection: Connection) -> bool:
+    """A test has succeeded: end what a failure began. A user's own pause stays. False when there was nothing."""
+    return _move(connection, [Status.DISABLED, Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR], Status.ACTIVE, "")
+
+
+def check(
+    provider: Provider,
+    config: Mapping[str, Any],
+    credentials: Mapping[str, Any],
+    saved: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The config with defaults. Raises InvalidFields.
+
+    URLs that are not those `saved` are shown to the outbound door, which looks names up; credentials only by presence.
+    """
+    cleaned = provider.clean_config(config)
+    problems = list(provider.check(cleaned, credentials))
+    for declared in provider.config_fields:
+        url = cleaned.get(declared.key)
+        if declared.type == "url" and url is not None and url != (saved or {}).get(declared.key):
+            problems += _url_problems(f"/config/{declared.key}", url)
+    if problems:
+        raise InvalidFields(problems)
+    return cleaned
+
+
+def _url_problems(pointer: str, url: str) -> list[FieldProblem]:
+    try:
+        outbound.check_url(url)
+    except outbound.Refused as error:
+        return [FieldProblem(pointer, error.words, "url")]
+    except outbound.OutboundError:
+        return []  # what cannot be looked up now is looked up when it is dialled
+    return []
+
+
+def _rows(connection: Connection) -> Any:
+    return Connection.objects.filter(pk=connection.pk, workspace_id=connection.workspace_id)
+
+
+def _reload(connection: Connection) -> Connection:
+    row: Connection = _rows(connection).get()
+    return row
+
+
+def _save(
+    connection: Connection,
+    values: Mapping[str, Any],
+    document: Mapping[str, Any] | None = None,
+    made: Mapping[str, str] | None = None,
+) -> Change:
+    """Write the columns, and a new document, over the version that was read. Raises Conflict."""
+    now = datetime.now(UTC)
+    hints = {} if document is None else {"credential_hints": keeping.hints_of(document)}
+    rows = _rows(connection).filter(version=connection.version).exclude(status=Status.DELETED)
+    with transaction.atomic():
+        if not rows.update(**values, **hints, version=F("version") + 1, updated_at=now):
+            raise Conflict("The connection has been changed or deleted meanwhile; read it again.")
+        if document is not None:
+            keeping.seal(connection, document)
+            _rows(connection).filter(status__in=[Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR]).update(
+                status=Status.ACTIVE, status_reason="", status_changed_at=now
+            )
+        _announce(connection)
+    return Change(_reload(connection), made or {})
+
+
+def _move(connection: Connection, origins: list[Any], status: str, reason: str) -> bool:
+    """Change the status, where it is one of `origins`. Who asks for `active` ends pauses too."""
+    now = datetime.now(UTC)
+    values: dict[str, Any] = {"status": status, "status_reason": reason, "status_changed_at": now, "updated_at": now}
+    if status == Status.ACTIVE:
+        values["paused_until"] = None
+    with transaction.atomic():
+        moved = bool(_rows(connection).filter(status__in=origins).update(**values))
+        if moved:
+            _announce(connection)
+    return moved
+
+
+def _announce(connection: Connection) -> None:
+    send = partial(connection_changed.send_robust, sender=Connection, connection_id=connection.pk)
+    transaction.on_commit(send)
+
+
+def _without_queries(connection: Connection) -> dict[str, Any]:
+    """The config for a tombstone: queries of URLs may carry keys."""
+    provider = providers.get(connection.type)
+    urls = {declared.key for declared in provider.config_fields if declared.type == "url"}
+    return {
+        key: urlunsplit(urlsplit(value)._replace(query="")) if key in urls else value
+        for key, value in connection.config.items()
+    }

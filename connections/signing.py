@@ -1,0 +1,37 @@
+"""The signing secrets of API keys, kept in the vault for the layer below (`MESHES_SIGNING_SECRETS`)."""
+
+import os
+import socket
+import uuid
+
+from connections import vault
+from connections.secret import Secret
+
+KIND = "signing_secret"
+
+
+class KeySigningSecrets:
+    """Seals one secret per API key; `workspaces.signing.SigningSecrets` says what is asked of it."""
+
+    def seal(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, secret: str) -> None:
+        """Keep the signing secret of a key's present version. One seal per version: both count from 1."""
+        vault.seal(
+            {"signing_secret": secret}, workspace_id=workspace_id, owner_kind="api_key", owner_id=key_id, kind=KIND
+        )
+
+    def open(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, version: int, purpose: str) -> Secret:
+        """The secret, with an access record in the name of this process. Raises CredentialRefused.
+
+        A document older than the key's version is refused. A newer one opens: the caller has not yet seen a rotation.
+        """
+        opened = vault.open(
+            workspace_id=workspace_id,
+            owner_kind="api_key",
+            owner_id=key_id,
+            kind=KIND,
+            actor=f"{socket.gethostname()}:{os.getpid()}",
+            purpose=purpose,
+            oldest_version=version,
+        )
+        secret: Secret = opened.secret["signing_secret"]
+        return secret
