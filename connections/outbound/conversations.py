@@ -33,8 +33,8 @@ def session(deadline_seconds: float = DEADLINE_SECONDS, *, policy: Policy | None
     made.headers = CaseInsensitiveDict({"User-Agent": USER_AGENT, "Accept": "*/*"})
     made.adapters.clear()
     adapter = _DoorAdapter(deadline_seconds, policy)
-    made.mount("https://", adapter)
-    made.mount("http://", adapter)
+    for prefix in ("https://", "http://", ""):  # the last for whatever else, which the door refuses
+        made.mount(prefix, adapter)
     return made
 
 

@@ -83,10 +83,10 @@ class _Attempt:
 
     def perform(self, handle: Handle) -> tuple[int, Reading]:
         curl = handle.curl
-        self._guard(curl)
-        self._pin(handle)
-        self._describe(curl)
         try:
+            self._guard(curl)
+            self._pin(handle)
+            self._describe(curl)
             curl.perform()
         except pycurl.error as error:
             if self.reading.stopped is not Stop.BODY_FULL:

@@ -65,7 +65,7 @@ _NOT_HTTP = frozenset({pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_HTTP2, pycurl.E_B
 """8 is CURLE_WEIRD_SERVER_REPLY, which pycurl names after FTP."""
 
 _CERTIFICATE_WORDS = {
-    0: "The certificate of the server is not valid for this host name.",  # a valid one, and libcurl itself refused it
+    1: "The certificate of the server is not valid for this host name.",  # libcurl's own check
     9: "The certificate of the server is not valid yet.",
     10: "The certificate of the server has expired.",
     18: "The certificate of the server is self-signed.",

@@ -23,7 +23,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 def loopback_named(*addresses: str, **changes) -> Policy:
     """The policy of loopback, in whose world every name has these addresses."""
-    return replace(LOOPBACK, lookup=lambda host: list(addresses), **changes)
+    return replace(LOOPBACK, **{"lookup": lambda host: list(addresses), **changes})
 
 
 class Receiver:
@@ -83,7 +83,7 @@ class Receiver:
             raw.close()
 
 
-Handle = Callable[[socket.socket, Receiver], None]
+Handle = Callable[[socket.socket, Receiver], object]
 
 
 @contextmanager
