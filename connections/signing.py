@@ -6,6 +6,7 @@ import uuid
 
 from connections import vault
 from connections.secret import Secret
+from workspaces.signing import SigningSecretRefused
 
 KIND = "signing_secret"
 
@@ -20,18 +21,25 @@ class KeySigningSecrets:
         )
 
     def open(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, version: int, purpose: str) -> Secret:
-        """The secret, with an access record in the name of this process. Raises CredentialRefused.
+        """The secret, with an access record in the name of this process. Raises SigningSecretRefused.
 
         A document older than the key's version is refused. A newer one opens: the caller has not yet seen a rotation.
         """
-        opened = vault.open(
-            workspace_id=workspace_id,
-            owner_kind="api_key",
-            owner_id=key_id,
-            kind=KIND,
-            actor=f"{socket.gethostname()}:{os.getpid()}",
-            purpose=purpose,
-            oldest_version=version,
-        )
+        try:
+            opened = vault.open(
+                workspace_id=workspace_id,
+                owner_kind="api_key",
+                owner_id=key_id,
+                kind=KIND,
+                actor=f"{socket.gethostname()}:{os.getpid()}",
+                purpose=purpose,
+                oldest_version=version,
+            )
+        except vault.CredentialRefused as error:
+            raise SigningSecretRefused(error.reason) from error
         secret: Secret = opened.secret["signing_secret"]
         return secret
+
+    def destroy(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None) -> None:
+        """Forget the secret of a key that was revoked."""
+        vault.destroy(workspace_id=workspace_id, owner_kind="api_key", owner_id=key_id)

@@ -1,0 +1,111 @@
+"""The test of a connection: one real request through the door, judged as a delivery's answer would be."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from django.conf import settings
+
+from connections import credentials as keeping
+from connections import lifecycle, outbound, providers, vault
+from connections.masking import Redactor
+from connections.models import Connection
+from connections.providers.base import Outcome, Provider, Shipment, Verdict
+from workspaces import ids
+
+EVENT_TYPE = "meshes.test"
+EVENT_BODY = '{"message":"This is a test of your connection. Nothing has happened."}'
+ANSWER_LIMIT = 16 * 1024
+"""Bytes of the answer that are shown."""
+
+NO_TEST = "no_test"
+_REFUSED = Verdict(
+    Outcome.BROKEN, "credential_error", "The stored credentials do not open. Replace them.", hold="credential_error"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What the test of a connection came to. `ok` is None where the vendor has no check; all secrets are masked."""
+
+    ok: bool | None
+    outcome: str
+    error_class: str = ""
+    words: str = ""
+    duration_ms: int | None = None
+    request: dict[str, Any] | None = field(default=None, repr=False)
+    response: dict[str, Any] | None = field(default=None, repr=False)
+
+
+def probe(connection: Connection, *, actor: str) -> Probe:
+    """Send the provider's test request and judge the answer.
+
+    Success ends `disabled`, `needs_reauth` and `credential_error`; failure changes nothing, but credentials that do not
+    open put an active connection in `credential_error`. Raises nothing.
+    """
+    provider = providers.get(connection.type)
+    try:
+        credentials = keeping.open_all(connection, actor, "test")
+    except vault.CredentialRefused:
+        lifecycle.hold(connection, Connection.Status.CREDENTIAL_ERROR, _REFUSED.words)
+        return Probe(False, _REFUSED.outcome, _REFUSED.error_class, _REFUSED.words)
+    request = provider.build_test(_shipment(provider, connection, credentials))
+    if request is None:
+        return Probe(None, NO_TEST, words=provider.test)
+    answer = _send(request, connection)
+    verdict = provider.classify(answer, provider.actions[0].slug)
+    if verdict.outcome == Outcome.DELIVERED:
+        lifecycle.mend(connection)
+    return _describe(verdict, request, answer, Redactor(credentials, request))
+
+
+def _shipment(provider: Provider, connection: Connection, credentials: dict[str, Any]) -> Shipment:
+    now = datetime.now(UTC)
+    return Shipment(
+        delivery_id=ids.encode(ids.DELIVERY, ids.uuid7()),
+        event_id=ids.encode(ids.EVENT, ids.uuid7()),
+        event_type=EVENT_TYPE,
+        occurred_at=now,
+        body=EVENT_BODY,
+        action=provider.actions[0].slug,
+        config=connection.config,
+        frozen=provider.frozen_config(connection.config),
+        credentials=credentials,
+        attempt_number=1,
+        now=now,
+    )
+
+
+def _send(request: outbound.Request, connection: Connection) -> outbound.Response | outbound.OutboundError:
+    deadline = connection.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
+    try:
+        return outbound.send(request, deadline_seconds=deadline, body_limit=ANSWER_LIMIT)
+    except outbound.OutboundError as error:
+        return error
+
+
+def _describe(
+    verdict: Verdict, request: outbound.Request, answer: outbound.Response | outbound.OutboundError, redactor: Redactor
+) -> Probe:
+    response = None
+    if isinstance(answer, outbound.Response):
+        response = {
+            "status": answer.status,
+            "headers": redactor.headers(answer.headers),
+            "body": redactor.body(answer.body).decode("utf-8", "replace"),
+            "truncated": answer.truncated,
+        }
+    return Probe(
+        ok=verdict.outcome == Outcome.DELIVERED,
+        outcome=verdict.outcome,
+        error_class=verdict.error_class,
+        words=verdict.words,
+        duration_ms=answer.duration_ms if isinstance(answer, outbound.Response) else None,
+        request={
+            "method": request.method,
+            "url": redactor.url(request.url),
+            "headers": redactor.headers(request.headers),
+            "body": redactor.body(request.body).decode("utf-8", "replace"),
+        },
+        response=response,
+    )

@@ -1,0 +1,241 @@
+"""Connections as the API reads and shows them."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field, inline_serializer
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail, ValidationError
+
+from connections import providers
+from connections.models import Connection
+from meshes.api import PublicIdField, QuerySerializer, StrictSerializer, WorkspaceField
+from workspaces import ids
+
+MAX_SCHEDULE = 20
+MAX_DELAY_SECONDS = 86_400
+MAX_IN_FLIGHT = 1000
+MAX_RATE = 10_000
+
+
+class SecondsField(serializers.FloatField):
+    """A number in a list, where the serializer's own check of JSON types does not reach."""
+
+    def to_internal_value(self, data: Any) -> float:
+        if isinstance(data, bool) or not isinstance(data, int | float):
+            raise ValidationError("This must be a number.", code="type")
+        return super().to_internal_value(data)
+
+
+class RetryIn(StrictSerializer):
+    schedule = serializers.ListField(
+        child=SecondsField(min_value=0, max_value=MAX_DELAY_SECONDS),
+        min_length=1,
+        max_length=MAX_SCHEDULE,
+        allow_null=True,
+        help_text="Seconds before each attempt, the first one included; null: the default schedule.",
+    )
+
+
+class LimitsIn(StrictSerializer):
+    in_flight = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=MAX_IN_FLIGHT, help_text="Requests open at once."
+    )
+    rate = serializers.FloatField(
+        required=False, allow_null=True, min_value=0.01, max_value=MAX_RATE, help_text="Requests per second."
+    )
+    timeout = serializers.FloatField(
+        required=False, allow_null=True, min_value=1, max_value=30, help_text="Seconds that one request may take."
+    )
+
+
+class ConnectionChangeIn(StrictSerializer):
+    """The body that changes a connection. In `config` and `credentials` key by key; null removes one."""
+
+    name = serializers.CharField(max_length=200)
+    config = serializers.DictField(help_text="The integration's config fields.")
+    credentials = serializers.DictField(
+        required=False,
+        help_text="The integration's credential fields. Never shown again; a mask that was shown leaves its secret.",
+    )
+    retry = RetryIn(required=False, allow_null=True, help_text="null: the default schedule.")
+    limits = LimitsIn(required=False, allow_null=True, help_text="null: the defaults.")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Columns instead of documents: `tuning` holds what retry and limits set."""
+        tuning: dict[str, Any] = {}
+        if "retry" in attrs:
+            tuning["retry_schedule"] = (attrs.pop("retry") or {}).get("schedule")
+        if "limits" in attrs:
+            limits = attrs.pop("limits")
+            columns = {"in_flight": "in_flight", "rate": "rate", "timeout": "timeout_seconds"}
+            given = dict.fromkeys(columns) if limits is None else limits
+            tuning |= {columns[name]: value for name, value in given.items()}
+        return {**attrs, "tuning": tuning}
+
+
+class ConnectionIn(ConnectionChangeIn):
+    """The body that makes a connection."""
+
+    workspace = WorkspaceField()
+    type = serializers.CharField(max_length=64, help_text="An integration's type, such as `webhook`.")
+
+    def validate_type(self, value: str) -> str:
+        try:
+            return providers.get(value).slug
+        except providers.UnknownProvider:
+            raise ValidationError([ErrorDetail("There is no such integration.", code="unknown")]) from None
+
+
+class RetryOut(serializers.Serializer[Any]):
+    schedule = serializers.ListField(child=serializers.FloatField(), allow_null=True, source="retry_schedule")
+
+
+class LimitsOut(serializers.Serializer[Any]):
+    in_flight = serializers.IntegerField(allow_null=True)
+    rate = serializers.FloatField(allow_null=True)
+    timeout = serializers.FloatField(allow_null=True, source="timeout_seconds")
+
+
+class ConnectionOut(serializers.Serializer[Any]):
+    """A connection; of its credentials the masks."""
+
+    id = PublicIdField(ids.CONNECTION, source="pk")
+    workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    type = serializers.CharField()
+    name = serializers.CharField()
+    config = serializers.DictField()
+    credentials = serializers.DictField(
+        child=serializers.CharField(), source="credential_hints", help_text="Masks, such as `••••1234`."
+    )
+    retry = RetryOut(source="*")
+    limits = LimitsOut(source="*")
+    status = serializers.ChoiceField(Connection.Status.choices)
+    status_reason = serializers.CharField()
+    status_changed_at = serializers.DateTimeField(allow_null=True)
+    paused_until = serializers.DateTimeField(allow_null=True, help_text="The lane rests until then, by itself.")
+    version = serializers.IntegerField()
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+    deleted_at = serializers.DateTimeField(allow_null=True)
+
+
+class ConnectionMadeOut(ConnectionOut):
+    """A connection with the secrets that were just made for it: shown this once."""
+
+    signing_secret = serializers.CharField(
+        required=False, help_text="Verifies a webhook's signatures. In this answer only; keep it."
+    )
+
+
+class ConnectionQuery(QuerySerializer):
+    workspace = serializers.CharField(required=False, help_text="Id or external id.")
+    type = serializers.CharField(required=False, max_length=64)
+    status = serializers.ChoiceField(
+        Connection.Status.choices, required=False, help_text="Without it all but the deleted ones."
+    )
+
+
+@extend_schema_field({"type": "array", "items": {"type": "array", "items": {"type": "string"}}})
+class HeadersField(serializers.JSONField):
+    """Pairs of name and value, in order."""
+
+
+class SentOut(serializers.Serializer[Any]):
+    method = serializers.CharField()
+    url = serializers.CharField()
+    headers = HeadersField()
+    body = serializers.CharField()
+
+
+class AnsweredOut(serializers.Serializer[Any]):
+    status = serializers.IntegerField()
+    headers = HeadersField()
+    body = serializers.CharField()
+    truncated = serializers.BooleanField()
+
+
+class ProbeOut(serializers.Serializer[Any]):
+    """What a test came to; `ok` is null where the integration has no test."""
+
+    ok = serializers.BooleanField(allow_null=True)
+    outcome = serializers.CharField(help_text="As of an attempt, or `no_test`.")
+    error_class = serializers.CharField()
+    error = serializers.CharField(source="words")
+    duration_ms = serializers.IntegerField(allow_null=True)
+    request = SentOut(allow_null=True)
+    response = AnsweredOut(allow_null=True)
+    status = serializers.CharField(help_text="The connection's status now.")
+
+
+def _field_out() -> Any:
+    """Inline, as some of its fields have the names of a serializer's own attributes."""
+    return inline_serializer(
+        "IntegrationField",
+        {
+            "key": serializers.CharField(),
+            "label": serializers.CharField(),
+            "type": serializers.CharField(),
+            "required": serializers.BooleanField(),
+            "sensitive": serializers.BooleanField(),
+            "generated": serializers.BooleanField(help_text="Made by Meshes; cannot be given."),
+            "pattern": serializers.CharField(required=False),
+            "options": serializers.ListField(child=serializers.CharField(), required=False),
+            "default": serializers.JSONField(required=False),
+            "minimum": serializers.FloatField(required=False),
+            "maximum": serializers.FloatField(required=False),
+            "max_length": serializers.IntegerField(required=False),
+            "help": serializers.CharField(required=False),
+        },
+        many=True,
+    )
+
+
+def _mapping_field_out() -> Any:
+    return inline_serializer(
+        "IntegrationMappingField",
+        {
+            "key": serializers.CharField(),
+            "label": serializers.CharField(),
+            "type": serializers.CharField(),
+            "required": serializers.BooleanField(),
+            "source": serializers.CharField(help_text="The default, a JMESPath expression; empty: none."),
+        },
+        many=True,
+    )
+
+
+class ActionOut(serializers.Serializer[Any]):
+    slug = serializers.CharField()
+    name = serializers.CharField()
+    idempotent = serializers.BooleanField()
+    help = serializers.CharField()
+
+
+class VendorLimitsOut(serializers.Serializer[Any]):
+    in_flight = serializers.IntegerField(allow_null=True)
+    rate = serializers.FloatField(allow_null=True)
+    body_bytes = serializers.IntegerField(allow_null=True)
+
+
+class IntegrationOut(serializers.Serializer[Any]):
+    """An integration's declaration."""
+
+    type = serializers.CharField()
+    name = serializers.CharField()
+    description = serializers.CharField()
+    docs_url = serializers.CharField()
+    auth = serializers.CharField()
+    config_fields = _field_out()
+    credential_fields = _field_out()
+    actions = ActionOut(many=True)
+    limits = VendorLimitsOut()
+    mapping_fields = _mapping_field_out()
+    test = serializers.CharField()
+
+
+class IntegrationPageOut(serializers.Serializer[Any]):
+    """All of them on one page; the form is that of every list."""
+
+    data = IntegrationOut(many=True)  # type: ignore[assignment]  # a list's name for its rows
+    next = serializers.CharField(allow_null=True)
+    previous = serializers.CharField(allow_null=True)

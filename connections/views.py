@@ -1,0 +1,192 @@
+"""`/integrations` and `/connections`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
+from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import ViewSet
+
+from connections import lifecycle, probing, providers
+from connections.lifecycle import Change
+from connections.models import Connection
+from connections.providers.base import InvalidFields
+from connections.serializers import (
+    ConnectionChangeIn,
+    ConnectionIn,
+    ConnectionMadeOut,
+    ConnectionOut,
+    ConnectionQuery,
+    IntegrationOut,
+    IntegrationPageOut,
+    ProbeOut,
+)
+from meshes.api import Endpoint, Problem, QuerySerializer, StrictSerializer, TenantViewSet
+from workspaces import ids
+
+
+class IntegrationViewSet(Endpoint, ViewSet):
+    """What can be connected to. The catalogue derives from the providers' declarations."""
+
+    required_scope = ("config", "admin", "events:read")
+
+    @extend_schema(responses=IntegrationPageOut)
+    def list(self, request: Request) -> Response:
+        """All integrations: their fields, actions, limits, and what testing a connection does."""
+        self.read_query(QuerySerializer)
+        return Response({"data": [provider.describe() for provider in providers.all()], "next": None, "previous": None})
+
+    @extend_schema(parameters=[OpenApiParameter("type", str, OpenApiParameter.PATH)], responses=IntegrationOut)
+    def retrieve(self, request: Request, type: str) -> Response:
+        """One integration."""
+        try:
+            return Response(providers.get(type).describe())
+        except providers.UnknownProvider:
+            raise NotFound from None
+
+
+class ConnectionViewSet(TenantViewSet):
+    """Destinations of a workspace."""
+
+    queryset = Connection.objects.all()
+    id_prefix = ids.CONNECTION
+    required_scope = "config"
+    problems = {action: {409} for action in ("partial_update", "pause", "resume", "rotate_secret")}
+
+    @extend_schema(parameters=[ConnectionQuery], responses=ConnectionOut(many=True))
+    def list(self, request: Request) -> Response:
+        """Connections, newest first; deleted ones only where the status is asked for."""
+        query = self.read_query(ConnectionQuery)
+        rows = self.rows(self.named_workspace(query))
+        if "type" in query:
+            rows = rows.filter(type=query["type"])
+        if "status" in query:
+            rows = rows.filter(status=query["status"])
+        else:
+            rows = rows.exclude(status=Connection.Status.DELETED)
+        return self.answer_page(rows, ConnectionOut)
+
+    @extend_schema(
+        request=ConnectionIn,
+        responses={201: ConnectionMadeOut},
+        examples=[
+            OpenApiExample(
+                "A webhook",
+                {
+                    "workspace": "ws_tenant_abc",
+                    "type": "webhook",
+                    "name": "Our CRM",
+                    "config": {"url": "https://example.com/hooks"},
+                },
+                request_only=True,
+            )
+        ],
+    )
+    def create(self, request: Request) -> Response:
+        """Make a connection. Secrets that are made for it are in this answer and never shown again."""
+        given = self.read(ConnectionIn)
+        with _as_problems():
+            change = lifecycle.create(
+                given["workspace"].pk,
+                given["type"],
+                given["name"],
+                given["config"],
+                given.get("credentials", {}),
+                given["tuning"],
+            )
+        return _show(change, 201)
+
+    @extend_schema(responses=ConnectionOut)
+    def retrieve(self, request: Request, id: str) -> Response:
+        """One connection; also one that was deleted."""
+        return Response(ConnectionOut(self.get_object()).data)
+
+    @extend_schema(request=ConnectionChangeIn(partial=True), responses=ConnectionMadeOut)
+    def partial_update(self, request: Request, id: str) -> Response:
+        """Change a connection; what is left out stays. It takes effect at the next attempt.
+
+        New credentials end `needs_reauth` and `credential_error`.
+        """
+        connection = self.living()
+        with _as_problems():
+            change = lifecycle.edit(
+                connection, actor=self.identity.actor, **self.read(ConnectionChangeIn, partial=True)
+            )
+        return _show(change, 200)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, id: str) -> Response:
+        """Delete a connection: its secrets are destroyed, its rules disabled; its history stays readable."""
+        lifecycle.delete(self.get_object())
+        return Response(status=204)
+
+    @extend_schema(request=StrictSerializer, responses=ProbeOut)
+    @action(detail=True, methods=["post"])
+    def test(self, request: Request, id: str) -> Response:
+        """Send a real test request and judge the answer.
+
+        A success ends `disabled`, `needs_reauth` and `credential_error`. What is sent, the integration says in `test`.
+        """
+        connection = self.living()
+        self.read(StrictSerializer)
+        probe = probing.probe(connection, actor=self.identity.actor)
+        connection.refresh_from_db(fields=["status"])
+        return Response({**ProbeOut(probe).data, "status": connection.status})
+
+    @extend_schema(request=StrictSerializer, responses=ConnectionOut)
+    @action(detail=True, methods=["post"])
+    def pause(self, request: Request, id: str) -> Response:
+        """Hold all deliveries, new ones too, until `resume`."""
+        connection = self.living()
+        self.read(StrictSerializer)
+        with _as_problems():
+            return Response(ConnectionOut(lifecycle.pause(connection)).data)
+
+    @extend_schema(request=StrictSerializer, responses=ConnectionOut)
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, id: str) -> Response:
+        """End whatever holds the connection; held deliveries go out, in order and paced."""
+        connection = self.living()
+        self.read(StrictSerializer)
+        with _as_problems():
+            return Response(ConnectionOut(lifecycle.resume(connection)).data)
+
+    @extend_schema(request=StrictSerializer, responses=ConnectionMadeOut)
+    @action(detail=True, methods=["post"], url_path="rotate-secret")
+    def rotate_secret(self, request: Request, id: str) -> Response:
+        """Make a new secret, shown in this answer only. The one before signs beside it for 24 hours."""
+        connection = self.living()
+        self.read(StrictSerializer)
+        with _as_problems():
+            return _show(lifecycle.rotate_secret(connection, actor=self.identity.actor), 200)
+
+    def living(self) -> Connection:
+        """The connection that the path names. Raises 404, also for a deleted one."""
+        rows = self.rows().exclude(status=Connection.Status.DELETED)
+        connection: Connection = self.find(rows, self.kwargs["id"])
+        return connection
+
+
+@contextmanager
+def _as_problems() -> Iterator[None]:
+    try:
+        yield
+    except InvalidFields as error:
+        raise Problem(
+            422,
+            errors=[
+                {"pointer": problem.pointer, "detail": problem.detail, "rule": problem.rule}
+                for problem in error.problems
+            ],
+        ) from None
+    except lifecycle.Conflict as error:
+        raise Problem(409, detail=str(error)) from None
+
+
+def _show(change: Change, status: int) -> Response:
+    made: dict[str, Any] = dict(change.made)
+    return Response({**ConnectionOut(change.connection).data, **made}, status=status)
