@@ -1,8 +1,13 @@
 """What the tests of the pipeline share."""
 
 import pytest
+from django.conf import settings
 
+from delivery import backlog
+from tests.delivery.api import Caller, account
 from tests.receivers import receiver
+
+settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # WhiteNoise warns where it is missing
 
 
 @pytest.fixture
@@ -18,3 +23,10 @@ def endpoint(loopback):
     """A receiver that answers 200."""
     with receiver() as here:
         yield here
+
+
+@pytest.fixture
+def api(db) -> Caller:
+    """A caller with all rights over all workspaces, of a process that has counted no backlog yet."""
+    backlog.forget()
+    return account()

@@ -1,0 +1,162 @@
+"""Events, deliveries and attempts as the API shows them."""
+
+import base64
+from datetime import UTC, datetime
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from delivery.models import Attempt, Delivery, Event, state_of
+from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField
+from meshes.api import PublicIdField
+from workspaces import ids
+
+
+class EventIn(serializers.Serializer[Any]):
+    """One event. Nothing else is accepted."""
+
+    workspace = serializers.CharField(help_text="The workspace's id or external id.")
+    event = EventTypeField()
+    payload = serializers.DictField(help_text="Any JSON object; it is kept and sent on byte for byte.")
+
+
+class BulkIn(serializers.Serializer[Any]):
+    events = serializers.ListField(child=EventIn(), min_length=1, max_length=500)
+
+
+class AcceptedOut(serializers.Serializer[Any]):
+    """An accepted event; `workspace` is the caller's own word for it."""
+
+    id = serializers.CharField()
+    workspace = serializers.CharField()
+    event = serializers.CharField()
+    status = serializers.ChoiceField(EVENT_STATUSES)
+    created_at = serializers.DateTimeField()
+
+
+class BulkResultOut(serializers.Serializer[Any]):
+    index = serializers.IntegerField(help_text="The event's place in the request.")
+    status = serializers.IntegerField(help_text="202, or what the event alone would have been answered.")
+    event = AcceptedOut(required=False)
+    problem = serializers.DictField(required=False, help_text="An RFC 9457 problem.")
+
+
+class BulkOut(serializers.Serializer[Any]):
+    accepted = serializers.IntegerField()
+    refused = serializers.IntegerField()
+    results = BulkResultOut(many=True)
+
+
+class EventOut(serializers.Serializer[Any]):
+    """Needs `context["unrouted"]`: the ids of those events of the page that wait for fan-out."""
+
+    id = PublicIdField(ids.EVENT, source="pk")
+    workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    event = serializers.CharField(source="type")
+    status = serializers.SerializerMethodField()
+    payload_bytes = serializers.IntegerField()
+    created_at = serializers.DateTimeField()
+
+    @extend_schema_field(serializers.ChoiceField(EVENT_STATUSES))
+    def get_status(self, event: Event) -> str:
+        return "accepted" if event.pk in self.context["unrouted"] else "routed"
+
+
+class AttemptSummaryOut(serializers.Serializer[Any]):
+    """One try, without what was sent and answered."""
+
+    id = PublicIdField(ids.ATTEMPT, source="pk")
+    number = serializers.IntegerField()
+    started_at = serializers.DateTimeField()
+    duration_ms = serializers.IntegerField(allow_null=True)
+    outcome = serializers.ChoiceField(OUTCOMES)
+    status_code = serializers.IntegerField(allow_null=True)
+    error_class = serializers.CharField()
+    error = serializers.CharField()
+
+
+class BodyOut(serializers.Serializer[Any]):
+    encoding = serializers.ChoiceField(("utf-8", "base64"), help_text="base64: the bytes are not UTF-8.")
+    content = serializers.CharField()
+    truncated = serializers.BooleanField(help_text="Only the first 64 KB are kept.")
+
+
+class AttemptRequestOut(serializers.Serializer[Any]):
+    method = serializers.CharField(source="request_method")
+    url = serializers.CharField(source="request_url")
+    headers = serializers.ListField(source="request_headers", help_text="Pairs; secrets are masked.")
+
+
+class AttemptOut(AttemptSummaryOut):
+    request = AttemptRequestOut(source="*")
+    response_headers = serializers.ListField()
+    response_body = serializers.SerializerMethodField()
+    credential_version = serializers.IntegerField(allow_null=True)
+    worker = serializers.CharField()
+
+    @extend_schema_field(BodyOut(allow_null=True))
+    def get_response_body(self, attempt: Attempt) -> dict[str, Any] | None:
+        return None if attempt.response_body is None else body_out(bytes(attempt.response_body), attempt)
+
+
+def body_out(body: bytes, attempt: Attempt) -> dict[str, Any]:
+    """A response body as text where it is UTF-8, else in base64; `encoding` says which."""
+    try:
+        encoding, content = "utf-8", body.decode()
+    except UnicodeDecodeError:
+        encoding, content = "base64", base64.b64encode(body).decode()
+    return {"encoding": encoding, "content": content, "truncated": attempt.response_truncated}
+
+
+class DeliveryOut(serializers.Serializer[Any]):
+    id = PublicIdField(ids.DELIVERY, source="pk")
+    workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    event = PublicIdField(ids.EVENT, source="event_id")
+    event_type = serializers.CharField()
+    rule = PublicIdField(ids.RULE, source="rule_id")
+    connection = PublicIdField(ids.CONNECTION, source="connection_id")
+    action = serializers.CharField()
+    status = serializers.SerializerMethodField()
+    cause = serializers.CharField(help_text="Why it is held, dead or cancelled; empty otherwise.")
+    detail = serializers.CharField(help_text="The cause in words.")
+    outcome = serializers.CharField(help_text="Of the newest attempt; empty before the first.")
+    attempt_count = serializers.IntegerField(source="attempt_number", help_text="Over all replays.")
+    next_attempt_at = serializers.DateTimeField(allow_null=True)
+    replay = PublicIdField(ids.REPLAY, source="replay_id", allow_null=True)
+    created_at = serializers.DateTimeField()
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+    @extend_schema_field(serializers.ChoiceField(STATES))
+    def get_status(self, delivery: Delivery) -> str:
+        return state_of(delivery.status, delivery.lease_until, datetime.now(UTC))
+
+
+class DeliveryDetailOut(DeliveryOut):
+    attempts = AttemptOut(many=True)
+
+
+class EventDeliveryOut(DeliveryOut):
+    attempts = AttemptSummaryOut(many=True)
+
+
+class RoutingOut(serializers.Serializer[Any]):
+    """What became of one rule whose pattern names the event."""
+
+    rule = serializers.CharField()
+    version = serializers.IntegerField()
+    connection = serializers.CharField()
+    result = serializers.ChoiceField(("matched", "filtered", "disabled", "held", "mapping_failed"))
+    delivery = serializers.CharField(required=False)
+    clause = serializers.DictField(required=False, help_text="The clause of the filter that failed.")
+    reason = serializers.CharField(required=False)
+
+
+class EventDetailOut(EventOut):
+    routing = serializers.SerializerMethodField()
+    deliveries = EventDeliveryOut(many=True)
+
+    @extend_schema_field(RoutingOut(many=True))
+    def get_routing(self, event: Event) -> list[dict[str, Any]]:
+        ledger = getattr(event, "ledger", None)
+        return ledger.entries if ledger else []

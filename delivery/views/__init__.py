@@ -1,0 +1,1 @@
+"""The API of `delivery`, one module a resource."""
