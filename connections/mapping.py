@@ -1,0 +1,236 @@
+"""Shape an event for a destination: a mapping is a list of what to write where, data and never code.
+
+    [
+      {"to": "properties.email", "from": "payload.lead.email", "transforms": ["trim", "lower"]},
+      {"to": "properties.source", "value": "meshes"},
+      {"to": "properties.score", "from": "payload.lead.score", "transforms": ["to_number"], "on_error": "skip"}
+    ]
+
+`from` is JMESPath over `{event, payload, workspace}`, `value` a literal. The transforms run in order. What cannot be
+made, an expression that finds nothing included, is dealt with by `on_error`: `fail` (the default), `skip` or `null`.
+The tables are in docs/routing.md.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from connections.expressions import Expression, ExpressionError, compile_expression
+from connections.jsonvalues import MAX_SIZE, ShapingError, measure
+from connections.metering import Meter, OutOfWorkError
+from connections.transforms import OperandError, Transform, compile_transform
+from workspaces.jsonpaths import pointer, split_path
+from workspaces.strictjson import InvalidJson, check_value
+
+MAX_ENTRIES = 200
+MAX_TRANSFORMS = 20
+MAX_PATH_DEPTH = 8
+MAX_SOURCE_BYTES = 65_536
+MAX_STEPS = 2_000_000
+"""Work of one application, see `Meter`: about 0.3 s at worst. An ordinary mapping of 20 entries takes below 1,000."""
+
+OnError = Literal["fail", "skip", "null"]
+_ON_ERROR: tuple[OnError, ...] = ("fail", "skip", "null")
+
+
+class MappingError(ValueError):
+    """A mapping was refused. `pointer` (RFC 6901) leads to the mistake in it, `message` says what is wrong."""
+
+    def __init__(self, pointer: str, message: str) -> None:
+        super().__init__(f"{pointer or 'mapping'}: {message}")
+        self.pointer = pointer
+        self.message = message
+
+
+class MappingFailed(Exception):  # noqa: N818 - an outcome of an event, not an error of the program
+    """An event could not be shaped: `pointer` leads into the mapping, `message` repeats nothing of the event."""
+
+    def __init__(self, pointer: str, message: str) -> None:
+        super().__init__(f"{pointer or 'mapping'}: {message}")
+        self.pointer = pointer
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One value of the output."""
+
+    to: tuple[str, ...]
+    source: Expression | None
+    literal: Any
+    transforms: tuple[Transform, ...]
+    on_error: OnError
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A compiled mapping. Threads may share it."""
+
+    entries: tuple[Entry, ...]
+
+    def apply(self, context: dict[str, Any]) -> dict[str, Any]:
+        """The shaped object, which shares nothing with `context` (`{event, payload, workspace}`).
+
+        Its JSON text in UTF-8, unescaped and without spaces, has at most 262,144 bytes. The same context gives the same
+        object. Raises MappingFailed and nothing else.
+        """
+        output: dict[str, Any] = {}
+        meter, size = Meter(MAX_STEPS), 0
+        for index, entry in enumerate(self.entries):
+            try:
+                value, length = _evaluate(entry, context, meter)
+            except _EntryFailedError as failure:
+                if entry.on_error == "fail":
+                    raise MappingFailed(pointer(index, *failure.tokens), failure.message) from None
+                if entry.on_error == "skip":
+                    continue
+                value, length = None, 0
+            except OutOfWorkError:
+                raise MappingFailed(pointer(index), "needs more work on this event than is allowed") from None
+            size += length
+            if size > MAX_SIZE:
+                raise _too_large()
+            _write(output, entry.to, value)
+        return _detach(output)
+
+
+def compile_mapping(document: Any) -> Mapping:
+    """Compile a mapping document. Raises MappingError with a pointer to the mistake."""
+    if not isinstance(document, list) or not document:
+        raise MappingError("", "must be a list of at least one entry")
+    if len(document) > MAX_ENTRIES:
+        raise MappingError("", f"has more than {MAX_ENTRIES} entries")
+    try:
+        check_value(document, max_depth=32, max_keys=10_000)
+    except InvalidJson as fault:
+        raise MappingError(fault.pointer, fault.message) from None
+    if len(json.dumps(document, ensure_ascii=False).encode()) > MAX_SOURCE_BYTES:
+        raise MappingError("", f"is longer than {MAX_SOURCE_BYTES:,} bytes")
+    entries = tuple(_compile_entry(entry, index) for index, entry in enumerate(document))
+    _check_targets(entries)
+    return Mapping(entries)
+
+
+# --- compiling --------------------------------------------------------------------------------------------------------
+
+
+def _compile_entry(document: Any, index: int) -> Entry:
+    if not isinstance(document, dict):
+        raise MappingError(pointer(index), "must be an object")
+    for name in document:
+        if name not in ("to", "from", "value", "transforms", "on_error"):
+            raise MappingError(pointer(index, name), "unknown; known are to, from, value, transforms, on_error")
+    if ("from" in document) is ("value" in document):
+        raise MappingError(pointer(index), "needs either from or value")
+    return Entry(
+        to=_compile_target(document.get("to"), index),
+        source=_compile_source(document["from"], index) if "from" in document else None,
+        literal=document.get("value"),
+        transforms=_compile_transforms(document.get("transforms", []), index),
+        on_error=_compile_on_error(document.get("on_error", "fail"), index),
+    )
+
+
+def _compile_target(target: Any, index: int) -> tuple[str, ...]:
+    if not isinstance(target, str):
+        raise MappingError(pointer(index, "to"), "must be a dotted path")
+    try:
+        path = split_path(target)
+    except ValueError as error:
+        raise MappingError(pointer(index, "to"), str(error)) from None
+    if len(path) > MAX_PATH_DEPTH:
+        raise MappingError(pointer(index, "to"), f"a path in the output has at most {MAX_PATH_DEPTH} names")
+    return path
+
+
+def _compile_source(source: Any, index: int) -> Expression:
+    try:
+        return compile_expression(source)
+    except ExpressionError as error:
+        raise MappingError(pointer(index, "from"), str(error)) from None
+
+
+def _compile_transforms(documents: Any, index: int) -> tuple[Transform, ...]:
+    if not isinstance(documents, list) or len(documents) > MAX_TRANSFORMS:
+        raise MappingError(pointer(index, "transforms"), f"must be a list of at most {MAX_TRANSFORMS} transforms")
+    transforms = []
+    for position, document in enumerate(documents):
+        try:
+            transforms.append(compile_transform(document))
+        except OperandError as error:
+            raise MappingError(pointer(index, "transforms", position, *error.tokens), error.message) from None
+    return tuple(transforms)
+
+
+def _compile_on_error(choice: Any, index: int) -> OnError:
+    for known in _ON_ERROR:
+        if choice == known:
+            return known
+    raise MappingError(pointer(index, "on_error"), "must be fail, skip or null (the word)")
+
+
+def _check_targets(entries: tuple[Entry, ...]) -> None:
+    """No entry may write over another: equal paths, or one inside the other."""
+    written: dict[tuple[str, ...], int] = {}
+    passed: dict[tuple[str, ...], int] = {}
+    for index, entry in enumerate(entries):
+        beginnings = [entry.to[:length] for length in range(1, len(entry.to))]
+        clashes = [written[path] for path in (*beginnings, entry.to) if path in written]
+        clashes += [passed[entry.to]] if entry.to in passed else []
+        if clashes:
+            raise MappingError(pointer(index, "to"), f"writes over what entry {clashes[0]} writes")
+        written[entry.to] = index
+        passed.update((beginning, index) for beginning in beginnings)
+
+
+# --- applying ---------------------------------------------------------------------------------------------------------
+
+
+class _EntryFailedError(Exception):
+    """An entry's value could not be made; `tokens` lead from the entry to the part that failed."""
+
+    def __init__(self, message: str, *tokens: str | int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.tokens = tokens
+
+
+def _evaluate(entry: Entry, context: dict[str, Any], meter: Meter) -> tuple[Any, int]:
+    """The value of an entry, and its size by `measure`."""
+    step: tuple[str | int, ...] = ("value",) if entry.source is None else ("from",)
+    try:
+        value = entry.literal if entry.source is None else entry.source.evaluate(context, meter)
+        for position, transform in enumerate(entry.transforms):
+            step = ("transforms", position)
+            if value is not None or transform.takes_null:
+                value = transform.shape(value, meter)
+        size = measure(value, meter)
+    except ShapingError as error:
+        raise _EntryFailedError(str(error), *step) from None
+    except UnicodeError:
+        raise _EntryFailedError("the text cannot be written as UTF-8", *step) from None
+    if value is None and entry.source is not None:
+        raise _EntryFailedError("found nothing in this event", "from")
+    return value, size
+
+
+def _write(output: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for name in path[:-1]:
+        output = output.setdefault(name, {})
+    output[path[-1]] = value
+
+
+def _detach(output: dict[str, Any]) -> dict[str, Any]:
+    """A copy through the text, which is also what its size is told by."""
+    try:
+        text = json.dumps(output, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        if len(text.encode()) > MAX_SIZE:
+            raise _too_large()
+        copy: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError):
+        raise MappingFailed("", "the output is not JSON") from None
+    return copy
+
+
+def _too_large() -> MappingFailed:
+    return MappingFailed("", f"the output is larger than {MAX_SIZE // 1024} KB")
