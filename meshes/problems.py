@@ -197,4 +197,4 @@ def handler500(request: HttpRequest) -> HttpResponse:
 
 
 def _speaks_json(request: HttpRequest) -> bool:
-    return request.path_info.startswith(("/api/", "/healthz", "/readyz"))
+    return request.path_info.startswith(("/api", "/healthz", "/readyz"))

@@ -20,7 +20,7 @@ from django.db import transaction
 from workspaces import ids, keyring
 from workspaces.keyring import KeyRecord
 from workspaces.models import ApiKey, Workspace
-from workspaces.signing import signing_secrets
+from workspaces.signing import SigningSecretRefused, signing_secrets
 
 PREFIX = "mesh_live_"
 SIGNING_PREFIX = "mesh_sign_"
@@ -74,7 +74,7 @@ def create_key(
         expires_at=expires_at,
         allowed_origins=list(allowed_origins),
     )
-    return IssuedKey(row, text, _seal_new_signing_secret(row))
+    return IssuedKey(row, text, _renew_signing_secret(row, previous=""))
 
 
 @transaction.atomic
@@ -86,21 +86,26 @@ def rotate_key(key_id: uuid.UUID, overlap_seconds: int, now: datetime) -> Issued
     row = ApiKey.objects.select_for_update().get(pk=key_id)
     if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
         raise KeyNotLive
-    text = _generate(row.pk)
+    text, previous = _generate(row.pk), _open_signing_secret(row) if overlap_seconds else ""
     row.previous_hash = row.secret_hash if overlap_seconds else None
     row.previous_expires_at = now + timedelta(seconds=overlap_seconds) if overlap_seconds else None
     row.secret_hash = digest(text)
     row.version += 1
     row.save(update_fields=["previous_hash", "previous_expires_at", "secret_hash", "version"])
-    signing_secret = _seal_new_signing_secret(row)
+    signing_secret = _renew_signing_secret(row, previous)
     transaction.on_commit(lambda: keyring.forget(row.pk))
     return IssuedKey(row, text, signing_secret)
 
 
+@transaction.atomic
 def revoke_key(key_id: uuid.UUID, now: datetime) -> None:
     """End a key, for ever and at once; doing it twice changes nothing."""
-    ApiKey.objects.filter(pk=key_id, revoked_at=None).update(revoked_at=now)
-    keyring.forget(key_id)
+    row = ApiKey.objects.select_for_update().get(pk=key_id)
+    if row.revoked_at is None:
+        row.revoked_at = now
+        row.save(update_fields=["revoked_at"])
+        signing_secrets().destroy(row.pk, row.workspace_id)
+    transaction.on_commit(lambda: keyring.forget(key_id))
 
 
 def verify(text: str) -> KeyRecord | None:
@@ -134,12 +139,24 @@ def _generate(key_id: uuid.UUID) -> str:
     return f"{body}_{_checksum(body)}"
 
 
-def _seal_new_signing_secret(row: ApiKey) -> str | None:
+def _renew_signing_secret(row: ApiKey, previous: str) -> str | None:
+    """Seal a new signing secret, and after it, parted by a space, the one before."""
     if row.kind == ApiKey.Kind.PUBLISHABLE:
         return None
     secret = SIGNING_PREFIX + _random_text()
-    signing_secrets().seal(row.pk, row.workspace_id, secret)
+    signing_secrets().seal(row.pk, row.workspace_id, f"{secret} {previous}".strip())
     return secret
+
+
+def _open_signing_secret(row: ApiKey) -> str:
+    """The present signing secret; empty where there is none or it does not open, which a rotation mends."""
+    if row.kind == ApiKey.Kind.PUBLISHABLE:
+        return ""
+    try:
+        secrets_in_use = signing_secrets().open(row.pk, row.workspace_id, row.version, "rotate the key")
+    except SigningSecretRefused:
+        return ""
+    return secrets_in_use.reveal().split()[0]
 
 
 def _random_text() -> str:

@@ -8,6 +8,10 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 
+class SigningSecretRefused(Exception):  # noqa: N818 - named by what happened
+    """The secret is missing, damaged, or not the one that belongs here."""
+
+
 class Revealable(Protocol):
     """A secret that shows itself only when asked."""
 
@@ -21,7 +25,10 @@ class SigningSecrets(Protocol):
         """Keep the signing secret of a key's present version, inside the caller's transaction."""
 
     def open(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, version: int, purpose: str) -> Revealable:
-        """The secret, with an access record. Raises where it does not open."""
+        """The secret of that version or a later one, with an access record. Raises SigningSecretRefused."""
+
+    def destroy(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None) -> None:
+        """Forget the secret of a key that was revoked."""
 
 
 @cache

@@ -4,8 +4,10 @@ Header `{"alg": "HS256", "kid": "key_…"}`; claims `exp` (at most 60 s ahead) a
 secret, which is not the key. A token may do what its key may.
 """
 
+import logging
 import time
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import jwt
@@ -13,7 +15,9 @@ import jwt
 from workspaces import ids, keyring
 from workspaces.keyring import KeyRecord
 from workspaces.models import ApiKey
-from workspaces.signing import signing_secrets
+from workspaces.signing import SigningSecretRefused, signing_secrets
+
+logger = logging.getLogger(__name__)
 
 ALGORITHM = "HS256"
 MAX_SECONDS = 60
@@ -44,11 +48,18 @@ def _key_id(token: str) -> uuid.UUID | None:
 
 
 def _signing_secrets(record: KeyRecord) -> list[str]:
-    """Kept with the record: opened, and so recorded, once for each time that the record is loaded."""
+    """The present secret and, during a rotation, the one before.
+
+    Kept with the record: opened, and so recorded, once for each time that the record is loaded.
+    """
     if not record.signing_secrets:
-        secret = signing_secrets().open(record.id, record.workspace_id, record.version, "verify a machine token")
-        record.signing_secrets.append(secret.reveal())
-    return record.signing_secrets
+        try:
+            secret = signing_secrets().open(record.id, record.workspace_id, record.version, "verify a machine token")
+        except SigningSecretRefused as error:
+            logger.error("the signing secret of %s does not open: %s", ids.encode(ids.KEY, record.id), error)
+            return []
+        record.signing_secrets.extend(secret.reveal().split())
+    return record.signing_secrets[: 2 if record.previous_is_live(datetime.now(UTC)) else 1]
 
 
 def _decode(token: str, secret: str) -> dict[str, Any] | None:

@@ -1,0 +1,186 @@
+"""Keys: their form, what is stored of them, and which of them are live."""
+
+import hashlib
+import re
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from connections.models import SealedDocument
+from tests.factories import make_workspace
+from tests.polling import eventually
+from tests.workspaces.callers import issue
+from workspaces import ids, keyring, keys
+from workspaces.models import ApiKey
+
+FORM = re.compile(r"mesh_live_[0-9a-z]{26}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}")
+
+
+def now():
+    return datetime.now(UTC)
+
+
+def test_a_key_carries_its_id_and_parses_offline():
+    key_id = ids.uuid7()
+    text = keys._generate(key_id)
+    assert FORM.fullmatch(text)
+    assert keys.parse(text) == key_id
+
+
+def test_one_changed_character_is_a_typo():
+    text = keys._generate(ids.uuid7())
+    for position in range(len(keys.PREFIX), len(text)):
+        changed = "a" if text[position] != "a" else "b"
+        assert keys.parse(text[:position] + changed + text[position + 1 :]) is None
+
+
+@pytest.mark.parametrize("text", ["", "mesh_live_", "mesh_test_x", "mesh_live_" + "a" * 77, "mesh_live_é"])
+def test_other_texts_are_no_keys(text):
+    assert keys.parse(text) is None
+
+
+def test_two_keys_share_no_secret():
+    key_id = ids.uuid7()
+    assert keys._generate(key_id) != keys._generate(key_id)
+
+
+@pytest.mark.django_db
+def test_only_the_hash_is_stored():
+    issued = issue()
+    row = ApiKey.objects.get(pk=issued.row.pk)
+    assert bytes(row.secret_hash) == hashlib.sha256(issued.key.encode()).digest()
+    secret = issued.key.split("_")[3]
+    assert not any(secret in str(value) for value in vars(row).values())
+    assert issued.key not in repr(issued)
+    assert issued.signing_secret not in repr(issued)
+
+
+@pytest.mark.django_db
+def test_a_live_key_verifies():
+    issued = issue(scopes=["config", "events:read"])
+    record = keys.verify(issued.key)
+    assert record is not None
+    assert record.id == issued.row.pk
+    assert record.scopes == {"config", "events:read"}
+
+
+@pytest.mark.django_db
+def test_the_right_id_with_another_secret_is_refused():
+    issued = issue()
+    assert keys.verify(keys._generate(issued.row.pk)) is None
+
+
+@pytest.mark.django_db
+def test_an_unknown_id_is_refused():
+    assert keys.verify(keys._generate(uuid.UUID(int=ids.uuid7().int ^ 1))) is None
+
+
+@pytest.mark.django_db
+def test_a_typo_costs_no_query(django_assert_num_queries):
+    text = issue().key
+    with django_assert_num_queries(0):
+        assert keys.verify(text[:-1] + ("0" if text[-1] != "0" else "1")) is None
+
+
+@pytest.mark.django_db
+def test_a_known_key_costs_no_query(django_assert_num_queries):
+    text = issue().key
+    keys.verify(text)
+    with django_assert_num_queries(0):
+        assert keys.verify(text) is not None
+
+
+@pytest.mark.django_db
+def test_a_key_ends_at_its_expiry():
+    issued = issue(expires_at=now() + timedelta(seconds=0.3))
+    assert keys.verify(issued.key) is not None
+    eventually(lambda: keys.verify(issued.key) is None, seconds=1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_revoked_key_is_refused_at_once_here():
+    issued = issue()
+    assert keys.verify(issued.key) is not None
+    keys.revoke_key(issued.row.pk, now())
+    assert keys.verify(issued.key) is None
+
+
+@pytest.mark.django_db
+def test_a_key_revoked_by_another_process_is_refused_within_a_second():
+    issued = issue()
+    assert keys.verify(issued.key) is not None
+    ApiKey.objects.filter(pk=issued.row.pk).update(revoked_at=now())
+    eventually(lambda: keys.verify(issued.key) is None, seconds=1)
+
+
+@pytest.mark.django_db
+def test_revoking_destroys_the_signing_secret_and_keeps_the_first_moment():
+    issued = issue()
+    first = now()
+    keys.revoke_key(issued.row.pk, first)
+    keys.revoke_key(issued.row.pk, first + timedelta(hours=1))
+    assert ApiKey.objects.get(pk=issued.row.pk).revoked_at == first
+    assert not SealedDocument.objects.filter(api_key=issued.row.pk).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_during_a_rotation_two_keys_are_live():
+    first = issue()
+    second = keys.rotate_key(first.row.pk, 60, now())
+    assert second.row.version == 2
+    assert keys.verify(first.key) is not None
+    assert keys.verify(second.key) is not None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_third_key_ends_the_first():
+    first = issue()
+    second = keys.rotate_key(first.row.pk, 60, now())
+    third = keys.rotate_key(first.row.pk, 60, now())
+    assert keys.verify(first.key) is None
+    assert keys.verify(second.key) is not None
+    assert keys.verify(third.key) is not None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_overlap_ends():
+    first = issue()
+    second = keys.rotate_key(first.row.pk, 60, now() - timedelta(seconds=61))
+    assert keys.verify(first.key) is None
+    assert keys.verify(second.key) is not None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_without_an_overlap_the_present_key_ends_at_once():
+    first = issue()
+    second = keys.rotate_key(first.row.pk, 0, now())
+    assert keys.verify(first.key) is None
+    assert keys.verify(second.key) is not None
+
+
+@pytest.mark.django_db
+def test_a_revoked_key_is_not_rotated():
+    issued = issue()
+    keys.revoke_key(issued.row.pk, now())
+    with pytest.raises(keys.KeyNotLive):
+        keys.rotate_key(issued.row.pk, 60, now())
+    assert ApiKey.objects.get(pk=issued.row.pk).version == 1
+
+
+@pytest.mark.django_db
+def test_an_expired_key_is_not_rotated():
+    issued = issue(expires_at=now() + timedelta(hours=1))
+    with pytest.raises(keys.KeyNotLive):
+        keys.rotate_key(issued.row.pk, 60, now() + timedelta(hours=2))
+
+
+@pytest.mark.django_db
+def test_publishable_keys_have_no_signing_secret():
+    issued = issue("publishable", workspace=make_workspace())
+    assert issued.signing_secret is None
+    assert not SealedDocument.objects.filter(api_key=issued.row.pk).exists()
+
+
+def test_what_is_remembered_is_fresher_than_a_second():
+    assert keyring.TTL_SECONDS < 1
