@@ -10,7 +10,9 @@ from meshes.views import openapi
 urlpatterns = [
     path("api/v1/", include("workspaces.urls")),
     path("api/v1/", include("connections.urls")),
+    path("api/v1/", include("connections.urls")),
     path("api/v1/", include("delivery.urls")),
+    path("api/v1/", include("connections.urls")),
     path("api/v1/", include("delivery.urls")),
     path("api/schema", openapi, name="schema"),
     path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
