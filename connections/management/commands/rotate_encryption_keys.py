@@ -1,0 +1,59 @@
+"""`manage.py rotate_encryption_keys`: seal every stored secret with the newest of `FERNET_KEYS`."""
+
+import uuid
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from connections import vault
+
+ACTOR = "manage.py rotate_encryption_keys"
+
+
+class Command(BaseCommand):
+    help = (
+        "Seals every stored secret with the newest of FERNET_KEYS. Safe while deliveries run, and to stop and run"
+        " again: what is done is done. All processes must know the new key first; see docs/vault.md."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--batch-size", type=int, default=200, help="documents of one transaction (default: 200)")
+        parser.add_argument("--dry-run", action="store_true", help="count only, change nothing")
+
+    def handle(self, *args: Any, batch_size: int, dry_run: bool, **options: Any) -> None:
+        if batch_size < 1:
+            raise CommandError("--batch-size must be at least 1")
+        waiting = vault.count_on_older_keys()
+        self.stdout.write(f"newest key: {vault.newest_key_id()}; sealed with older keys: {waiting}")
+        if dry_run:
+            for key_id, count in sorted(vault.count_by_key().items()):
+                self.stdout.write(f"  key {key_id}: {count}")
+            return
+        unreadable = self._reseal_all(waiting, batch_size)
+        if unreadable:
+            listed = ", ".join(map(str, unreadable[:20]))
+            raise CommandError(f"{len(unreadable)} documents open with none of the keys and were left: {listed}")
+        self.stdout.write(self.style.SUCCESS("Every document is sealed with the newest key."))
+
+    def _reseal_all(self, waiting: int, batch_size: int) -> list[uuid.UUID]:
+        """Rounds until one finds nothing to do: a process that does not know the new key yet may go on sealing."""
+        unreadable: list[uuid.UUID] = []
+        resealed = 0
+        while True:
+            count, unreadable = self._one_round(waiting, resealed, batch_size)
+            resealed += count
+            if count == 0:
+                return unreadable
+
+    def _one_round(self, waiting: int, resealed: int, batch_size: int) -> tuple[int, list[uuid.UUID]]:
+        unreadable: list[uuid.UUID] = []
+        after, count = None, 0
+        while (batch := vault.reseal_batch(after, batch_size, actor=ACTOR)).last_id is not None:
+            after = batch.last_id
+            count += batch.resealed
+            unreadable += batch.unreadable
+            done = resealed + count
+            self.stdout.write(f"{done} of {max(waiting, done)} re-sealed; {len(unreadable)} do not open")
+            self.stdout.flush()
+        return count, unreadable
