@@ -29,7 +29,7 @@ from delivery.lanes.scripts import Scripts, digest, source
 
 logger = logging.getLogger(__name__)
 
-_settlers: dict[str, Settler] = {}
+settlers: dict[str, Settler] = {}
 """By broker address: what finished while a channel was lost is settled by the next one to the same server."""
 
 
@@ -60,7 +60,7 @@ class Channel(kombu_redis.Channel):
         self._repaired_at = float("-inf")
         super().__init__(*args, **kwargs)
         address = self.connection.client.as_uri(include_password=True)
-        self.settler = _settlers.setdefault(address, Settler())
+        self.settler = settlers.setdefault(address, Settler())
 
     @cached_property
     def scripts(self) -> Scripts:
@@ -283,8 +283,8 @@ class Channel(kombu_redis.Channel):
             try:
                 self._stop_polling()
                 self.settle_finished()
-            except self.connection_errors:
-                logger.warning("Messages that are finished will be settled by the next connection.", exc_info=True)
+            except self.connection_errors as error:
+                logger.debug("What is finished will be settled by the next connection: %s", error)
         super().close()
 
     # Looking

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
+from time import monotonic
 from typing import NamedTuple
 
 from redis.commands.core import Script
@@ -20,22 +21,38 @@ class Lease(NamedTuple):
 
 
 class Settler:
-    """Leases that ended in this process and that the server has not heard of yet.
+    """Leases of this process that no channel answers for: ended and not yet settled, or of a channel that was lost.
 
     It outlives channels: a task may finish while its worker is reconnecting, and is then settled by the next channel.
-    Any thread may add; the thread that runs the event loop flushes.
+    Any thread may add; the thread that runs the event loop does the rest.
     """
 
     BATCH = 500
 
     def __init__(self) -> None:
         self._finished: deque[Lease] = deque()
+        self._orphans: dict[Lease, float] = {}  # until when they count, by time.monotonic()
 
     def __bool__(self) -> bool:
         return bool(self._finished)
 
     def add(self, lease: Lease) -> None:
+        """The message is done with."""
         self._finished.append(lease)
+        self._orphans.pop(lease, None)
+
+    def adopt(self, leases: Iterable[Lease], seconds: float) -> None:
+        """Their channel is gone while their tasks go on: they fill slots of the worker until they end or lapse."""
+        until = monotonic() + seconds
+        self._orphans.update(dict.fromkeys(leases, until))
+
+    def orphans(self) -> int:
+        """How many slots are filled by tasks whose channel is gone."""
+        if self._orphans:
+            now = monotonic()
+            for lease in [lease for lease, until in self._orphans.copy().items() if until <= now]:
+                self._orphans.pop(lease, None)
+        return len(self._orphans)
 
     def flush(self, settle: Script, in_flight: int) -> None:
         """Settle all that has finished, some hundreds per call. What could not be sent stays for the next flush."""

@@ -40,6 +40,8 @@ CELERY_SETTINGS: Final[dict[str, Any]] = {
     "broker_transport_options": TRANSPORT_OPTIONS,
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
+    # A server that refuses (read-only after a fail-over, out of memory) is a reason to connect anew, not to die.
+    "broker_channel_error_retry": True,
     "broker_pool_limit": 64,
     "task_acks_late": True,
     "task_publish_retry": False,

@@ -39,6 +39,15 @@ class QoS(kombu_redis.QoS):
         else:
             self.ack(delivery_tag)
 
+    def can_consume(self) -> bool:
+        room = self.can_consume_max_estimate()
+        return room is None or room > 0
+
+    def can_consume_max_estimate(self) -> int | None:
+        """The free slots of the worker; None if it set no limit. Tasks that outlived their channel fill slots too."""
+        room: int | None = super().can_consume_max_estimate()
+        return None if room is None else max(0, room - self.channel.settler.orphans())
+
     def open_leases(self) -> list[Lease]:
         """The leases of this channel that were neither acknowledged nor rejected, in the order of taking."""
         self._flush()
@@ -58,7 +67,9 @@ class QoS(kombu_redis.QoS):
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """A channel closes, perhaps because its connection broke while its tasks run: their leases stay theirs."""
-        self.forget(self.open_leases())
+        leases = self.open_leases()
+        self.channel.settler.adopt(leases, self.channel.lane_lease_seconds)
+        self.forget(leases)
         super().restore_unacked_once(stderr)
 
     def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:

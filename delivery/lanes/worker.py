@@ -67,8 +67,8 @@ class HandBack(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no 
         running = frozenset(request.id for request in tuple(state.active_requests))
         try:
             returned = channel.hand_back_unstarted(running)
-        except (RedisError, OSError):
-            logger.warning("Unstarted messages were not handed back: they return when they lapse.", exc_info=True)
+        except (RedisError, OSError) as error:
+            logger.warning("Unstarted messages were not handed back; they return when they lapse: %s", error)
         else:
             logger.info("Handed back %d unstarted messages.", returned)
 

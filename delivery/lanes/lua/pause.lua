@@ -3,7 +3,7 @@
 local lane, ends_at = ARGV[2], tonumber(ARGV[3])
 if ends_at > now then
   redis.call('ZADD', ASLEEP, ARGV[3], lane)
-  redis.call('ZREM', RING, lane)
+  leave_ring(lane)
 else
   redis.call('ZREM', ASLEEP, lane)
   offer(lane)

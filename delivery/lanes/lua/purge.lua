@@ -7,5 +7,5 @@ for _, id in ipairs(ids) do
 end
 redis.call('DEL', waiting_key(lane))
 redis.call('SREM', BUSY, lane)
-redis.call('ZREM', RING, lane)
+leave_ring(lane)
 return #ids

@@ -45,8 +45,17 @@ local function wake()
   end
 end
 
+-- The order of the ring is known to these three alone.
 local function join_ring(lane)
   redis.call('ZADD', RING, redis.call('INCR', TURN), lane)
+end
+
+local function leave_ring(lane)
+  redis.call('ZREM', RING, lane)
+end
+
+local function next_in_ring()
+  return redis.call('ZPOPMIN', RING)[1]
 end
 
 -- Let the lane join the ring if it has work, may run, and is not there yet.

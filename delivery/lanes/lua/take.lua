@@ -12,7 +12,7 @@ local limited = redis.call('EXISTS', LIMITS) == 1
 local sleepers = redis.call('EXISTS', ASLEEP) == 1
 
 while count < most do
-  local lane = redis.call('ZPOPMIN', RING)[1]
+  local lane = next_in_ring()
   if not lane then
     break
   end

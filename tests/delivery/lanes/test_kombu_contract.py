@@ -36,6 +36,7 @@ SIGNATURES = [
     (kombu_redis.QoS.restore_visible, "(self, start=0, num=10, interval=10)"),
     (virtual.QoS.restore_unacked_once, "(self, stderr=None)"),
     (virtual.QoS.can_consume_max_estimate, "(self)"),
+    (virtual.QoS.can_consume, "(self)"),
     (virtual.QoS._flush, "(self)"),
     (kombu_redis.MultiChannelPoller.on_poll_start, "(self)"),
     (kombu_redis.PublishBatch.add, "(self, name, *args)"),

@@ -16,7 +16,7 @@ from kombu.messaging import Consumer
 from redis import Redis
 from redis.exceptions import RedisError
 
-from delivery.lanes import transport, worker
+from delivery.lanes import channel, transport, worker
 from delivery.lanes.control import Lanes
 from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
 from tests.delivery.lanes.ring import Ring, ids
@@ -28,6 +28,7 @@ transport.register()
 
 @pytest.fixture
 def connection(shared_valkey: PrivateValkey, client: Redis) -> Iterator[Connection]:
+    channel.settlers.clear()  # of tests before, which left messages open
     with Connection(shared_valkey.url, transport_options=TRANSPORT_OPTIONS) as connection:
         yield connection
 
@@ -214,6 +215,25 @@ def test_closing_leaves_open_messages_to_their_leases(connection: Connection, cl
     other = Inbox(connection, "deliver")
     other.drain()
     assert lanes.stats("conn.a").in_flight == 0
+
+
+def test_tasks_that_outlive_their_channel_fill_its_slots(connection: Connection, client: Redis, lanes: Lanes) -> None:
+    for number in range(6):
+        publish(connection, f"conn.{number}", f"m{number}")
+    lost = Inbox(connection, "deliver", prefetch=3)
+    running = lost.receive(3)
+    lost.channel.close()
+    inbox = Inbox(connection, "deliver", prefetch=4)
+    inbox.receive(1)
+    inbox.drain()
+    assert lanes.ring_stats("deliver").in_flight == 4
+    running[0].ack()
+    inbox.receive(2)
+    inbox.drain()
+    assert lanes.ring_stats("deliver").in_flight == 4
+    for message in running[1:] + inbox.messages:
+        message.ack()
+    inbox.receive(3)
 
 
 def test_what_was_not_started_is_handed_back_on_request(connection: Connection, client: Redis, lanes: Lanes) -> None:

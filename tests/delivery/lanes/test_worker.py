@@ -162,9 +162,28 @@ def test_a_broken_connection_doubles_nothing_and_its_tasks_are_settled(
         for connection in client.client_list():
             if connection["id"] != str(client.client_id()):
                 client.client_kill_filter(_id=connection["id"])
-        eventually(lambda: journal.counts("end") == each_once(publisher), 20)
+        most_leased, deadline = 0, time.monotonic() + 20
+        while journal.counts("end") != each_once(publisher):
+            assert time.monotonic() < deadline
+            most_leased = max(most_leased, lanes.ring_stats("deliver").in_flight)
         eventually(lambda: lanes.ring_stats("deliver") == IDLE)
         assert journal.counts("start") == each_once(publisher)
+        assert most_leased == 4
+        assert worker.is_running()
+
+
+@pytest.mark.fault
+def test_a_worker_survives_a_broker_that_refuses_to_write_as_after_a_fail_over(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    with Worker(valkey.url, tmp_path) as worker, valkey.client() as client:
+        publisher.send(200, lanes=20, seconds=0.05)
+        eventually(partial(journal.has_ended, 10), 20)
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        eventually(lambda: "ReadOnlyError" in worker.log.read_text())
+        client.execute_command("REPLICAOF", "NO", "ONE")
+        eventually(lambda: journal.counts("end") == each_once(publisher), 20)
+        eventually(lambda: lanes.ring_stats("deliver") == IDLE)
         assert worker.is_running()
 
 
