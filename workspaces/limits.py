@@ -119,12 +119,16 @@ def burst_of(rate: float) -> float:
     return max(rate, MIN_BURST)
 
 
-@cache
-def _shared() -> SharedBuckets:
-    client = redis.Redis.from_url(
-        settings.REDIS_URL,
+def connect(url: str) -> redis.Redis:
+    """A client that gives up soon and does not try twice."""
+    return redis.Redis.from_url(
+        url,
         socket_timeout=TIMEOUT_SECONDS,
         socket_connect_timeout=TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),
     )
-    return SharedBuckets(client)
+
+
+@cache
+def _shared() -> SharedBuckets:
+    return SharedBuckets(connect(settings.REDIS_URL))

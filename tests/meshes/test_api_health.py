@@ -1,0 +1,81 @@
+"""`/healthz` needs nothing; `/readyz` says what is missing."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import OperationalError, connection
+from django.test import Client
+
+from connections.models import AccessRecord
+from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger
+from meshes import health
+from workspaces import partitions
+
+
+def ready():
+    answer = Client().get("/readyz")
+    return answer.status_code, answer.json()
+
+
+def test_alive_without_a_database():
+    answer = Client().get("/healthz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.django_db
+def test_ready():
+    assert ready() == (
+        200,
+        {
+            "status": "ok",
+            "checks": {"database": "ok", "migrations": "ok", "partitions": "ok", "redis": "ok"},
+        },
+    )
+
+
+@pytest.mark.django_db
+def test_without_redis_it_is_degraded_and_ready(settings):
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    status, answer = ready()
+    assert (status, answer["status"], answer["checks"]["redis"]) == (200, "degraded", "unreachable")
+
+
+@pytest.mark.django_db
+def test_without_the_database_it_is_not_ready(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OperationalError("could not connect to db.internal")
+
+    monkeypatch.setattr(connection, "cursor", fail)
+    status, answer = ready()
+    assert (status, answer["status"], answer["checks"]["database"]) == (503, "unavailable", "unreachable")
+    assert "internal" not in str(answer)
+
+
+@pytest.mark.django_db
+def test_with_a_migration_waiting_it_is_not_ready():
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM django_migrations WHERE app = 'delivery'")
+    status, answer = ready()
+    assert status == 503
+    assert answer["checks"]["migrations"].endswith("migrations are not applied")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("table", health.PARTITIONED_TABLES)
+def test_with_too_few_partitions_ahead_it_is_not_ready(table, monkeypatch):
+    later = datetime.now(UTC) + timedelta(weeks=2)
+    real = partitions.count_ahead
+    monkeypatch.setattr(health, "count_ahead", lambda name, now: real(name, later if name == table else now))
+    status, answer = ready()
+    assert status == 503
+    assert answer["checks"]["partitions"].startswith(f"{table} has 1 partitions ahead")
+
+
+@pytest.mark.django_db
+def test_every_partitioned_table_is_watched():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT relname FROM pg_class WHERE relkind = 'p' ORDER BY relname")
+        tables = {row[0] for row in cursor.fetchall()}
+    assert tables == set(health.PARTITIONED_TABLES)
+    models = (Event, Payload, RoutingLedger, Delivery, Attempt, AccessRecord)
+    assert tables == {model._meta.db_table for model in models}

@@ -1,0 +1,104 @@
+"""Ingest limits: buckets that all processes share, and what happens while Redis is away."""
+
+import socket
+import time
+
+import pytest
+import redis
+
+from tests.factories import make_workspace
+from tests.polling import eventually
+from workspaces import ids, limits
+from workspaces.limits import LocalBuckets, SharedBuckets
+
+
+@pytest.fixture(params=["shared", "local"])
+def buckets(request):
+    return LocalBuckets() if request.param == "local" else SharedBuckets(request.getfixturevalue("redis_client"))
+
+
+def test_a_full_bucket_gives_one_seconds_worth(buckets):
+    assert buckets.take({"a": 100.0}, 100) is None
+    assert buckets.take({"a": 100.0}, 10) == pytest.approx(0.1, abs=0.03)
+
+
+def test_buckets_fill_again(buckets):
+    assert buckets.take({"a": 100.0}, 100) is None
+    eventually(lambda: buckets.take({"a": 100.0}, 10) is None, seconds=1)
+
+
+def test_buckets_know_nothing_of_each_other(buckets):
+    assert buckets.take({"a": 10.0}, 10) is None
+    assert buckets.take({"b": 10.0}, 10) is None
+
+
+def test_all_buckets_give_or_none(buckets):
+    assert buckets.take({"a": 10.0}, 10) is None
+    assert buckets.take({"a": 10.0, "b": 10.0}, 5) is not None
+    assert buckets.take({"b": 10.0}, 10) is None
+
+
+def test_more_than_a_bucket_holds_passes_when_it_is_full_and_is_paid_back(buckets):
+    assert buckets.take({"a": 10.0}, 500) is None
+    assert buckets.take({"a": 10.0}, 1) == pytest.approx(49.1, abs=0.3)
+
+
+def test_a_small_rate_still_lets_a_handful_pass_at_once(buckets):
+    assert buckets.take({"a": 0.1}, 10) is None
+    assert buckets.take({"a": 0.1}, 1) == pytest.approx(10, abs=0.1)
+
+
+def test_processes_share_their_buckets(redis_client):
+    first, second = SharedBuckets(redis_client), SharedBuckets(redis_client)
+    assert first.take({"a": 10.0}, 10) is None
+    assert second.take({"a": 10.0}, 10) is not None
+
+
+def test_buckets_leave_redis_when_they_are_full_again(redis_client):
+    SharedBuckets(redis_client).take({"a": 1000.0}, 1000)
+    assert 0 < redis_client.pttl("a") <= 2000
+
+
+def test_scripts_may_vanish(redis_client):
+    buckets = SharedBuckets(redis_client)
+    assert buckets.take({"a": 10.0}, 1) is None
+    redis_client.script_flush()
+    assert buckets.take({"a": 10.0}, 1) is None
+
+
+def test_without_redis_the_process_counts_for_itself():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        buckets = SharedBuckets(redis.Redis(port=free.getsockname()[1], socket_connect_timeout=0.1))
+    assert buckets.take({"a": 10.0}, 10) is None
+    assert buckets.take({"a": 10.0}, 1) == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_hung_redis_costs_one_request_its_timeout():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = limits.connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        buckets = SharedBuckets(client)
+        began = time.monotonic()
+        assert buckets.take({"a": 10.0}, 1) is None
+        assert time.monotonic() - began < 5 * limits.TIMEOUT_SECONDS
+        began = time.monotonic()
+        assert buckets.take({"a": 10.0}, 1) is None
+        assert time.monotonic() - began < limits.TIMEOUT_SECONDS
+        client.close()
+
+
+@pytest.mark.django_db
+def test_a_workspace_may_bring_its_own_rate(redis_client, settings):
+    settings.MESHES_INGEST_RATE = 50
+    plain, slow = make_workspace(), make_workspace(ingest_rate=20)
+    for workspace, rate in ((plain, 50), (slow, 20)):
+        assert limits.take(workspace, ids.uuid7(), rate) is None
+        assert limits.take(workspace, ids.uuid7(), 5) is not None
+
+
+@pytest.mark.django_db
+def test_a_key_is_limited_over_all_its_workspaces(redis_client, settings):
+    settings.MESHES_INGEST_RATE = settings.MESHES_INGEST_KEY_RATE = 50
+    key_id = ids.uuid7()
+    assert limits.take(make_workspace(), key_id, 50) is None
+    assert limits.take(make_workspace(), key_id, 5) is not None
