@@ -20,6 +20,7 @@ from importlib import metadata, util
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 import psycopg2
 import redis
 from redis.backoff import NoBackoff
@@ -134,8 +135,12 @@ class Postgres:
         )
 
     def prepare(self) -> None:
-        """Make the cluster unless it is there. A half-made one, after a kill, is made anew."""
+        """Make the cluster unless it is there, and clear what a kill left: a half-made cluster, a lock file.
+
+        Raises ServerStartError where another server runs in the folder. The caller keeps a second one from starting.
+        """
         if (self.folder / "PG_VERSION").exists():
+            self._remove_stale_lock()
             return
         unfinished = self.folder.with_name(f"{self.folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -148,6 +153,19 @@ class Postgres:
     def wait_until_ready(self, still_runs: Callable[[], bool], seconds: float = 30) -> None:
         """Return when the database answers, creating it if need be. Raises ServerStartError."""
         _wait("PostgreSQL", self.log, self._create_database, still_runs, seconds)
+
+    def _remove_stale_lock(self, seconds: float = 10) -> None:
+        """PostgreSQL refuses while the process that its lock file names exists, be it a zombie or another by now.
+
+        The file also guards against processes of a killed server that still write; they are found by their folder.
+        """
+        lock = self.folder / "postmaster.pid"
+        deadline = time.monotonic() + seconds
+        while lock.exists() and any(_is_postgres_in(self.folder, process) for process in psutil.process_iter()):
+            if time.monotonic() > deadline:
+                raise ServerStartError(f"Another PostgreSQL is running in {self.folder}.")
+            time.sleep(0.05)
+        lock.unlink(missing_ok=True)
 
     def _initdb(self, folder: Path) -> Program:
         options = [
@@ -337,6 +355,13 @@ def _wait(
         if time.monotonic() > deadline:
             raise ServerStartError(f"{name} was not ready after {seconds} s:\n{log_tail(log)}")
         time.sleep(step)
+
+
+def _is_postgres_in(folder: Path, process: psutil.Process) -> bool:
+    try:
+        return process.name() == "postgres" and os.path.samefile(f"/proc/{process.pid}/cwd", folder)
+    except (psutil.Error, OSError):
+        return False  # ended, or another account's and so not of this cluster
 
 
 def _give(folder: Path, account: Account | None) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -37,7 +38,12 @@ def prepare_for(command: str) -> None:
     if command == "demo":
         os.environ["MESHES_DATA_DIR"] = tempfile.mkdtemp(prefix="meshes-demo-")
     if command in {"up", "demo"}:
-        StackFolder(data_folder()).ensure_secrets()
+        try:
+            folder = StackFolder(data_folder())
+            folder.ensure_secrets()
+            folder.withdraw_stale()
+        except PermissionError as error:
+            sys.exit(f"{error.filename} is another user's; MESHES_DATA_DIR names another folder.")
 
 
 class StackFolder:
@@ -98,6 +104,15 @@ class StackFolder:
 
     def publish(self, state: Mapping[str, object]) -> None:
         self._write_private("stack.json", json.dumps(state, indent=2) + "\n")
+
+    def withdraw_stale(self) -> None:
+        """Remove the state of a killed run at once, before whoever waits for the next one reads it."""
+        try:
+            self.lock()
+        except FolderInUseError:
+            return
+        self.withdraw()
+        self.unlock()
 
     def withdraw(self) -> None:
         (self.path / "stack.json").unlink(missing_ok=True)

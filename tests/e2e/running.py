@@ -65,6 +65,10 @@ class RunningUp:
         state: dict[str, Any] = json.loads((self.folder / "stack.json").read_text())
         return state
 
+    @property
+    def port(self) -> int:
+        return int(self.state["api_url"].rpartition(":")[2])
+
     def processes(self) -> list[psutil.Process]:
         """Everything that this run started and that still lives; zombies do not."""
         run = json.loads((self.folder / "run.json").read_text())
@@ -86,4 +90,6 @@ class RunningUp:
     def _is_ready(self) -> bool:
         if self.running_process.poll() is not None:
             raise AssertionError(self.running_process.communicate()[0])
-        return (self.folder / "stack.json").exists()
+        # A killed predecessor's file may still be there.
+        written = (self.folder / "stack.json").exists()
+        return written and bool(self.state["supervisor_pid"] == self.running_process.pid)

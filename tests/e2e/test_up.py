@@ -8,6 +8,7 @@ import psutil
 import pytest
 import requests
 
+from meshes.stack import answers_ok
 from tests.e2e.running import RunningUp
 from tests.polling import eventually
 
@@ -85,7 +86,7 @@ def test_a_killed_service_is_started_again_and_pids_say_so(up, name):
     os.kill(before, signal.SIGKILL)
     eventually(lambda: up.state["pids"].get(name, before) != before, 20)
     assert psutil.Process(up.state["pids"][name]).is_running()
-    eventually(lambda: requests.get(up.state["api_url"] + "/readyz", timeout=10).status_code == 200, 30)
+    eventually(lambda: answers_ok(up.port, "/readyz"), 30)
 
 
 def test_a_second_up_in_the_folder_is_refused_and_disturbs_nothing(up):
@@ -106,7 +107,7 @@ def test_kill_9_of_everything_then_up_again_then_ctrl_c(tmp_path):
         assert up.call("POST", "/api/v1/workspaces", json={"name": "Kept", "external_id": "kept"}).status_code == 201
         for victim in (psutil.Process(up.running_process.pid), *up.processes()):
             victim.kill()
-        up.running_process.wait()
+        up.running_process.communicate()
         up.start()
         assert up.state["account_key"] == key
         assert up.get("/api/v1/workspaces/kept").json()["name"] == "Kept"
@@ -133,8 +134,7 @@ def test_kill_9_of_up_alone_leaves_nothing_running(tmp_path):
 
 
 def test_a_port_that_is_taken_is_said(tmp_path, up):
-    taken = up.state["api_url"].rpartition(":")[2]
-    second = RunningUp(tmp_path / "data", {"MESHES_PORT": taken}).launch()
+    second = RunningUp(tmp_path / "data", {"MESHES_PORT": str(up.port)}).launch()
     printed, _ = second.communicate(timeout=60)
     assert second.returncode == 1
-    assert f"Port {taken} is taken. MESHES_PORT chooses another; 0 means any free one." in printed
+    assert f"Port {up.port} is taken. MESHES_PORT chooses another; 0 means any free one." in printed

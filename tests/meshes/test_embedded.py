@@ -118,6 +118,28 @@ def test_a_cluster_survives_kill_9_and_a_second_start(tmp_path):
         assert scalar(postgres.url, "SELECT answer FROM kept") == 42
 
 
+def test_a_lock_file_that_names_a_process_of_another_kind_is_stale(tmp_path):
+    with running_postgres(tmp_path / "postgres") as (_postgres, child):
+        child.kill()
+    lock = tmp_path / "postgres" / "postmaster.pid"
+    # A zombie of the server's account: what a kill leaves until init has seen it.
+    account = embedded.account_for_postgres()
+    zombie = subprocess.Popen(["/bin/true"], user=account.uid if account else None)
+    eventually(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_ZOMBIE)
+    lock.write_text(lock.read_text().replace(str(child.pid), str(zombie.pid), 1))
+    with running_postgres(tmp_path / "postgres") as (postgres, _child):
+        assert scalar(postgres.url, "SELECT 1") == 1
+    zombie.wait()
+
+
+def test_a_folder_in_which_postgres_runs_is_left_alone(tmp_path):
+    with running_postgres(tmp_path / "postgres") as (postgres, _child):
+        with pytest.raises(ServerStartError, match="Another PostgreSQL is running"):
+            postgres._remove_stale_lock(seconds=0)
+        assert (tmp_path / "postgres" / "postmaster.pid").exists()
+        assert scalar(postgres.url, "SELECT 1") == 1
+
+
 def test_a_cluster_left_half_made_is_made_anew(tmp_path):
     unfinished = tmp_path / "postgres.unfinished"
     unfinished.mkdir()

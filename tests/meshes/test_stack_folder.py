@@ -78,7 +78,12 @@ def test_a_second_stack_is_refused_until_the_first_ends(folder):
         with pytest.raises(FolderInUseError, match="Another stack is running"):
             folder.lock()
         assert not folder.is_locked
+        folder.publish({})
+        folder.withdraw_stale()
+        assert (folder.path / "stack.json").exists(), "it is the other's, which runs"
         other.kill()
+    folder.withdraw_stale()
+    assert not (folder.path / "stack.json").exists()
     folder.lock()
     assert folder.is_locked
     folder.unlock()
