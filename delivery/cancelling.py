@@ -1,14 +1,15 @@
 """Cancelling: an open delivery will not be tried again, and its cause says why. It is final.
 
-Every way to cancel is the same conditional UPDATE: of what is `pending` or `held` and not in flight. A delivery in
-flight is left to its attempt; whoever must not miss it asks again.
+What is open is cancelled by one conditional UPDATE: of what is `pending` or `held` and not in flight. A delivery in
+flight is left to its attempt; whoever must not miss it asks again. Dead letters are dismissed.
 """
 
 import uuid
 from collections.abc import Iterable
 from datetime import datetime
 
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet, Value
+from django.db.models.functions import Concat
 
 from delivery.models import Delivery
 
@@ -37,6 +38,19 @@ def cancel(delivery_ids: Iterable[uuid.UUID], cause: str, now: datetime) -> int:
         .update(
             status=Delivery.Status.CANCELLED, cause=cause, detail=WORDS[cause], next_attempt_at=None, finished_at=now
         )
+    )
+
+
+def dismiss(delivery_ids: Iterable[uuid.UUID], now: datetime) -> int:
+    """Cancel those of these deliveries that are dead letters, so that no replay sends them; how many were.
+
+    Their cause moves into the words: why they died stays readable.
+    """
+    words = Concat(Value(f"{WORDS[BY_USER]} It was a dead letter ("), F("cause"), Value("). "), F("detail"))
+    return (
+        Delivery.objects.filter(pk__in=list(delivery_ids), status=Delivery.Status.DEAD)
+        .order_by()
+        .update(status=Delivery.Status.CANCELLED, cause=BY_USER, detail=words, next_attempt_at=None, finished_at=now)
     )
 
 

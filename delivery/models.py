@@ -234,6 +234,7 @@ class Delivery(models.Model):
                 fields=["connection", "next_attempt_at"], condition=Q(status="pending"), name="deliveries_due_by_lane"
             ),
             models.Index(fields=["connection", "id"], condition=Q(status="held"), name="deliveries_held"),
+            models.Index(fields=["-id"], condition=Q(status="dead"), name="deliveries_dead"),
             models.Index(fields=["replay"], condition=Q(replay__isnull=False), name="deliveries_by_replay"),
         ]
 
@@ -248,6 +249,14 @@ class Delivery(models.Model):
     def state(self) -> str:
         """The state that users see: the stored status, or `in_flight` while a lease is live."""
         return state_of(self.status, self.lease_until, datetime.now(UTC))
+
+
+class DeadLetter(Delivery):
+    """A delivery that will not be tried again by itself: a state of a delivery, with a list of its own for operators."""
+
+    class Meta:
+        proxy = True
+        default_permissions = ()
 
 
 def state_of(status: str, lease_until: datetime | None, now: datetime) -> str:

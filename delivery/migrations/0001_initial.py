@@ -237,6 +237,22 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='delivery',
+            index=models.Index(condition=models.Q(('status', 'dead')), fields=['-id'], name='deliveries_dead'),
+        ),
+        migrations.CreateModel(
+            name='DeadLetter',
+            fields=[
+            ],
+            options={
+                'default_permissions': (),
+                'proxy': True,
+                'indexes': [],
+                'constraints': [],
+            },
+            bases=('delivery.delivery',),
+        ),
+        migrations.AddIndex(
+            model_name='delivery',
             index=models.Index(condition=models.Q(('replay__isnull', False)), fields=['replay'], name='deliveries_by_replay'),
         ),
         migrations.AddConstraint(
