@@ -1,7 +1,7 @@
 """Compile a filter: the JSON dialect of Hookdeck and Convoy, checked once when a rule is saved.
 
     {"payload": {"lead": {"score": {"$gte": 50}}}}          objects lead down by names
-    {"payload.lead.score": {"$gte": 50}, "event": "lead.created"}      dotted names do too; members are joined by and
+    {"payload.lead.score": {"$gte": 50}, "event.type": "lead.created"}      dotted names too; members are joined by and
     {"$or": [{"payload.plan": "pro"}, {"payload.seats": {"$gt": 10}}]}
 
 A literal is `$eq`, an array literal asks that each of its members be there, `{}` matches everything. The table of
@@ -36,7 +36,8 @@ from delivery.conditions import (
 from workspaces.jsonpaths import pointer, split_path
 from workspaces.strictjson import InvalidJson, check_value
 
-ROOTS = ("event", "payload", "workspace")
+CONTEXT = {"event": ("type", "id", "created_at"), "payload": None, "workspace": ("id", "external_id", "name")}
+"""What a filter looks at, with the members that are known: a misspelt one would silently match nothing."""
 MAX_DEPTH = 8
 """Objects inside each other. Lists, of $and or $in, do not count."""
 MAX_NESTING = 32
@@ -140,8 +141,8 @@ class _Compiler:
             path = split_path(name)
         except ValueError as error:
             raise place.error(str(error)) from None
-        if not place.path and path[0] not in ROOTS:
-            raise place.error(f"a filter looks at {', '.join(ROOTS)}; {path[0]!r} is none of them")
+        if not place.path and path[0] not in CONTEXT:
+            raise place.error(f"a filter looks at {', '.join(CONTEXT)}; {path[0]!r} is none of them")
         return self.read(document, place.below(path=path))
 
     def read_array_literal(self, members: list[Any], place: _Place) -> Condition:
@@ -161,7 +162,7 @@ class _Compiler:
         if not place.path:
             raise place.error("an operator needs a field to look at")
         self.count(place)
-        return operator(name, operand, place)
+        return operator(name, operand, _settle(place))
 
     def read_group(self, name: str, operand: Any, place: _Place) -> Condition:
         if not isinstance(operand, list) or not operand:
@@ -182,6 +183,17 @@ class _Compiler:
         self.nodes += 1
         if self.nodes > MAX_NODES:
             raise place.error(f"the filter has more than {MAX_NODES} conditions and groups")
+
+
+def _settle(place: _Place) -> _Place:
+    """The place that a test looks at. `event` alone is short for its type; the rest must be something that is there."""
+    root, *below = place.path
+    known = CONTEXT[root]
+    if known is None or (len(below) == 1 and below[0] in known):
+        return place
+    if root == "event" and not below:
+        return place.below(path=("type",))
+    raise place.error(f"{root} has the members {', '.join(known)}")
 
 
 # --- operators: check the operand, build the test ---------------------------------------------------------------------

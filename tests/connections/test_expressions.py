@@ -136,7 +136,8 @@ def test_an_expression_that_multiplies_ends_soon(source, context):
 # fmt: off
 TOKENS = [
     "@", ".", "[*]", "[]", "[0]", "[?", "]", "[", ",", "|", "&", "(", ")", "{", "}", ":", "==", "<", "!", "*", "||",
-    "&&", "payload", "items", "sku", "'a'", "`1`", "`null`", "sort_by(", "map(", "max_by(", "to_number(", "sum(", "join(",
+    "&&", "payload", "items", "sku", "'a'",
+    "`1`", "`null`", "sort_by(", "map(", "max_by(", "to_number(", "sum(", "join(",
 ]
 CALLS = [
     "abs(@)", "avg(@)", "ceil(@)", "contains(@, payload)", "ends_with(@, 'a')", "floor(@)", "keys(@)", "length(@)",

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from connections.mapping import MappingError, MappingFailed, compile_mapping
 
 LEAD = {
-    "event": "lead.created",
-    "workspace": "ws_tenant_abc",
+    "event": {"id": "evt_1", "type": "lead.created", "created_at": "2024-05-01T10:00:00Z"},
+    "workspace": {"id": "ws_1", "external_id": "tenant_abc", "name": "Abc"},
     "payload": {
         "email": " Ada@Example.com ",
         "score": "72",
@@ -45,13 +45,13 @@ def test_entries_build_an_object():
         {"to": "properties.score", "from": "payload.score", "transforms": ["to_number"]},
         {"to": "properties.tags", "from": "payload.tags", "transforms": [{"join": ";"}]},
         {"to": "source.name", "value": "meshes"},
-        {"to": "source.kind", "from": "event", "transforms": [{"split": "."}, "first", "upper"]},
-        {"to": r"utm\.tenant", "from": "workspace"},
+        {"to": "source.kind", "from": "event.type", "transforms": [{"split": "."}, "first", "upper"]},
+        {"to": r"utm\.tenant", "from": "workspace.external_id"},
         {"to": "lines", "from": "payload.items[?qty > `1`].{sku: sku, n: qty}"},
     ) == {
         "properties": {"email": "ada@example.com", "score": 72, "tags": "new;vip"},
         "source": {"name": "meshes", "kind": "LEAD"},
-        "utm.tenant": "ws_tenant_abc",
+        "utm.tenant": "tenant_abc",
         "lines": [{"sku": "B", "n": 5}],
     }
 

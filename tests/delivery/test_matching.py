@@ -19,8 +19,8 @@ from delivery.matching import (
 )
 
 LEAD = {
-    "event": "lead.created",
-    "workspace": "ws_tenant_abc",
+    "event": {"id": "evt_1", "type": "lead.created", "created_at": "2024-05-01T10:00:00Z"},
+    "workspace": {"id": "ws_1", "external_id": "tenant_abc", "name": "Abc"},
     "payload": {
         "score": 72,
         "ratio": 0.5,
@@ -268,8 +268,17 @@ def test_a_backslash_reaches_a_name_with_a_full_stop():
 
 
 def test_event_and_workspace_are_there_too():
-    assert matches({"event": {"$in": ["lead.created"]}, "workspace": {"$startsWith": "ws_"}})
-    assert not matches({"event": "lead.updated"})
+    assert matches({"event.type": {"$in": ["lead.created"]}, "workspace": {"external_id": {"$startsWith": "tenant_"}}})
+    assert matches({"event.created_at": {"$gte": "2024"}})
+    assert not matches({"event": {"type": "lead.updated"}})
+
+
+def test_event_alone_is_short_for_its_type():
+    assert matches({"event": "lead.created"})
+    assert matches({"event": {"$or": [{"$startsWith": "lead."}, "user.created"]}})
+    assert not matches({"event": {"$nin": ["lead.created"]}})
+    clause = compile_filter({"event": "a.b"}).explain(LEAD)
+    assert clause == Clause("event.type", "$eq", "a.b", "lead.created", True)
 
 
 def test_the_empty_filter_matches_everything():
@@ -367,6 +376,9 @@ def test_what_a_clause_shows_is_short_and_fit_for_storage(actual, shown):
         ({"$not": None}, "/$not", "must be an object of fields or operators"),
         ({"$eq": 1}, "/$eq", "an operator needs a field"),
         ({"data.score": 1}, "/data.score", "a filter looks at event, payload, workspace"),
+        ({"event.name": "a"}, "/event.name", "event has the members type, id, created_at"),
+        ({"event": {"type": {"a": 1}}}, "/event/type/a", "event has the members type, id, created_at"),
+        ({"workspace": "ws_1"}, "/workspace", "workspace has the members id, external_id, name"),
         ({"payload..a": 1}, "/payload..a", "a path is names joined by single full stops"),
         ({"payload": {"": 1}}, "/payload/", "a path is names joined by single full stops"),
         ({"payload.a": {"$eq": float("nan")}}, "/payload.a/$eq", "beyond the range"),
@@ -433,7 +445,10 @@ LEAF = st.one_of(
     ),
 )
 FIELD = st.dictionaries(
-    st.sampled_from(["payload.a", "payload.a.b", "payload.b.0.a", "event", "workspace.a"]), LEAF, min_size=1, max_size=2
+    st.sampled_from(["payload.a", "payload.a.b", "payload.b.0.a", "event", "workspace.id"]),
+    LEAF,
+    min_size=1,
+    max_size=2,
 )
 DOCUMENT = st.recursive(
     FIELD,
