@@ -71,6 +71,17 @@ class Lanes:
         self._in_flight = in_flight
         self._scripts = Scripts.of(client)
 
+    def put(self, messages: Iterable[tuple[str, str, str]]) -> int:
+        """Append encoded messages, as `(lane, message id, body)`, in one round trip. Returns how many were appended.
+
+        A lane refuses a message that it has, and any beyond its capacity.
+        """
+        with self._client.pipeline(transaction=False) as pipeline:
+            for lane, message_id, body in messages:
+                args = (self._in_flight, options.CAPACITY, lane, message_id, body)
+                self._scripts.put(keys=_keys(lane), args=args, client=pipeline)
+            return sum(answer == 1 for answer in pipeline.execute())
+
     def limit(self, lane: str, in_flight: int | None) -> None:
         """How many messages of the lane may be leased at once; None returns it to the default. At least 1."""
         if in_flight is not None and in_flight < 1:

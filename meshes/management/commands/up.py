@@ -22,7 +22,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         stack = self._stack()
-        _stop_on_signals()
+        stop_on_signals()
         try:
             stack.start()
             self._show(stack)
@@ -64,7 +64,8 @@ class Command(BaseCommand):
         self.stdout.write("\n".join(lines))
 
 
-def _stop_on_signals() -> None:
+def stop_on_signals() -> None:
+    """SIGINT, SIGTERM and, unless ignored, SIGHUP raise KeyboardInterrupt, once."""
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means: outlive the terminal

@@ -1,0 +1,219 @@
+"""The demo's story in steps: two tenants, their endpoints and rules, their events, a dead letter and its replay."""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from meshes.demo import events
+from meshes.demo.client import Api
+from meshes.demo.receivers import Endpoint, Receivers, flaky, gone, healthy, hung, slow
+
+CALM_EVENTS, STORMY_EVENTS = 96, 240
+"""Events posted while every endpoint is healthy, and while others are in trouble."""
+PACE_PER_SECOND = 24.0
+PATIENCE_SECONDS = 30.0
+"""How long each step waits for what it expects; what has not come by then fails its claim."""
+QUICK = [0, 0.5, 0.5, 1]
+"""A retry schedule in seconds, so that nobody waits a day for the demo; any connection may bring its own."""
+ACME, GLOBEX = "ws_tenant_acme", "ws_tenant_globex"
+INVOICE_MAPPING = [
+    {"to": "number", "from": "payload.invoice"},
+    {"to": "customer.email", "from": "payload.customer.email", "transforms": ["trim", "lower"]},
+    {"to": "lines", "from": "length(payload.lines)"},
+    {"to": "currency", "value": "EUR"},
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """An event that was answered 202; `at` is when it was handed in (monotonic seconds)."""
+
+    id: str
+    type: str
+    workspace: str
+    payload: Mapping[str, Any]
+    at: float
+
+
+@dataclass(slots=True)
+class Destination:
+    """A connection, the endpoint behind it, and which of the posted events its rules want."""
+
+    workspace: str
+    endpoint: Endpoint
+    connection: str
+    wants: Callable[[Posted], bool]
+
+
+@dataclass(slots=True)
+class Rescue:
+    """A dead letter before and after its endpoint was mended."""
+
+    letter: Mapping[str, Any]
+    replayed: Mapping[str, Any]
+    waiting: int
+    """How many more deliveries of the endpoint waited for it, and how many of them arrived."""
+    arrived: int
+
+
+@dataclass
+class Act:
+    """The demo in steps. `say` tells what happens; `progress(what, done, of)` how far a step is."""
+
+    api: Api
+    say: Callable[[str], None]
+    progress: Callable[[str, int, int], None]
+    destinations: list[Destination] = field(default_factory=list)
+    calm: list[Posted] = field(default_factory=list)
+    stormy: list[Posted] = field(default_factory=list)
+    answered: int = 0
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+
+    def make_endpoints(self) -> list[Endpoint]:
+        """Two healthy ones, and one of each trouble; the dead one does not listen yet."""
+        tempers = {"healthy-a": healthy, "healthy-b": healthy, "slow": slow, "flaky": flaky, "dead": healthy,
+                   "gone": gone, "hung": hung}  # fmt: skip
+        self.endpoints = {name: Endpoint(name, temper, listens=name != "dead") for name, temper in tempers.items()}
+        return list(self.endpoints.values())
+
+    def set_up(self) -> None:
+        """Two tenants, each with one healthy endpoint that wants everything."""
+        self.say("Two tenants, Acme and Globex, each with a healthy webhook for every event")
+        for external_id, name in ((ACME, "Acme"), (GLOBEX, "Globex")):
+            self.api.post("/workspaces", {"name": name, "external_id": external_id})
+        self._connect(ACME, "healthy-a", {"event": "*"}, lambda event: True)
+        self._connect(GLOBEX, "healthy-b", {"event": "*"}, lambda event: True)
+
+    def calm_phase(self) -> None:
+        """Post events while all is well."""
+        self.say(f"{CALM_EVENTS} events while every endpoint is healthy")
+        self.calm = self._post(CALM_EVENTS, seed=1)
+        self._wait_for("deliveries", lambda: self._arrived_in("healthy-a", "healthy-b"), CALM_EVENTS)
+
+    def bring_trouble(self) -> None:
+        """More endpoints, each with a trouble of its own, wanted by rules with patterns, a filter and a mapping."""
+        self.say("Six more connections: to endpoints that are slow, flaky, dead, gone and hung")
+        self._connect(ACME, "slow", {"event": "lead.*"}, lambda event: event.type == "lead.created")
+        self._connect(GLOBEX, "flaky", {"event": "deal.won"}, lambda event: event.type == "deal.won")
+        invoices = {"event": "invoice.paid", "mapping": INVOICE_MAPPING}
+        self._connect(GLOBEX, "flaky", invoices, lambda event: event.type == "invoice.paid")
+        urgent = {"event": "ticket.opened", "filter": {"payload.priority": "urgent"}}
+        self._connect(ACME, "dead", urgent, lambda event: event.payload.get("priority") == "urgent", schedule=[0, 0.5])
+        self._connect(GLOBEX, "gone", {"event": "ticket.*"}, lambda event: event.type == "ticket.opened")
+        self._connect(ACME, "hung", {"event": "user.*"}, lambda event: event.type == "user.signed_up")
+
+    def stormy_phase(self) -> None:
+        """Post events while those endpoints are among the destinations, and wait for what can arrive."""
+        self.say(f"{STORMY_EVENTS} events with them")
+        self.stormy = self._post(STORMY_EVENTS, seed=2)
+        expected = CALM_EVENTS + STORMY_EVENTS + sum(len(self.wanted(name)) for name in ("slow", "flaky"))
+        arriving = ("healthy-a", "healthy-b", "slow", "flaky")
+        self._wait_for("deliveries", lambda: self._arrived_in(*arriving), expected)
+        self._wait_for("dead letters", lambda: len(self._dead_letters()), 1)
+        self._wait_for("held", lambda: self._count("gone", "held"), len(self.wanted("gone")))
+
+    def mend_the_dead(self, receivers: Receivers) -> Rescue | None:
+        """Start the dead endpoint, replay one dead letter, and resume what waited behind the breaker."""
+        letters = self._dead_letters()
+        if not letters:
+            return None
+        destination = self.of("dead")[0]
+        waiting = self._count("dead", "pending")
+        self.say("The dead endpoint is mended: its connection resumed, one dead letter replayed")
+        receivers.open(destination.endpoint)
+        self.api.post(f"/connections/{destination.connection}/resume")
+        letter = letters[0]
+        self.api.post(f"/deliveries/{letter['id']}/replay")
+        self._wait_for("arrived", lambda: self._arrived_in("dead"), waiting + 1)
+        self._wait_for("replayed", lambda: int(self._delivery(letter["id"])["status"] == "succeeded"), 1)
+        arrived = self._count("dead", "succeeded") - 1
+        return Rescue(letter, self._delivery(letter["id"]), waiting, arrived)
+
+    # --- what the claims are reckoned from
+
+    def of(self, endpoint: str) -> list[Destination]:
+        """The destinations with this endpoint."""
+        return [destination for destination in self.destinations if destination.endpoint.name == endpoint]
+
+    def wanted(self, endpoint: str) -> list[Posted]:
+        """The events that the rules lead to this endpoint, reckoned here and not asked of the API."""
+        posted = self.stormy if not endpoint.startswith("healthy") else self.calm + self.stormy
+        return [
+            event
+            for destination in self.of(endpoint)
+            for event in posted
+            if event.workspace == destination.workspace and destination.wants(event)
+        ]
+
+    def deliveries(self, endpoint: str) -> list[Any]:
+        """What the API knows of the deliveries to an endpoint."""
+        return [
+            delivery
+            for destination in self.of(endpoint)
+            for delivery in self.api.all(f"/deliveries?connection={destination.connection}")
+        ]
+
+    # --- how
+
+    def _connect(
+        self,
+        workspace: str,
+        endpoint_name: str,
+        rule: Mapping[str, Any],
+        wants: Callable[[Posted], bool],
+        schedule: list[float] | None = None,
+    ) -> None:
+        endpoint = self.endpoints[endpoint_name]
+        made = self.api.post(
+            "/connections",
+            {
+                "workspace": workspace,
+                "type": "webhook",
+                "name": endpoint.name,
+                "config": {"url": endpoint.url},
+                "retry": {"schedule": schedule or QUICK},
+            },
+        )
+        endpoint.secrets.append(made["signing_secret"])
+        self.api.post("/rules", {"workspace": workspace, "connection": made["id"], "enabled": True, **rule})
+        self.destinations.append(Destination(workspace, endpoint, made["id"], wants))
+
+    def _post(self, number: int, seed: int) -> list[Posted]:
+        start = time.monotonic()
+        with ThreadPoolExecutor(8) as pool:
+            waiting = []
+            for index, (kind, payload) in enumerate(events.events(number, seed)):
+                time.sleep(max(0.0, start + index / PACE_PER_SECOND - time.monotonic()))
+                workspace = (ACME, GLOBEX)[index // len(events.TYPES) % 2]
+                waiting.append(pool.submit(self._post_one, workspace, kind, payload))
+                self.progress("posted", index + 1, number)
+            return [future.result() for future in waiting]
+
+    def _post_one(self, workspace: str, kind: str, payload: Mapping[str, Any]) -> Posted:
+        at = time.monotonic()
+        answer = self.api.post("/events", {"workspace": workspace, "event": kind, "payload": payload})
+        self.answered += 1
+        return Posted(answer["id"], kind, workspace, payload, at)
+
+    def _wait_for(self, what: str, count: Callable[[], int], goal: int) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (done := count()) < goal and time.monotonic() < deadline:
+            self.progress(what, done, goal)
+            time.sleep(0.2)
+        self.progress(what, done, goal)
+
+    def _arrived_in(self, *names: str) -> int:
+        return sum(len(self.endpoints[name].arrived) for name in names)
+
+    def _count(self, endpoint: str, status: str) -> int:
+        return sum(delivery["status"] == status for delivery in self.deliveries(endpoint))
+
+    def _dead_letters(self) -> list[Any]:
+        return [
+            letter for each in self.of("dead") for letter in self.api.all(f"/dead-letters?connection={each.connection}")
+        ]
+
+    def _delivery(self, delivery_id: str) -> Any:
+        return self.api.get(f"/deliveries/{delivery_id}")

@@ -1,0 +1,121 @@
+"""`manage.py demo`: the whole main job on servers of its own; exit code 0 only if every claim it prints held."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from rich.console import Console
+from rich.status import Status
+
+from meshes.demo import proof, show
+from meshes.demo.act import Act
+from meshes.demo.client import Api
+from meshes.demo.receivers import Receivers
+from meshes.embedded import ServerStartError
+from meshes.management.commands.up import stop_on_signals
+from meshes.stack import Stack, StackError
+from meshes.stack_folder import StackFolder, data_folder
+
+TEND_SECONDS = 0.1
+LOOPBACK = {
+    "MESHES_OUTBOUND_ALLOW_NETS": "127.0.0.0/8",
+    "MESHES_OUTBOUND_ALLOW_HTTP": "1",
+    "MESHES_OUTBOUND_PORTS": "*",
+}
+"""The demo's endpoints are on this machine, which the outbound door refuses by default."""
+
+
+class Command(BaseCommand):
+    help = "Run the whole main job on servers of its own: events in, deliveries out, every claim checked."
+    requires_system_checks = []  # the services check themselves, once the servers run
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self.console = Console()
+        self.started = time.monotonic()
+        folder = StackFolder(data_folder())
+        stack = Stack(folder, _environment(), port=0, durable=False, report=self.say)
+        stop_on_signals()
+        try:
+            self.say("PostgreSQL, Valkey and the services, on free ports and in a folder of their own")
+            stack.start()
+            held = self._play_beside(stack)
+        except KeyboardInterrupt:
+            raise CommandError("Interrupted.", returncode=130) from None
+        except (StackError, ServerStartError) as error:
+            raise CommandError(str(error)) from error
+        finally:
+            self.say("Stopping everything")
+            stack.stop()
+            shutil.rmtree(folder.path, ignore_errors=True)
+        self.say(f"Done in {time.monotonic() - self.started:.0f} s")
+        if not held:
+            raise CommandError("A claim did not hold.")
+
+    def say(self, sentence: str) -> None:
+        self.console.print(f"[dim]{time.monotonic() - self.started:5.1f} s[/dim]  {sentence}", highlight=False)
+
+    def _play_beside(self, stack: Stack) -> bool:
+        """Play in a thread while the main one, whose children the services are, tends them."""
+        played: list[bool | BaseException] = []
+        thread = threading.Thread(target=lambda: played.append(self._play(stack)), daemon=True)
+        thread.start()
+        while thread.is_alive():
+            stack.tend()
+            time.sleep(TEND_SECONDS)
+        return bool(played and played[0] is True)
+
+    def _play(self, stack: Stack) -> bool:
+        with Status("", console=self.console) as status:
+            act = Act(Api(stack.api_url, stack.account_key), self.say, _progress_to(status))
+            with Receivers(act.make_endpoints()) as receivers:
+                act.set_up()
+                act.calm_phase()
+                act.bring_trouble()
+                act.stormy_phase()
+                status.update("reckoning")
+                rows, claims = self._reckon(act)
+                rescue = act.mend_the_dead(receivers)
+        self._show(act, rows, rescue)
+        without, beside, isolated = proof.isolation(act)
+        healthy = f"{show.milliseconds(without)} without, {show.milliseconds(beside)} with the hung one"
+        self.console.print(f"\n[bold]Isolation[/bold]: p99 of the healthy endpoints {healthy}\n", highlight=False)
+        return show.show_claims(self.console, [*claims, isolated, *proof.rescue_claims(act, rescue)])
+
+    def _reckon(self, act: Act) -> tuple[list[proof.Row], list[proof.Claim]]:
+        rows = proof.table(act)
+        return rows, proof.claims(act, rows)
+
+    def _show(self, act: Act, rows: list[proof.Row], rescue: Any) -> None:
+        self.console.print()
+        show.show_table(self.console, rows)
+        if rescue is not None:
+            names = {each.connection: each.endpoint.name for each in act.destinations}
+            event: Mapping[str, Any] = act.api.get(f"/events/{rescue.letter['event']}")
+            self.console.print()
+            show.show_timeline(self.console, event, names)
+
+
+def _environment() -> dict[str, str]:
+    """Of this process, less what would lead the demo to other servers or other limits."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"DATABASE_URL", "REDIS_URL"} and not name.startswith("MESHES_OUTBOUND")
+    } | LOOPBACK
+
+
+def _progress_to(status: Status) -> Any:
+    """Progress on a terminal as one living line, elsewhere as a line now and then."""
+    last = [0.0]
+
+    def progress(what: str, done: int, of: int) -> None:
+        status.update(f"{what}: {done} of {of}")
+        if not status.console.is_terminal and (done >= of or time.monotonic() - last[0] > 2):
+            last[0] = time.monotonic()
+            status.console.print(f"          {what}: {done} of {of}", highlight=False)
+
+    return progress
