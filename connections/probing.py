@@ -26,10 +26,14 @@ _REFUSED = Verdict(
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What the test of a connection came to. `ok` is None where the vendor has no check; all secrets are masked."""
+    """What the test of a connection came to. `ok` is None where the vendor has no check; all secrets are masked.
+
+    `status` is the connection's status afterwards.
+    """
 
     ok: bool | None
     outcome: str
+    status: str
     error_class: str = ""
     words: str = ""
     duration_ms: int | None = None
@@ -48,15 +52,15 @@ def probe(connection: Connection, *, actor: str) -> Probe:
         credentials = keeping.open_all(connection, actor, "test")
     except vault.CredentialRefused:
         lifecycle.hold(connection, Connection.Status.CREDENTIAL_ERROR, _REFUSED.words)
-        return Probe(False, _REFUSED.outcome, _REFUSED.error_class, _REFUSED.words)
+        return Probe(False, _REFUSED.outcome, _status(connection), _REFUSED.error_class, _REFUSED.words)
     request = provider.build_test(_shipment(provider, connection, credentials))
     if request is None:
-        return Probe(None, NO_TEST, words=provider.test)
+        return Probe(None, NO_TEST, _status(connection), words=provider.test)
     answer = _send(request, connection)
     verdict = provider.classify(answer, provider.actions[0].slug)
     if verdict.outcome == Outcome.DELIVERED:
         lifecycle.mend(connection)
-    return _describe(verdict, request, answer, Redactor(credentials, request))
+    return _describe(verdict, request, answer, Redactor(credentials, request), _status(connection))
 
 
 def _shipment(provider: Provider, connection: Connection, credentials: dict[str, Any]) -> Shipment:
@@ -84,8 +88,17 @@ def _send(request: outbound.Request, connection: Connection) -> outbound.Respons
         return error
 
 
+def _status(connection: Connection) -> str:
+    connection.refresh_from_db(fields=["status"])
+    return connection.status
+
+
 def _describe(
-    verdict: Verdict, request: outbound.Request, answer: outbound.Response | outbound.OutboundError, redactor: Redactor
+    verdict: Verdict,
+    request: outbound.Request,
+    answer: outbound.Response | outbound.OutboundError,
+    redactor: Redactor,
+    status: str,
 ) -> Probe:
     response = None
     if isinstance(answer, outbound.Response):
@@ -98,6 +111,7 @@ def _describe(
     return Probe(
         ok=verdict.outcome == Outcome.DELIVERED,
         outcome=verdict.outcome,
+        status=status,
         error_class=verdict.error_class,
         words=verdict.words,
         duration_ms=answer.duration_ms if isinstance(answer, outbound.Response) else None,

@@ -133,9 +133,7 @@ class ConnectionViewSet(TenantViewSet):
         """
         connection = self.living()
         self.read(StrictSerializer)
-        probe = probing.probe(connection, actor=self.identity.actor)
-        connection.refresh_from_db(fields=["status"])
-        return Response({**ProbeOut(probe).data, "status": connection.status})
+        return Response(ProbeOut(probing.probe(connection, actor=self.identity.actor)).data)
 
     @extend_schema(request=StrictSerializer, responses=ConnectionOut)
     @action(detail=True, methods=["post"])
