@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from connections.expressions import Expression, ExpressionError, compile_expression
-from connections.jsonvalues import MAX_SIZE, ShapingError, measure
+from connections.jsonvalues import MAX_SIZE, ShapingError, measure, written_size
 from connections.metering import Meter, OutOfWorkError
 from connections.transforms import OperandError, Transform, compile_transform
 from workspaces.jsonpaths import pointer, split_path
@@ -25,7 +25,7 @@ from workspaces.strictjson import InvalidJson, check_value
 MAX_ENTRIES = 200
 MAX_TRANSFORMS = 20
 MAX_PATH_DEPTH = 8
-MAX_SOURCE_BYTES = 65_536
+MAX_SOURCE_SIZE = 65_536
 MAX_STEPS = 2_000_000
 """Work of one application, see `Meter`: about 0.3 s at worst. An ordinary mapping of 20 entries takes below 1,000."""
 
@@ -104,8 +104,8 @@ def compile_mapping(document: Any) -> Mapping:
         check_value(document, max_depth=32, max_keys=10_000)
     except InvalidJson as fault:
         raise MappingError(fault.pointer, fault.message) from None
-    if len(json.dumps(document, ensure_ascii=False).encode()) > MAX_SOURCE_BYTES:
-        raise MappingError("", f"is longer than {MAX_SOURCE_BYTES:,} bytes")
+    if written_size(document) > MAX_SOURCE_SIZE:
+        raise MappingError("", f"is longer than {MAX_SOURCE_SIZE // 1024} KB")
     entries = tuple(_compile_entry(entry, index) for index, entry in enumerate(document))
     _check_targets(entries)
     return Mapping(entries)

@@ -8,13 +8,13 @@ A literal is `$eq`, an array literal asks that each of its members be there, `{}
 answers is in docs/routing.md.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import re2
 
+from connections.jsonvalues import written_size
 from connections.metering import Meter, OutOfWorkError
 from delivery.clauses import Clause
 from delivery.conditions import (
@@ -44,7 +44,7 @@ MAX_NESTING = 32
 """Objects and lists inside each other, operands of $eq included."""
 MAX_NODES = 200
 MAX_LIST = 200
-MAX_SOURCE_BYTES = 65_536
+MAX_SOURCE_SIZE = 65_536
 MAX_REGEX_LENGTH = 512
 REGEX_MEMORY_BYTES = 512 * 1024
 """RE2 holds its program and its cache of states within this, and refuses a pattern that does not fit."""
@@ -90,8 +90,8 @@ def compile_filter(document: Any) -> Filter:
         check_value(document, max_depth=MAX_NESTING)
     except InvalidJson as fault:
         raise FilterError(fault.pointer, fault.message) from None
-    if len(json.dumps(document, ensure_ascii=False).encode()) > MAX_SOURCE_BYTES:
-        raise FilterError("", f"is longer than {MAX_SOURCE_BYTES:,} bytes")
+    if written_size(document) > MAX_SOURCE_SIZE:
+        raise FilterError("", f"is longer than {MAX_SOURCE_SIZE // 1024} KB")
     return Filter(_Compiler().read_object(document, _Place((), (), 0)) if document else All(()))
 
 

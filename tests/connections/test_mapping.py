@@ -2,6 +2,7 @@ import contextlib
 import copy
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,7 +208,7 @@ OK = {"to": "a", "from": "payload"}
         ([{**OK, "to": "b"}, {**OK, "to": "a.b.c"}, {**OK, "to": "a"}], "/2/to", "writes over what entry 1 writes"),
         ([{"to": "a", "value": float("inf")}], "/0/value", "is a number beyond the range of a double"),
         ([{"to": "a", "value": ["\x00"]}], "/0/value/0", "contains the character"),
-        ([{"to": "a", "value": "x" * 70_000}], "", "is longer than 65,536 bytes"),
+        ([{"to": "a", "value": "x" * 70_000}], "", "is longer than 64 KB"),
     ],
 )
 def test_a_mistake_is_refused_with_its_place(document, pointer, message):
@@ -221,6 +222,13 @@ def test_siblings_do_not_clash():
         "a": {"b": 1, "c": 2},
         "ab": 3,
     }
+
+
+def test_the_mapping_of_the_docs_compiles():
+    page = (Path(__file__).parents[2] / "docs" / "routing.md").read_text()
+    rule = json.loads(page.split("```json\n")[1].split("```")[0])
+    context = {"payload": {"lead": {"email": " A@B.com"}}}
+    assert shape(*rule["mapping"], context=context) == {"properties": {"email": "a@b.com", "source": "our app"}}
 
 
 # --- total and deterministic ------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 import contextlib
 import json
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -383,7 +385,7 @@ def test_what_a_clause_shows_is_short_and_fit_for_storage(actual, shown):
         ({"payload": {"": 1}}, "/payload/", "a path is names joined by single full stops"),
         ({"payload.a": {"$eq": float("nan")}}, "/payload.a/$eq", "beyond the range"),
         ({"payload.a": "\x00"}, "/payload.a", "contains the character"),
-        ({"payload.a": {"$eq": "x" * 70_000}}, "", "is longer than 65,536 bytes"),
+        ({"payload.a": {"$eq": "x" * 70_000}}, "", "is longer than 64 KB"),
         ({"payload/a~": 1}, "/payload~1a~0", "a filter looks at"),
     ],
 )
@@ -392,6 +394,22 @@ def test_a_mistake_is_refused_with_its_place(document, pointer, message):
         compile_filter(document)
     assert caught.value.pointer == pointer
     assert message in caught.value.message
+
+
+def test_a_filter_that_was_accepted_stays_so_when_jsonb_writes_its_numbers_out():
+    filled = {"payload.a": {"$eq": [1e300] * 5_000}}
+    stored = {"payload.a": {"$eq": [10**300] * 5_000}}
+    compile_filter(filled)
+    compile_filter(stored)
+    with pytest.raises(FilterError, match="is longer than 64 KB"):
+        compile_filter({"payload.a": {"$eq": [1] * 9_000}})
+
+
+def test_the_filters_of_the_docs_compile():
+    page = (Path(__file__).parents[2] / "docs" / "routing.md").read_text()
+    blocks = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    examples = [json.loads(blocks[0])["filter"], *map(json.loads, blocks[1].splitlines())]
+    assert [compile_filter(example).matches(LEAD) for example in examples] == [False, False, False, True, False]
 
 
 def nested(depth: int) -> dict[str, Any]:
