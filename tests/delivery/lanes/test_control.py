@@ -173,3 +173,12 @@ def test_what_is_no_lane_is_refused(lanes: Lanes, client: Redis, name: str) -> N
         with pytest.raises(ValueError, match="not the name of a lane"):
             call(name)
     assert client.keys("*") == []
+
+
+def test_many_messages_are_put_at_once_each_where_it_belongs(lanes: Lanes, client: Redis) -> None:
+    messages = [("conn.a", "m1", "{}"), ("conn.a", "m1", "{}"), ("conn.b", "m1", "{}"), ("fanout.w", "e1", "{}")]
+    client.script_flush()
+    assert lanes.put(messages) == 3
+    assert lanes.put(messages) == 0
+    assert lanes.put([]) == 0
+    assert lanes.depths(["conn.a", "conn.b", "fanout.w"]) == [1, 1, 1]
