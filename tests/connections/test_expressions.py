@@ -10,7 +10,7 @@ from connections.expressions import ExpressionError, compile_expression
 from connections.jsonvalues import ShapingError
 from connections.metering import Meter, OutOfWorkError
 
-LEAD = {
+LEAD: dict[str, Any] = {
     "event": "lead.created",
     "payload": {
         "name": "Ada",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from connections.mapping import MappingError, MappingFailed, compile_mapping
 
-LEAD = {
+LEAD: dict[str, Any] = {
     "event": {"id": "evt_1", "type": "lead.created", "created_at": "2024-05-01T10:00:00Z"},
     "workspace": {"id": "ws_1", "external_id": "tenant_abc", "name": "Abc"},
     "payload": {

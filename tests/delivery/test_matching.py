@@ -20,7 +20,7 @@ from delivery.matching import (
     pattern_matches,
 )
 
-LEAD = {
+LEAD: dict[str, Any] = {
     "event": {"id": "evt_1", "type": "lead.created", "created_at": "2024-05-01T10:00:00Z"},
     "workspace": {"id": "ws_1", "external_id": "tenant_abc", "name": "Abc"},
     "payload": {
