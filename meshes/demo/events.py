@@ -67,8 +67,8 @@ def _deal(chance: random.Random) -> dict[str, Any]:
 
 def _invoice(chance: random.Random) -> dict[str, Any]:
     lines = [
-        {"sku": f"SKU-{chance.randrange(1000):03}", "quantity": 2, "price": 19.90, "text": _text(chance, 8)}
-        for _ in range(chance.randint(1, 290))
+        {"sku": f"SKU-{chance.randrange(1000):03}", "quantity": 2, "price": 19.90, "text": _text(chance, 22)}
+        for _ in range(chance.randint(1, 180))
     ]
     return {"invoice": f"INV-{chance.randrange(100_000):05}", "customer": _person(chance), "lines": lines}
 

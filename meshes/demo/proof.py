@@ -19,7 +19,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Event type × destination: numbers of deliveries, and seconds from the POST to the receiver's 200."""
+    """Event type × destination: numbers of deliveries, and seconds from the POST until the request that was answered
+    200 reached the endpoint."""
 
     event_type: str
     destination: str
@@ -40,7 +41,7 @@ def percentile(values: Iterable[float], share: float) -> float | None:
 
 
 def latencies(act: Act, endpoint: str, posted: list[Posted], deliveries: Iterable[Mapping[str, Any]]) -> list[float]:
-    """Seconds from handing an event in to its first 200 at the endpoint, of the events that arrived."""
+    """Seconds from handing an event in until the request came that was answered 200, of the events that arrived."""
     handed_in = {event.id: event.at for event in posted}
     arrived = act.endpoints[endpoint].arrived
     return [

@@ -83,6 +83,7 @@ class Receivers:
     def __init__(self, endpoints: list[Endpoint]) -> None:
         self._endpoints = endpoints
         self._loop = asyncio.new_event_loop()
+        self._servers: list[asyncio.Server] = []
         self._thread = threading.Thread(target=self._loop.run_forever, name="receivers", daemon=True)
 
     def __enter__(self) -> "Receivers":
@@ -93,13 +94,25 @@ class Receivers:
         return self
 
     def __exit__(self, *error: object) -> None:
+        for server in self._servers:
+            self._loop.call_soon_threadsafe(server.close)
+        asyncio.run_coroutine_threadsafe(_end_all(), self._loop).result(5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        self._loop.close()
 
     def open(self, endpoint: Endpoint) -> None:
         """Begin to listen; for the dead one this is the mending."""
-        server = asyncio.start_server(lambda r, w: _serve(endpoint, r, w), "127.0.0.1", endpoint.port)
-        asyncio.run_coroutine_threadsafe(server, self._loop).result(5)
+        starting = asyncio.start_server(lambda r, w: _serve(endpoint, r, w), "127.0.0.1", endpoint.port)
+        self._servers.append(asyncio.run_coroutine_threadsafe(starting, self._loop).result(5))
+
+
+async def _end_all() -> None:
+    """End what still hangs."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _serve(endpoint: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -116,8 +129,8 @@ async def _serve(endpoint: Endpoint, reader: asyncio.StreamReader, writer: async
         endpoint.receipts.append(replace(receipt, status=status))
         writer.write(f"HTTP/1.1 {status} -\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok".encode())
         await writer.drain()
-    except (OSError, asyncio.IncompleteReadError):
-        pass  # the sender hung up: it had waited long enough
+    except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        pass  # the sender hung up: it had waited long enough; or the demo ends
     finally:
         writer.close()
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from meshes.stack import Stack, StackError
 from meshes.stack_folder import StackFolder, data_folder
 
 TEND_SECONDS = 0.1
+PLAIN_WIDTH = 120
+"""Columns where the output is no terminal, such as a log."""
 LOOPBACK = {
     "MESHES_OUTBOUND_ALLOW_NETS": "127.0.0.0/8",
     "MESHES_OUTBOUND_ALLOW_HTTP": "1",
@@ -34,7 +37,7 @@ class Command(BaseCommand):
     requires_system_checks = []  # the services check themselves, once the servers run
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.console = Console()
+        self.console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
         self.started = time.monotonic()
         folder = StackFolder(data_folder())
         stack = Stack(folder, _environment(), port=0, durable=False, report=self.say)
