@@ -10,7 +10,7 @@ from typing import Any
 
 from connections import vault
 from connections.models import Connection
-from connections.providers.base import FieldProblem, InvalidFields, Provider
+from connections.providers.base import FieldProblem, InvalidFields, Provider, pointer_to
 from connections.secret import MASK, Secret
 
 
@@ -28,10 +28,11 @@ def read_given(provider: Provider, given: Mapping[str, Any], hints: Mapping[str,
     for key, value in given.items():
         if isinstance(value, str) and value == hints.get(key):
             continue
+        pointer = pointer_to("/credentials", key)
         if key in generated:
-            problems.append(FieldProblem(f"/credentials/{key}", "Meshes makes this secret; rotate it.", "generated"))
+            problems.append(FieldProblem(pointer, "Meshes makes this secret; rotate it.", "generated"))
         elif isinstance(value, str) and value.startswith(MASK):
-            problems.append(FieldProblem(f"/credentials/{key}", "This is not the mask of the stored secret.", "mask"))
+            problems.append(FieldProblem(pointer, "This is not the mask of the stored secret.", "mask"))
         else:
             changed[key] = value
     if problems:

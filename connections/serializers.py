@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema_field, inline_serializer
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
@@ -167,41 +167,36 @@ class ProbeOut(serializers.Serializer[Any]):
     status = serializers.CharField(help_text="The connection's status now.")
 
 
-def _field_out() -> Any:
-    """Inline, as some of its fields have the names of a serializer's own attributes."""
-    return inline_serializer(
-        "IntegrationField",
-        {
-            "key": serializers.CharField(),
-            "label": serializers.CharField(),
-            "type": serializers.CharField(),
-            "required": serializers.BooleanField(),
-            "sensitive": serializers.BooleanField(),
-            "generated": serializers.BooleanField(help_text="Made by Meshes; cannot be given."),
-            "pattern": serializers.CharField(required=False),
-            "options": serializers.ListField(child=serializers.CharField(), required=False),
-            "default": serializers.JSONField(required=False),
-            "minimum": serializers.FloatField(required=False),
-            "maximum": serializers.FloatField(required=False),
-            "max_length": serializers.IntegerField(required=False),
-            "help": serializers.CharField(required=False),
-        },
-        many=True,
-    )
-
-
-def _mapping_field_out() -> Any:
-    return inline_serializer(
-        "IntegrationMappingField",
-        {
-            "key": serializers.CharField(),
-            "label": serializers.CharField(),
-            "type": serializers.CharField(),
-            "required": serializers.BooleanField(),
-            "source": serializers.CharField(help_text="The default, a JMESPath expression; empty: none."),
-        },
-        many=True,
-    )
+_FieldOut = type(  # made so, as some fields have the names of a serializer's own attributes
+    "IntegrationField",
+    (serializers.Serializer,),
+    {
+        "key": serializers.CharField(),
+        "label": serializers.CharField(),
+        "type": serializers.CharField(),
+        "required": serializers.BooleanField(),
+        "sensitive": serializers.BooleanField(),
+        "generated": serializers.BooleanField(help_text="Made by Meshes; cannot be given."),
+        "pattern": serializers.CharField(required=False),
+        "options": serializers.ListField(child=serializers.CharField(), required=False),
+        "default": serializers.JSONField(required=False),
+        "minimum": serializers.FloatField(required=False),
+        "maximum": serializers.FloatField(required=False),
+        "max_length": serializers.IntegerField(required=False),
+        "help": serializers.CharField(required=False),
+    },
+)
+_MappingFieldOut = type(
+    "IntegrationMappingField",
+    (serializers.Serializer,),
+    {
+        "key": serializers.CharField(),
+        "label": serializers.CharField(),
+        "type": serializers.CharField(),
+        "required": serializers.BooleanField(),
+        "source": serializers.CharField(help_text="The default, a JMESPath expression; empty: none."),
+    },
+)
 
 
 class ActionOut(serializers.Serializer[Any]):
@@ -225,11 +220,11 @@ class IntegrationOut(serializers.Serializer[Any]):
     description = serializers.CharField()
     docs_url = serializers.CharField()
     auth = serializers.CharField()
-    config_fields = _field_out()
-    credential_fields = _field_out()
+    config_fields = _FieldOut(many=True)
+    credential_fields = _FieldOut(many=True)
     actions = ActionOut(many=True)
     limits = VendorLimitsOut()
-    mapping_fields = _mapping_field_out()
+    mapping_fields = _MappingFieldOut(many=True)
     test = serializers.CharField()
 
 

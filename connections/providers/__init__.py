@@ -25,14 +25,6 @@ def all() -> list[Provider]:
     return list(_registry().values())
 
 
-def may_repeat(slug: str, action: str) -> bool:
-    """Whether sending twice has the effect of once: False also for what is not known."""
-    try:
-        return get(slug).action(action).idempotent
-    except LookupError:
-        return False
-
-
 @cache
 def _registry() -> dict[str, Provider]:
     modules = [import_module(path) for path in settings.MESHES_PROVIDERS]

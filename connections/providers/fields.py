@@ -114,7 +114,7 @@ def clean(fields: Iterable[Field], values: Mapping[str, Any], root: str, kept: C
     known = {declared.key: declared for declared in fields}
     check = _Check(root)
     for key in values.keys() - known.keys():
-        check.refuse("This field is not known.", "unknown", key)
+        check.refuse("This field is not known here.", "unknown_field", key)
     cleaned: dict[str, Any] = {}
     for key, declared in known.items():
         value = values.get(key)

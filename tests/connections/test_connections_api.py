@@ -123,7 +123,7 @@ def test_retry_and_limits_are_kept(api, workspace):
         ({"name": 5}, "/name", "type"),
         ({"config": []}, "/config", "not_a_dict"),
         ({"config": {}}, "/config/url", "required"),
-        ({"config": {"url": URL, "extra": 1}}, "/config/extra", "unknown"),
+        ({"config": {"url": URL, "extra": 1}}, "/config/extra", "unknown_field"),
         ({"config": {"url": "http://8.8.8.8/"}}, "/config/url", "url"),
         ({"config": {"url": "https://127.0.0.1/"}}, "/config/url", "url"),
         ({"config": {"url": "https://[::ffff:10.0.0.1]/"}}, "/config/url", "url"),
@@ -478,3 +478,8 @@ def test_no_secret_is_in_any_answer_log_or_row(api, workspace, endpoint, caplog)
     written = "".join([*seen, caplog.text, repr(row(made)), repr(sealed(made))])
     for needle in (CANARY, CANARY.encode().hex(), secret, secret.removeprefix("whsec_")):
         assert needle not in written
+
+
+def test_each_mistake_has_a_place_even_with_odd_names(api, workspace):
+    answer = post(api, PATH, body(workspace, credentials={"a/b": "••••1234"}))
+    assert mistakes(answer) == {"/credentials/a~1b": "mask"}

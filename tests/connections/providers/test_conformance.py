@@ -73,7 +73,7 @@ def test_unknown_fields_are_refused(provider):
     for clean, root in ((provider.clean_config, "/config"), (provider.clean_credentials, "/credentials")):
         with pytest.raises(InvalidFields) as caught:
             clean({"no_such_field": 1})
-        assert (f"{root}/no_such_field", "unknown") in {(p.pointer, p.rule) for p in caught.value.problems}
+        assert (f"{root}/no_such_field", "unknown_field") in {(p.pointer, p.rule) for p in caught.value.problems}
 
 
 @pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)

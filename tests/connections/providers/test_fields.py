@@ -50,7 +50,7 @@ def test_all_problems_are_named_at_once():
     assert set(problems(text="ABC", count=0, extra=1)) == {
         ("/config/text", "pattern"),
         ("/config/count", "minimum"),
-        ("/config/extra", "unknown"),
+        ("/config/extra", "unknown_field"),
     }
 
 

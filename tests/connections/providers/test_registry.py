@@ -14,13 +14,6 @@ def test_an_unknown_slug_is_refused():
         providers.get("carrier-pigeon")
 
 
-@pytest.mark.parametrize(
-    ("slug", "action", "expected"), [("webhook", "send", True), ("webhook", "x", False), ("x", "send", False)]
-)
-def test_only_what_is_known_to_be_idempotent_may_repeat(slug, action, expected):
-    assert providers.may_repeat(slug, action) is expected
-
-
 def test_a_body_over_the_vendor_s_limit_is_not_sent():
     class Small(Provider):
         name = "Small"

@@ -147,8 +147,8 @@ def test_a_made_secret_has_the_specified_form():
         ({"url": URL, "method": "GET"}, "/config/method", "options"),
         ({"url": URL, "method": ["POST"]}, "/config/method", "options"),
         ({"url": URL, "body": "xml"}, "/config/body", "options"),
-        ({"url": URL, "surprise": 1}, "/config/surprise", "unknown"),
-        ({"url": URL, "a/b~c": 1}, "/config/a~1b~0c", "unknown"),
+        ({"url": URL, "surprise": 1}, "/config/surprise", "unknown_field"),
+        ({"url": URL, "a/b~c": 1}, "/config/a~1b~0c", "unknown_field"),
         ({"url": URL, "headers": ["a"]}, "/config/headers", "type"),
         ({"url": URL, "headers": {"X-A": "b\r\nEvil: 1"}}, "/config/headers/X-A", "header_value"),
         ({"url": URL, "headers": {"X-A": "b\n"}}, "/config/headers/X-A", "header_value"),
@@ -197,7 +197,7 @@ def test_half_or_double_authentication_is_refused(credentials, pointer, rule):
         ({"token": "two words"}, "/credentials/token", "pattern"),
         ({"token": "line\n"}, "/credentials/token", "characters"),
         ({"token": 5}, "/credentials/token", "type"),
-        ({"signing_secret": SECRET}, "/credentials/signing_secret", "unknown"),
+        ({"signing_secret": SECRET}, "/credentials/signing_secret", "unknown_field"),
     ],
 )
 def test_credentials_that_break_the_declaration_are_refused(credentials, pointer, rule):
