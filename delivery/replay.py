@@ -15,12 +15,14 @@ from django.db import connection, transaction
 from django.db.models import Q
 
 from delivery import fanout, publishing
-from delivery.models import Delivery, Replay
-from delivery.search import read_replay_filter, replayed
+from delivery.models import Delivery, Payload, Replay
+from delivery.search import STATES, read_replay_filter, replayed
 
 REOPENABLE = (Delivery.Status.DEAD, Delivery.Status.SUCCEEDED)
 """`cancelled` is final: somebody, or a deletion, decided against it."""
 MAPPING_FAILED = "mapping_failed"
+NOT_KEPT = "The event's payload is not kept any more."
+STILL_FAILS = "The rule's mapping still fails for this event."
 
 REPLAY_RATE = 100.0
 """Deliveries per second that one replay reopens at most."""
@@ -104,10 +106,23 @@ def refusal(delivery: Delivery) -> str:
     if not Delivery.objects.filter(
         Q(body__isnull=False) | Q(event__payload__erased_at=None, event__payload__isnull=False), pk=delivery.pk
     ).exists():
-        return "The event's payload is not kept any more."
+        return NOT_KEPT
     if delivery.cause == MAPPING_FAILED and not _reshaped([delivery.pk]):
-        return "The rule's mapping still fails for this event."
+        return STILL_FAILS
     return ""
+
+
+def body_now(delivery: Delivery) -> tuple[str | None, str]:
+    """The body that a replay would send, else None and why not."""
+    body, is_shaped = delivery.body, delivery.cause != MAPPING_FAILED
+    if not is_shaped:
+        shaped = _reshaped([delivery.pk])
+        if delivery.pk not in shaped:
+            return None, STILL_FAILS
+        body = shaped[delivery.pk]
+    if body is None:
+        body = Payload.objects.filter(pk=delivery.event_id, erased_at=None).values_list("body", flat=True).first()
+    return body, "" if body is not None else NOT_KEPT
 
 
 # --- replays over a filter ------------------------------------------------------------------------------------------
@@ -118,6 +133,18 @@ def start(workspace_id: uuid.UUID, document: Mapping[str, str], total: int, newe
     return Replay.objects.create(
         workspace_id=workspace_id, filter=dict(document), total=total, until=newest, requested_by=actor
     )
+
+
+def count_states(replay: Replay, now: datetime, most: int) -> dict[str, int]:
+    """Of what the replay reopened, how many deliveries are in each state now; no more than `most` are looked at."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT CASE WHEN status = 'pending' AND lease_until > %s THEN 'in_flight' ELSE status END, count(*)"
+            " FROM (SELECT status, lease_until FROM deliveries WHERE replay_id = %s LIMIT %s) AS sent GROUP BY 1",
+            [now, replay.pk, most],
+        )
+        found = dict(cursor.fetchall())
+    return {state: found.get(state, 0) for state in STATES}
 
 
 def cancel(replay_id: uuid.UUID, now: datetime) -> bool:

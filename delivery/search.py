@@ -80,7 +80,7 @@ class MomentField(serializers.Field[datetime, str, str, Any]):
 # --- what may be asked ----------------------------------------------------------------------------------------------
 
 
-class _Period(serializers.Serializer[Any]):
+class PeriodIn(serializers.Serializer[Any]):
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         period = {"from": MomentField(required=False), "to": MomentField(required=False)}
         return super().get_fields() | period
@@ -91,17 +91,17 @@ class _Period(serializers.Serializer[Any]):
         return attrs
 
 
-class _Workspace(serializers.Serializer[Any]):
+class WorkspaceIn(serializers.Serializer[Any]):
     workspace = serializers.CharField(required=False, help_text="Its id or external id.")
 
 
-class EventQuery(_Workspace, _Period, QuerySerializer):
+class EventQuery(WorkspaceIn, PeriodIn, QuerySerializer):
     event = EventTypeField(required=False)
     status = serializers.ChoiceField(EVENT_STATUSES, required=False)
     connection = PublicIdField(ids.CONNECTION, required=False)
 
 
-class DeadLetterQuery(_Workspace, _Period, QuerySerializer):
+class DeadLetterQuery(WorkspaceIn, PeriodIn, QuerySerializer):
     connection = PublicIdField(ids.CONNECTION, required=False)
     event = EventReferenceField(required=False)
     cause = serializers.RegexField(r"\A[a-z0-9_]{1,64}\Z", required=False)
@@ -112,7 +112,7 @@ class DeliveryQuery(DeadLetterQuery):
     outcome = serializers.ChoiceField(OUTCOMES, required=False)
 
 
-class ReplayFilter(_Period, StrictSerializer):
+class ReplayFilter(PeriodIn, StrictSerializer):
     """What a replay is about; deliveries of status `dead` unless it says `succeeded`."""
 
     connection = PublicIdField(ids.CONNECTION, required=False)

@@ -12,6 +12,8 @@ from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField
 from meshes.api import PublicIdField
 from workspaces import ids
 
+ROUTING_RESULTS = ("matched", "filtered", "disabled", "held", "mapping_failed", "expired", "erased")
+
 
 class EventIn(serializers.Serializer[Any]):
     """One event. Nothing else is accepted."""
@@ -118,7 +120,7 @@ class DeliveryOut(serializers.Serializer[Any]):
     connection = PublicIdField(ids.CONNECTION, source="connection_id")
     action = serializers.CharField()
     status = serializers.SerializerMethodField()
-    cause = serializers.CharField(help_text="Why it is held, dead or cancelled; empty otherwise.")
+    cause = serializers.CharField(help_text="Why it is in its state, in one word; empty if there is nothing to say.")
     detail = serializers.CharField(help_text="The cause in words.")
     outcome = serializers.CharField(help_text="Of the newest attempt; empty before the first.")
     attempt_count = serializers.IntegerField(source="attempt_number", help_text="Over all replays.")
@@ -141,12 +143,12 @@ class EventDeliveryOut(DeliveryOut):
 
 
 class RoutingOut(serializers.Serializer[Any]):
-    """What became of one rule whose pattern names the event."""
+    """What became of one rule whose pattern names the event; or, without a rule, of an event that was not routed."""
 
-    rule = serializers.CharField()
-    version = serializers.IntegerField()
-    connection = serializers.CharField()
-    result = serializers.ChoiceField(("matched", "filtered", "disabled", "held", "mapping_failed"))
+    rule = serializers.CharField(required=False)
+    version = serializers.IntegerField(required=False)
+    connection = serializers.CharField(required=False)
+    result = serializers.ChoiceField(ROUTING_RESULTS)
     delivery = serializers.CharField(required=False)
     clause = serializers.DictField(required=False, help_text="The clause of the filter that failed.")
     reason = serializers.CharField(required=False)

@@ -1,0 +1,102 @@
+"""Rules as the API reads and shows them."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail, ValidationError
+
+from delivery.search import EventTypeField
+from meshes.api import PublicIdField, QuerySerializer, StrictSerializer, WorkspaceField
+from workspaces import ids
+
+
+@extend_schema_field({"type": "object", "nullable": True, "additionalProperties": True})
+class FilterField(serializers.JSONField):
+    """A filter; `delivery.filters` says what is one."""
+
+
+@extend_schema_field({"type": "array", "nullable": True, "items": {"type": "object", "additionalProperties": True}})
+class MappingField(serializers.JSONField):
+    """A mapping; `connections.mapping` says what is one."""
+
+
+class RuleChangeIn(StrictSerializer):
+    """The body that changes a rule."""
+
+    connection = PublicIdField(ids.CONNECTION)
+    event = serializers.CharField(max_length=128, trim_whitespace=False, help_text="`lead.created`, `lead.*` or `*`.")
+    filter = FilterField(required=False, allow_null=True, help_text="null: every event that the pattern names.")
+    mapping = MappingField(required=False, allow_null=True, help_text="null: the payload as it is.")
+    action = serializers.CharField(required=False, max_length=64, help_text="Left out: the integration's first.")
+    enabled = serializers.BooleanField(required=False)
+
+
+class RuleIn(RuleChangeIn):
+    """The body that makes a rule."""
+
+    workspace = WorkspaceField()
+
+
+class RuleOut(serializers.Serializer[Any]):
+    id = PublicIdField(ids.RULE, source="pk")
+    workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    connection = PublicIdField(ids.CONNECTION, source="connection_id")
+    event = serializers.CharField()
+    filter = FilterField(allow_null=True)
+    mapping = MappingField(allow_null=True)
+    action = serializers.CharField()
+    enabled = serializers.BooleanField()
+    version = serializers.IntegerField(help_text="1, and one more with each change.")
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+
+class RuleQuery(QuerySerializer):
+    workspace = serializers.CharField(required=False, help_text="Its id or external id.")
+    connection = PublicIdField(ids.CONNECTION, required=False)
+    event = serializers.CharField(required=False, max_length=128, help_text="The pattern, as it is written.")
+
+
+class TrialIn(StrictSerializer):
+    """An event to try: made up (`event` and `payload`) or received (`event_id`)."""
+
+    event = EventTypeField(required=False)
+    payload = serializers.DictField(required=False)
+    event_id = PublicIdField(ids.EVENT, required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        given = attrs.keys() - {"event_id"}
+        if "event_id" in attrs:
+            if given:
+                raise _refusal(min(given), "Give an event_id, or an event with its payload, not both.", "exclusive")
+        elif missing := {"event", "payload"} - given:
+            raise _refusal(min(missing), "Give an event with its payload, or an event_id.", "required")
+        return attrs
+
+
+def _refusal(field: str, detail: str, rule: str) -> ValidationError:
+    return ValidationError({field: [ErrorDetail(detail, code=rule)]})
+
+
+@extend_schema_field({"type": "array", "items": {"type": "array", "items": {"type": "string"}}})
+class HeaderPairsField(serializers.JSONField):
+    """Pairs of name and value, in order."""
+
+
+class PreviewOut(serializers.Serializer[Any]):
+    method = serializers.CharField()
+    url = serializers.CharField()
+    headers = HeaderPairsField(help_text="What credentials make is masked.")
+    body = serializers.CharField()
+
+
+class TrialOut(serializers.Serializer[Any]):
+    matched = serializers.BooleanField()
+    reason = serializers.ChoiceField(
+        ("", "event", "filter", "mapping_failed", "unsendable"),
+        help_text="What did not match (the event pattern, the filter), or why nothing could be sent.",
+    )
+    detail = serializers.CharField(help_text="The reason in words.")
+    clause = serializers.DictField(allow_null=True, help_text="The clause of the filter that failed.")
+    request = PreviewOut(allow_null=True, help_text="What would be sent.")

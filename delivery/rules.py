@@ -1,0 +1,142 @@
+"""Rules: which events go to which connection, in what shape. Whatever a rule says is checked when it is saved."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from connections import mapping, providers
+from connections.models import Connection
+from delivery import fanout, matching, preview
+from delivery.models import Rule
+from meshes.api import Problem
+from workspaces.models import Workspace
+
+MOST_RULES = 1_000
+"""Rules of one workspace: fan-out looks at all of them for every event."""
+
+Mistake = dict[str, str]
+
+
+# --- saving ---------------------------------------------------------------------------------------------------------
+
+
+def create(workspace: Workspace, fields: Mapping[str, Any]) -> Rule:
+    """A new rule. `fields` are validated in form; raises Problem 422 for what is wrong in what they say."""
+    if Rule.objects.filter(workspace=workspace, deleted_at=None)[:MOST_RULES].count() >= MOST_RULES:
+        raise Problem(422, errors=[_mistake("", f"A workspace has at most {MOST_RULES:,} rules.", "limit")])
+    rule = Rule(workspace=workspace)
+    _fill(rule, fields)
+    rule.save(force_insert=True)
+    return rule
+
+
+def change(rule_id: uuid.UUID, fields: Mapping[str, Any]) -> Rule:
+    """Change a rule: events from now on see its next version. Raises Problem, 404 where it was deleted meanwhile."""
+    with transaction.atomic():
+        rule = Rule.objects.select_for_update().filter(pk=rule_id, deleted_at=None).first()
+        if rule is None:
+            raise Problem(404)
+        _fill(rule, fields)
+        rule.version += 1
+        rule.save(
+            update_fields=["connection", "event", "filter", "mapping", "action", "enabled", "version", "updated_at"]
+        )
+    return rule
+
+
+def delete(rule: Rule, now: datetime) -> None:
+    """Leave a tombstone: no event follows the rule any more; deliveries because of it go on and can be read."""
+    living = Rule.objects.filter(pk=rule.pk, deleted_at=None)
+    living.update(deleted_at=now, updated_at=now, enabled=False, version=rule.version + 1)
+
+
+def _fill(rule: Rule, fields: Mapping[str, Any]) -> None:
+    mistakes: list[Mistake] = []
+    if "connection" in fields:
+        rule.connection = _find_connection(rule.workspace_id, fields["connection"])
+    for name in ("event", "filter", "mapping", "enabled"):
+        if name in fields:
+            setattr(rule, name, fields[name])
+    mistakes += _mistakes_in_documents(rule)
+    mistakes += _choose_action(rule, fields)
+    if mistakes:
+        raise Problem(422, errors=mistakes)
+
+
+def _find_connection(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> Connection:
+    """A foreign connection is an unknown one; a rule and its connection are of one workspace."""
+    found = Connection.objects.filter(pk=connection_id, workspace_id=workspace_id, deleted_at=None).first()
+    if found is None:
+        raise Problem(422, errors=[_mistake("/connection", "This workspace has no such connection.", "unknown")])
+    return found
+
+
+def _mistakes_in_documents(rule: Rule) -> list[Mistake]:
+    mistakes = []
+    try:
+        matching.check_pattern(rule.event)
+    except matching.PatternError as error:
+        mistakes.append(_mistake("/event", f"This {error}.", "event_pattern"))
+    try:
+        if rule.filter is not None:
+            matching.compile_filter(rule.filter)
+    except matching.FilterError as error:
+        mistakes.append(_mistake(f"/filter{error.pointer}", error.message, "filter"))
+    try:
+        if rule.mapping is not None:
+            mapping.compile_mapping(rule.mapping)
+    except mapping.MappingError as error:
+        mistakes.append(_mistake(f"/mapping{error.pointer}", error.message, "mapping"))
+    return mistakes
+
+
+def _choose_action(rule: Rule, fields: Mapping[str, Any]) -> list[Mistake]:
+    """The action that is asked for, else the one it has, else the provider's first."""
+    provider = providers.get(rule.connection.type)
+    known = [action.slug for action in provider.actions]
+    rule.action = fields.get("action") or rule.action or known[0]
+    if rule.action in known:
+        return []
+    return [_mistake("/action", f"{provider.name} can {', '.join(known)}.", "action")]
+
+
+def _mistake(pointer: str, detail: str, rule: str) -> Mistake:
+    return {"pointer": pointer, "detail": detail, "rule": rule}
+
+
+# --- trying ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a rule makes of an event. `reason` says why it does not match, or why nothing could be sent."""
+
+    matched: bool
+    reason: str = ""
+    detail: str = ""
+    clause: dict[str, Any] | None = None
+    request: dict[str, Any] | None = None
+
+
+def try_rule(rule: Rule, event_id: uuid.UUID, event_type: str, payload: Any, payload_text: str) -> Trial:
+    """Try a rule on an event, as fan-out would. Sends nothing, stores nothing, opens no credential."""
+    if not matching.pattern_matches(rule.event, event_type):
+        return Trial(False, "event", f"The rule is for {rule.event}.")
+    context = fanout.context_of(event_id, event_type, payload, rule.workspace)
+    if rule.filter is not None:
+        clause = matching.compile_filter(rule.filter).explain(context)
+        if clause is not None:
+            return Trial(False, "filter", "A clause of the filter failed.", clause.as_dict())
+    try:
+        body = fanout.shaped_body(rule, context)
+    except mapping.MappingFailed as error:
+        return Trial(True, "mapping_failed", f"{error.pointer}: {error.message}")
+    draft = preview.Draft(
+        fanout.delivery_id(event_id, rule.pk), event_id, event_type, body or payload_text, rule.action
+    )
+    rendered = preview.try_render(rule.connection, draft)
+    return Trial(True, "unsendable" if rendered["error"] else "", rendered["error"], request=rendered["request"])

@@ -1,0 +1,86 @@
+"""`/deliveries` and `/dead-letters`: what was sent where, with every attempt."""
+
+from datetime import UTC, datetime
+
+from django.db.models import Prefetch, QuerySet
+from drf_spectacular.utils import extend_schema
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from delivery import cancelling, publishing, replay
+from delivery.models import Attempt, Delivery
+from delivery.search import DeadLetterQuery, DeliveryQuery, narrow_deliveries
+from delivery.serializers import DeliveryDetailOut, DeliveryOut
+from meshes.api import Problem, StrictSerializer, TenantViewSet
+from workspaces import ids
+
+
+class DeliveryViewSet(TenantViewSet):
+    """One event to one connection because of one rule."""
+
+    queryset = Delivery.objects.defer("body", "frozen")
+    id_prefix = ids.DELIVERY
+    required_scope = {
+        "list": "events:read",
+        "retrieve": "events:read",
+        "replay": "events:write",
+        "cancel": "events:write",
+    }
+    problems = {"replay": {409}, "cancel": {409}}
+
+    @extend_schema(parameters=[DeliveryQuery], responses=DeliveryOut(many=True))
+    def list(self, request: Request) -> Response:
+        """Deliveries, the newest events first. Give a workspace where you can."""
+        wanted = self.read_query(DeliveryQuery)
+        rows: QuerySet[Delivery] = self.rows(self.named_workspace(wanted))
+        return self.answer_page(narrow_deliveries(rows, wanted, datetime.now(UTC)), DeliveryOut)
+
+    @extend_schema(responses=DeliveryDetailOut)
+    def retrieve(self, request: Request, id: str) -> Response:
+        """One delivery with all its attempts: what was sent, with secrets masked, and what was answered."""
+        return self._show(id)
+
+    @extend_schema(request=StrictSerializer, responses={202: DeliveryDetailOut})
+    @action(detail=True, methods=["post"])
+    def replay(self, request: Request, id: str) -> Response:
+        """Send a dead or succeeded delivery again, with a fresh budget. The receiver sees the same `webhook-id`."""
+        delivery = self.get_object()
+        self.read(StrictSerializer)
+        hints = replay.reopen([delivery.pk], datetime.now(UTC))
+        if not hints:
+            delivery = self.find(self.rows().select_related("connection"), id)
+            raise Problem(409, detail=replay.refusal(delivery) or "It was changed at the same moment; look again.")
+        publishing.publish_deliveries(hints)
+        return self._show(id, 202)
+
+    @extend_schema(request=StrictSerializer, responses=DeliveryDetailOut)
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, id: str) -> Response:
+        """Cancel a pending or held delivery, for good. 409 where it is over, or being sent at this moment."""
+        delivery = self.get_object()
+        self.read(StrictSerializer)
+        if not cancelling.cancel([delivery.pk], cancelling.BY_USER, datetime.now(UTC)):
+            delivery = self.get_object()
+            raise Problem(409, detail=f"Only a pending or held delivery is cancelled; this one is {delivery.state}.")
+        return self._show(id)
+
+    def _show(self, id: str, status: int = 200) -> Response:
+        attempts = Prefetch("attempts", Attempt.objects.order_by("number"))
+        delivery = self.find(self.rows().prefetch_related(attempts), id)
+        return Response(DeliveryDetailOut(delivery).data, status=status)
+
+
+class DeadLetterViewSet(TenantViewSet):
+    """Deliveries that will not be tried again by themselves."""
+
+    queryset = Delivery.objects.filter(status=Delivery.Status.DEAD).defer("body", "frozen")
+    id_prefix = ids.DELIVERY
+    required_scope = "events:read"
+
+    @extend_schema(parameters=[DeadLetterQuery], responses=DeliveryOut(many=True))
+    def list(self, request: Request) -> Response:
+        """Dead letters, the newest events first, each with its cause."""
+        wanted = self.read_query(DeadLetterQuery)
+        rows: QuerySet[Delivery] = self.rows(self.named_workspace(wanted))
+        return self.answer_page(narrow_deliveries(rows, wanted, datetime.now(UTC)), DeliveryOut)

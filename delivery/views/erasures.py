@@ -1,0 +1,82 @@
+"""`/workspaces/{id}/erasures`: one person's payloads go."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from drf_spectacular.utils import OpenApiExample, extend_schema
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail, ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from delivery import erasure, matching
+from delivery.search import PeriodIn, period_bounds
+from meshes.api import Endpoint, PublicIdField, StrictSerializer, invalid
+from workspaces import ids
+from workspaces.access import resolve_workspace
+
+MOST_EVENTS = 500
+
+
+class ErasureIn(PeriodIn, StrictSerializer):
+    """Which events: by their ids, or by a filter in the dialect of rules."""
+
+    events = serializers.ListField(
+        child=PublicIdField(ids.EVENT), min_length=1, max_length=MOST_EVENTS, required=False, help_text="Their ids."
+    )
+    match = serializers.DictField(required=False, help_text='Such as `{"payload.email": "ada@example.com"}`.')
+    after = PublicIdField(ids.EVENT, required=False, help_text="`next` of the answer before.")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if ("events" in attrs) == ("match" in attrs):
+            raise _refusal("match", "Give either events or match.", "exclusive")
+        if "events" in attrs and (extra := attrs.keys() - {"events"}):
+            raise _refusal(min(extra), "This belongs to match.", "exclusive")
+        if attrs.get("match") == {}:
+            raise _refusal("match", "An empty filter would match every event.", "required")
+        return super().validate(attrs)
+
+
+class ErasureOut(serializers.Serializer[Any]):
+    scanned = serializers.IntegerField(help_text="Events that were looked at.")
+    erased = serializers.IntegerField(source="events")
+    cancelled = serializers.IntegerField(help_text="Deliveries that were still to be made.")
+    busy = serializers.ListField(
+        child=PublicIdField(ids.EVENT), help_text="Being routed or sent at this moment, not erased: ask again for them."
+    )
+    next = PublicIdField(ids.EVENT, allow_null=True, help_text="Send it as `after` to go on; null: all was looked at.")
+
+
+class ErasureView(Endpoint):
+    required_scope = "admin"
+
+    @extend_schema(
+        request=ErasureIn,
+        responses=ErasureOut,
+        examples=[OpenApiExample("A person", {"match": {"payload.email": "ada@example.com"}}, request_only=True)],
+    )
+    def post(self, request: Request, id: str) -> Response:
+        """Empty payloads, shaped bodies and answers of a person's events; cancel what is still to be delivered.
+
+        One request looks for five seconds at most. Repeat it with `after` until `next` is null.
+        """
+        workspace = resolve_workspace(self.identity, id, include_deleted=True)
+        given, now = self.read(ErasureIn), datetime.now(UTC)
+        if "events" in given:
+            done = erasure.erase_events(workspace, given["events"], now)
+        else:
+            done = erasure.erase_matching(
+                workspace, _compiled(given["match"]), period_bounds(given), given.get("after"), now
+            )
+        return Response(ErasureOut(done).data)
+
+
+def _compiled(document: dict[str, Any]) -> matching.Filter:
+    try:
+        return matching.compile_filter(document)
+    except matching.FilterError as error:
+        raise invalid(f"/match{error.pointer}", error.message, "filter") from None
+
+
+def _refusal(field: str, detail: str, rule: str) -> ValidationError:
+    return ValidationError({field: [ErrorDetail(detail, code=rule)]})

@@ -1,0 +1,162 @@
+"""What became of events, as the API shows it."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from delivery import fanout
+from delivery.models import Attempt, Delivery, Payload
+from tests.delivery.api import account, mistakes, tenant
+from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
+from workspaces import ids
+
+pytestmark = pytest.mark.django_db
+
+
+def test_an_event_shows_its_routing_deliveries_and_attempts(api):
+    workspace = make_workspace()
+    connection = make_connection(workspace)
+    rule = make_rule(connection, event="lead.*")
+    filtered = make_rule(connection, filter={"payload.email": {"$eq": "nobody"}})
+    event = make_event(workspace)
+    assert api.get(f"/events/{event.public_id}").json()["status"] == "accepted"
+    fanout.fan_out([event.pk])
+    delivery = Delivery.objects.get()
+    attempt = Attempt.objects.create(
+        workspace=workspace,
+        delivery=delivery,
+        number=1,
+        started_at=datetime.now(UTC),
+        outcome="retry",
+        status_code=503,
+        response_body=b"busy",
+        error="The endpoint answered 503.",
+    )
+    document = api.get(f"/events/{event.public_id}").json()
+    assert document["status"] == "routed"
+    assert document["workspace"] == workspace.public_id
+    assert [(entry["rule"], entry["result"]) for entry in document["routing"]] == [
+        (rule.public_id, "matched"),
+        (filtered.public_id, "filtered"),
+    ]
+    assert document["routing"][1]["clause"]["path"] == "payload.email"
+    (shown,) = document["deliveries"]
+    assert (shown["id"], shown["rule"], shown["status"]) == (delivery.public_id, rule.public_id, "pending")
+    assert shown["attempts"] == [
+        {
+            "id": attempt.public_id,
+            "number": 1,
+            "started_at": attempt.started_at.isoformat().replace("+00:00", "Z"),
+            "duration_ms": None,
+            "outcome": "retry",
+            "status_code": 503,
+            "error_class": "",
+            "error": "The endpoint answered 503.",
+        }
+    ]
+
+
+def test_lists_are_pages_newest_first(api):
+    workspace = make_workspace()
+    events = [make_event(workspace) for _ in range(5)]
+    newest_first = [event.public_id for event in reversed(events)]
+    page = api.get("/events", workspace=workspace.external_id, limit=2).json()
+    assert [row["id"] for row in page["data"]] == newest_first[:2]
+    rest = api.get("/events", workspace=workspace.external_id, limit=200, cursor=page["next"]).json()
+    assert [row["id"] for row in rest["data"]] == newest_first[2:]
+    assert rest["next"] is None
+
+
+def test_events_are_selected_by_type_status_connection_and_time(api):
+    workspace = make_workspace()
+    connection = make_connection(workspace)
+    make_rule(connection, event="deal.won")
+    lead, deal = make_event(workspace), make_event(workspace, type="deal.won")
+    fanout.fan_out([deal.pk])
+
+    def found(**query):
+        return [row["id"] for row in api.get("/events", workspace=workspace.public_id, **query).json()["data"]]
+
+    assert found(event="lead.created") == [lead.public_id]
+    assert found(status="accepted") == [lead.public_id]
+    assert found(status="routed") == [deal.public_id]
+    assert found(connection=connection.public_id) == [deal.public_id]
+    assert found(connection=ids.encode(ids.CONNECTION, ids.uuid7())) == []
+    soon = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
+    assert found(**{"from": soon}) == []
+    assert found(to=soon) == [deal.public_id, lead.public_id]
+    assert found(**{"from": "2020-01-01", "to": "2020-01-02"}) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "rule"),
+    [
+        ({"event": "a b"}, "event_type"),
+        ({"event": "a\0"}, "event_type"),
+        ({"status": "new"}, "invalid_choice"),
+        ({"connection": "conn_1"}, "public_id"),
+        ({"from": "yesterday"}, "date_time"),
+        ({"from": "2026-13-01"}, "date_time"),
+        ({"from": "2026-01-01T00:00:00"}, "date_time"),
+        ({"to": "0001-01-01T00:00:00+14:00"}, "date_time"),
+        ({"sort": "id"}, "unknown_parameter"),
+        ({"limit": "201"}, "range"),
+        ({"cursor": "x"}, "cursor"),
+    ],
+)
+def test_a_bad_parameter_is_named(api, query, rule):
+    answer = api.get("/events", **query)
+    assert answer.status_code == 422
+    assert mistakes(answer) == {next(iter(query)): rule}
+
+
+def test_a_period_that_ends_before_it_begins_is_refused(api):
+    answer = api.get("/events", **{"from": "2026-02-01", "to": "2026-01-01"})
+    assert mistakes(answer) == {"to": "order"}
+
+
+@pytest.mark.parametrize("path", ["", "/payload"])
+def test_a_foreign_event_is_an_unknown_one(path):
+    event = make_event(make_workspace())
+    caller = tenant(make_workspace())
+    foreign = caller.get(f"/events/{event.public_id}{path}")
+    unknown = caller.get(f"/events/{ids.encode(ids.EVENT, ids.uuid7())}{path}")
+    malformed = caller.get(f"/events/evt_1{path}")
+    assert {answer.status_code for answer in (foreign, unknown, malformed)} == {404}
+    assert foreign.content == unknown.content == malformed.content
+
+
+def test_a_tenant_sees_its_own_events_only():
+    own, foreign = make_workspace(), make_workspace()
+    event = make_event(own)
+    make_event(foreign)
+    caller = tenant(own)
+    assert [row["id"] for row in caller.get("/events").json()["data"]] == [event.public_id]
+    assert caller.get("/events", workspace=foreign.external_id).status_code == 404
+
+
+def test_reading_needs_its_scope(db):
+    event = make_event(make_workspace())
+    writer = account("events:write")
+    assert writer.get("/events").status_code == 403
+    assert writer.get(f"/events/{event.public_id}").status_code == 403
+    assert account("events:read").get("/events").status_code == 200
+
+
+def test_an_erased_payload_is_gone(api):
+    event = make_event(make_workspace())
+    Payload.objects.update(body="", erased_at=datetime.now(UTC))
+    answer = api.get(f"/events/{event.public_id}/payload")
+    assert answer.status_code == 410
+    assert answer.json()["type"] == "urn:meshes:problem:payload-gone"
+
+
+def test_the_detail_of_an_event_costs_few_queries(api, django_assert_max_num_queries):
+    workspace = make_workspace()
+    connection = make_connection(workspace)
+    for _ in range(5):
+        make_rule(connection)
+    (first, *_) = make_deliveries(connection, 1)
+    with django_assert_max_num_queries(8):
+        document = api.get(f"/events/{ids.encode(ids.EVENT, first.event_id)}").json()
+    assert len(document["deliveries"]) == 5
