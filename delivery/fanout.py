@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+from django.conf import settings
 from django.db import DataError, IntegrityError, connection, transaction
 from psycopg2.extras import Json, execute_values
 
@@ -25,7 +26,6 @@ from workspaces.models import Workspace
 
 logger = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=60)
 MOST_TRIES = 5
 """Fan-outs of one event that may lose their worker before the event is set aside as poison."""
 
@@ -109,7 +109,7 @@ def _claim(event_ids: list[uuid.UUID]) -> list[uuid.UUID]:
             "UPDATE unrouted SET tries = tries + 1, lease_until = now() + %s"
             " WHERE event_id = ANY(%s) AND poisoned_at IS NULL AND (lease_until IS NULL OR lease_until < now())"
             " RETURNING event_id",
-            [LEASE, event_ids],
+            [timedelta(seconds=settings.MESHES_LEASE_SECONDS), event_ids],
         )
         return [row[0] for row in cursor.fetchall()]
 
@@ -254,6 +254,17 @@ def set_poison_aside(now: datetime) -> int:
     for event_id in poisoned:
         logger.error("fan-out of %s lost its worker %d times; it is set aside", event_id, MOST_TRIES)
     return len(poisoned)
+
+
+def try_again(event_ids: list[uuid.UUID]) -> list[tuple[uuid.UUID, uuid.UUID]]:
+    """Give poisoned events their tries back. Returns `(workspace id, event id)` hints of those that were."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE unrouted SET poisoned_at = NULL, tries = 0, lease_until = NULL"
+            " WHERE event_id = ANY(%s) AND poisoned_at IS NOT NULL RETURNING workspace_id, event_id",
+            [event_ids],
+        )
+        return list(cursor.fetchall())
 
 
 def reshape(deliveries: list[Delivery]) -> dict[uuid.UUID, str | None]:

@@ -1,0 +1,5 @@
+"""Pages for operators: connections, their health, and the records of their credentials (never the credentials)."""
+
+from connections.admin import destinations, records
+
+__all__ = ["destinations", "records"]

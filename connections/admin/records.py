@@ -1,0 +1,106 @@
+"""What is known of sealed documents without opening one, and the record of every opening."""
+
+import uuid
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from connections.models import AccessRecord, Connection, SealedDocument
+from workspaces import ids
+from workspaces.models import ApiKey
+from workspaces.operators import columns, display, finding
+from workspaces.operators.filters import PeriodFilter, WorkspaceFilter
+from workspaces.operators.pages import OperatorAdmin
+
+
+@admin.register(SealedDocument)
+class SealedDocumentAdmin(OperatorAdmin):
+    """That a secret exists, in which version, and which key sealed it. The document itself is never selected."""
+
+    lookups = {ids.CONNECTION: "connection_id", ids.KEY: "api_key_id", ids.WORKSPACE: "workspace_id"}
+    list_display = ("show_owner", "show_workspace", "kind", "version", "key_id", "show_made")
+    list_filter = (WorkspaceFilter,)
+    search_help_text = "conn_…, key_… or ws_… id, or the external id of a workspace"
+    fields = list_display
+    readonly_fields = fields
+    show_workspace = columns.workspace()
+    show_made = columns.moment("created_at", "sealed")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[SealedDocument]:
+        return SealedDocument.objects.defer("document").select_related("workspace")
+
+    @admin.display(description="owner")
+    def show_owner(self, document: SealedDocument) -> str:
+        if document.connection_id is not None:
+            return owner_link("connection", document.connection_id)
+        return owner_link("api_key", document.api_key_id)
+
+
+def owner_link(kind: str, owner_id: uuid.UUID | None) -> str:
+    """The id of what a sealed document belongs to, as a link."""
+    prefix, model = {
+        "connection": (ids.CONNECTION, "connections.connection"),
+        "api_key": (ids.KEY, "workspaces.apikey"),
+    }.get(kind, ("", ""))
+    if owner_id is None or not prefix:
+        return str(owner_id)
+    return display.id_link(model, owner_id, ids.encode(prefix, owner_id))
+
+
+class AnswerFilter(admin.SimpleListFilter):
+    title = "answer"
+    parameter_name = "answer"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("granted", "Granted"), ("refused", "Refused")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(granted=self.value() == "granted") if self.value() else queryset
+
+
+@admin.register(AccessRecord)
+class AccessRecordAdmin(OperatorAdmin):
+    """Who opened which credential, when, why and for which delivery."""
+
+    prefix = ids.ACCESS
+    list_display = (
+        "show_when", "show_workspace", "show_owner", "kind", "version", "purpose", "actor", "show_granted",
+        "show_delivery", "attempt_number",
+    )  # fmt: skip
+    list_filter = (WorkspaceFilter, PeriodFilter, AnswerFilter)
+    list_select_related = ("workspace",)
+    search_help_text = "conn_…, key_… or ws_… id, or the external id of a workspace"
+    fields = list_display
+    readonly_fields = fields
+    show_when = columns.moment("created_at", "when")
+    show_workspace = columns.workspace()
+    show_delivery = columns.reference(ids.DELIVERY, "delivery.delivery", "delivery_id", "delivery")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """An owner is found through its workspace, since the records are indexed by that."""
+        for word in search_term.split():
+            queryset = self._narrow(queryset, word)
+        return queryset, False
+
+    def _narrow(self, queryset: QuerySet[Any], word: str) -> QuerySet[Any]:
+        connection_id, key_id = ids.decode(ids.CONNECTION, word), ids.decode(ids.KEY, word)
+        if connection_id is not None:
+            workspaces = Connection.objects.filter(pk=connection_id).values("workspace_id")[:1]
+            return queryset.filter(workspace_id__in=workspaces, owner_kind="connection", owner_id=connection_id)
+        if key_id is not None:
+            key = ApiKey.objects.filter(pk=key_id).only("workspace_id").first()
+            workspace_id = key.workspace_id if key else None
+            return queryset.filter(workspace_id=workspace_id, owner_kind="api_key", owner_id=key_id)
+        return finding.narrow(queryset, word, {ids.ACCESS: "pk", ids.WORKSPACE: "workspace_id"})
+
+    @admin.display(description="owner")
+    def show_owner(self, record: AccessRecord) -> str:
+        return owner_link(record.owner_kind, record.owner_id)
+
+    @admin.display(description="answer")
+    def show_granted(self, record: AccessRecord) -> str:
+        return display.badge("granted" if record.granted else "refused")

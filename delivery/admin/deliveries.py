@@ -1,0 +1,222 @@
+"""Deliveries, dead letters and attempts."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django.contrib import admin
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+
+from delivery import cancelling, publishing, replay
+from delivery.admin import timeline, wording
+from delivery.models import Attempt, DeadLetter, Delivery
+from delivery.search import OUTCOMES, STATES, narrow_deliveries
+from workspaces import ids
+from workspaces.operators import columns, display
+from workspaces.operators.filters import PeriodFilter, WorkspaceFilter, by_choice, by_id, by_text
+from workspaces.operators.pages import Button, OperatorAdmin
+
+MOST_REASONS = 50
+"""Refused deliveries whose reason is looked up one by one."""
+CHANGED = "They changed at the same moment, or cannot be sent any more."
+ConnectionFilter = by_id("connection", "connection", ids.CONNECTION, "connection_id")
+TypeFilter = by_text("event type", "event_type", "lead.created")
+
+
+class StateFilter(admin.SimpleListFilter):
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(state, state.replace("_", " ").capitalize()) for state in STATES]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() not in STATES:
+            return queryset
+        return narrow_deliveries(queryset, {"status": self.value()}, datetime.now(UTC))
+
+
+class DeliveriesAdmin(OperatorAdmin):
+    """What lists of deliveries have in common."""
+
+    prefix = ids.DELIVERY
+    permission_model = "delivery.delivery"
+    lookups = {
+        ids.DELIVERY: "pk",
+        ids.EVENT: "event_id",
+        ids.CONNECTION: "connection_id",
+        ids.RULE: "rule_id",
+        ids.REPLAY: "replay_id",
+        ids.WORKSPACE: "workspace_id",
+        "type": "event_type",
+    }
+    search_help_text = (
+        "dlv_…, evt_…, conn_…, rule_…, rpl_… or ws_… id, the external id of a workspace, or an event type"
+    )
+    show_id = columns.public_id()
+    show_workspace = columns.workspace()
+    show_next = columns.moment("next_attempt_at", "next attempt")
+    show_made = columns.moment("created_at", "made")
+    show_finished = columns.moment("finished_at", "died")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = self.model._default_manager.all()
+        return rows.defer("body", "frozen").select_related("workspace", "connection")
+
+    @admin.display(description="state")
+    def show_state(self, delivery: Delivery) -> str:
+        return display.badge(delivery.state)
+
+    @admin.display(description="connection")
+    def show_connection(self, delivery: Delivery) -> str:
+        return display.page_link("connections.connection", delivery.connection_id, delivery.connection.name)
+
+    @admin.display(description="attempts")
+    def show_attempts(self, delivery: Delivery) -> int:
+        return delivery.attempt_number
+
+    @admin.display(description="cause")
+    def show_cause(self, delivery: Delivery) -> str:
+        return delivery.cause.replace("_", " ") or display.NOTHING
+
+    @admin.action(description="Send again, with a fresh budget", permissions=["operate"])
+    def replay(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        rows = self.selected(request, queryset)
+        with transaction.atomic():
+            hints = replay.reopen([row.pk for row in rows], datetime.now(UTC))
+            reopened = {delivery_id for _, delivery_id in hints}
+            self.record(request, _as_deliveries(row for row in rows if row.pk in reopened), "Sent again.")
+        publishing.publish_deliveries(hints)
+        refused = [row for row in rows if row.pk not in reopened]
+        reasons = [replay.refusal(row) or CHANGED for row in refused[:MOST_REASONS]]
+        reasons += ["Of these the reason was not looked up."] * (len(refused) - len(reasons))
+        self.report(request, "sent again", len(reopened), reasons)
+
+
+def _as_deliveries(rows: Any) -> list[Delivery]:
+    """Under one name in the log, whichever list they were chosen from."""
+    return [Delivery(pk=row.pk, status=row.status, lease_until=row.lease_until) for row in rows]
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(DeliveriesAdmin):
+    """One event to one connection because of one rule."""
+
+    list_display = (
+        "show_id", "event_type", "show_workspace", "show_connection", "show_state", "show_cause", "show_attempts",
+        "show_next", "show_made",
+    )  # fmt: skip
+    list_filter = (WorkspaceFilter, ConnectionFilter, StateFilter, TypeFilter, PeriodFilter)
+    actions = ("replay", "cancel")
+    change_form_template = "admin/delivery/delivery/page.html"
+    fields = ("event_type",)
+
+    @admin.action(description="Cancel what is pending or held, for good", permissions=["operate"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> HttpResponse | None:
+        if asked := self.confirm(request, queryset, "cancel", "Cancel these deliveries, for good?"):
+            return asked
+        rows, now = self.selected(request, queryset), datetime.now(UTC)
+        with transaction.atomic():
+            cancelled = [row for row in rows if cancelling.cancel([row.pk], cancelling.BY_USER, now)]
+            self.record(request, _as_deliveries(cancelled), "Cancelled.")
+        states = [f"A delivery that is {row.state.replace('_', ' ')} is not cancelled." for row in rows
+                  if row not in cancelled]  # fmt: skip
+        self.report(request, "cancelled", len(cancelled), states)
+        return None
+
+    def buttons(self, request: HttpRequest, obj: Delivery) -> list[Button]:
+        if obj.status in replay.REOPENABLE:
+            return [Button("replay", "Send again")]
+        if obj.status in cancelling.OPEN and obj.lease_id is None:
+            return [Button("cancel", "Cancel", is_grave=True)]
+        return []
+
+    def page_context(self, request: HttpRequest, obj: Delivery) -> dict[str, Any]:
+        return {
+            "card": timeline.cards([obj], timeline.ATTEMPTS_ON_DELIVERY_PAGE)[0],
+            "event_id": ids.encode(ids.EVENT, obj.event_id),
+            "rule_id": ids.encode(ids.RULE, obj.rule_id),
+            "replay_id": ids.encode(ids.REPLAY, obj.replay_id) if obj.replay_id else "",
+            "lease_is_live": obj.state == "in_flight",
+        }
+
+
+@admin.register(DeadLetter)
+class DeadLetterAdmin(DeliveriesAdmin):
+    """Deliveries that will not be tried again by themselves, to be sent again or dismissed."""
+
+    list_display = (
+        "show_id", "event_type", "show_workspace", "show_connection", "show_cause", "detail", "show_attempts",
+        "show_finished",
+    )  # fmt: skip
+    list_filter = (
+        WorkspaceFilter,
+        ConnectionFilter,
+        by_choice("cause", "cause", ("exhausted", "rejected", "uncertain", "poison", "mapping_failed")),
+        TypeFilter,
+        PeriodFilter,
+    )
+    actions = ("replay", "cancel")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).filter(status=Delivery.Status.DEAD)
+
+    @admin.action(description="Cancel: take them off this list, for good", permissions=["operate"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        if asked := self.confirm(request, queryset, "cancel", "Cancel these dead letters, for good?"):
+            return asked
+        rows, now = self.selected(request, queryset), datetime.now(UTC)
+        with transaction.atomic():
+            cancelled = [row for row in rows if cancelling.dismiss([row.pk], now)]
+            self.record(request, _as_deliveries(cancelled), "Cancelled: it was a dead letter.")
+        self.report(request, "cancelled", len(cancelled), [CHANGED] * (len(rows) - len(cancelled)))
+        return None
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """A dead letter is a delivery, and has its page."""
+        return HttpResponseRedirect(reverse("admin:delivery_delivery_change", args=[object_id]))
+
+
+@admin.register(Attempt)
+class AttemptAdmin(OperatorAdmin):
+    """One try, with all that is kept of its answer."""
+
+    prefix = ids.ATTEMPT
+    lookups = {ids.ATTEMPT: "pk", ids.DELIVERY: "delivery_id"}
+    list_display = (
+        "show_id", "show_delivery", "number", "show_outcome", "status_code", "error_class", "show_took", "show_started",
+    )  # fmt: skip
+    list_filter = (by_choice("outcome", "outcome", OUTCOMES), PeriodFilter)
+    search_help_text = "att_… or dlv_… id"
+    change_form_template = "admin/delivery/attempt/page.html"
+    fields = ("number",)
+    show_id = columns.public_id()
+    show_delivery = columns.reference(ids.DELIVERY, "delivery.delivery", "delivery_id", "delivery")
+    show_outcome = columns.state("outcome", "outcome")
+    show_started = columns.moment("started_at", "began")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Attempt]:
+        return Attempt.objects.defer("response_body")
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        found = super().get_object(request, object_id, from_field)
+        if found is not None:
+            found.refresh_from_db(fields=["response_body"])
+        return found
+
+    @admin.display(description="took")
+    def show_took(self, attempt: Attempt) -> str:
+        return display.NOTHING if attempt.duration_ms is None else f"{attempt.duration_ms:,} ms"
+
+    def page_context(self, request: HttpRequest, obj: Attempt) -> dict[str, Any]:
+        delivery = Delivery.objects.filter(pk=obj.delivery_id).select_related("connection").first()
+        return {
+            "shown": timeline.card(obj),
+            "delivery": delivery,
+            "delivery_id": ids.encode(ids.DELIVERY, obj.delivery_id),
+            "cause_words": wording.cause(obj.error_class),
+        }

@@ -1,0 +1,95 @@
+"""Rows that other pages show in their context, each by itself: payloads, ledgers, idempotency records."""
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+
+from delivery.models import IdempotencyRecord, Payload, RoutingLedger
+from workspaces import ids
+from workspaces.operators import columns, display
+from workspaces.operators.filters import PeriodFilter
+from workspaces.operators.pages import OperatorAdmin
+
+
+@admin.register(Payload)
+class PayloadAdmin(OperatorAdmin):
+    """What events carried, as received."""
+
+    prefix = ids.EVENT
+    lookups = {ids.EVENT: "pk"}
+    list_display = ("show_event", "show_workspace", "show_erased")
+    list_filter = (PeriodFilter,)
+    list_select_related = ("workspace",)
+    search_help_text = "evt_… id"
+    fields = ("show_event", "show_workspace", "show_erased", "show_body")
+    readonly_fields = fields
+    show_event = columns.reference(ids.EVENT, "delivery.event", "pk", "event")
+    show_workspace = columns.workspace()
+    show_erased = columns.moment("erased_at", "erased")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Payload]:
+        return Payload.objects.defer("body").select_related("workspace")
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Payload | None:
+        found: Payload | None = super().get_object(request, object_id, from_field)
+        if found is not None:
+            found.refresh_from_db(fields=["body"])  # its text names it, so it is read with the page and not by chance
+        return found
+
+    @admin.display(description="body")
+    def show_body(self, payload: Payload) -> str:
+        return format_html('<pre class="document">{}</pre>', display.visible(display.indented(payload.body)))
+
+
+@admin.register(RoutingLedger)
+class RoutingLedgerAdmin(OperatorAdmin):
+    """Which rules were considered for an event; the event's page says it in words."""
+
+    prefix = ids.EVENT
+    lookups = {ids.EVENT: "pk"}
+    list_display = ("show_event", "show_workspace", "show_considered", "show_matched", "show_made")
+    list_filter = (PeriodFilter,)
+    list_select_related = ("workspace",)
+    search_help_text = "evt_… id"
+    fields = ("show_event", "show_workspace", "show_made", "show_entries")
+    readonly_fields = fields
+    show_event = columns.reference(ids.EVENT, "delivery.event", "pk", "event")
+    show_workspace = columns.workspace()
+    show_made = columns.moment("created_at", "routed")
+    show_entries = columns.document("entries", "entries")
+
+    @admin.display(description="rules considered")
+    def show_considered(self, ledger: RoutingLedger) -> int:
+        return len(ledger.entries)
+
+    @admin.display(description="deliveries")
+    def show_matched(self, ledger: RoutingLedger) -> int:
+        return sum("delivery" in entry for entry in ledger.entries)
+
+
+@admin.register(IdempotencyRecord)
+class IdempotencyRecordAdmin(OperatorAdmin):
+    """What was answered to an `Idempotency-Key`, for 24 hours."""
+
+    list_display = ("key", "path", "show_scope", "status_code", "show_made")
+    search_help_text = "ws_… or key_… id, or a key in full"
+    fields = ("key", "path", "show_scope", "status_code", "show_answer", "show_made")
+    readonly_fields = fields
+    show_made = columns.moment("created_at", "answered")
+    show_answer = columns.document("answer", "answer")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[IdempotencyRecord]:
+        return IdempotencyRecord.objects.defer("body_hash")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[IdempotencyRecord], search_term: str
+    ) -> tuple[QuerySet[IdempotencyRecord], bool]:
+        for word in search_term.split():
+            scope = ids.decode(ids.WORKSPACE, word) or ids.decode(ids.KEY, word)
+            queryset = queryset.filter(scope=scope) if scope else queryset.filter(key=word)
+        return queryset, False
+
+    @admin.display(description="scope")
+    def show_scope(self, record: IdempotencyRecord) -> str:
+        return display.code(str(record.scope))

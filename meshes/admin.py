@@ -1,0 +1,33 @@
+"""The admin's own log, as a page: who changed what here."""
+
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
+from django.http import HttpRequest
+from django.utils.html import format_html
+
+from workspaces.operators import columns, display
+from workspaces.operators.pages import OperatorAdmin
+
+
+@admin.register(LogEntry)
+class LogEntryAdmin(OperatorAdmin):
+    list_display = ("show_when", "user", "content_type", "show_row", "show_message")
+    list_select_related = ("user", "content_type")
+    search_fields: ClassVar[tuple[str, ...]] = ()
+    fields = list_display
+    readonly_fields = fields
+    show_when = columns.moment("action_time", "when")
+
+    @admin.display(description="row")
+    def show_row(self, entry: LogEntry) -> str:
+        url = entry.get_admin_url()
+        return format_html('<a href="{}">{}</a>', url, entry.object_repr) if url else entry.object_repr
+
+    @admin.display(description="what")
+    def show_message(self, entry: LogEntry) -> str:
+        return entry.get_change_message() or display.NOTHING
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        return queryset, False

@@ -1,0 +1,162 @@
+"""The operators' site: models in the order in which an operator thinks, an overview, and a way to any id."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from django.contrib import admin, messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, URLResolver, path, reverse
+
+from delivery import overview
+from workspaces import ids
+from workspaces.operators.display import span
+from workspaces.operators.finding import workspace_ids
+
+GROUPS: list[tuple[str, str, list[str]]] = [
+    ("tenants", "Tenants", ["workspaces.Workspace", "workspaces.ApiKey"]),
+    (
+        "destinations",
+        "Destinations",
+        ["connections.Connection", "connections.ConnectionHealth", "delivery.Rule"],
+    ),
+    (
+        "traffic",
+        "Traffic",
+        ["delivery.Event", "delivery.Delivery", "delivery.DeadLetter", "delivery.Replay", "delivery.Unrouted"],
+    ),
+    (
+        "records",
+        "Records",
+        [
+            "connections.AccessRecord",
+            "connections.SealedDocument",
+            "delivery.Attempt",
+            "delivery.RoutingLedger",
+            "delivery.Payload",
+            "delivery.IdempotencyRecord",
+        ],
+    ),
+    ("operators", "Operators", ["auth.User", "auth.Group", "admin.LogEntry"]),
+]
+
+PAGES = {
+    ids.WORKSPACE: "workspaces_workspace",
+    ids.KEY: "workspaces_apikey",
+    ids.CONNECTION: "connections_connection",
+    ids.ACCESS: "connections_accessrecord",
+    ids.RULE: "delivery_rule",
+    ids.EVENT: "delivery_event",
+    ids.DELIVERY: "delivery_delivery",
+    ids.ATTEMPT: "delivery_attempt",
+    ids.REPLAY: "delivery_replay",
+}
+
+WAITING_SECONDS = 10
+"""DESIGN: sweeps publish later what was missed, within ten seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure of the overview. `tone` is `good`, `warn`, `bad` or empty."""
+
+    label: str
+    figure: str
+    tone: str = ""
+    url: str = ""
+
+
+class OperatorsSite(admin.AdminSite):
+    site_header = "Meshes"
+    site_title = "Meshes"
+    index_title = "Overview"
+    index_template = "admin/operators_index.html"
+    site_url = "/api/docs"
+
+    def get_urls(self) -> list[URLPattern | URLResolver]:
+        return [path("find/", self.admin_view(self.find), name="find"), *super().get_urls()]
+
+    def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
+        """Models by what they are to an operator; what no group names keeps its app."""
+        apps = super().get_app_list(request, app_label)
+        if app_label is not None:
+            return apps
+        found = {f"{app['app_label']}.{model['object_name']}": model for app in apps for model in app["models"]}
+        listed = []
+        for slug, name, members in GROUPS:
+            models = [found.pop(member) for member in members if member in found]
+            if models:
+                url = f"{reverse('admin:index', current_app=self.name)}#{slug}"
+                listed.append(
+                    {"name": name, "app_label": slug, "app_url": url, "has_module_perms": True, "models": models}
+                )
+        for app in apps:
+            left = [model for model in app["models"] if f"{app['app_label']}.{model['object_name']}" in found]
+            if left:
+                listed.append({**app, "models": left})
+        return listed
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        shown = tiles(datetime.now(UTC)) if request.user.has_perm("delivery.view_delivery") else []
+        return super().index(request, {**(extra_context or {}), "tiles": shown})
+
+    def find(self, request: HttpRequest) -> HttpResponse:
+        """Go to the page of an id, or of the workspace with an external id."""
+        text = request.GET.get("id", "").strip()
+        prefix = text.rpartition("_")[0]
+        pk = ids.decode(prefix, text) if prefix in PAGES else None
+        if pk is not None:
+            return HttpResponseRedirect(reverse(f"admin:{PAGES[prefix]}_change", args=[pk]))
+        if named := workspace_ids(text):
+            return HttpResponseRedirect(reverse("admin:workspaces_workspace_change", args=[named[0]]))
+        messages.warning(request, f"Nothing is known by {text!r}." if text else "Give an id to go to.")
+        return HttpResponseRedirect(reverse("admin:index"))
+
+
+def tiles(now: datetime) -> list[Tile]:
+    """The overview's figures with a judgement each."""
+    seen, deliver = overview.look(now), overview.ring_stats("deliver")
+    unrouted, overdue = _age(seen.oldest_unrouted_at, now), _age(seen.overdue_since, now)
+    return [
+        _count_tile("Dead letters, last 24 h", seen.dead_letters, "delivery_deadletter", "warn"),
+        _held_tile(seen.connections),
+        _count_tile("Circuit breakers open", seen.open_breakers, "connections_connectionhealth", "warn"),
+        Tile(
+            "Longest overdue delivery", _figure(overdue), _tone(overdue), _list("delivery_delivery", "?state=pending")
+        ),
+        Tile("Oldest event before fan-out", _figure(unrouted), _tone(unrouted), _list("delivery_unrouted")),
+        _count_tile("Events set aside as poison", seen.poisoned, "delivery_unrouted", "bad"),
+        Tile("Deliveries in flight", f"{deliver.in_flight:,}") if deliver else Tile("Broker", "does not answer", "bad"),
+    ]
+
+
+def _count_tile(label: str, count: overview.Count | None, model: str, tone: str) -> Tile:
+    if count is None:
+        return Tile(label, "not known", "warn", _list(model))
+    return Tile(label, str(count), tone if count.number else "good", _list(model))
+
+
+def _held_tile(connections: dict[str, int] | None) -> Tile:
+    label, url = "Connections not active", _list("connections_connection")
+    if connections is None:
+        return Tile(label, "not known", "warn", url)
+    number = sum(connections.values())
+    parts = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in sorted(connections.items()))
+    return Tile(f"{label}: {parts}" if parts else label, f"{number:,}", "warn" if number else "good", url)
+
+
+def _list(model: str, query: str = "") -> str:
+    return reverse(f"admin:{model}_changelist") + query
+
+
+def _age(moment: datetime | None, now: datetime) -> float | None:
+    return max(0.0, (now - moment).total_seconds()) if moment else None
+
+
+def _figure(seconds: float | None) -> str:
+    return "none" if seconds is None else span(round(seconds))
+
+
+def _tone(seconds: float | None) -> str:
+    return "good" if seconds is None or seconds <= WAITING_SECONDS else "warn" if seconds <= 60 else "bad"

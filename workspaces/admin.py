@@ -1,0 +1,167 @@
+"""Workspaces and their API keys."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.safestring import SafeString
+
+from workspaces import ids, keys
+from workspaces.models import ApiKey, Workspace
+from workspaces.operators import columns, display, finding
+from workspaces.operators.filters import WorkspaceFilter, by_choice
+from workspaces.operators.pages import Button, OperatorAdmin, Panel
+
+
+class LifeFilter(admin.SimpleListFilter):
+    """Live ones, unless deleted ones are asked for."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("deleted", "Deleted"), ("all", "All")]
+
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        for value, label in [(None, "Live"), *self.lookup_choices]:
+            query = changelist.get_query_string({self.parameter_name: value})
+            yield {"selected": self.value() == value, "query_string": query, "display": label}
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() == "all":
+            return queryset
+        return queryset.filter(deleted_at__isnull=self.value() != "deleted")
+
+
+class WorkspaceForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+    ingest_rate = forms.FloatField(required=False, min_value=0, help_text="Events per second; empty: the default.")
+    backlog_limit = forms.IntegerField(required=False, min_value=0, help_text="Open deliveries; empty: the default.")
+
+    def clean_external_id(self) -> str | None:
+        external_id: str | None = self.cleaned_data["external_id"] or None
+        if external_id is not None and ids.is_type_id(external_id):
+            raise forms.ValidationError("An external id must not look like an id of Meshes.")
+        return external_id
+
+
+@admin.register(Workspace)
+class WorkspaceAdmin(OperatorAdmin):
+    """Name and limits are edited here; a workspace is made and deleted through the API."""
+
+    prefix = ids.WORKSPACE
+    is_editable = True
+    form = WorkspaceForm
+    panels: ClassVar[list[Panel]] = []
+    list_display = ("name", "external_id", "show_id", "show_state", "ingest_rate", "backlog_limit", "show_made")
+    list_filter = (LifeFilter,)
+    search_help_text = "ws_… id, external id, or a part of the name"
+    readonly_fields = ("show_state", "show_made", "show_changed", "show_deleted", "show_purged")
+    fieldsets = (
+        (None, {"fields": ("name", "external_id")}),
+        ("Limits", {"fields": ("ingest_rate", "backlog_limit")}),
+        ("Record", {"fields": readonly_fields}),
+    )
+    show_id = columns.public_id()
+    show_made = columns.moment("created_at", "made")
+    show_changed = columns.moment("updated_at", "changed")
+    show_deleted = columns.moment("deleted_at", "deleted")
+    show_purged = columns.moment("purged_at", "purged")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Tenants are few beside their events, so that a part of a name may be looked for."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        named = finding.workspace_ids(term)
+        return queryset.filter(pk__in=named) if named else queryset.filter(name__icontains=term), False
+
+    @admin.display(description="state")
+    def show_state(self, workspace: Workspace) -> SafeString:
+        if workspace.deleted_at is None:
+            return display.badge("live")
+        return display.badge("purged" if workspace.purged_at else "deleted")
+
+
+class KeyStateFilter(admin.SimpleListFilter):
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("live", "Live"), ("expired", "Expired"), ("revoked", "Revoked")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        now = datetime.now(UTC)
+        match self.value():
+            case "live":
+                return queryset.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
+            case "expired":
+                return queryset.filter(expires_at__lte=now, revoked_at=None)
+            case "revoked":
+                return queryset.filter(revoked_at__isnull=False)
+        return queryset
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(OperatorAdmin):
+    """Keys without their hashes, which never leave the database for a page."""
+
+    prefix = ids.KEY
+    lookups = {ids.KEY: "pk", ids.WORKSPACE: "workspace_id"}
+    list_display = (
+        "name",
+        "show_id",
+        "kind",
+        "show_workspace",
+        "show_scopes",
+        "show_state",
+        "show_used",
+        "show_expiry",
+    )
+    list_filter = (WorkspaceFilter, by_choice("kind", "kind", ApiKey.Kind.values), KeyStateFilter)
+    search_help_text = "key_… or ws_… id, or the external id of a workspace"
+    actions = ("revoke",)
+    fields = (
+        "name", "kind", "show_workspace", "show_scopes", "show_state", "show_origins", "version", "show_made",
+        "show_used", "show_expiry", "show_overlap", "show_revoked",
+    )  # fmt: skip
+    readonly_fields = fields
+    show_id = columns.public_id()
+    show_workspace = columns.workspace()
+    show_scopes = columns.words("scopes", "scopes")
+    show_origins = columns.words("allowed_origins", "allowed origins")
+    show_made = columns.moment("created_at", "made")
+    show_used = columns.moment("last_used_at", "last used")
+    show_expiry = columns.moment("expires_at", "expires")
+    show_overlap = columns.moment("previous_expires_at", "replaced secret good until")
+    show_revoked = columns.moment("revoked_at", "revoked")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
+        return ApiKey.objects.defer("secret_hash", "previous_hash").select_related("workspace")
+
+    def buttons(self, request: HttpRequest, obj: ApiKey) -> list[Button]:
+        return [Button("revoke", "Revoke", is_grave=True)] if obj.revoked_at is None else []
+
+    @admin.action(description="Revoke: they end at once, for ever", permissions=["operate"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse | None:
+        if asked := self.confirm(request, queryset, "revoke", "End these keys, at once and for ever?"):
+            return asked
+        rows = self.selected(request, queryset)
+        live = [key for key in rows if key.revoked_at is None]
+        for key in live:
+            keys.revoke_key(key.pk, datetime.now(UTC))
+        self.record(request, live, "Revoked.")
+        self.report(request, "revoked", len(live), ["Already revoked."] * (len(rows) - len(live)))
+        return None
+
+    @admin.display(description="state")
+    def show_state(self, key: ApiKey) -> SafeString:
+        if key.revoked_at is not None:
+            return display.badge("revoked")
+        is_expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
+        return display.badge("expired" if is_expired else "live")
