@@ -3,8 +3,9 @@
 import os
 
 from celery import Celery
+from django.conf import settings
 
-from delivery.lanes.options import CELERY_SETTINGS
+from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
 from delivery.lanes.worker import install
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "meshes.settings")
@@ -13,4 +14,5 @@ app = Celery("meshes")
 install(app)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(CELERY_SETTINGS)
+app.conf.broker_transport_options = TRANSPORT_OPTIONS | {"lane_lease_seconds": settings.MESHES_LANE_LEASE_SECONDS}
 app.autodiscover_tasks(["delivery"])

@@ -84,7 +84,7 @@ WHITENOISE_USE_FINDERS = True
 APPEND_SLASH = False
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "meshes.admin_config.OperatorsAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -163,6 +163,7 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [],  # enums stay where they are used: several fields are called "status"
 }
 
 MESHES_BODY_LIMIT = 256 * 1024
@@ -188,7 +189,9 @@ CORS_PREFLIGHT_MAX_AGE = 600
 # --- lanes and workers ---------------------------------------------------------------------------------------------
 
 MESHES_LEASE_SECONDS = envint("MESHES_LEASE_SECONDS", 60)
-"""A claim's lease: above the longest outbound deadline (30 s) plus settling, below a lane's lease (90 s)."""
+"""A claim's lease: above the longest outbound deadline (30 s) plus settling, below a lane's lease."""
+MESHES_LANE_LEASE_SECONDS = envint("MESHES_LANE_LEASE_SECONDS", 90)
+"""A message's lease in its lane: what a lost worker had taken goes back to its lane after this."""
 CELERY_BROKER_URL = REDIS_URL
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
