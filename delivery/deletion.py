@@ -185,7 +185,7 @@ def _remove_configuration(workspace_id: uuid.UUID) -> int:
 
 def _remove(model: Any, **condition: Any) -> int:
     """Delete rows without looking for rows that refer to them: the database refuses if there are any."""
-    return int(model.objects.filter(**condition)._raw_delete(using="default"))
+    return int(model.objects.filter(**condition)._raw_delete(using="default") or 0)
 
 
 def _until_done(step: Callable[[], int]) -> None:

@@ -1,0 +1,183 @@
+"""Partitions are made ahead and dropped in time; what is open then is closed visibly."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection
+from django.db.models import Max
+
+from delivery import retention
+from delivery.models import Attempt, Delivery, Event, IdempotencyRecord, Payload, RoutingLedger, Unrouted
+from tests.factories import make_connection, make_rule, make_workspace
+from workspaces import ids, partitions
+from workspaces.partitions import week_of
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime.now(UTC)
+
+
+def id_at(moment):
+    return partitions.first_id(moment.date()).__class__(
+        int=int(moment.timestamp() * 1000) << 80 | (ids.uuid7().int & (1 << 80) - 1)
+    )
+
+
+def make_week(moment):
+    for table in retention.TABLES:
+        partitions.ensure(table, week_of(moment))
+
+
+def make_old(workspace, days, *, status="succeeded", attempt_days=None):
+    """An event of so many days ago, with payload, ledger and delivery, and an attempt."""
+    moment = NOW - timedelta(days=days)
+    make_week(moment)
+    hook = make_connection(workspace)
+    rule = make_rule(hook)
+    event = Event.objects.create(
+        id=id_at(moment), workspace=workspace, type="lead.created", payload_bytes=2, created_at=moment
+    )
+    Payload.objects.create(event=event, workspace=workspace, body=json.dumps({"n": days}))
+    RoutingLedger.objects.create(event=event, workspace=workspace, created_at=moment)
+    delivery = Delivery.objects.create(
+        id=id_at(moment), workspace=workspace, event=event, rule=rule, connection=hook, event_type=event.type,
+        action="send", status=status, created_at=moment, next_attempt_at=NOW if status == "pending" else None,
+        body='{"shaped":1}',
+    )  # fmt: skip
+    tried = NOW - timedelta(days=days if attempt_days is None else attempt_days)
+    make_week(tried)
+    Attempt.objects.create(
+        id=id_at(tried), workspace=workspace, delivery=delivery, number=1, started_at=tried, outcome="retry"
+    )
+    return delivery
+
+
+def expire(now):
+    """With the checks of the rows just made behind it: each test is one transaction, which a sweep is not."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    return retention.expire(now)
+
+
+def weeks(table):
+    return {partition.start for partition in partitions.existing(table)}
+
+
+def test_partitions_are_made_ahead_once():
+    future = NOW + timedelta(weeks=20)
+    assert retention.ensure_partitions(future) == 5 * len(retention.TABLES)
+    assert retention.ensure_partitions(future) == 0
+    assert {partitions.count_ahead(table, future) for table in retention.TABLES} == {3}
+
+
+def test_each_table_goes_in_its_time():
+    workspace = make_workspace()
+    for days in (10, 45, 100, 140):
+        make_old(workspace, days)
+    dropped = expire(NOW)
+
+    def kept(table, days):
+        return week_of(NOW - timedelta(days=days)) in weeks(table)
+
+    assert [kept("attempts", days) for days in (10, 45, 100, 140)] == [True, False, False, False]
+    assert [kept("payloads", days) for days in (10, 45, 100, 140)] == [True, True, False, False]
+    for table in ("routing_ledgers", "deliveries", "events"):
+        assert [kept(table, days) for days in (10, 45, 100, 140)] == [True, True, True, False]
+    assert Event.objects.count() == Delivery.objects.count() == RoutingLedger.objects.count() == 3
+    assert Payload.objects.count() == 2
+    assert Attempt.objects.count() == 1
+    assert len(dropped) == len(set(dropped))
+    assert expire(NOW) == []
+
+
+def test_a_week_is_kept_until_its_last_day_is_past(settings):
+    workspace = make_workspace()
+    delivery = make_old(workspace, 45)
+    end = datetime.combine(week_of(delivery.created_at) + timedelta(days=7), datetime.min.time(), tzinfo=UTC)
+    days = settings.MESHES_RETENTION["attempts"]
+    assert expire(end + days - timedelta(days=1)) == []
+    assert f"attempts_p{week_of(delivery.created_at):%Y%m%d}" in expire(end + days)
+
+
+@pytest.mark.parametrize("status", ["pending", "held"])
+def test_what_is_open_when_its_payload_goes_is_cancelled(status):
+    workspace = make_workspace()
+    delivery, young = make_old(workspace, 100, status=status), make_old(workspace, 45, status=status)
+    expire(NOW)
+    delivery.refresh_from_db()
+    young.refresh_from_db()
+    assert (delivery.status, delivery.cause) == ("cancelled", "expired")
+    assert (young.status, young.body) == (status, '{"shaped":1}')
+
+
+def test_shaped_bodies_go_with_the_payloads():
+    delivery = make_old(make_workspace(), 100)
+    expire(NOW)
+    delivery.refresh_from_db()
+    assert (delivery.status, delivery.body) == ("succeeded", None)
+
+
+def test_a_delivery_in_flight_keeps_its_payload_until_it_is_over():
+    delivery = make_old(make_workspace(), 100, status="pending")
+    Delivery.objects.update(lease_id=ids.uuid7(), lease_until=NOW)
+    expire(NOW)
+    assert Payload.objects.filter(pk=delivery.event_id).exists()
+    Delivery.objects.update(lease_id=None, lease_until=None)
+    expire(NOW)
+    assert not Payload.objects.filter(pk=delivery.event_id).exists()
+
+
+def test_an_unrouted_event_is_closed_with_a_ledger_that_says_so():
+    delivery = make_old(make_workspace(), 100)
+    event = delivery.event
+    RoutingLedger.objects.all().delete()
+    Unrouted.objects.create(event=event, workspace_id=event.workspace_id, created_at=event.created_at)
+    expire(NOW)
+    assert not Unrouted.objects.exists()
+    assert RoutingLedger.objects.get(pk=event.pk).entries[0]["result"] == "expired"
+
+
+def test_what_is_referred_to_waits():
+    """A delivery that was tried late keeps its week until that attempt's week has gone."""
+    delivery = make_old(make_workspace(), 140, attempt_days=10)
+    expire(NOW)
+    assert Delivery.objects.filter(pk=delivery.pk).exists()
+    assert Event.objects.filter(pk=delivery.event_id).exists()
+    assert not Payload.objects.exists()
+    later = NOW + timedelta(days=40)
+    expire(later)
+    assert not Delivery.objects.exists()
+    assert not Event.objects.exists()
+
+
+def test_the_present_partitions_are_never_dropped():
+    before = {table: weeks(table) for table in retention.TABLES}
+    assert expire(NOW) == []
+    assert {table: weeks(table) for table in retention.TABLES} == before
+
+
+def test_idempotency_records_go_after_a_day():
+    for age in (1, 25):
+        IdempotencyRecord.objects.create(
+            scope=ids.uuid7(), path="/events", key="k", body_hash=b"", status_code=202, answer="",
+            created_at=NOW - timedelta(hours=age),
+        )  # fmt: skip
+    expire(NOW)
+    assert IdempotencyRecord.objects.aggregate(newest=Max("created_at"))["newest"] == NOW - timedelta(hours=1)
+    assert IdempotencyRecord.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lock_that_is_not_free_is_waited_for_but_briefly():
+    make_old(make_workspace(), 45)
+    rival = connection.copy()
+    try:
+        with rival.cursor() as cursor:
+            cursor.execute("BEGIN; SELECT count(*) FROM attempts")
+            assert expire(NOW) == []
+            cursor.execute("ROLLBACK")
+        assert len(expire(NOW)) == 1
+    finally:
+        rival.close()
+        make_week(NOW - timedelta(days=45))
