@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
@@ -13,6 +14,7 @@ from connections.secret import MASK, Secret
 SHORTEST_NEEDLE = 6
 """Secrets below this length are not searched for in texts: they would take ordinary words out with them."""
 
+_MASK_BYTES = MASK.encode()
 _SECRET_NAME = re.compile(r"authorization|cookie|token|secret|api-?key|password|credential|session", re.IGNORECASE)
 
 
@@ -25,16 +27,18 @@ class Redactor:
         if request is not None:
             secrets |= {value.rpartition(" ")[2] for name, value in request.headers if _is_secret_name(name)}
         needles = {form for secret in secrets if len(secret) >= SHORTEST_NEEDLE for form in _forms(secret)}
-        longest_first = sorted(needles, key=lambda needle: (-len(needle), needle))
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if needles else None
-        encoded = b"|".join(re.escape(needle.encode()) for needle in longest_first)
-        self._bytes_pattern = re.compile(encoded) if needles else None
+        self._needles = sorted(needles, key=len, reverse=True)
+        self._byte_needles = [needle.encode() for needle in self._needles]
 
     def text(self, text: str) -> str:
-        return self._pattern.sub(MASK, text) if self._pattern else text
+        for needle in self._needles:
+            text = text.replace(needle, MASK)
+        return text
 
     def body(self, body: bytes) -> bytes:
-        return self._bytes_pattern.sub(MASK.encode(), body) if self._bytes_pattern else body
+        for needle in self._byte_needles:
+            body = body.replace(needle, _MASK_BYTES)
+        return body
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> list[list[str]]:
         """Pairs of name and value as a record keeps them: `Authorization: Bearer ••••`, `Set-Cookie: ••••`."""
@@ -44,7 +48,10 @@ class Redactor:
 
     def url(self, url: str) -> str:
         """The URL with every value of its query masked: readers of attempts need not know them, and many are keys."""
-        parts = urlsplit(self.text(url))
+        url = self.text(url)
+        if "?" not in url:
+            return url
+        parts = urlsplit(url)
         query = "&".join(quote(name) + "=" + MASK for name, _ in parse_qsl(parts.query, keep_blank_values=True))
         return urlunsplit(parts._replace(query=query))
 
@@ -65,6 +72,7 @@ def _forms(secret: str) -> set[str]:
     return {secret, plain, json.dumps(secret)[1:-1], quote(secret, safe=""), base64.b64encode(secret.encode()).decode()}
 
 
+@lru_cache(maxsize=1024)
 def _is_secret_name(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 

@@ -32,7 +32,7 @@ class RetryIn(StrictSerializer):
         min_length=1,
         max_length=MAX_SCHEDULE,
         allow_null=True,
-        help_text="Seconds before each attempt; the first is made at once, whatever it says. null: the default schedule.",
+        help_text="Seconds before each attempt; the first is made at once. null: the default schedule.",
     )
 
 

@@ -1,8 +1,13 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from connections import providers
 from connections.providers.base import Limits, Provider, Request, Unsendable
-from tests.connections.providers.shipments import shipment
+from tests.connections.providers.shipments import as_secrets, shipment
 
 
 def test_a_provider_is_found_by_its_slug():
@@ -25,3 +30,17 @@ def test_a_body_over_the_vendor_s_limit_is_not_sent():
     assert Small().prepare(shipment(body="123")).body == b"123"
     with pytest.raises(Unsendable, match="has 4 bytes; Small takes at most 3"):
         Small().prepare(shipment(body="1234"))
+
+
+def test_the_example_of_the_readme_is_a_provider():
+    text = Path(providers.__path__[0], "README.md").read_text()
+    (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(compile(source, "README.md", "exec"), namespace)  # noqa: S102 - our own example
+    provider = namespace["PROVIDER"]
+    config = provider.clean_config({"loft": "north-1"})
+    credentials = as_secrets(provider.clean_credentials({"api_key": "k3y"}))
+    sent = provider.prepare(shipment(body='{"text":"hi"}', config=config, credentials=credentials))
+    assert (sent.method, sent.url) == ("POST", "https://api.example.com/lofts/north-1/messages")
+    assert json.loads(sent.body) == {"message": {"text": "hi"}, "idempotency_key": shipment().delivery_id}
+    assert dict(sent.headers)["authorization"] == "Bearer k3y"
