@@ -210,6 +210,7 @@ def sweeps() -> list[Sweep]:
         Sweep("replay", 1.0, replay.advance_replays),
         Sweep("lanes", 5.0, repair_lanes),
         Sweep("purge", 5.0, deletion.purge_deleted_workspaces),
+        Sweep("cancel", 5.0, deletion.cancel_for_deleted_connections),
         Sweep("partitions", 60.0, keep_partitions),
     ]
 
