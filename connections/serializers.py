@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema_field
+from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
@@ -228,6 +228,7 @@ class IntegrationOut(serializers.Serializer[Any]):
     test = serializers.CharField()
 
 
+@extend_schema_serializer(many=False)
 class IntegrationPageOut(serializers.Serializer[Any]):
     """All of them on one page; the form is that of every list."""
 
