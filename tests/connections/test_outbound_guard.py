@@ -5,9 +5,11 @@ import time
 from dataclasses import replace
 from ipaddress import ip_address
 
+import pycurl
 import pytest
 
 from connections.outbound import Policy, RefusedAddress, Request, check_url, send
+from connections.outbound import dial as dial_module
 from connections.outbound.dial import Call, dial
 from connections.outbound.urls import parse_url
 from tests.connections.outbound_receivers import LOOPBACK, OK, answering, loopback_named, receiver
@@ -79,6 +81,22 @@ def test_each_dial_goes_by_its_own_lookup():
         with pytest.raises(RefusedAddress):
             send(Request("GET", f"http://a.test:{first.port}/"), policy=loopback_named("10.0.0.1"))
     assert (first.accepted, second.accepted) == (1, 1)
+
+
+def test_the_pins_of_past_dials_are_taken_back():
+    """Else a handle would keep every name that it has ever dialled."""
+    with receiver(answering(OK)) as server:
+        for host in ("a.test", "b.test", "127.0.0.1"):
+            send(Request("GET", f"http://{host}:{server.port}/"), policy=loopback_named("127.0.0.1"))
+        curl = dial_module._idle.pop().curl  # for good: below it may start a resolver of its own
+        for host in ("a.test", "b.test"):
+            curl.setopt(pycurl.URL, f"http://{host}:{server.port}/")
+            curl.setopt(pycurl.TIMEOUT_MS, 500)
+            curl.setopt(dial_module._QUICK_EXIT, 1)
+            with pytest.raises(pycurl.error):
+                curl.perform()
+        curl.close()
+    assert server.accepted == 3
 
 
 def test_a_mixed_answer_is_refused_whole():

@@ -67,6 +67,7 @@ def test_a_post_on_the_wire_is_exactly_this():
         ("PUT", b"", b"0"),
         ("PATCH", b"x", b"1"),
         ("POST", bytes(range(256)) * 1024, b"262144"),
+        ("POST", b"x" * 2_000_000, b"2000000"),
     ],
 )
 def test_each_method_is_sent_with_its_body_and_nothing_else(method, body, length):
@@ -85,6 +86,12 @@ def test_a_named_host_is_sent_without_its_final_dot():
     with receiver(answering(OK)) as server:
         send(Request("GET", f"http://Hooks.Example.test.:{server.port}/"), policy=loopback_named("127.0.0.1"))
     assert f"Host: hooks.example.test:{server.port}".encode() in server.requests[0].split(b"\r\n")
+
+
+def test_the_path_is_sent_as_it_was_given():
+    with receiver(answering(OK)) as server:
+        send(Request("GET", f"{server.url}/a/../%2E/b?c=\u00fc#d"), policy=LOOPBACK)
+    assert server.requests[0].startswith(b"GET /a/../%2E/b?c=%C3%BC HTTP/1.1\r\n")
 
 
 def test_an_ipv6_literal_is_dialled():
