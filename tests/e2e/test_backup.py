@@ -7,7 +7,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from meshes.embedded import EmbeddedServers, postgres_binaries
+from meshes.binaries import postgres_binaries
+from meshes.embedded import EmbeddedServers
 from tests.e2e.running import RunningUp
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "backup.md"

@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from meshes import embedded
+from meshes import binaries, embedded
 from meshes.children import Child, stop_together
 from meshes.embedded import EmbeddedServers, Postgres, ServerStartError, Valkey, free_port, private_folder
 from tests.polling import eventually
@@ -97,14 +98,14 @@ def test_as_root_postgres_runs_as_nobody_in_a_folder_that_nobody_may_not_reach(t
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account to change to")
 def test_as_root_binaries_that_nobody_may_not_run_are_copied_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedded, "_everyone_may_run", lambda path: False)
-    monkeypatch.setattr(embedded, "ROOT_CACHE", tmp_path / "cache")
-    first = embedded.postgres_binaries()
+    monkeypatch.setattr(binaries, "_everyone_may_run", lambda path: False)
+    monkeypatch.setattr(binaries, "ROOT_CACHE", tmp_path / "cache")
+    first = binaries.postgres_binaries()
     assert first.is_relative_to(tmp_path / "cache")
     version = subprocess.run([first / "postgres", "--version"], check=True, capture_output=True, text=True).stdout
     assert version.startswith("postgres (PostgreSQL) 18.")
     made_at = first.stat().st_ctime_ns
-    assert embedded.postgres_binaries() == first
+    assert binaries.postgres_binaries() == first
     assert first.stat().st_ctime_ns == made_at
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
@@ -193,6 +194,18 @@ def test_stop_leaves_neither_process_nor_folder():
     servers.stop()
     assert not servers.folder.exists()
     assert [psutil.pid_exists(pid) for pid in pids] == [False, False]
+
+
+def test_the_folder_of_a_killed_run_is_removed_by_the_next_and_that_of_a_living_one_is_not(monkeypatch, tmp_path):
+    monkeypatch.setattr(embedded, "private_folder", lambda: Path(tempfile.mkdtemp(prefix="meshes-", dir=tmp_path)))
+    (tmp_path / "meshes-killed").mkdir()
+    (tmp_path / "meshes-killed" / "owner.lock").touch()
+    (tmp_path / "meshes-sockets").mkdir()
+    living, next_one = EmbeddedServers(), EmbeddedServers()
+    assert {path.name for path in tmp_path.iterdir()} == {living.folder.name, next_one.folder.name, "meshes-sockets"}
+    living.stop()
+    next_one.stop()
+    assert [path.name for path in tmp_path.iterdir()] == ["meshes-sockets"]
 
 
 def test_sockets_are_not_put_where_their_path_is_too_long(tmp_path):
