@@ -127,8 +127,8 @@ def test_the_shorter_of_deadline_and_timeout_holds(deadline, timeout):
     "options",
     [
         {"verify": False},
-        {"verify": "/tmp/ca.pem"},  # noqa: S108
-        {"cert": "/tmp/me.pem"},  # noqa: S108
+        {"verify": "/tmp/ca.pem"},
+        {"cert": "/tmp/me.pem"},
         {"proxies": {"http": "http://10.0.0.1:3128"}},
         {"data": iter([b"a", b"b"])},
         {"headers": {"Host": "other.test"}},
