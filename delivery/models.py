@@ -76,6 +76,7 @@ class Unrouted(models.Model):
 
     class Meta:
         db_table = "unrouted"
+        verbose_name = "unrouted event"
         indexes = [models.Index(fields=["created_at"], name="unrouted_by_age")]
 
     def __str__(self) -> str:
@@ -125,7 +126,7 @@ class Rule(models.Model):
         constraints = [models.UniqueConstraint(fields=["workspace", "id"], name="rules_workspace_id_unique")]
 
     def __str__(self) -> str:
-        return f"{self.event} → {self.connection_id}"
+        return f"{self.event} ({self.public_id})"
 
     @property
     def public_id(self) -> str:

@@ -76,6 +76,7 @@ class ApiKey(models.Model):
 
     class Meta:
         db_table = "api_keys"
+        verbose_name = "API key"
         ordering = ["-id"]
         constraints = [
             models.CheckConstraint(

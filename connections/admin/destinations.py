@@ -1,6 +1,7 @@
 """Connections and their health."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from django.contrib import admin
@@ -29,7 +30,7 @@ class ConnectionAdmin(OperatorAdmin):
     lookups = {ids.CONNECTION: "pk", ids.WORKSPACE: "workspace_id", "type": "type"}
     panels: ClassVar[list[Panel]] = []
     """What higher layers add to the page: lanes, deliveries."""
-    list_display = ("name", "show_id", "type", "show_workspace", "show_status", "show_breaker", "reason", "show_until")
+    list_display = ("show_name", "type", "show_workspace", "show_status", "show_breaker", "reason", "show_until")
     list_filter = (
         WorkspaceFilter,
         by_choice("status", "status", Status.values),
@@ -39,7 +40,7 @@ class ConnectionAdmin(OperatorAdmin):
     actions = ("pause", "resume")
     change_form_template = "admin/connections/connection/page.html"
     fields = ("name",)
-    show_id = columns.public_id()
+    show_name = columns.named("name", "connection")
     show_workspace = columns.workspace()
     show_status = columns.state("status", "status")
     show_until = columns.moment("paused_until", "paused until")
@@ -58,7 +59,7 @@ class ConnectionAdmin(OperatorAdmin):
 
     def buttons(self, request: HttpRequest, obj: Connection) -> list[Button]:
         if obj.status == Status.ACTIVE:
-            resume = [Button("resume", "End the pause of its lane")] if obj.paused_until else []
+            resume = [Button("resume", "End the pause of its lane")] if _is_paused(obj) else []
             return [Button("pause", "Pause"), *resume]
         return [Button("resume", "Resume")] if obj.status in HELD else []
 
@@ -77,7 +78,7 @@ class ConnectionAdmin(OperatorAdmin):
     def resume(self, request: HttpRequest, queryset: QuerySet[Connection]) -> None:
         resumed, refused = [], []
         for connection in self.selected(request, queryset):
-            if connection.status == Status.ACTIVE and connection.paused_until is None:
+            if connection.status == Status.ACTIVE and not _is_paused(connection):
                 refused.append("The connection is active already.")
                 continue
             try:
@@ -92,6 +93,7 @@ class ConnectionAdmin(OperatorAdmin):
         sealed = SealedDocument.objects.filter(connection=obj).only("kind", "version", "key_id", "created_at")
         return {
             "health": _health(obj),
+            "is_paused": _is_paused(obj),
             "config": shown_config(obj),
             "hints": shown_hints(obj.credential_hints),
             "sealed": list(sealed.order_by("kind")),
@@ -103,6 +105,11 @@ def _health(connection: Connection) -> ConnectionHealth | None:
         return connection.health
     except ConnectionHealth.DoesNotExist:
         return None
+
+
+def _is_paused(connection: Connection) -> bool:
+    """Whether a 429 or the breaker pauses its lane at this moment."""
+    return connection.paused_until is not None and connection.paused_until > datetime.now(UTC)
 
 
 def shown_config(connection: Connection) -> list[tuple[str, Any]]:

@@ -55,9 +55,6 @@ class DeliveriesAdmin(OperatorAdmin):
     search_help_text = (
         "dlv_…, evt_…, conn_…, rule_…, rpl_… or ws_… id, the external id of a workspace, or an event type"
     )
-    show_id = columns.public_id()
-    show_workspace = columns.workspace()
-    show_next = columns.moment("next_attempt_at", "next attempt")
     show_made = columns.moment("created_at", "made")
     show_finished = columns.moment("finished_at", "died")
 
@@ -69,9 +66,20 @@ class DeliveriesAdmin(OperatorAdmin):
     def show_state(self, delivery: Delivery) -> str:
         return display.badge(delivery.state)
 
-    @admin.display(description="connection")
-    def show_connection(self, delivery: Delivery) -> str:
-        return display.page_link("connections.connection", delivery.connection_id, delivery.connection.name)
+    @admin.display(description="delivery")
+    def show_what(self, delivery: Delivery) -> str:
+        return display.two_lines(delivery.event_type, display.code(delivery.public_id))
+
+    @admin.display(description="to")
+    def show_where(self, delivery: Delivery) -> str:
+        return display.two_lines(
+            display.page_link("connections.connection", delivery.connection_id, delivery.connection.name),
+            display.page_link("workspaces.workspace", delivery.workspace_id, delivery.workspace.name),
+        )
+
+    @admin.display(description="next attempt (UTC)")
+    def show_next(self, delivery: Delivery) -> str:
+        return display.moment(delivery.next_attempt_at if delivery.status == "pending" else None)
 
     @admin.display(description="attempts")
     def show_attempts(self, delivery: Delivery) -> int:
@@ -105,8 +113,7 @@ class DeliveryAdmin(DeliveriesAdmin):
     """One event to one connection because of one rule."""
 
     list_display = (
-        "show_id", "event_type", "show_workspace", "show_connection", "show_state", "show_cause", "show_attempts",
-        "show_next", "show_made",
+        "show_what", "show_where", "show_state", "show_cause", "show_attempts", "show_next", "show_made",
     )  # fmt: skip
     list_filter = (WorkspaceFilter, ConnectionFilter, StateFilter, TypeFilter, PeriodFilter)
     actions = ("replay", "cancel")
@@ -148,8 +155,7 @@ class DeadLetterAdmin(DeliveriesAdmin):
     """Deliveries that will not be tried again by themselves, to be sent again or dismissed."""
 
     list_display = (
-        "show_id", "event_type", "show_workspace", "show_connection", "show_cause", "detail", "show_attempts",
-        "show_finished",
+        "show_what", "show_where", "show_cause", "detail", "show_attempts", "show_finished",
     )  # fmt: skip
     list_filter = (
         WorkspaceFilter,

@@ -71,7 +71,8 @@ def ledger_entry(entry: Mapping[str, Any]) -> str:
         case "disabled":
             return "The rule, or its connection, was out of use."
         case "held":
-            return f"Matched; the delivery is held, because the connection was {_plain(entry.get('reason'))}."
+            why = _CAUSES.get(str(entry.get("reason")), f"The connection was {_plain(entry.get('reason'))}.")
+            return f"Matched; the delivery is held. {why}"
         case "mapping_failed":
             return f"Matched, but the mapping failed: {entry.get('reason', '')}"
         case other:

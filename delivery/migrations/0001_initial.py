@@ -188,6 +188,7 @@ class Migration(migrations.Migration):
                 ('workspace', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='workspaces.workspace')),
             ],
             options={
+                'verbose_name': 'unrouted event',
                 'db_table': 'unrouted',
             },
         ),

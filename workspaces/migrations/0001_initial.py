@@ -50,6 +50,7 @@ class Migration(migrations.Migration):
                 ('workspace', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='api_keys', to='workspaces.workspace')),
             ],
             options={
+                'verbose_name': 'API key',
                 'db_table': 'api_keys',
                 'ordering': ['-id'],
                 'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('kind', 'account'), ('workspace', None)), models.Q(models.Q(('kind', 'account'), _negated=True), ('workspace__isnull', False)), _connector='OR'), name='api_keys_workspace_by_kind'), models.UniqueConstraint(fields=('workspace', 'id'), name='api_keys_workspace_id_unique')],

@@ -82,6 +82,11 @@ def id_link(model: str, pk: uuid.UUID | None, public_id: str) -> SafeString | st
     return page_link(model, pk, code(public_id)) if pk is not None else NOTHING
 
 
+def two_lines(first: object, second: object) -> SafeString:
+    """What matters, and below it, smaller, what it belongs to."""
+    return format_html('<span class="two-lines">{}</span><span class="two-lines">{}</span>', first, second)
+
+
 def document(value: Any) -> SafeString | str:
     """A JSON value, indented, in a box that scrolls."""
     if value is None:
