@@ -20,11 +20,20 @@ def follow_connection(sender: Any, connection_id: uuid.UUID, **kwargs: Any) -> N
     if connection.status != Connection.Status.ACTIVE:
         steering.purge(connection_id)
     elif connection.paused_until is None:
-        _close_breaker(connection_id)
+        _forget_failures(connection)
         steering.resume(connection_id)
 
 
-def _close_breaker(connection_id: uuid.UUID) -> None:
-    ConnectionHealth.objects.filter(connection_id=connection_id).exclude(breaker="closed").update(
-        breaker="closed", consecutive_failures=0, opened_times=0, first_failure_at=None, probe_until=None
+def _forget_failures(connection: Connection) -> None:
+    """What failed before somebody mended the connection counts no more: not for the breaker, not for the five days."""
+    if connection.status_changed_at is None:
+        return
+    health = ConnectionHealth.objects.filter(connection=connection, last_failure_at__lte=connection.status_changed_at)
+    health.update(
+        breaker="closed",
+        consecutive_failures=0,
+        opened_times=0,
+        first_failure_at=None,
+        last_failure_at=None,
+        probe_until=None,
     )

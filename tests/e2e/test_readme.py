@@ -71,8 +71,9 @@ def running(tmp_path, environment):
         eventually(lambda: state.exists() or up.poll() is not None, 120)
         yield port, endpoint
     finally:
-        endpoint.kill()
-        endpoint.communicate()
+        if endpoint.poll() is None:
+            endpoint.kill()
+            endpoint.communicate()
         if state.exists():
             psutil.Process(json.loads(state.read_text())["supervisor_pid"]).send_signal(signal.SIGINT)
         up.wait(60)
