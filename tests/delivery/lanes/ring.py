@@ -20,16 +20,16 @@ class Repaired(NamedTuple):
 
 
 class Ring:
-    def __init__(self, client: Redis, name: str = "deliver") -> None:
-        self.client, self.name, self.prefix = client, name, key_prefix(name)
+    def __init__(self, client: Redis, name: str = "deliver", *, in_flight: int = options.IN_FLIGHT) -> None:
+        self.client, self.name, self.prefix, self.in_flight = client, name, key_prefix(name), in_flight
         self.scripts = Scripts.of(client)
 
     def put(self, lane: str, message_id: str, body: str = "{}", *, capacity: int = options.CAPACITY) -> int:
-        args = (options.IN_FLIGHT, capacity, lane, message_id, body)
+        args = (self.in_flight, capacity, lane, message_id, body)
         return int(self.scripts.put(keys=[self.prefix], args=args))
 
     def take(self, most: int, *, lease_micros: int = HOUR) -> list[Lease]:
-        reply = self.scripts.take(keys=[self.prefix], args=(options.IN_FLIGHT, lease_micros, most))
+        reply = self.scripts.take(keys=[self.prefix], args=(self.in_flight, lease_micros, most))
         ends_at = reply[0].decode()
         return [
             Lease(self.name, lane.decode(), message_id.decode(), ends_at)
@@ -37,13 +37,13 @@ class Ring:
         ]
 
     def settle(self, leases: list[Lease]) -> int:
-        return call_by_ring(self.scripts.settle, options.IN_FLIGHT, leases)
+        return call_by_ring(self.scripts.settle, self.in_flight, leases)
 
     def hand_back(self, leases: list[Lease]) -> int:
-        return call_by_ring(self.scripts.hand_back, options.IN_FLIGHT, leases)
+        return call_by_ring(self.scripts.hand_back, self.in_flight, leases)
 
     def repair(self, most: int = 200) -> Repaired:
-        return Repaired(*self.scripts.repair(keys=[self.prefix], args=(options.IN_FLIGHT, most, "0")))
+        return Repaired(*self.scripts.repair(keys=[self.prefix], args=(self.in_flight, most, "0")))
 
     def existing_keys(self) -> set[str]:
         """The keys that exist now, without their prefix."""

@@ -5,18 +5,26 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from redis import Redis
 
-from delivery.lanes import options
 from delivery.lanes.control import Lanes
 from delivery.lanes.lease import Lease
 from tests.delivery.lanes.ring import HOUR, Ring, ids
 
 NAMES = ["conn.a", "conn.b", "conn.c"]
 CAPACITY = 6
+IN_FLIGHT = 2
 lane_names = st.sampled_from(NAMES)
 message_ids = st.sampled_from([f"m{number}" for number in range(12)])
+messages = st.lists(st.tuples(lane_names, message_ids), min_size=1, max_size=10)
 
 
 class Model:
@@ -30,7 +38,7 @@ class Model:
         self.ring: list[str] = []
 
     def cap(self, lane: str) -> int:
-        return self.caps.get(lane, options.IN_FLIGHT)
+        return self.caps.get(lane, IN_FLIGHT)
 
     def may_run(self, lane: str) -> bool:
         return bool(self.waiting[lane]) and len(self.leases[lane]) < self.cap(lane) and lane not in self.paused
@@ -87,16 +95,19 @@ class Model:
 class LanesMachine(RuleBasedStateMachine):
     client: Redis
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(first=messages)
+    def start(self, first: list[tuple[str, str]]) -> None:
         self.client.flushall()
-        self.ring, self.lanes, self.model = Ring(self.client), Lanes(self.client), Model()
+        self.ring, self.lanes = Ring(self.client, in_flight=IN_FLIGHT), Lanes(self.client, in_flight=IN_FLIGHT)
+        self.model = Model()
         self.lapsing: list[Lease] = []
         self.known: list[Lease] = []
+        self.put(first)
 
-    @rule(lane=lane_names, message_id=message_ids)
-    def put(self, lane: str, message_id: str) -> None:
-        assert self.ring.put(lane, message_id, capacity=CAPACITY) == self.model.put(lane, message_id)
+    @rule(batch=messages)
+    def put(self, batch: list[tuple[str, str]]) -> None:
+        for lane, message_id in batch:
+            assert self.ring.put(lane, message_id, capacity=CAPACITY) == self.model.put(lane, message_id)
 
     @rule(most=st.integers(1, 8), lapses=st.booleans())
     def take(self, most: int, lapses: bool) -> None:
@@ -110,11 +121,13 @@ class LanesMachine(RuleBasedStateMachine):
         self.known += leases
         self.lapsing += leases if lapses else []
 
+    @precondition(lambda self: self.known)
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
         leases = self.some(data)
         assert self.ring.settle(leases) == self.model.settle(leases)
 
+    @precondition(lambda self: self.known)
     @rule(data=st.data())
     def hand_back(self, data: st.DataObject) -> None:
         leases = self.some(data)
@@ -175,10 +188,9 @@ class LanesMachine(RuleBasedStateMachine):
                     assert f"messages:{lane}" not in keys
 
     def some(self, data: st.DataObject) -> list[Lease]:
-        """Leases, each once: also such as have ended."""
-        if not self.known:
-            return []
-        return data.draw(st.lists(st.sampled_from(self.known), unique=True, max_size=6))
+        """Leases, each once: such as are held, and such as have ended."""
+        held = [lease for leases in self.model.leases.values() for lease in leases]
+        return data.draw(st.lists(st.sampled_from(held + self.known), unique=True, min_size=1, max_size=6))
 
 
 def _lapse_order(lease: Lease) -> tuple[int, str]:
