@@ -171,7 +171,8 @@ def _steer(delivery_ids: list[uuid.UUID]) -> list[uuid.UUID]:
     with connection.cursor() as cursor:
         cursor.execute(BLOCKED, [delivery_ids])
         rows = cursor.fetchall()
-    now, candidates = datetime.now(UTC), {}
+    now = datetime.now(UTC)
+    candidates: dict[uuid.UUID, uuid.UUID] = {}
     for delivery_id, connection_id, status, paused_until, breaker, _ in rows:
         if status != Connection.Status.ACTIVE:
             steering.purge(connection_id)

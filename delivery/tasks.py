@@ -31,14 +31,14 @@ _claims: Group[uuid.UUID, dispatch.Job | None] = Group("claim", lambda ids: disp
 _settlements: Group[dispatch.Result, bool] = Group("settle", lambda results: settling.settle(results, WORKER))
 
 
-@shared_task(name="delivery.fan_out", acks_late=True, ignore_result=True)
+@shared_task(name="delivery.fan_out", acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
 def fan_out(event_id: str) -> None:
     """Route one event: match rules, shape payloads, write deliveries, hint them to their connections' lanes."""
     _forbid_database()
     _fanouts.submit(uuid.UUID(event_id))
 
 
-@shared_task(name="delivery.deliver", acks_late=True, ignore_result=True)
+@shared_task(name="delivery.deliver", acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
 def deliver(delivery_id: str) -> None:
     """Make one attempt of one delivery, unless it is not due, is held, or is being made elsewhere."""
     _forbid_database()
