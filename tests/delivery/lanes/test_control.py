@@ -108,6 +108,16 @@ def test_a_lower_limit_waits_for_the_leases_above_it(ring: Ring, lanes: Lanes) -
     assert len(ring.take(9)) == 1
 
 
+def test_a_limit_that_is_reached_when_it_is_set_holds_at_once(ring: Ring, lanes: Lanes) -> None:
+    for number in range(3):
+        ring.put("conn.a", f"m{number}")
+    leases = ring.take(1)
+    lanes.limit("conn.a", 1)
+    assert ring.take(9) == []
+    ring.settle(leases)
+    assert ids(ring.take(9)) == ["m1"]
+
+
 def test_a_limit_below_one_is_refused(ring: Ring, lanes: Lanes) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         lanes.limit("conn.a", 0)

@@ -197,7 +197,7 @@ def _lapse_order(lease: Lease) -> tuple[int, str]:
     return int(lease.ends_at), f"{lease.lane} {lease.message_id}"
 
 
-@pytest.mark.parametrize("examples", [60])
+@pytest.mark.parametrize("examples", [80])
 def test_the_scripts_do_what_the_model_does(client: Redis, examples: int) -> None:
     machine = type("BoundLanesMachine", (LanesMachine,), {"client": client})
     limits = settings(
