@@ -68,7 +68,7 @@ def _open(health: Health) -> Health:
 
 
 def _pause(health: Health) -> timedelta:
-    return min(FIRST_PAUSE * 2 ** min(health.opened_times, 10), LONGEST_PAUSE)
+    return min(FIRST_PAUSE * (1 << min(health.opened_times, 10)), LONGEST_PAUSE)
 
 
 def is_failing_for_days(health: Health, now: datetime) -> bool:

@@ -104,8 +104,8 @@ WITH wanted AS (
         AS w (delivery_id, lease_id, access_id)
 ), claimed AS (
     UPDATE deliveries d
-    SET lease_id = w.lease_id, lease_until = clock_timestamp() + %(lease)s, claimed_at = clock_timestamp(),
-        claimed_by = %(actor)s, attempt_number = d.attempt_number + 1
+    SET lease_id = w.lease_id, lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
+        claimed_at = clock_timestamp(), claimed_by = %(actor)s, attempt_number = d.attempt_number + 1
     FROM wanted w, connections c
     LEFT JOIN connection_health h ON h.connection_id = c.id
     WHERE d.id = w.delivery_id AND c.id = d.connection_id AND c.workspace_id = d.workspace_id
@@ -123,6 +123,9 @@ FROM claimed c
 LEFT JOIN opened o USING (delivery_id)
 LEFT JOIN payloads p ON p.event_id = c.event_id AND c.body IS NULL AND p.erased_at IS NULL
 """
+
+FROZEN, CONFIG = 8, 14
+"""The columns of a claim that are JSON text."""
 
 BLOCKED = """
 SELECT d.id, d.connection_id, c.status, c.paused_until, h.breaker, h.probe_until
@@ -157,13 +160,19 @@ def _claim(delivery_ids: list[uuid.UUID], actor: str, *, probe: bool) -> dict[uu
                 "deliveries": unique,
                 "leases": [ids.uuid7() for _ in unique],
                 "accesses": [ids.uuid7() for _ in unique],
-                "lease": timedelta(seconds=settings.MESHES_LEASE_SECONDS),
+                "lease": settings.MESHES_LEASE_SECONDS,
                 "actor": actor,
                 "probe": probe,
             },
         )
         rows = cursor.fetchall()
-    return {row[0]: Job(*row[:8], json.loads(row[8]), *row[9:14], json.loads(row[14]), *row[15:]) for row in rows}
+    return {row[0]: _job(row) for row in rows}
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    values = list(row)
+    values[FROZEN], values[CONFIG] = json.loads(values[FROZEN]), json.loads(values[CONFIG])
+    return Job(*values)
 
 
 def _steer(delivery_ids: list[uuid.UUID]) -> list[uuid.UUID]:

@@ -10,7 +10,7 @@ import json
 import logging
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -106,10 +106,10 @@ def _route(fact: Fact, rules: list[Rule], now: datetime) -> Routed | None:
 def _claim(event_ids: list[uuid.UUID]) -> list[uuid.UUID]:
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE unrouted SET tries = tries + 1, lease_until = now() + %s"
+            "UPDATE unrouted SET tries = tries + 1, lease_until = now() + make_interval(secs => %s)"
             " WHERE event_id = ANY(%s) AND poisoned_at IS NULL AND (lease_until IS NULL OR lease_until < now())"
             " RETURNING event_id",
-            [timedelta(seconds=settings.MESHES_LEASE_SECONDS), event_ids],
+            [settings.MESHES_LEASE_SECONDS, event_ids],
         )
         return [row[0] for row in cursor.fetchall()]
 

@@ -1,3 +1,5 @@
+# mypy: disallow-untyped-calls=False
+# (kombu has no types)
 """Hints to the workers, published after the commit and never the only copy.
 
 A publishing thread of each process sends what has gathered, one batch at a time, so that no caller waits for the
@@ -15,7 +17,8 @@ from collections.abc import Iterable
 from functools import cache
 
 from celery import current_app
-from kombu import Connection, Exchange, Queue
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
 from kombu.utils.json import dumps
 
 from delivery import steering
