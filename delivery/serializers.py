@@ -9,13 +9,13 @@ from rest_framework import serializers
 
 from delivery.models import Attempt, Delivery, Event, state_of
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField
-from meshes.api import PublicIdField
+from meshes.api import PublicIdField, StrictSerializer
 from workspaces import ids
 
 ROUTING_RESULTS = ("matched", "filtered", "disabled", "held", "mapping_failed", "expired", "erased")
 
 
-class EventIn(serializers.Serializer[Any]):
+class EventIn(StrictSerializer):
     """One event. Nothing else is accepted."""
 
     workspace = serializers.CharField(help_text="The workspace's id or external id.")
@@ -23,7 +23,7 @@ class EventIn(serializers.Serializer[Any]):
     payload = serializers.DictField(help_text="Any JSON object; it is kept and sent on byte for byte.")
 
 
-class BulkIn(serializers.Serializer[Any]):
+class BulkIn(StrictSerializer):
     events = serializers.ListField(child=EventIn(), min_length=1, max_length=500)
 
 

@@ -102,8 +102,10 @@ def test_keys_open_no_page_of_the_admin(world):
 def send(caller: Caller, route: Route, things: Things) -> HttpResponse:
     path = route.path.format(**dataclasses.asdict(things))
     body = route.body(things) if route.body else None
-    send = getattr(caller.client, route.verb.lower())
-    return send(path) if route.verb in {"GET", "DELETE"} else send(path, body, content_type="application/json")
+    ask = getattr(caller.client, route.verb.lower())
+    bodiless = route.verb in {"GET", "DELETE"}
+    answer: HttpResponse = ask(path) if bodiless else ask(path, body, content_type="application/json")
+    return answer
 
 
 def expected(route: Route, caller: Caller, target: str) -> int:

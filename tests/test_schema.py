@@ -1,0 +1,102 @@
+"""The OpenAPI document is true: whatever is generated from it, and around it, is answered as documented, never by 5xx.
+
+Each operation is asked by a caller who guesses ids, and by one who names what is there.
+"""
+
+import pytest
+import schemathesis
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections, transaction
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+
+from meshes.wsgi import application
+from tests.access_world import Things, World
+from tests.workspaces.callers import issue
+
+pytestmark = pytest.mark.django_db
+
+document = schemathesis.openapi.from_wsgi("/api/schema", application)
+
+bounded = settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+REFUSES_MORE = [positive_data_acceptance]
+"""Ids that exist, filters that compile, dates in order: more is asked of a request than a schema can say."""
+CHANGED_BY_US = [negative_data_rejection]
+"""Does not apply where this test puts ids into a request that was made wrong on purpose."""
+OWNED = {
+    "workspaces": "workspace",
+    "api-keys": "key",
+    "connections": "connection",
+    "rules": "rule",
+    "events": "event",
+    "deliveries": "dead_letter",
+    "replays": "replay",
+}
+"""What `{id}` names in a path, by the segment before it."""
+
+
+@pytest.fixture(scope="module")
+def world(django_db_setup, django_db_blocker):
+    with django_db_blocker.unblock(), transaction.atomic():
+        yield World()
+        transaction.set_rollback(True)
+
+
+@pytest.fixture
+def headers(world):
+    return {"Authorization": f"Bearer {issue().key}"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_connection():
+    """As with Django's own test client, a request may not close the connection of the test's transaction."""
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
+    yield
+    for signal in (request_started, request_finished):
+        signal.connect(close_old_connections)
+
+
+@document.parametrize()
+@bounded
+def test_guesses_are_answered_as_documented(case, headers):
+    case.call_and_validate(headers=headers, excluded_checks=REFUSES_MORE)
+
+
+@document.include(path_regex=r"/\{id\}|^/api/v1/(rules|events|events/bulk|replays|api-keys|connections)$").parametrize()
+@bounded
+def test_what_is_there_is_answered_as_documented(case, headers, world):
+    name_what_is_there(case, world.things["own"])
+    with transaction.atomic():
+        case.call_and_validate(headers=headers, excluded_checks=[*REFUSES_MORE, *CHANGED_BY_US])
+        transaction.set_rollback(True)
+
+
+def name_what_is_there(case: schemathesis.Case, things: Things) -> None:
+    segments = case.operation.path.split("/")
+    if "{id}" in segments:
+        owner = OWNED[segments[segments.index("{id}") - 1]]
+        case.path_parameters["id"] = getattr(things, owner)
+    if case.query and "workspace" in case.query:
+        case.query["workspace"] = things.workspace
+    for part in parts(case.body):
+        for name, value in (("workspace", things.workspace), ("connection", things.connection)):
+            if name in part:
+                part[name] = value
+
+
+def parts(body: object) -> list[dict[str, object]]:
+    """The objects of a body that name things: itself, and each event of a bulk request."""
+    if not isinstance(body, dict):
+        return []
+    events = body.get("events")
+    inner = [event for event in events if isinstance(event, dict)] if isinstance(events, list) else []
+    return [body, *inner]
