@@ -96,7 +96,7 @@ def count_by_status(connection_id: uuid.UUID, statuses: Sequence[str]) -> dict[s
     """How many deliveries of a connection are in each of these stored states, counted no further than a thousand."""
     return {
         status: _count(
-            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE connection_id = %s AND status = %s LIMIT %s) AS found",
+            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE connection_id = %s AND status = %s LIMIT %s) AS f",
             [connection_id, status, MOST_COUNTED + 1],
         )
         for status in statuses

@@ -45,7 +45,13 @@ class WorkspaceForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscript
         external_id: str | None = self.cleaned_data["external_id"] or None
         if external_id is not None and ids.is_type_id(external_id):
             raise forms.ValidationError("An external id must not look like an id of Meshes.")
+        if self.instance.deleted_at is None and self._is_taken(external_id):
+            raise forms.ValidationError("Another live workspace has this external id.")
         return external_id
+
+    def _is_taken(self, external_id: str | None) -> bool:
+        others = Workspace.objects.live().exclude(pk=self.instance.pk)
+        return external_id is not None and others.filter(external_id=external_id).exists()
 
 
 @admin.register(Workspace)
@@ -56,7 +62,7 @@ class WorkspaceAdmin(OperatorAdmin):
     is_editable = True
     form = WorkspaceForm
     panels: ClassVar[list[Panel]] = []
-    list_display = ("name", "external_id", "show_id", "show_state", "ingest_rate", "backlog_limit", "show_made")
+    list_display = ("show_name", "external_id", "show_state", "ingest_rate", "backlog_limit", "show_made")
     list_filter = (LifeFilter,)
     search_help_text = "ws_… id, external id, or a part of the name"
     readonly_fields = ("show_state", "show_made", "show_changed", "show_deleted", "show_purged")
@@ -65,7 +71,7 @@ class WorkspaceAdmin(OperatorAdmin):
         ("Limits", {"fields": ("ingest_rate", "backlog_limit")}),
         ("Record", {"fields": readonly_fields}),
     )
-    show_id = columns.public_id()
+    show_name = columns.named("name", "workspace")
     show_made = columns.moment("created_at", "made")
     show_changed = columns.moment("updated_at", "changed")
     show_deleted = columns.moment("deleted_at", "deleted")
@@ -113,16 +119,7 @@ class ApiKeyAdmin(OperatorAdmin):
 
     prefix = ids.KEY
     lookups = {ids.KEY: "pk", ids.WORKSPACE: "workspace_id"}
-    list_display = (
-        "name",
-        "show_id",
-        "kind",
-        "show_workspace",
-        "show_scopes",
-        "show_state",
-        "show_used",
-        "show_expiry",
-    )
+    list_display = ("show_name", "show_kind", "show_workspace", "show_scopes", "show_state", "show_used", "show_expiry")
     list_filter = (WorkspaceFilter, by_choice("kind", "kind", ApiKey.Kind.values), KeyStateFilter)
     search_help_text = "key_… or ws_… id, or the external id of a workspace"
     actions = ("revoke",)
@@ -131,7 +128,7 @@ class ApiKeyAdmin(OperatorAdmin):
         "show_used", "show_expiry", "show_overlap", "show_revoked",
     )  # fmt: skip
     readonly_fields = fields
-    show_id = columns.public_id()
+    show_name = columns.named("name", "key")
     show_workspace = columns.workspace()
     show_scopes = columns.words("scopes", "scopes")
     show_origins = columns.words("allowed_origins", "allowed origins")
@@ -158,6 +155,10 @@ class ApiKeyAdmin(OperatorAdmin):
         self.record(request, live, "Revoked.")
         self.report(request, "revoked", len(live), ["Already revoked."] * (len(rows) - len(live)))
         return None
+
+    @admin.display(description="kind")
+    def show_kind(self, key: ApiKey) -> str:
+        return key.kind
 
     @admin.display(description="state")
     def show_state(self, key: ApiKey) -> SafeString:

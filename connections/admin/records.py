@@ -65,14 +65,14 @@ class AccessRecordAdmin(OperatorAdmin):
     """Who opened which credential, when, why and for which delivery."""
 
     prefix = ids.ACCESS
-    list_display = (
-        "show_when", "show_workspace", "show_owner", "kind", "version", "purpose", "actor", "show_granted",
-        "show_delivery", "attempt_number",
-    )  # fmt: skip
+    list_display = ("show_when", "show_whose", "show_what", "actor", "show_granted", "show_delivery")
     list_filter = (WorkspaceFilter, PeriodFilter, AnswerFilter)
     list_select_related = ("workspace",)
     search_help_text = "conn_…, key_… or ws_… id, or the external id of a workspace"
-    fields = list_display
+    fields = (
+        "show_when", "show_workspace", "show_owner", "kind", "version", "purpose", "actor", "show_granted",
+        "show_delivery", "attempt_number",
+    )  # fmt: skip
     readonly_fields = fields
     show_when = columns.moment("created_at", "when")
     show_workspace = columns.workspace()
@@ -100,6 +100,15 @@ class AccessRecordAdmin(OperatorAdmin):
     @admin.display(description="owner")
     def show_owner(self, record: AccessRecord) -> str:
         return owner_link(record.owner_kind, record.owner_id)
+
+    @admin.display(description="credential of")
+    def show_whose(self, record: AccessRecord) -> str:
+        workspace = record.workspace.name if record.workspace else "no workspace"
+        return display.two_lines(self.show_owner(record), workspace)
+
+    @admin.display(description="what for")
+    def show_what(self, record: AccessRecord) -> str:
+        return display.two_lines(record.purpose, f"{record.kind} v{record.version}")
 
     @admin.display(description="answer")
     def show_granted(self, record: AccessRecord) -> str:

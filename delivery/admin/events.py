@@ -22,12 +22,12 @@ class EventAdmin(OperatorAdmin):
 
     prefix = ids.EVENT
     lookups = {ids.EVENT: "pk", ids.WORKSPACE: "workspace_id", "type": "type"}
-    list_display = ("show_id", "type", "show_workspace", "show_status", "show_size", "show_received")
+    list_display = ("show_event", "show_workspace", "show_status", "show_size", "show_received")
     list_filter = (WorkspaceFilter, by_text("event type", "type", "lead.created"), PeriodFilter)
     search_help_text = "evt_… or ws_… id, the external id of a workspace, or an event type"
     change_form_template = "admin/delivery/event/page.html"
     fields = ("type",)
-    show_id = columns.public_id()
+    show_event = columns.named("type", "event")
     show_workspace = columns.workspace()
     show_received = columns.moment("created_at", "received")
 

@@ -43,7 +43,7 @@ class RuleAdmin(OperatorAdmin):
         "type": "event",
     }
     list_display = (
-        "show_id", "event", "show_workspace", "show_connection", "action", "show_state", "version", "show_changed",
+        "show_rule", "show_workspace", "show_connection", "action", "show_state", "version", "show_changed",
     )  # fmt: skip
     list_filter = (
         WorkspaceFilter,
@@ -58,7 +58,7 @@ class RuleAdmin(OperatorAdmin):
         "show_made", "show_changed", "show_deleted",
     )  # fmt: skip
     readonly_fields = fields
-    show_id = columns.public_id()
+    show_rule = columns.named("event", "rule")
     show_workspace = columns.workspace()
     show_filter = columns.document("filter", "filter")
     show_mapping = columns.document("mapping", "mapping")

@@ -76,7 +76,7 @@ def ledger_entry(entry: Mapping[str, Any]) -> str:
         case "mapping_failed":
             return f"Matched, but the mapping failed: {entry.get('reason', '')}"
         case other:
-            return f"{_plain(other)}. {entry.get('reason', '')}".strip()
+            return str(entry.get("reason") or _plain(other))
 
 
 def cause(code: str) -> str:

@@ -35,6 +35,16 @@ def public_id(title: str = "id") -> Column:
     return show
 
 
+def named(field: str, title: str) -> Column:
+    """What the row is called, and below it its own id."""
+
+    @admin.display(description=title)
+    def show(self: Any, row: Any) -> SafeString | str:
+        return display.two_lines(getattr(row, field), display.code(row.public_id))
+
+    return show
+
+
 def reference(prefix: str, model: str, attribute: str, title: str) -> Column:
     """The id of another row, as a link to its page: `reference("evt", "delivery.event", "event_id", "event")`."""
 

@@ -45,7 +45,7 @@ def moment(value: datetime | None) -> SafeString | str:
 def distance(value: datetime, now: datetime) -> str:
     """`in 4 min` or `3 h ago`."""
     seconds = (value - now).total_seconds()
-    return f"in {span(seconds)}" if seconds > 0 else f"{span(-seconds)} ago"
+    return f"in {span(seconds)}" if seconds > 0 else f"{span(abs(seconds))} ago"
 
 
 def span(seconds: float) -> str:
@@ -98,7 +98,14 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+', re.DOTALL)
 
 
 def indented(text: str) -> str:
-    """JSON text with line breaks and indentation. Every token stays as it was received: `1.0` is not made `1`."""
+    """JSON text with line breaks and indentation. Every token stays as it was received: `1.0` is not made `1`.
+
+    What is not JSON is returned as it is.
+    """
+    try:
+        json.loads(text)
+    except ValueError:
+        return text
     return "".join(_indent(match.group() for match in _TOKEN.finditer(text)))
 
 

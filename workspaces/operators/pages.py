@@ -15,6 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllow
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 
 from workspaces import ids
 from workspaces.operators import finding
@@ -135,7 +136,7 @@ class OperatorAdmin(_ModelAdmin):
             ]
             context["panels"] = [panel(request, obj) for panel in self.panels]
             context["public_id"] = ids.encode(self.prefix, obj.pk) if self.prefix else ""
-            context["title"] = str(self.opts.verbose_name).capitalize()
+            context["title"] = capfirst(str(self.opts.verbose_name))
             context["subtitle"] = None
             context.update(self.page_context(request, obj))
         return super().render_change_form(request, context, add, change, form_url, obj)

@@ -13,6 +13,7 @@ from django.core.paginator import Paginator
 from django.db import OperationalError, connection, transaction
 from django.db.models import Field, Model, QuerySet
 from django.http import HttpRequest
+from django.utils.text import capfirst
 from psycopg2.errors import QueryCanceled
 
 LIST_TIMEOUT_MS = 5_000
@@ -61,8 +62,7 @@ class NewestFirst(ChangeList):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        name = str(self.opts.verbose_name_plural)
-        self.title = name[:1].upper() + name[1:]
+        self.title = capfirst(str(self.opts.verbose_name_plural))
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         return ["-pk"]
@@ -90,7 +90,7 @@ class NewestFirst(ChangeList):
         elif position is not None:
             queryset = queryset.filter(pk__lt=position.pk)
         try:
-            return read_in_time(queryset[: self.list_per_page + 1])
+            return read_in_time(queryset[: self.list_per_page + 1], LIST_TIMEOUT_MS)
         except TooSlow:
             self.is_too_slow = True
             return []
@@ -110,7 +110,7 @@ class TooSlow(Exception):  # noqa: N818 - names what happened
     """A query was stopped, because no index serves it."""
 
 
-def read_in_time(queryset: QuerySet[Any], timeout_ms: int = LIST_TIMEOUT_MS) -> list[Any]:
+def read_in_time(queryset: QuerySet[Any], timeout_ms: int) -> list[Any]:
     """The rows of a query. Raises TooSlow where the database needs longer than that."""
     try:
         with transaction.atomic(), connection.cursor() as cursor:
