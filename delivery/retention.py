@@ -8,13 +8,14 @@ whatever stands in its way wins, and the next sweep tries again.
 """
 
 import logging
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 
 from delivery import cancelling, idempotency
 from delivery.models import Delivery
@@ -26,8 +27,10 @@ logger = logging.getLogger(__name__)
 TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
 LOCK_TIMEOUT = "300ms"
 """Below `deadlock_timeout` (1 s): in a deadlock it is this side that gives way, never a request."""
-DROP_TIMEOUT = "30s"
-"""The most that the look for rows that still refer to a partition may take; events are not accepted meanwhile."""
+DROP_TIMEOUT = "2s"
+"""The most that dropping may take once it has its locks; nothing is accepted meanwhile. It takes milliseconds."""
+EMPTYING_SECONDS = 10.0
+"""How long one call deletes rows; the rest is the next one's."""
 BATCH = 1000
 MOST_BATCHES = 50
 """Of one call, so that the sweep comes round; the rest is the next one's."""
@@ -82,12 +85,23 @@ def _expire_payloads(now: datetime, before: datetime) -> list[str]:
 
 
 def _expire_events(now: datetime, before: datetime) -> list[str]:
-    """Ledgers and deliveries refer to events, so each week goes in that order, and stops where a step has to wait."""
-    dropped = _drop_all("routing_ledgers", before)
-    for table in ("deliveries", "events"):
-        for partition in _past(table, before):
-            if _close(partition.bounds[1], now):
-                dropped += _drop(partition)
+    """Week by week: ledgers and deliveries refer to events. A week stops at the first step that has to wait."""
+    dropped = []
+    ended = time.monotonic() + EMPTYING_SECONDS
+    waiting = {partition.start for partition in partitions.existing("payloads")}
+    for week in [partition.start for partition in _past("events", before)]:
+        if week in waiting or not _close(Partition("events", week).bounds[1], now):
+            continue
+        for table in ("routing_ledgers", "deliveries", "events"):
+            partition = Partition(table, week)
+            if not _exists(partition):
+                continue
+            if table in REFERRED_TO and not _empty(partition, ended):
+                break
+            gone = _drop(partition)
+            dropped += gone
+            if not gone:
+                break
     return dropped
 
 
@@ -98,6 +112,10 @@ def _drop_all(table: str, before: datetime) -> list[str]:
 def _past(table: str, before: datetime) -> list[Partition]:
     """The partitions all of whose rows are older than `before`."""
     return [partition for partition in partitions.existing(table) if partition.end <= before.date()]
+
+
+def _exists(partition: Partition) -> bool:
+    return partition in partitions.existing(partition.table)
 
 
 def _drop(partition: Partition) -> list[str]:
@@ -112,6 +130,50 @@ def _drop(partition: Partition) -> list[str]:
         return []
     logger.info("dropped %s", partition.name)
     return [partition.name]
+
+
+# --- emptying what others may refer to ------------------------------------------------------------------------------
+
+
+REFERRED_TO = {
+    "deliveries": "DELETE FROM {name} WHERE id IN (SELECT d.id FROM {name} d WHERE d.id > %s"
+    " AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.delivery_id = d.id) ORDER BY d.id LIMIT %s) RETURNING id",
+    "events": "DELETE FROM {name} WHERE id IN (SELECT e.id FROM {name} e WHERE e.id > %s"
+    " ORDER BY e.id LIMIT %s) RETURNING id",
+}
+"""How the rows of tables with foreign keys upon them are deleted; what an attempt still refers to is left."""
+
+
+def _empty(partition: Partition, ended: float) -> bool:
+    """Delete the rows of a partition that foreign keys point to; True when none is left.
+
+    DETACH looks in all other tables for rows that refer to the partition, while it keeps everybody out of them: seconds
+    to minutes, by their size. For an empty partition there is nothing to look for. So the rows go first, in batches
+    that block nobody, and each is checked by its own indexes.
+    """
+    last = partition.bounds[0]
+    while time.monotonic() < ended:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(REFERRED_TO[partition.table].format(name=partition.name), [last, BATCH])
+                gone = [row[0] for row in cursor.fetchall()]
+        except IntegrityError as error:
+            logger.warning("%s is not emptied: %s", partition.name, error)
+            return False
+        if len(gone) < BATCH:
+            return _is_empty(partition)
+        last = max(gone)
+    return False
+
+
+def _is_empty(partition: Partition) -> bool:
+    """Whether no row is left; the planner is told, so that it plans for none."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {partition.name})")
+        if cursor.fetchone()[0]:
+            return False
+        cursor.execute(f"{'' if connection.in_atomic_block else 'VACUUM '}ANALYZE {partition.name}")
+    return True
 
 
 # --- closing what is open -------------------------------------------------------------------------------------------

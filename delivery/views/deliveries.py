@@ -12,6 +12,7 @@ from delivery import cancelling, publishing, replay
 from delivery.models import Attempt, Delivery
 from delivery.search import DeadLetterQuery, DeliveryQuery, narrow_deliveries
 from delivery.serializers import DeliveryDetailOut, DeliveryOut
+from delivery.views.bounded import bounded_search
 from meshes.api import Problem, StrictSerializer, TenantViewSet
 from workspaces import ids
 
@@ -34,7 +35,8 @@ class DeliveryViewSet(TenantViewSet):
         """Deliveries, the newest events first. Give a workspace where you can."""
         wanted = self.read_query(DeliveryQuery)
         rows: QuerySet[Delivery] = self.rows(self.named_workspace(wanted))
-        return self.answer_page(narrow_deliveries(rows, wanted, datetime.now(UTC)), DeliveryOut)
+        with bounded_search():
+            return self.answer_page(narrow_deliveries(rows, wanted, datetime.now(UTC)), DeliveryOut)
 
     @extend_schema(responses=DeliveryDetailOut)
     def retrieve(self, request: Request, id: str) -> Response:
@@ -83,4 +85,5 @@ class DeadLetterViewSet(TenantViewSet):
         """Dead letters, the newest events first, each with its cause."""
         wanted = self.read_query(DeadLetterQuery)
         rows: QuerySet[Delivery] = self.rows(self.named_workspace(wanted))
-        return self.answer_page(narrow_deliveries(rows, wanted, datetime.now(UTC)), DeliveryOut)
+        with bounded_search():
+            return self.answer_page(narrow_deliveries(rows, wanted, datetime.now(UTC)), DeliveryOut)

@@ -20,6 +20,7 @@ from delivery.intake import Admission, Admitted
 from delivery.models import Attempt, Delivery, Event, Payload, Unrouted
 from delivery.search import EventQuery, deliveries_of, narrow_events
 from delivery.serializers import AcceptedOut, BulkIn, BulkOut, EventDetailOut, EventIn, EventOut
+from delivery.views.bounded import bounded_search
 from meshes.api import Problem, TenantViewSet, parsed_body
 from workspaces import ids
 from workspaces.strictjson import Parsed
@@ -63,7 +64,8 @@ class EventViewSet(TenantViewSet):
         """Events, newest first. Give a workspace where you can."""
         wanted = self.read_query(EventQuery)
         rows = narrow_events(self.rows(self.named_workspace(wanted)), wanted)
-        page = self.paginate_queryset(rows) or []
+        with bounded_search():
+            page = self.paginate_queryset(rows) or []
         return self.get_paginated_response(EventOut(page, many=True, context=_unrouted(page)).data)
 
     @extend_schema(responses=EventDetailOut)

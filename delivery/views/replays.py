@@ -16,6 +16,7 @@ from delivery.models import Delivery, Replay
 from delivery.replay import count_states
 from delivery.rule_serializers import PreviewOut
 from delivery.search import ReplayFilter, replayed
+from delivery.views.bounded import bounded_search
 from meshes.api import (
     Problem,
     PublicIdField,
@@ -108,7 +109,8 @@ class ReplayViewSet(TenantViewSet):
         given = self.read(ReplayIn)
         workspace: Workspace = given["workspace"]
         matching = replayed(workspace.pk, given["filter"], datetime.now(UTC))
-        count = matching.order_by()[:COUNTED].count()
+        with bounded_search():
+            count = matching.order_by()[:COUNTED].count()
         if given["dry_run"]:
             samples = matching.select_related("connection").order_by("pk")[:SAMPLES]
             shown = [_sample(delivery) for delivery in samples]
