@@ -12,6 +12,8 @@ from typing import Any
 
 import redis
 from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from delivery.lanes.control import Lanes
 
@@ -24,7 +26,10 @@ TIMEOUT_SECONDS = 1.0
 def lanes() -> Lanes:
     """The lanes of this process's broker, with short timeouts."""
     client = redis.Redis.from_url(
-        settings.REDIS_URL, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
+        settings.REDIS_URL,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),  # redis-py would go on for seconds
     )
     return Lanes(client)
 

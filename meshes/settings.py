@@ -6,13 +6,13 @@ typed in a second terminal talks to the running stack. What must not be guessed 
 
 import os
 from datetime import timedelta
-from pathlib import Path
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
-BASE_DIR = Path(__file__).resolve().parent.parent
-DATA_DIR = Path(os.environ.get("MESHES_DATA_DIR") or BASE_DIR / ".meshes")
+from meshes.stack_folder import data_folder
+
+DATA_DIR = data_folder()
 
 
 def _stack_defaults() -> dict[str, str]:
