@@ -41,12 +41,14 @@ def accept(events: Sequence[NewEvent], answer: Answer, stamp: Stamp | None = Non
     answer is returned. A twin that runs at the same time waits for the first to commit. Raises
     `idempotency.KeyReused` where the key belongs to another body.
     """
-    with transaction.atomic():
-        if stamp is not None:
+    if stamp is None:
+        insert_events(events)
+    else:
+        with transaction.atomic():
             earlier = idempotency.remember(stamp, answer)
             if earlier is not None:
                 return earlier
-        insert_events(events)
+            insert_events(events)
     publishing.publish_fanouts([(event.workspace_id, event.id) for event in events])
     return answer
 

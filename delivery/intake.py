@@ -5,13 +5,13 @@ here; see `delivery.ingest`.
 """
 
 import math
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Q
 
 from delivery import backlog
 from delivery.ingest import NewEvent
@@ -200,17 +200,13 @@ class Admission:
 def find_workspaces(identity: Identity, references: Iterable[str]) -> dict[str, Workspace]:
     """The live workspaces that these ids and external ids name, by them; what the caller may not see is left out."""
     wanted = {text: ids.decode(ids.WORKSPACE, text) for text in set(references) if EXTERNAL_ID.fullmatch(text)}
-    if not wanted:
-        return {}
-    named = Q(external_id__in=[text for text, pk in wanted.items() if pk is None])
-    found = (
-        visible_workspaces(identity)
-        .filter(deleted_at=None)
-        .filter(named | Q(pk__in=[pk for pk in wanted.values() if pk]))
-    )
-    by_reference = {reference: row for row in found for reference in (row.external_id, row.pk)}
-    places = {text: by_reference.get(pk or text) for text, pk in wanted.items()}
-    return {text: workspace for text, workspace in places.items() if workspace is not None}
+    live = visible_workspaces(identity).filter(deleted_at=None).order_by()
+    found: dict[str | uuid.UUID | None, Workspace] = {}
+    if names := [text for text, pk in wanted.items() if pk is None]:
+        found |= {workspace.external_id: workspace for workspace in live.filter(external_id__in=names)}
+    if pks := [pk for pk in wanted.values() if pk is not None]:
+        found |= {workspace.pk: workspace for workspace in live.filter(pk__in=pks)}
+    return {text: found[pk or text] for text, pk in wanted.items() if (pk or text) in found}
 
 
 def _unknown_workspace(draft: Draft) -> Problem:
