@@ -78,6 +78,11 @@ class Endpoint(APIView):
     """Statuses that an action may answer beside those that follow from its form; see meshes.schema."""
 
     @property
+    def default_response_headers(self) -> dict[str, str]:
+        """What is answered is one tenant's, and may hold a secret that is shown once: nobody on the way keeps it."""
+        return {**super().default_response_headers, "Cache-Control": "no-store"}
+
+    @property
     def identity(self) -> Identity:
         """Who calls. Only where a permission demands one."""
         identity = self.request.auth

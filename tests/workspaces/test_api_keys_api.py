@@ -29,6 +29,7 @@ def test_an_account_key_makes_a_tenants_key():
     assert made["version"] == 1
     assert keys.parse(made["key"]) == ids.decode(ids.KEY, made["id"])
     assert made["signing_secret"].startswith("mesh_sign_")
+    assert answer["Cache-Control"] == "no-store"
     assert bearer(made["key"]).get("/api/v1/workspaces").json()["data"][0]["id"] == workspace.public_id
 
 

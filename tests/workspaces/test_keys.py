@@ -93,9 +93,9 @@ def test_a_known_key_costs_no_query(django_assert_num_queries):
 
 @pytest.mark.django_db
 def test_a_key_ends_at_its_expiry():
-    issued = issue(expires_at=now() + timedelta(seconds=0.3))
+    issued = issue(expires_at=now() + timedelta(seconds=2))
     assert keys.verify(issued.key) is not None
-    eventually(lambda: keys.verify(issued.key) is None, seconds=1)
+    eventually(lambda: keys.verify(issued.key) is None, seconds=4)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -107,11 +107,11 @@ def test_a_revoked_key_is_refused_at_once_here():
 
 
 @pytest.mark.django_db
-def test_a_key_revoked_by_another_process_is_refused_within_a_second():
+def test_a_key_revoked_by_another_process_is_refused_when_the_memory_of_it_ends():
     issued = issue()
     assert keys.verify(issued.key) is not None
     ApiKey.objects.filter(pk=issued.row.pk).update(revoked_at=now())
-    eventually(lambda: keys.verify(issued.key) is None, seconds=1)
+    eventually(lambda: keys.verify(issued.key) is None, seconds=3)
 
 
 @pytest.mark.django_db
