@@ -16,7 +16,7 @@ ROUTING_RESULTS = ("matched", "filtered", "disabled", "held", "mapping_failed", 
 
 
 class EventIn(StrictSerializer):
-    """One event. Nothing else is accepted."""
+    """One event; nothing else is accepted. Described here, and read by `delivery.intake`."""
 
     workspace = serializers.CharField(help_text="The workspace's id or external id.")
     event = EventTypeField()

@@ -43,6 +43,7 @@ class EventViewSet(TenantViewSet):
         "payload": "events:read",
     }
     publishable_actions = ("create",)
+    problems = {"create": {429}, "payload": {410}}
 
     @extend_schema(request=EventIn, responses={202: AcceptedOut}, parameters=[IDEMPOTENCY_KEY])
     def create(self, request: Request) -> HttpResponse:
@@ -91,6 +92,7 @@ class BulkViewSet(TenantViewSet):
     queryset = Event.objects.all()
     id_prefix = ids.EVENT
     required_scope = "events:write"
+    problems = {"create": {429}}
     body_limit = settings.MESHES_BULK_BODY_LIMIT
     body_max_keys = intake.BULK_MAX_KEYS
 

@@ -24,6 +24,7 @@ class RuleViewSet(TenantViewSet):
     queryset = Rule.objects.filter(deleted_at=None)
     id_prefix = ids.RULE
     required_scope = "config"
+    problems = {"test": {409}}
 
     @extend_schema(parameters=[RuleQuery], responses=RuleOut(many=True))
     def list(self, request: Request) -> Response:

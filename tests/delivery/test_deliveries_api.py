@@ -247,3 +247,8 @@ def test_an_action_takes_no_fields(api):
     (delivery,) = make_deliveries(make_connection(make_workspace()))
     answer = api.post(f"/deliveries/{delivery.public_id}/cancel", {"force": True})
     assert mistakes(answer) == {"/force": "unknown_field"}
+
+
+def test_an_action_needs_no_body(api):
+    (delivery,) = make_deliveries(make_connection(make_workspace()))
+    assert api.post(f"/deliveries/{delivery.public_id}/cancel", b"").status_code == 200
