@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable
 from datetime import datetime
 
-from django.db.models import F, QuerySet, Value
+from django.db.models import F, QuerySet, TextField, Value
 from django.db.models.functions import Concat
 
 from delivery.models import Delivery
@@ -46,7 +46,8 @@ def dismiss(delivery_ids: Iterable[uuid.UUID], now: datetime) -> int:
 
     Their cause moves into the words: why they died stays readable.
     """
-    words = Concat(Value(f"{WORDS[BY_USER]} It was a dead letter ("), F("cause"), Value("). "), F("detail"))
+    began = Value(f"{WORDS[BY_USER]} It was a dead letter (")
+    words = Concat(began, F("cause"), Value("). "), F("detail"), output_field=TextField())
     return (
         Delivery.objects.filter(pk__in=list(delivery_ids), status=Delivery.Status.DEAD)
         .order_by()

@@ -108,6 +108,13 @@ def _as_deliveries(rows: Any) -> list[Delivery]:
     return [Delivery(pk=row.pk, status=row.status, lease_until=row.lease_until) for row in rows]
 
 
+def _cancelled(rows: list[Any], now: datetime) -> list[Any]:
+    """Those of the rows that were cancelled at this moment."""
+    done = Delivery.objects.filter(pk__in=[row.pk for row in rows], status="cancelled", finished_at=now)
+    found = set(done.values_list("pk", flat=True))
+    return [row for row in rows if row.pk in found]
+
+
 @admin.register(Delivery)
 class DeliveryAdmin(DeliveriesAdmin):
     """One event to one connection because of one rule."""
@@ -126,11 +133,12 @@ class DeliveryAdmin(DeliveriesAdmin):
             return asked
         rows, now = self.selected(request, queryset), datetime.now(UTC)
         with transaction.atomic():
-            cancelled = [row for row in rows if cancelling.cancel([row.pk], cancelling.BY_USER, now)]
+            cancelling.cancel([row.pk for row in rows], cancelling.BY_USER, now)
+            cancelled = _cancelled(rows, now)
             self.record(request, _as_deliveries(cancelled), "Cancelled.")
-        states = [f"A delivery that is {row.state.replace('_', ' ')} is not cancelled." for row in rows
-                  if row not in cancelled]  # fmt: skip
-        self.report(request, "cancelled", len(cancelled), states)
+        left = [row.state.replace("_", " ") for row in rows if row not in cancelled]
+        refused = [f"A delivery that is {state} is not cancelled." for state in left]
+        self.report(request, "cancelled", len(cancelled), refused)
         return None
 
     def buttons(self, request: HttpRequest, obj: Delivery) -> list[Button]:
@@ -175,7 +183,8 @@ class DeadLetterAdmin(DeliveriesAdmin):
             return asked
         rows, now = self.selected(request, queryset), datetime.now(UTC)
         with transaction.atomic():
-            cancelled = [row for row in rows if cancelling.dismiss([row.pk], now)]
+            cancelling.dismiss([row.pk for row in rows], now)
+            cancelled = _cancelled(rows, now)
             self.record(request, _as_deliveries(cancelled), "Cancelled: it was a dead letter.")
         self.report(request, "cancelled", len(cancelled), [CHANGED] * (len(rows) - len(cancelled)))
         return None

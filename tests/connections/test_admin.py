@@ -1,0 +1,220 @@
+"""Connections in the admin: what holds them, the way to end it, and nothing of their secrets."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from connections import lifecycle
+from connections.admin.destinations import is_mask
+from connections.models import AccessRecord, Connection, ConnectionHealth, SealedDocument
+from delivery import steering
+from tests.factories import make_connection, make_workspace
+from tests.operators import operator, said, superuser, words
+from workspaces import ids, keys
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
+
+TOKEN = "tok_live_51H8abcdefghijklmnop"
+CONFIG = {
+    "url": "https://203.0.113.7/hook?key=in-the-query",
+    "headers": {"X-Env": "production", "X-Api-Key": "in-a-header"},
+}
+
+
+@pytest.fixture
+def secretive(loopback):
+    """A connection with secrets wherever a tenant could put one, and those secrets."""
+    config = CONFIG | {"url": "http://127.0.0.1:9/hook?key=in-the-query"}
+    change = lifecycle.create(make_workspace().pk, "webhook", "Secretive", config, {"token": TOKEN}, {})
+    return change.connection, [TOKEN, "in-the-query", "in-a-header", *change.made.values()]
+
+
+def record_access(target, **values):
+    return AccessRecord.objects.create(
+        **{
+            "workspace_id": target.workspace_id,
+            "owner_kind": "connection",
+            "owner_id": target.pk,
+            "kind": "credentials",
+            "version": 1,
+            "actor": "worker-7",
+            "purpose": "delivery",
+        }
+        | values
+    )
+
+
+def status_of(target):
+    return Connection.objects.values_list("status", "status_reason").get(pk=target.pk)
+
+
+def test_the_page_tells_what_holds_a_connection():
+    reason = "The destination answered 401."
+    target = make_connection(make_workspace(), status="needs_reauth", status_reason=reason)
+    ConnectionHealth.objects.create(
+        connection=target, workspace=target.workspace, breaker="open", consecutive_failures=7, opened_times=2
+    )
+    text = superuser().text("connections_connection", target.public_id)
+    for shown in ("needs reauth", reason, "open", "opened 2× in a row", "default schedule", target.workspace.name):
+        assert shown in text
+
+
+def test_no_page_shows_a_secret(secretive):
+    target, secrets = secretive
+    root = superuser()
+    sealed = SealedDocument.objects.get(connection=target)
+    pages = [
+        root.page("connections_connection", target.pk),
+        root.list("connections_connection"),
+        root.page("connections_sealeddocument", sealed.pk),
+        root.list("connections_sealeddocument"),
+    ]
+    text = b"".join(page.content for page in pages).decode()
+    assert "X-Env: production" in text
+    assert sealed.key_id in text
+    for secret in secrets:
+        assert secret not in text
+    assert "gAAAA" not in text  # how every Fernet token begins
+
+
+@pytest.mark.usefixtures("secretive")
+def test_sealed_documents_are_not_even_selected():
+    root = superuser()
+    with CaptureQueriesContext(connection) as queries:
+        root.list("connections_sealeddocument")
+    read = [query["sql"] for query in queries if "sealed_documents" in query["sql"]]
+    assert read
+    assert not [sql for sql in read if '"sealed_documents"."document"' in sql]
+
+
+def test_hints_that_are_no_masks_are_masked():
+    target = make_connection(make_workspace(), credential_hints={"token": "••••mnop", "other": "not a mask"})
+    text = superuser().text("connections_connection", target.pk)
+    assert "••••mnop" in text
+    assert "not a mask" not in text
+
+
+@pytest.mark.parametrize(
+    ("hint", "is_one"), [("••••", True), ("••••1234", True), ("••••12345", False), ("1234", False), (None, False)]
+)
+def test_masks_are_known(hint, is_one):
+    assert is_mask(hint) is is_one
+
+
+def test_pausing_holds_tells_the_lane_and_is_logged(django_capture_on_commit_callbacks):
+    target, root = make_connection(make_workspace()), superuser()
+    with django_capture_on_commit_callbacks(execute=True):
+        answer = root.press("connections_connection", "pause", target.pk)
+    assert said(answer) == ["1 paused; their deliveries are held."]
+    assert status_of(target) == ("paused", "Paused by an operator.")
+    entry = LogEntry.objects.get()
+    assert (entry.object_id, entry.change_message, entry.user) == (str(target.pk), "Paused by an operator.", root.user)
+
+
+@pytest.mark.parametrize("status", ["paused", "disabled", "needs_reauth", "credential_error"])
+def test_resuming_ends_whatever_holds(status):
+    target, root = make_connection(make_workspace(), status=status, status_reason="Because."), superuser()
+    answer = root.press("connections_connection", "resume", target.pk)
+    assert said(answer) == ["1 resumed; held deliveries go out in order."]
+    assert status_of(target) == ("active", "")
+
+
+def test_resuming_ends_a_pause_of_the_lane(django_capture_on_commit_callbacks):
+    until = datetime.now(UTC) + timedelta(minutes=5)
+    target, root = make_connection(make_workspace(), paused_until=until), superuser()
+    steering.pause(target.pk, until)
+    with django_capture_on_commit_callbacks(execute=True):
+        root.press("connections_connection", "resume", target.pk)
+    assert Connection.objects.get().paused_until is None
+    assert steering.lanes().stats(steering.lane_of(target.pk)).paused_until is None
+
+
+def test_each_result_of_a_selection_is_counted():
+    workspace, root = make_workspace(), superuser()
+    active = [make_connection(workspace) for _ in range(2)]
+    held, gone = make_connection(workspace, status="disabled"), make_connection(workspace, status="deleted")
+    answer = root.run("connections_connection", "pause", *(row.pk for row in [*active, held, gone]))
+    assert said(answer) == [
+        "2 paused; their deliveries are held.",
+        "2 left as they were: The connection is not active.",
+    ]
+    assert (status_of(held)[0], status_of(gone)[0]) == ("disabled", "deleted")
+    assert LogEntry.objects.count() == 2
+
+
+def test_a_deleted_connection_stays_deleted():
+    target, root = make_connection(make_workspace(), status="deleted"), superuser()
+    answer = root.press("connections_connection", "resume", target.pk)
+    assert said(answer) == ["1 left as they were: The connection has been deleted."]
+    assert status_of(target)[0] == "deleted"
+    assert LogEntry.objects.count() == 0
+
+
+def test_a_viewer_changes_nothing():
+    target, viewer = make_connection(make_workspace()), operator("connections.view_connection")
+    page = viewer.page("connections_connection", target.pk)
+    assert page.status_code == 200
+    assert b"/do/" not in page.content
+    assert viewer.press("connections_connection", "pause", target.pk).status_code == 403
+    viewer.run("connections_connection", "pause", target.pk)
+    assert status_of(target)[0] == "active"
+
+
+def test_nothing_of_a_connection_is_edited_here():
+    target, root = make_connection(make_workspace(), name="Before"), superuser()
+    answer = root.client.post(f"/admin/connections/connection/{target.pk}/change/", {"name": "After"})
+    assert answer.status_code == 403
+    assert Connection.objects.get().name == "Before"
+
+
+def test_connections_are_found():
+    workspace = make_workspace(external_id="northwind")
+    ours, _ = make_connection(workspace, name="Ours", status="paused"), make_connection(make_workspace(), name="Other")
+    root = superuser()
+    for query in (
+        {"q": ours.public_id},
+        {"q": "northwind"},
+        {"q": str(ours.pk)},
+        {"workspace": workspace.public_id},
+        {"status": "paused"},
+    ):
+        text = words(root.list("connections_connection", **query))
+        assert "Ours" in text, query
+        assert "Other" not in text, query
+
+
+def test_access_records_tell_who_opened_what_for_which_delivery():
+    target, delivery_id = make_connection(make_workspace()), ids.uuid7()
+    record = record_access(target, delivery_id=delivery_id, attempt_number=3)
+    text = superuser().text("connections_accessrecord", record.pk)
+    for shown in (target.public_id, ids.encode(ids.DELIVERY, delivery_id), "worker-7", "granted"):
+        assert shown in text
+
+
+def test_access_records_are_found_by_owner_and_answer():
+    ours, other = (make_connection(make_workspace()) for _ in range(2))
+    record_access(ours, actor="ours", granted=False)
+    record_access(other, actor="other")
+    key = keys.create_key(name="Backend", kind="account", scopes=["config"]).row
+    record_access(ours, workspace_id=None, owner_kind="api_key", owner_id=key.pk, actor="key")
+    root = superuser()
+    for query, found in (
+        ({"q": ours.public_id}, "ours"),
+        ({"q": key.public_id}, "key"),
+        ({"q": other.workspace.external_id}, "other"),
+        ({"answer": "refused"}, "ours"),
+    ):
+        text = words(root.list("connections_accessrecord", **query))
+        assert {actor for actor in ("ours", "other", "key") if f" {actor} " in text} == {found}, query
+
+
+def test_health_lists_breakers():
+    target = make_connection(make_workspace(), name="Flaky")
+    ConnectionHealth.objects.create(connection=target, workspace=target.workspace, breaker="half_open")
+    root = superuser()
+    assert "Flaky" in words(root.list("connections_connectionhealth", breaker="half_open"))
+    assert "Flaky" not in words(root.list("connections_connectionhealth", breaker="open"))
+    assert "half open" in root.text("connections_connectionhealth", target.pk)

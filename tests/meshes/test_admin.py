@@ -1,0 +1,250 @@
+"""The operators' site as a whole: every page opens, no list counts, and the overview tells what matters."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from connections.models import AccessRecord, Connection, ConnectionHealth, SealedDocument
+from delivery import overview
+from delivery.models import (
+    Attempt,
+    DeadLetter,
+    Delivery,
+    Event,
+    IdempotencyRecord,
+    Payload,
+    Replay,
+    RoutingLedger,
+    Rule,
+    Unrouted,
+)
+from meshes.admin_site import GROUPS, PAGES, WAITING_SECONDS
+from tests.factories import make_connection, make_deliveries, make_event, make_workspace
+from tests.operators import operator, said, superuser, words
+from workspaces import ids, keys
+from workspaces.models import ApiKey, Workspace
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
+
+MODELS = (
+    Workspace, ApiKey, Connection, ConnectionHealth, SealedDocument, AccessRecord, Event, Payload, Unrouted,
+    RoutingLedger, Rule, Replay, Delivery, DeadLetter, Attempt, IdempotencyRecord, LogEntry,
+)  # fmt: skip
+
+
+def name_of(model):
+    return model._meta.label_lower.replace(".", "_")
+
+
+@pytest.fixture
+def world():
+    """A row of every model."""
+    now, workspace = datetime.now(UTC), make_workspace()
+    target = make_connection(workspace)
+    dead, delivery = make_deliveries(target, 2)
+    Delivery.objects.filter(pk=dead.pk).update(status="dead", cause="exhausted", finished_at=now)
+    owned = {"workspace_id": workspace.pk}
+    Attempt.objects.create(delivery=delivery, number=1, started_at=now, outcome="retry", **owned)
+    ConnectionHealth.objects.create(connection=target, **owned)
+    AccessRecord.objects.create(
+        owner_kind="connection", owner_id=target.pk, kind="credentials", version=1, actor="me", purpose="x", **owned
+    )
+    IdempotencyRecord.objects.create(
+        scope=workspace.pk, path="/events", key="k", body_hash=b"h", status_code=202, answer={}, created_at=now
+    )
+    Replay.objects.create(requested_by="me", **owned)
+    keys.create_key(name="Backend", kind="account", scopes=["config"])
+    make_event(workspace)
+    root = superuser()
+    LogEntry.objects.log_actions(root.user.pk, [workspace], 2, "Changed.")
+    return root
+
+
+def test_every_model_of_ours_has_a_page():
+    ours = {
+        model for app in ("workspaces", "connections", "delivery") for model in apps.get_app_config(app).get_models()
+    }
+    assert ours | {LogEntry} == set(MODELS)
+    assert not [model for model in MODELS if not admin.site.is_registered(model)]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=name_of)
+def test_no_list_counts_and_every_row_has_a_page(world, model):
+    with CaptureQueriesContext(connection) as queries:
+        listed = world.list(name_of(model))
+    assert listed.status_code == 200
+    statements = [query["sql"].upper() for query in queries]
+    assert not [sql for sql in statements if "COUNT(" in sql]
+    assert not [sql for sql in statements if "OFFSET" in sql]
+    first = model._default_manager.first()
+    assert world.page(name_of(model), first.pk).status_code == (302 if model is DeadLetter else 200)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=name_of)
+def test_no_list_asks_more_for_more_rows(world, model):
+    with CaptureQueriesContext(connection) as few:
+        world.list(name_of(model))
+    make_more()
+    with CaptureQueriesContext(connection) as many:
+        world.list(name_of(model))
+    assert len(many) == len(few)
+
+
+def make_more():
+    for _ in range(2):
+        target = make_connection(make_workspace())
+        for delivery in make_deliveries(target, 2):
+            Attempt.objects.create(
+                workspace_id=target.workspace_id,
+                delivery=delivery,
+                number=1,
+                started_at=datetime.now(UTC),
+                outcome="retry",
+            )
+        ConnectionHealth.objects.create(connection=target, workspace=target.workspace)
+        make_event(target.workspace)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=name_of)
+def test_an_empty_list_says_so(model):
+    LogEntry.objects.all().delete()
+    assert "There is nothing here yet" in words(superuser().list(name_of(model)))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=name_of)
+def test_nothing_is_added_or_deleted(world, model):
+    app, _, name = name_of(model).partition("_")
+    first = model._default_manager.first()
+    assert world.client.get(f"/admin/{app}/{name}/add/").status_code == 403
+    assert world.client.post(f"/admin/{app}/{name}/{first.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert model._default_manager.filter(pk=first.pk).exists()
+
+
+# --- the front page -------------------------------------------------------------------------------------------------
+
+
+def test_models_stand_in_an_operators_order():
+    groups = admin.site.get_app_list(superuser().client.get("/admin/").wsgi_request)
+    assert [group["name"] for group in groups] == [name for _, name, _ in GROUPS]
+    assert [model["object_name"] for model in groups[2]["models"]] == [
+        "Event",
+        "Delivery",
+        "DeadLetter",
+        "Replay",
+        "Unrouted",
+    ]
+
+
+def test_the_overview_is_all_green_where_nothing_is_wrong():
+    text = superuser().client.get("/admin/").content.decode()
+    assert text.count("tile-good") == 6
+    assert "tile-bad" not in text
+
+
+def test_the_overview_counts_what_is_wrong():
+    now, workspace = datetime.now(UTC), make_workspace()
+    target = make_connection(workspace)
+    make_connection(workspace, status="disabled")
+    make_connection(workspace, status="needs_reauth")
+    make_connection(workspace, status="deleted")
+    ConnectionHealth.objects.create(connection=target, workspace=workspace, breaker="open")
+    today, yesterday, overdue = make_deliveries(target, 3)
+    rows = Delivery.objects
+    rows.filter(pk=today.pk).update(status="dead", finished_at=now)
+    rows.filter(pk=yesterday.pk).update(status="dead", finished_at=now - timedelta(hours=25))
+    rows.filter(pk=overdue.pk).update(next_attempt_at=now - timedelta(minutes=5))
+    waiting, poisoned = make_event(workspace), make_event(workspace)
+    Unrouted.objects.filter(pk=waiting.pk).update(created_at=now - timedelta(minutes=30))
+    Unrouted.objects.filter(pk=poisoned.pk).update(poisoned_at=now, created_at=now - timedelta(days=1))
+    text = words(superuser().client.get("/admin/"))
+    for shown in (
+        "1 Dead letters, last 24 h",
+        "2 Connections not active: 1 disabled, 1 needs reauth",
+        "1 Circuit breakers open",
+        "5 min Longest overdue delivery",
+        "30 min Oldest event before fan-out",
+        "1 Events set aside as poison",
+        "0 Deliveries in flight",
+    ):
+        assert shown in text, shown
+
+
+def test_a_delivery_that_waits_for_its_connection_is_not_overdue():
+    now = datetime.now(UTC)
+    target = make_connection(make_workspace(), paused_until=now + timedelta(minutes=5))
+    (delivery,) = make_deliveries(target)
+    Delivery.objects.filter(pk=delivery.pk).update(next_attempt_at=now - timedelta(minutes=5))
+    assert overview.look(now).overdue_since is None
+    Connection.objects.filter(pk=target.pk).update(paused_until=None)
+    assert overview.look(now).overdue_since == now - timedelta(minutes=5)
+
+
+def test_counting_ends_at_its_bound(monkeypatch):
+    monkeypatch.setattr(overview, "MOST_COUNTED", 2)
+    made = make_deliveries(make_connection(make_workspace()), 3)
+    rows = Delivery.objects.filter(pk__in=[row.pk for row in made])
+    rows.update(status="dead", finished_at=datetime.now(UTC))
+    assert str(overview.look(datetime.now(UTC)).dead_letters) == "≥ 2"
+
+
+def test_a_figure_that_takes_too_long_is_not_known(monkeypatch):
+    monkeypatch.setattr(overview, "STATEMENT_TIMEOUT_MS", 50)
+    monkeypatch.setattr(overview, "_POISONED", "SELECT pg_sleep(30) WHERE 1 < %s")
+    assert overview.look(datetime.now(UTC)).poisoned is None
+    assert "not known Events set aside as poison" in words(superuser().client.get("/admin/"))
+
+
+def test_the_overview_stands_while_the_broker_is_away(settings):
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    overview._lanes.cache_clear()
+    try:
+        assert "does not answer Broker" in words(superuser().client.get("/admin/"))
+    finally:
+        overview._lanes.cache_clear()
+
+
+def test_who_may_not_see_deliveries_sees_no_figures():
+    text = words(operator("workspaces.view_workspace").client.get("/admin/"))
+    assert "Workspaces" in text
+    assert "Dead letters" not in text
+
+
+def test_a_delay_within_the_sweeps_promise_is_no_alarm():
+    event = make_event(make_workspace())
+    moment = datetime.now(UTC) - timedelta(seconds=WAITING_SECONDS - 5)
+    Unrouted.objects.filter(pk=event.pk).update(created_at=moment)
+    assert "tile-warn" not in superuser().client.get("/admin/").content.decode()
+
+
+# --- finding --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", sorted(PAGES))
+def test_any_id_leads_to_its_page(prefix):
+    pk = ids.uuid7()
+    answer = superuser().client.get("/admin/find/", {"id": f" {ids.encode(prefix, pk)} "})
+    assert answer.url == f"/admin/{PAGES[prefix].replace('_', '/')}/{pk}/change/"
+
+
+def test_an_external_id_leads_to_its_workspace():
+    workspace = make_workspace(external_id="northwind")
+    answer = superuser().client.get("/admin/find/", {"id": "northwind"})
+    assert answer.url == f"/admin/workspaces/workspace/{workspace.pk}/change/"
+
+
+@pytest.mark.parametrize("text", ["nobody", "evt_x", "<script>", "\x00", "x" * 10_000])
+def test_what_is_not_known_leads_back(text):
+    answer = superuser().client.get("/admin/find/", {"id": text})
+    assert answer.url == "/admin/"
+    assert said(answer)[0].startswith("Nothing is known by")
+
+
+def test_finding_needs_a_login():
+    stranger = superuser()
+    stranger.client.logout()
+    assert stranger.client.get("/admin/find/", {"id": "x"}).url.startswith("/admin/login/")
