@@ -5,6 +5,7 @@ pace that leaves the lanes to the events of today. Its cursor moves in the trans
 skips nor repeats.
 """
 
+import logging
 import math
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from django.db.models import Q
 from delivery import fanout, publishing
 from delivery.models import Delivery, Payload, Replay
 from delivery.search import STATES, read_replay_filter, replayed
+
+logger = logging.getLogger(__name__)
 
 REOPENABLE = (Delivery.Status.DEAD, Delivery.Status.SUCCEEDED)
 """`cancelled` is final: somebody, or a deletion, decided against it."""
@@ -32,6 +35,7 @@ ROOM_IN_LANE = 50
 """A replay adds nothing to a connection that has this many deliveries due already."""
 REST_SECONDS = 1.0
 """How long a replay waits where its next delivery finds no room."""
+FAILED_REST = timedelta(minutes=1)
 AT_ONCE = 100
 """Running replays that one call of `advance_replays` serves, oldest batch first."""
 
@@ -154,9 +158,21 @@ def cancel(replay_id: uuid.UUID, now: datetime) -> bool:
 
 
 def advance_replays(now: datetime) -> int:
-    """One batch of each running replay whose pace allows it; how many deliveries were reopened. Safe to run twice."""
+    """One batch of each running replay whose pace allows it; how many deliveries were reopened. Safe to run twice.
+
+    A replay whose batch fails is left as it was before the batch, and tried again after a minute.
+    """
     due = Replay.objects.filter(status=Replay.Status.RUNNING, next_batch_at__lte=now).order_by("next_batch_at")
-    return sum(_advance(replay_id, now) for replay_id in due.values_list("pk", flat=True)[:AT_ONCE])
+    return sum(_try_advance(replay_id, now) for replay_id in due.values_list("pk", flat=True)[:AT_ONCE])
+
+
+def _try_advance(replay_id: uuid.UUID, now: datetime) -> int:
+    try:
+        return _advance(replay_id, now)
+    except Exception:
+        logger.exception("a batch of replay %s failed", replay_id)
+        Replay.objects.filter(pk=replay_id).update(next_batch_at=now + FAILED_REST)
+        return 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,25 +176,29 @@ def test_failed_mappings_are_shaped_anew(api):
     assert delivery.body == '{"mail":"ada@example.com"}'
 
 
-def test_a_crash_between_batches_neither_skips_nor_repeats(api, monkeypatch):
-    workspace = make_workspace()
+def test_a_failure_between_batches_neither_skips_nor_repeats_nor_stops_others(api, monkeypatch, caplog):
+    workspace, other = make_workspace(), make_workspace()
     dead_letters(make_connection(workspace, rate=2.0), 3)
     begin(api, workspace)
     assert advance_replays(later(0)) == 1
+    dead_letters(make_connection(other), 1)
+    begin(api, other)
+    failing, move = Replay.objects.get(workspace=workspace), replay._move
 
-    class CrashError(Exception):
-        pass
+    def fail_once(found, *args, **kwargs):
+        if found.pk == failing.pk:
+            raise OSError("the disk is full")
+        move(found, *args, **kwargs)
 
-    def crash(*args, **kwargs):
-        raise CrashError
-
-    monkeypatch.setattr(replay, "_move", crash)
-    with pytest.raises(CrashError):
-        advance_replays(later(5))
+    monkeypatch.setattr(replay, "_move", fail_once)
+    assert advance_replays(later(5)) == 1
     monkeypatch.undo()
-    assert Delivery.objects.filter(status="pending").count() == 1
-    assert [advance_replays(later(10 + 5 * step)) for step in range(3)] == [1, 1, 0]
-    assert Delivery.objects.filter(status="pending").count() == 3
+    assert "the disk is full" in caplog.text
+    mine = Delivery.objects.filter(workspace=workspace, status="pending")
+    assert mine.count() == 1
+    assert advance_replays(later(30)) == 0
+    assert [advance_replays(later(66 + 5 * step)) for step in range(3)] == [1, 1, 0]
+    assert mine.count() == 3
 
 
 def test_a_cancelled_replay_stops(api):
