@@ -43,7 +43,6 @@ class ConnectionAdmin(OperatorAdmin):
     show_name = columns.named("name", "connection")
     show_workspace = columns.workspace()
     show_status = columns.state("status", "status")
-    show_until = columns.moment("paused_until", "paused until")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Connection]:
         return Connection.objects.select_related("workspace", "health")
@@ -52,6 +51,10 @@ class ConnectionAdmin(OperatorAdmin):
     def show_breaker(self, connection: Connection) -> str:
         health = _health(connection)
         return display.badge(health.breaker) if health else display.NOTHING
+
+    @admin.display(description="paused until (UTC)")
+    def show_until(self, connection: Connection) -> str:
+        return display.moment(connection.paused_until if _is_paused(connection) else None)
 
     @admin.display(description="reason")
     def reason(self, connection: Connection) -> str:
