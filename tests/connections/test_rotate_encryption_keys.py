@@ -5,12 +5,12 @@ from io import StringIO
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-from django.conf import settings as project
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 
 from connections import vault
 from connections.models import AccessRecord, SealedDocument
+from meshes.stack_folder import PROJECT
 from tests.factories import make_connection, make_workspace
 from tests.polling import eventually
 
@@ -95,7 +95,7 @@ def start_rotation() -> "subprocess.Popen[bytes]":
         "FERNET_KEYS": "new,old",
     }
     command = [sys.executable, "manage.py", "rotate_encryption_keys", "--batch-size", "1"]
-    return subprocess.Popen(command, env=environment, cwd=project.BASE_DIR, stdout=subprocess.PIPE)
+    return subprocess.Popen(command, env=environment, cwd=PROJECT, stdout=subprocess.PIPE)
 
 
 def test_running_it_again_changes_nothing(owners):

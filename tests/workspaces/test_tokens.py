@@ -43,9 +43,6 @@ def test_a_token_opens_the_api():
         {"exp": None},
         {"iat": None},
         {"exp": 0},
-        {"exp": time.time() + 3600},
-        {"iat": time.time() - 3600},
-        {"iat": time.time() + 30, "exp": time.time() + 40},
         {"exp": "soon"},
         {"exp": True},
         {"exp": 10**400},
@@ -54,10 +51,16 @@ def test_a_token_opens_the_api():
         {"iat": -(10**400)},
         {"exp": [1]},
     ],
-    ids=["no exp", "no iat", "exp 0", "exp in an hour", "iat an hour ago", "iat ahead", "exp a word", "exp true",
+    ids=["no exp", "no iat", "exp 0", "exp a word", "exp true",
          "exp huge", "exp inf", "exp nan", "iat hugely negative", "exp a list"],  # alike in every test process
 )  # fmt: skip
 def test_other_times_are_refused(claims):
+    assert tokens.verify(sign(issue(), **claims)) is None
+
+
+@pytest.mark.parametrize("seconds", [{"exp": 3600}, {"iat": -3600}, {"iat": 30, "exp": 40}], ids=repr)
+def test_times_outside_the_minute_are_refused(seconds):
+    claims = {claim: time.time() + ahead for claim, ahead in seconds.items()}
     assert tokens.verify(sign(issue(), **claims)) is None
 
 
