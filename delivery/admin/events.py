@@ -70,12 +70,12 @@ class UnroutedAdmin(OperatorAdmin):
 
     prefix = ids.EVENT
     lookups = {ids.EVENT: "pk", ids.WORKSPACE: "workspace_id"}
-    list_display = ("show_event", "show_workspace", "show_state", "tries", "show_since", "show_lease", "show_poisoned")
+    list_display = ("show_event", "show_workspace", "show_state", "tries", "show_since", "show_poisoned")
     list_filter = (WorkspaceFilter, PoisonFilter)
     list_select_related = ("workspace",)
     search_help_text = "evt_… or ws_… id, or the external id of a workspace"
     actions = ("route_again",)
-    fields = list_display
+    fields = (*list_display, "show_lease")
     readonly_fields = fields
     show_event = columns.reference(ids.EVENT, "delivery.event", "pk", "event")
     show_workspace = columns.workspace()
