@@ -1,0 +1,132 @@
+"""How late the sweeper hints deliveries that become due in the same instant: `python -m bench.due [number]`.
+
+Ten thousand deliveries of a thousand connections come due at one moment. Lateness is the time from that moment until the
+hint of each is in its lane, as `depth` of the lanes shows it; the sweep runs on its real interval. The baseline, in the
+same run, publishes the same hints with Celery's `send_task` through `producer.batch()`.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from meshes.embedded import EmbeddedServers
+
+CONNECTIONS = 1_000
+RESULT = Path(__file__).parent / "results" / "due.json"
+
+
+def main(number: int) -> None:
+    servers = EmbeddedServers()
+    servers.start()
+    try:
+        environment = {"DATABASE_URL": servers.postgres.url, "REDIS_URL": servers.valkey.url}
+        os.environ.update(environment, SECRET_KEY="bench", FERNET_KEYS="bench", MESHES_LOG_LEVEL="WARNING")
+        os.environ["DJANGO_SETTINGS_MODULE"] = "meshes.settings"
+        import django
+        from django.core.management import call_command
+
+        django.setup()
+        call_command("migrate", verbosity=0)
+        figures = measure(number)
+    finally:
+        servers.stop()
+    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+def measure(number: int) -> dict[str, Any]:
+    from django.db import connection
+
+    from delivery import publishing, sweep
+
+    lanes = prepare(number)
+    due_at = datetime.now(UTC) + timedelta(seconds=3)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE deliveries SET next_attempt_at = %s", [due_at])
+        cursor.execute("VACUUM ANALYZE deliveries")
+    stopping = threading.Event()
+    due = sweep.Sweep("due", 0.25, sweep.DueDeliveries())
+    sweeper = threading.Thread(target=sweep.run_until, args=(due, stopping))
+    sweeper.start()
+    lateness = watch(lanes, number, due_at)
+    stopping.set()
+    sweeper.join()
+    publishing.flush()
+    return (
+        {"deliveries": number, "connections": CONNECTIONS}
+        | lateness
+        | {"classic_publishing_seconds": round(publish_classically(lanes, number), 3)}
+    )
+
+
+def prepare(number: int) -> list[str]:
+    from django.db import connection
+
+    from delivery.models import Delivery
+    from tests.factories import make_connection, make_event, make_rule, make_workspace
+
+    workspace = make_workspace()
+    rules = [make_rule(make_connection(workspace)) for _ in range(CONNECTIONS)]
+    event = make_event(workspace)
+    now = datetime.now(UTC) + timedelta(hours=1)
+    rows = [
+        Delivery(
+            id=uuid.UUID(int=(event.pk.int >> 80 << 80) | index),
+            workspace=workspace,
+            event=event,
+            rule=rules[index % CONNECTIONS],
+            connection_id=rules[index % CONNECTIONS].connection_id,
+            event_type=event.type,
+            action="send",
+            next_attempt_at=now,
+            created_at=now,
+        )  # fmt: skip
+        for index in range(number)
+    ]
+    Delivery.objects.bulk_create(rows, batch_size=2_000)
+    connection.close()
+    return [f"conn.{rule.connection_id}" for rule in rules]
+
+
+def watch(lanes: list[str], number: int, due_at: datetime) -> dict[str, float]:
+    """Seconds after `due_at` at which half, 99 % and all of the hints were in their lanes."""
+    from delivery import steering
+
+    marks = {"half": 0.5, "most": 0.99, "all": 1.0}
+    reached: dict[str, float] = {}
+    while len(reached) < len(marks):
+        depth = sum(steering.lanes().depths(lanes))
+        late = (datetime.now(UTC) - due_at).total_seconds()
+        for name, share in marks.items():
+            if depth >= number * share:
+                reached.setdefault(f"{name}_seconds_late", round(late, 3))
+        if late > 60:
+            raise SystemExit(f"only {depth} of {number} hints after a minute")
+        time.sleep(0.02)
+    return reached
+
+
+def publish_classically(lanes: list[str], number: int) -> float:
+    from celery import current_app
+    from kombu import Exchange, Queue
+
+    started = time.monotonic()
+    for start in range(0, number, 256):
+        with current_app.producer_pool.acquire(block=True) as producer, producer.batch():
+            for index in range(start, min(start + 256, number)):
+                lane = lanes[index % len(lanes)]
+                row_id = str(uuid.uuid4())
+                queue = Queue(lane, exchange=Exchange("", type="direct"), routing_key=lane)
+                current_app.send_task("delivery.deliver", (row_id,), task_id=row_id, queue=queue, declare=[],
+                                      producer=producer, ignore_result=True)  # fmt: skip
+    return time.monotonic() - started
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
