@@ -39,7 +39,7 @@ class Sweep:
 
 
 DUE = """
-SELECT d.connection_id, d.id FROM deliveries d JOIN connections c ON c.id = d.connection_id
+SELECT d.connection_id, d.id, d.next_attempt_at FROM deliveries d JOIN connections c ON c.id = d.connection_id
 WHERE d.status = 'pending' AND d.next_attempt_at > %s AND d.next_attempt_at <= %s AND d.lease_id IS NULL
     AND c.status = 'active' AND (c.paused_until IS NULL OR c.paused_until <= %s)
 ORDER BY d.next_attempt_at LIMIT %s
@@ -57,8 +57,8 @@ class DueDeliveries:
         with connection.cursor() as cursor:
             cursor.execute(DUE, [self._seen_until - HINT_GRACE, now, now, MOST_DUE])
             due = cursor.fetchall()
-        publishing.publish_deliveries(due)
-        self._seen_until = now
+        publishing.publish_deliveries((connection_id, delivery_id) for connection_id, delivery_id, _ in due)
+        self._seen_until = now if len(due) < MOST_DUE else due[-1][2]
         return len(due)
 
 
@@ -132,9 +132,10 @@ def hold(connection_ids: list[uuid.UUID]) -> int:
             "UPDATE deliveries d SET status = CASE WHEN c.status = 'deleted' THEN 'cancelled' ELSE 'held' END,"
             " cause = CASE WHEN c.status = 'deleted' THEN 'connection_deleted' ELSE c.status END,"
             " detail = c.status_reason, finished_at = CASE WHEN c.status = 'deleted' THEN clock_timestamp() END"
-            " FROM connections c WHERE c.id = d.connection_id AND d.connection_id = ANY(%s) AND c.status <> 'active'"
-            " AND d.status = 'pending' AND d.lease_id IS NULL",
-            [connection_ids],
+            " FROM connections c WHERE c.id = d.connection_id AND c.status <> 'active' AND d.status = 'pending'"
+            " AND d.lease_id IS NULL AND d.id IN (SELECT id FROM deliveries WHERE connection_id = ANY(%s)"
+            " AND status = 'pending' AND lease_id IS NULL LIMIT %s)",
+            [connection_ids, MOST_DUE],
         )
         held = int(cursor.rowcount)
         cursor.execute(
