@@ -253,7 +253,7 @@ class Delivery(models.Model):
 
 
 class DeadLetter(Delivery):
-    """A delivery that will not be tried again by itself: a state of a delivery, with a list of its own for operators."""
+    """A delivery that will not be tried again by itself: a state, with a list of its own for operators."""
 
     class Meta:
         proxy = True
