@@ -77,4 +77,4 @@ def test_an_empty_secret_is_false():
 
 def test_what_is_not_text_is_refused_without_being_shown():
     with pytest.raises(TypeError, match=r"^a Secret holds a str$"):
-        Secret(b"bytes")  # type: ignore[arg-type]
+        Secret(b"bytes")
