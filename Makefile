@@ -28,7 +28,8 @@ up: .venv/base.stamp
 	@exec $(BIN)/python manage.py up
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
+	$(BIN)/pytest -m alone
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.running import OURS, PROJECT
 
 
-@pytest.mark.fault
+@pytest.mark.alone
 def test_the_demo_holds_every_claim_and_leaves_nothing(tmp_path):
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
     shown = subprocess.run(
