@@ -121,6 +121,7 @@ class Stack:
 
     def _begin_run(self) -> None:
         self._sockets = private_folder()
+        (self.folder.path / "static").mkdir(exist_ok=True)  # WhiteNoise warns where STATIC_ROOT is missing
         self.environment[RUN_ID] = self.folder.begin_run(self._sockets)
         self.environment["MESHES_DATA_DIR"] = str(self.folder.path)
         self.environment["PYTHONUNBUFFERED"] = "1"

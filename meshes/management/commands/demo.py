@@ -76,9 +76,8 @@ class Command(BaseCommand):
             act = Act(Api(stack.api_url, stack.account_key), self.say, _progress_to(status))
             with Receivers(act.make_endpoints()) as receivers:
                 act.set_up()
-                act.calm_phase()
-                act.bring_trouble()
-                act.stormy_phase()
+                act.post_without_hung()
+                act.post_beside_hung()
                 status.update("reckoning")
                 rows, claims = self._reckon(act)
                 rescue = act.mend_the_dead(receivers)
