@@ -116,7 +116,8 @@ def test_kill_9_of_everything_then_up_again_then_ctrl_c(tmp_path):
         assert "Stopping" in up.send(signal.SIGINT)
         assert up.running_process.returncode == 0
         assert [process for process in running if not is_gone(process)] == []
-        assert {path.name for path in up.folder.iterdir()} == {"lock", "logs", "postgres", "stack.env", "static", "valkey"}
+        kept = {"lock", "logs", "postgres", "stack.env", "static", "valkey"}
+        assert {path.name for path in up.folder.iterdir()} == kept
     finally:
         up.end()
 
