@@ -31,20 +31,27 @@ BATCH = 256
 REST_SECONDS = 1.0
 """How long nothing is tried after the broker failed: a dead broker costs each process one short try a second."""
 
-Hint = tuple[str, str, uuid.UUID]
-"""Task name, lane, id."""
+Hint = tuple[str, str, uuid.UUID, uuid.UUID]
+"""Task name, lane, workspace, id."""
+DeliveryHint = tuple[uuid.UUID, uuid.UUID, uuid.UUID]
+"""Workspace, connection, delivery."""
 _ANY_ID = str(uuid.UUID(int=0))
 _ANY_LANE = "conn.any"
 
 
-def publish_deliveries(pairs: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
-    """Hint that deliveries are due: `(connection id, delivery id)` pairs. Call it after the commit. Never raises."""
-    _publisher().add(("delivery.deliver", f"conn.{connection}", delivery) for connection, delivery in pairs)
+def publish_deliveries(hints: Iterable[DeliveryHint]) -> None:
+    """Hint that deliveries are due: `(workspace id, connection id, delivery id)`. Call it after the commit. Never
+    raises.
+    """
+    _publisher().add(
+        ("delivery.deliver", steering.lane_of(connection), workspace, delivery)
+        for workspace, connection, delivery in hints
+    )
 
 
 def publish_fanouts(pairs: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
     """Hint that events wait for fan-out: `(workspace id, event id)` pairs. Call it after the commit. Never raises."""
-    _publisher().add(("delivery.fan_out", f"fanout.{workspace}", event) for workspace, event in pairs)
+    _publisher().add(("delivery.fan_out", f"fanout.{workspace}", workspace, event) for workspace, event in pairs)
 
 
 def flush(timeout_seconds: float = 5.0) -> bool:
@@ -96,7 +103,15 @@ class Publisher:
 
 def send(hints: list[Hint]) -> None:
     """Publish a batch on its lanes in one round trip. Raises redis-py's errors."""
-    steering.lanes().put((lane, str(row_id), encode(task_name, lane, row_id)) for task_name, lane, row_id in hints)
+    steering.put(
+        (workspace, (lane, str(row_id), encode(task_name, lane, row_id), _turns_of(lane, workspace)))
+        for task_name, lane, workspace, row_id in hints
+    )
+
+
+def _turns_of(lane: str, workspace_id: uuid.UUID) -> str:
+    """The workspace whose turns a lane shares with others; a workspace's lane of fan-out shares with nobody."""
+    return "" if lane.startswith("fanout.") else str(workspace_id)
 
 
 def encode(task_name: str, lane: str, row_id: uuid.UUID) -> str:

@@ -5,7 +5,8 @@ Nothing here raises: a lane that misses its pause costs claims that take nothing
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -39,32 +40,58 @@ def lane_of(connection_id: uuid.UUID) -> str:
     return f"conn.{connection_id}"
 
 
-def pause(connection_id: uuid.UUID, until: datetime) -> None:
+def lanes_for(workspace_id: uuid.UUID) -> Lanes:
+    """The lanes of the broker that serves a workspace."""
+    return lanes()
+
+
+def pause(workspace_id: uuid.UUID, connection_id: uuid.UUID, until: datetime) -> None:
     """The lane gives out nothing until then."""
-    _try(lanes().pause, lane_of(connection_id), until)
+    _try(lanes_for(workspace_id).pause, lane_of(connection_id), until)
 
 
-def resume(connection_id: uuid.UUID) -> None:
+def resume(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:
     """The lane gives out what it has, at once."""
-    _try(lanes().resume, lane_of(connection_id))
+    _try(lanes_for(workspace_id).resume, lane_of(connection_id))
 
 
-def purge(connection_id: uuid.UUID) -> None:
+def purge(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:
     """The lane forgets what waits in it; the rows stand."""
-    _try(lanes().purge, lane_of(connection_id))
+    _try(lanes_for(workspace_id).purge, lane_of(connection_id))
 
 
-def limit(connection_id: uuid.UUID, in_flight: int | None) -> None:
-    """How many deliveries of the lane may be open at once; None: the default."""
-    _try(lanes().limit, lane_of(connection_id), in_flight)
+def put(messages: Iterable[tuple[uuid.UUID, tuple[str, str, str, str]]]) -> None:
+    """Append messages, `(workspace id, (lane, message id, body, workspace of turns))`, in one round trip. Raises
+    redis-py's errors.
+    """
+    lanes().put(message for _, message in messages)
 
 
-def depths(connection_ids: list[uuid.UUID]) -> list[int]:
-    """How many deliveries wait in each lane; 0 each where the broker does not answer."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a connection's lane may do; None: the default."""
+
+    workspace_id: uuid.UUID
+    connection_id: uuid.UUID
+    in_flight: int | None
+    """Deliveries open at once."""
+    rate: float | None
+    """Deliveries per second."""
+
+
+def limit(limits: Sequence[Limits]) -> None:
+    """Give lanes their limits, in one round trip."""
+    rows = [(lane_of(each.connection_id), each.in_flight, each.rate) for each in limits]
+    if rows:
+        _try(lanes().limit_many, rows)
+
+
+def depths(lanes_of: Sequence[tuple[uuid.UUID, uuid.UUID]]) -> list[int]:
+    """How many deliveries wait in each lane, of `(workspace id, connection id)`; 0 where the broker does not answer."""
     try:
-        return lanes().depths([lane_of(connection_id) for connection_id in connection_ids])
+        return lanes().depths([lane_of(connection_id) for _, connection_id in lanes_of])
     except redis.RedisError:
-        return [0] * len(connection_ids)
+        return [0] * len(lanes_of)
 
 
 def repair() -> int:

@@ -18,6 +18,8 @@ class Lease(NamedTuple):
     message_id: str
     ends_at: str
     """Microseconds since the epoch by the server's clock. It also tells this lease from others of the same message."""
+    is_slow: bool = False
+    """Taken from a lane in trouble; such lanes may hold a part of a worker's slots only."""
 
 
 class Settler:
@@ -32,6 +34,7 @@ class Settler:
     def __init__(self) -> None:
         self._finished: deque[Lease] = deque()
         self._orphans: dict[Lease, float] = {}  # until when they count, by time.monotonic()
+        self._slow: set[Lease] = set()
 
     def __bool__(self) -> bool:
         return bool(self._finished)
@@ -39,7 +42,22 @@ class Settler:
     def add(self, lease: Lease) -> None:
         """The message is done with."""
         self._finished.append(lease)
-        self._orphans.pop(lease, None)
+        self.release([lease])
+
+    def hold(self, lease: Lease) -> None:
+        """The message fills a slot of the worker from now on."""
+        if lease.is_slow:
+            self._slow.add(lease)
+
+    def release(self, leases: Iterable[Lease]) -> None:
+        """The messages fill no slots any more."""
+        for lease in leases:
+            self._slow.discard(lease)
+            self._orphans.pop(lease, None)
+
+    def slow(self) -> int:
+        """How many slots lanes in trouble fill."""
+        return len(self._slow)
 
     def adopt(self, leases: Iterable[Lease], seconds: float) -> None:
         """Their channel is gone while their tasks go on: they fill slots of the worker until they end or lapse."""
