@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import NoScriptError, ResponseError
 
 from delivery.lanes import options
-from delivery.lanes.lease import Lease, Settler, call_by_ring
+from delivery.lanes.lease import Lease, Settler, hand_back_all
 from delivery.lanes.names import RINGS, key_prefix, ring_of, slow_wake_key, wake_key
 from delivery.lanes.qos import QoS
 from delivery.lanes.scripts import Scripts, digest, source
@@ -292,15 +292,15 @@ class Channel(kombu_redis.Channel):
     # Settling, handing back, repairing
 
     def settle_finished(self) -> None:
-        if self.settler:
-            with _broken_if_refused("settle messages"):
+        with _broken_if_refused("settle messages"):
+            if self.settler:
                 self.settler.flush(self.scripts.settle, self.lane_in_flight)
-                self._nudge_itself()
+            self._nudge_itself()
 
     def hand_back(self, leases: list[Lease]) -> int:
         """Return messages that were not started to the front of their lanes. Returns how many were still ours."""
         self.settler.release(leases)
-        return call_by_ring(self.scripts.hand_back, self.lane_in_flight, leases) if leases else 0
+        return hand_back_all(self.scripts.hand_back, self.lane_in_flight, leases) if leases else 0
 
     def hand_back_unstarted(self, running: frozenset[str]) -> int:
         """At the end of a worker: settle what is finished, hand back what is leased here and not ``running`` (ids)."""

@@ -20,7 +20,11 @@ All keys of a ring begin with ``meshes:lanes:{<ring>}:`` and are made and remove
 | ``shares`` | hash | lane → its bucket | lanes share one |
 | ``shared_leases`` | hash | bucket → messages leased | there are such messages |
 | ``parked:<bucket>`` | sorted set | lanes that wait for the bucket, by turn | there are such lanes |
-| ``wake`` | list | at most one token, for a worker that waits | nobody has taken it |
+| ``health:<lane>`` | string | averages of latency and failures | lately slow or failing, for 15 min |
+| ``troubled`` | sorted set | lanes in trouble, by when that is forgotten (µs) | there are such lanes |
+| ``slow``, ``slow:<workspace>`` | sorted set | as ``ring``, of lanes in trouble | they are ready |
+| ``wake``, ``wake:slow`` | list | at most one token, for a worker that waits | nobody has taken it |
+| ``wake:<worker>`` | list | a token for one worker, whose slots for lanes in trouble were full | 10 s at most |
 | ``turn`` | string | the number of the last turn in the ring | for ever |
 
 A lane that is empty, idle and unpaused has no key, and no member in any but ``limits`` and ``shares``.
@@ -74,6 +78,8 @@ class RingStats:
     in_flight: int
     throttled: int = 0
     """Lanes and buckets that wait for a token."""
+    troubled: int = 0
+    """Lanes that are slow or fail, with work or without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +207,9 @@ class Lanes:
             pipeline.scard(prefix + "paused")
             pipeline.zcard(prefix + "leases")
             pipeline.zcard(prefix + "asleep")
-            ready, busy, paused, in_flight, asleep = pipeline.execute()
-        return RingStats(ready, busy, paused, in_flight, throttled=asleep - paused)
+            pipeline.zcard(prefix + "troubled")
+            ready, busy, paused, in_flight, asleep, troubled = pipeline.execute()
+        return RingStats(ready, busy, paused, in_flight, throttled=asleep - paused, troubled=troubled)
 
     def repair(self, rings: Iterable[str] = RINGS) -> Repairs:
         """Put back every message whose lease has lapsed, wake what is due, and return fallen lanes to their rings.

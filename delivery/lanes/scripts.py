@@ -12,14 +12,16 @@ from pathlib import Path
 from redis import Redis
 from redis.commands.core import Script
 
+from delivery.lanes.health import lua_numbers
+
 _FOLDER = Path(__file__).with_name("lua")
-_PARTS = ("keys", "limits", "ring", "offer")
+_PARTS = ("keys", "limits", "ring", "offer", "health")
 
 
 @cache
 def source(name: str) -> str:
     """The whole text of a script."""
-    return "".join(_FOLDER.joinpath(f"{part}.lua").read_text() for part in (*_PARTS, name))
+    return lua_numbers() + "".join(_FOLDER.joinpath(f"{part}.lua").read_text() for part in (*_PARTS, name))
 
 
 @cache

@@ -15,6 +15,7 @@ offer_each(lanes)
 
 local woken = wake_due(most)
 redis.call('ZREMRANGEBYSCORE', DEBTS, '-inf', micros(now))
+redis.call('ZREMRANGEBYSCORE', TROUBLED, '-inf', micros(now))
 
 local walk = redis.call('ZSCAN', BUSY, cursor, 'COUNT', 100)
 local fallen = 0

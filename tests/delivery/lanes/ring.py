@@ -1,11 +1,12 @@
 """The scripts of one ring in the words of the tests."""
 
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from redis import Redis
 
 from delivery.lanes import options
-from delivery.lanes.lease import Lease, call_by_ring
+from delivery.lanes.lease import Lease, Report, hand_back_all, settle_all
 from delivery.lanes.names import key_prefix
 from delivery.lanes.scripts import Scripts
 
@@ -42,11 +43,12 @@ class Ring:
     def wake(self) -> int:
         return int(self.scripts.wake(keys=[self.prefix], args=(self.in_flight,)))
 
-    def settle(self, leases: list[Lease]) -> int:
-        return call_by_ring(self.scripts.settle, self.in_flight, leases)
+    def settle(self, leases: list[Lease], *reports: Report) -> int:
+        """Reports are of the first leases."""
+        return settle_all(self.scripts.settle, self.in_flight, zip_longest(leases, reports))
 
     def hand_back(self, leases: list[Lease]) -> int:
-        return call_by_ring(self.scripts.hand_back, self.in_flight, leases)
+        return hand_back_all(self.scripts.hand_back, self.in_flight, leases)
 
     def repair(self, most: int = 200) -> Repaired:
         return Repaired(*self.scripts.repair(keys=[self.prefix], args=(self.in_flight, most, "0")))

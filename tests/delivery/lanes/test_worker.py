@@ -46,7 +46,7 @@ def test_every_task_runs_once_and_nothing_is_left(
     valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
 ) -> None:
     publisher.send(300, lanes=40)
-    publisher.send(50, lanes=5, kind="fanout")
+    publisher.send(50, lanes=5, kind="fanout.")
     with Worker(valkey.url, tmp_path, queues="deliver,fanout") as worker:
         eventually(lambda: journal.counts("end") == each_once(publisher), 20)
         eventually(lambda: (lanes.ring_stats("deliver"), lanes.ring_stats("fanout")) == (IDLE, IDLE))
@@ -100,6 +100,27 @@ def test_an_idle_worker_wakes_lanes_exactly_when_they_may_run(
         assert late[0] >= 0
         assert late[6] < 0.02
         assert late[-1] < 0.1  # on a machine that is busy
+
+
+def test_lanes_in_trouble_hold_a_quarter_of_the_slots_and_healthy_ones_go_on(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    with Worker(valkey.url, tmp_path, threads=8):
+        publisher.send(30, lanes=30, kind="conn.bad-", reported=15.0)
+        eventually(lambda: lanes.ring_stats("deliver").troubled == 30, 20)
+        slow = publisher.send(60, lanes=30, kind="conn.bad-", seconds=0.3, reported=15.0)
+        healthy = publisher.send(100, lanes=10, seconds=0.01)
+        most_slow, deadline = 0, time.monotonic() + 30
+        with valkey.client() as client:
+            while not journal.counts("end").keys() >= set(healthy):
+                assert time.monotonic() < deadline
+                members = client.zrange("meshes:lanes:{deliver}:leases", 0, -1)
+                most_slow = max(most_slow, sum(member.startswith(b"conn.bad") for member in members))
+        assert most_slow == 2
+        assert len(journal.counts("end").keys() & set(slow)) < 30
+        eventually(lambda: journal.counts("end") == each_once(publisher), 30)
+        starts = sorted(journal.times("start")[task_id] for task_id in slow)
+        assert starts[-1] - starts[0] < 60 / 2 * 0.3 * 1.4  # whoever waits for slots of slow lanes wakes at once
 
 
 def test_an_idle_worker_wakes_when_a_pause_ends(
