@@ -32,8 +32,9 @@ A lane that is empty, idle and unpaused has no key, and no member in any but ``l
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from redis import Redis
 
@@ -80,6 +81,11 @@ class RingStats:
     """Lanes and buckets that wait for a token."""
     troubled: int = 0
     """Lanes that are slow or fail, with work or without."""
+
+    @classmethod
+    def sum(cls, rings: Iterable["RingStats"]) -> "RingStats":
+        """The same ring of several servers."""
+        return cls(*(sum(values) for values in zip(*map(astuple, rings), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,22 +184,23 @@ class Lanes:
             return [int(length) for length in pipeline.execute()]
 
     def stats(self, lane: str) -> LaneStats:
-        reply = self._scripts.stats(keys=_keys(lane), args=(self._in_flight, lane))
-        waiting, in_flight, limit, in_ring, until, arrival, rate, burst, bucket, token_at, troubled, workspace = reply
-        return LaneStats(
-            waiting,
-            in_flight,
-            limit,
-            bool(in_ring),
-            _moment(until),
-            _moment(arrival),
-            rate=float(rate) if rate else None,
-            burst=float(burst) if burst else None,
-            bucket=_text(bucket) or None,
-            throttled_until=_moment(token_at),
-            is_troubled=bool(troubled),
-            workspace=_text(workspace) or None,
-        )
+        return self.stats_of([lane])[0]
+
+    def stats_of(self, lanes: Sequence[str]) -> list[LaneStats]:
+        """The stats of many lanes, in one round trip."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            for lane in lanes:
+                self._scripts.stats(keys=_keys(lane), args=(self._in_flight, lane), client=pipeline)
+            return [_stats(reply) for reply in pipeline.execute()]
+
+    def busy_for_longest(self, ring: str, most: int) -> list[str]:
+        """Lanes that have had waiting messages for longest, the longest first."""
+        return [_text(lane) for lane in self._client.zrange(key_prefix(ring_named(ring)) + "busy", 0, most - 1)]
+
+    def asleep(self, ring: str, most: int) -> list[str]:
+        """Lanes that are paused or out of tokens, the first to wake first. Buckets that sleep are left out."""
+        found = self._client.zrange(key_prefix(ring_named(ring)) + "asleep", 0, most - 1)
+        return [name for name in map(_text, found) if not name.startswith("@")]
 
     def oldest(self, lane: str) -> datetime | None:
         """When the first waiting message arrived; None if none waits."""
@@ -230,6 +237,24 @@ class Lanes:
                 return Repairs(lapsed, woken, fallen)
 
 
+def _stats(reply: list[Any]) -> LaneStats:
+    waiting, in_flight, limit, in_ring, until, arrival, rate, burst, bucket, token_at, troubled, workspace = reply
+    return LaneStats(
+        waiting,
+        in_flight,
+        limit,
+        bool(in_ring),
+        _moment(until),
+        _moment(arrival),
+        rate=float(rate) if rate else None,
+        burst=float(burst) if burst else None,
+        bucket=_text(bucket) or None,
+        throttled_until=_moment(token_at),
+        is_troubled=bool(troubled),
+        workspace=_text(workspace) or None,
+    )
+
+
 def _terms(in_flight: int | None, rate: float | None, burst: float | None) -> str:
     """`<in-flight cap> <rate> <burst>` as the scripts read it; '' for no terms at all. Raises ValueError."""
     if in_flight is not None and in_flight < 1:
@@ -249,8 +274,8 @@ def _keys(lane: str) -> list[str]:
     return [key_prefix(ring_of_lane(lane))]
 
 
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _moment(micros: bytes | str) -> datetime | None:
