@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import connection
@@ -128,7 +128,7 @@ FROZEN, CONFIG = 8, 14
 """The columns of a claim that are JSON text."""
 
 BLOCKED = """
-SELECT d.id, d.connection_id, c.status, c.paused_until, h.breaker, h.probe_until
+SELECT d.id, d.workspace_id, d.connection_id, c.status, c.paused_until, h.breaker, h.probe_until
 FROM deliveries d
 JOIN connections c ON c.id = d.connection_id
 LEFT JOIN connection_health h ON h.connection_id = c.id
@@ -181,18 +181,25 @@ def _steer(delivery_ids: list[uuid.UUID]) -> list[uuid.UUID]:
         cursor.execute(BLOCKED, [delivery_ids])
         rows = cursor.fetchall()
     now = datetime.now(UTC)
-    candidates: dict[uuid.UUID, uuid.UUID] = {}
-    for delivery_id, connection_id, status, paused_until, breaker, _ in rows:
+    candidates: dict[uuid.UUID, Probe] = {}
+    for delivery_id, workspace_id, connection_id, status, paused_until, breaker, _ in rows:
         if status != Connection.Status.ACTIVE:
-            steering.purge(connection_id)
+            steering.purge(workspace_id, connection_id)
         elif paused_until is not None and paused_until > now:
-            steering.pause(connection_id, paused_until)
+            steering.pause(workspace_id, connection_id, paused_until)
         elif breaker in (HALF_OPEN, OPEN):
-            candidates.setdefault(connection_id, delivery_id)
+            candidates.setdefault(connection_id, Probe(workspace_id, delivery_id))
     return _start_probes(candidates) if candidates else []
 
 
-def _start_probes(candidates: dict[uuid.UUID, uuid.UUID]) -> list[uuid.UUID]:
+class Probe(NamedTuple):
+    """The one delivery that a connection whose breaker is open may try."""
+
+    workspace_id: uuid.UUID
+    delivery_id: uuid.UUID
+
+
+def _start_probes(candidates: dict[uuid.UUID, Probe]) -> list[uuid.UUID]:
     until = datetime.now(UTC) + timedelta(seconds=settings.MESHES_LEASE_SECONDS)
     with connection.cursor() as cursor:
         cursor.execute(
@@ -202,9 +209,9 @@ def _start_probes(candidates: dict[uuid.UUID, uuid.UUID]) -> list[uuid.UUID]:
             [until, sorted(candidates)],
         )
         started = [row[0] for row in cursor.fetchall()]
-    for connection_id in candidates:
-        steering.pause(connection_id, until)  # the others of the lane wait until the probe has settled
-    return [candidates[connection_id] for connection_id in started]
+    for connection_id, probe in candidates.items():
+        steering.pause(probe.workspace_id, connection_id, until)  # the others of the lane wait until it has settled
+    return [candidates[connection_id].delivery_id for connection_id in started]
 
 
 def attempt(job: Job) -> Result:

@@ -19,7 +19,7 @@ from django.db import DataError, IntegrityError, connection, transaction
 from psycopg2.extras import Json, execute_values
 
 from connections import mapping, providers
-from delivery import matching
+from delivery import matching, publishing
 from delivery.models import Delivery, Rule, event_time
 from workspaces import ids
 from workspaces.models import Workspace
@@ -59,7 +59,7 @@ class Shaped:
 
     entry: dict[str, Any]
     delivery: tuple[Any, ...] | None = None
-    hint: tuple[uuid.UUID, uuid.UUID] | None = None
+    hint: publishing.DeliveryHint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +79,10 @@ def delivery_id(event_id: uuid.UUID, rule_id: uuid.UUID) -> uuid.UUID:
     return uuid.UUID(int=ids.milliseconds(event_id) << 80 | tail)
 
 
-def fan_out(event_ids: list[uuid.UUID]) -> list[tuple[uuid.UUID, uuid.UUID]]:
+def fan_out(event_ids: list[uuid.UUID]) -> list[publishing.DeliveryHint]:
     """Route these events; those already routed, or being routed elsewhere, are passed over.
 
-    Returns `(connection id, delivery id)` hints to publish now that all is committed.
+    Returns `(workspace id, connection id, delivery id)` hints to publish now that all is committed.
     """
     facts = _load(_claim(event_ids))
     rules = _rules_of({fact.workspace.pk for fact in facts})
@@ -182,9 +182,8 @@ def shape(fact: Fact, rule: Rule, context: dict[str, Any], now: datetime) -> Sha
     if rule.connection.status != "active":
         row = _row(made, fact, rule, body, "held", now, rule.connection.status, rule.connection.status_reason)
         return Shaped(entry | {"result": "held", "reason": rule.connection.status}, row)
-    return Shaped(
-        entry | {"result": "matched"}, _row(made, fact, rule, body, "pending", now), (rule.connection_id, made)
-    )
+    hint = (fact.workspace.pk, rule.connection_id, made)
+    return Shaped(entry | {"result": "matched"}, _row(made, fact, rule, body, "pending", now), hint)
 
 
 def shaped_body(rule: Rule, context: dict[str, Any]) -> str | None:

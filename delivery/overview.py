@@ -8,17 +8,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any
 
 import redis
-from django.conf import settings
 from django.db import OperationalError, connection, transaction
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from delivery.lanes.control import Lanes, LaneStats, RingStats
-from delivery.steering import lane_of
+from delivery import steering
+from delivery.lanes.control import LaneStats, RingStats
 
 logger = logging.getLogger(__name__)
 
@@ -103,34 +99,24 @@ def count_by_status(connection_id: uuid.UUID, statuses: Sequence[str]) -> dict[s
     }
 
 
-def lane_stats(connection_id: uuid.UUID) -> LaneStats | None:
+def lane_stats(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> LaneStats | None:
     """A connection's lane at this moment; None where the broker does not answer at once."""
     try:
-        return _lanes().stats(lane_of(connection_id))
+        lanes = steering.lanes_at(steering.shard_of(workspace_id), REDIS_TIMEOUT_SECONDS)
+        return lanes.stats(steering.lane_of(connection_id))
     except redis.RedisError as error:
         logger.info("no figures of a lane: %s", error)
         return None
 
 
 def ring_stats(ring: str) -> RingStats | None:
-    """A ring at this moment; None where the broker does not answer at once."""
+    """A ring at this moment, over all brokers; None where one does not answer at once."""
     try:
-        return _lanes().ring_stats(ring)
+        found = [steering.lanes_at(url, REDIS_TIMEOUT_SECONDS).ring_stats(ring) for url in steering.shards()]
+        return RingStats.sum(found)
     except redis.RedisError as error:
         logger.info("no figures of a ring: %s", error)
         return None
-
-
-@cache
-def _lanes() -> Lanes:
-    return Lanes(
-        redis.Redis.from_url(
-            settings.REDIS_URL,
-            socket_timeout=REDIS_TIMEOUT_SECONDS,
-            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
-    )
 
 
 def _count(sql: str, parameters: list[Any]) -> Count | None:

@@ -2,8 +2,8 @@
 # (kombu has no types)
 """Hints to the workers, published after the commit and never the only copy.
 
-A publishing thread of each process sends what has gathered, one batch at a time, so that no caller waits for the
-broker. Whatever cannot be sent is dropped: the sweeps publish it later from the rows.
+A publishing thread of each process (one a broker) sends what has gathered, one batch at a time, so that no caller waits
+for the broker. Whatever cannot be sent is dropped: the sweeps publish it later from the rows.
 """
 
 import atexit
@@ -31,31 +31,46 @@ BATCH = 256
 REST_SECONDS = 1.0
 """How long nothing is tried after the broker failed: a dead broker costs each process one short try a second."""
 
-Hint = tuple[str, str, uuid.UUID]
-"""Task name, lane, id."""
+Hint = tuple[str, str, uuid.UUID, uuid.UUID]
+"""Task name, lane, workspace, id."""
+DeliveryHint = tuple[uuid.UUID, uuid.UUID, uuid.UUID]
+"""Workspace, connection, delivery."""
 _ANY_ID = str(uuid.UUID(int=0))
 _ANY_LANE = "conn.any"
 
 
-def publish_deliveries(pairs: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
-    """Hint that deliveries are due: `(connection id, delivery id)` pairs. Call it after the commit. Never raises."""
-    _publisher().add(("delivery.deliver", f"conn.{connection}", delivery) for connection, delivery in pairs)
+def publish_deliveries(hints: Iterable[DeliveryHint]) -> None:
+    """Hint that deliveries are due. Call it after the commit. Never raises."""
+    _publish(
+        ("delivery.deliver", steering.lane_of(connection), workspace, delivery)
+        for workspace, connection, delivery in hints
+    )
 
 
 def publish_fanouts(pairs: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
     """Hint that events wait for fan-out: `(workspace id, event id)` pairs. Call it after the commit. Never raises."""
-    _publisher().add(("delivery.fan_out", f"fanout.{workspace}", event) for workspace, event in pairs)
+    _publish(("delivery.fan_out", f"fanout.{workspace}", workspace, event) for workspace, event in pairs)
 
 
 def flush(timeout_seconds: float = 5.0) -> bool:
     """Wait until everything handed in has been sent or dropped; False if that took longer than `timeout_seconds`."""
-    return _publisher().flush(timeout_seconds)
+    ends_at = time.monotonic() + timeout_seconds
+    return all(_publisher(url).flush(ends_at - time.monotonic()) for url in steering.shards())
+
+
+def _publish(hints: Iterable[Hint]) -> None:
+    by_shard: dict[str, list[Hint]] = {}
+    for hint in hints:
+        by_shard.setdefault(steering.shard_of(hint[2]), []).append(hint)
+    for url, its_hints in by_shard.items():
+        _publisher(url).add(its_hints)
 
 
 class Publisher:
-    """The publishing thread of one process."""
+    """The thread of one process that publishes to one broker."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
+        self._url = url
         self._hints: deque[Hint] = deque()
         self._changed = threading.Condition()
         self._busy = False
@@ -86,7 +101,7 @@ class Publisher:
                 batch = [self._hints.popleft() for _ in range(min(len(self._hints), BATCH))]
                 self._busy = True
             try:
-                send(batch)
+                send(self._url, batch)
             except Exception as error:  # noqa: BLE001  (whatever the broker does, the rows stand and a sweep follows)
                 logger.warning("%d hints not published (%s); a sweep will", len(batch), error)
                 time.sleep(REST_SECONDS)
@@ -94,9 +109,20 @@ class Publisher:
                     self._hints.clear()
 
 
-def send(hints: list[Hint]) -> None:
+def send(url: str, hints: list[Hint]) -> None:
     """Publish a batch on its lanes in one round trip. Raises redis-py's errors."""
-    steering.lanes().put((lane, str(row_id), encode(task_name, lane, row_id)) for task_name, lane, row_id in hints)
+    steering.put(
+        url,
+        (
+            (lane, str(row_id), encode(task_name, lane, row_id), _turns_of(lane, workspace))
+            for task_name, lane, workspace, row_id in hints
+        ),
+    )
+
+
+def _turns_of(lane: str, workspace_id: uuid.UUID) -> str:
+    """The workspace whose turns a lane shares with others; a workspace's lane of fan-out shares with nobody."""
+    return "" if lane.startswith("fanout.") else str(workspace_id)
 
 
 def encode(task_name: str, lane: str, row_id: uuid.UUID) -> str:
@@ -127,11 +153,11 @@ def _template(task_name: str) -> str:
 
 
 @cache
-def _publisher_of(process_id: int) -> Publisher:
-    publisher = Publisher()
+def _publisher_of(process_id: int, url: str) -> Publisher:
+    publisher = Publisher(url)
     atexit.register(publisher.flush, 2.0)
     return publisher
 
 
-def _publisher() -> Publisher:
-    return _publisher_of(os.getpid())
+def _publisher(url: str) -> Publisher:
+    return _publisher_of(os.getpid(), url)

@@ -12,16 +12,18 @@ from delivery import deletion, steering
 
 @receiver(connection_changed)
 def follow_connection(sender: Any, connection_id: uuid.UUID, **kwargs: Any) -> None:
-    """Give the lane its copy of limit and hold; a connection that was mended starts with a closed breaker."""
+    """Give the lane its copy of limits and hold; a connection that was mended starts with a closed breaker."""
     connection = Connection.objects.get(pk=connection_id)
-    if connection.status == Connection.Status.DELETED:
+    workspace_id, is_deleted = connection.workspace_id, connection.status == Connection.Status.DELETED
+    if is_deleted:
         deletion.on_connection_deleted(connection_id)
-    steering.limit(connection_id, connection.in_flight)
+    limits = (None, None) if is_deleted else (connection.in_flight, connection.rate)
+    steering.limit([steering.Limits(workspace_id, connection_id, *limits)])
     if connection.status != Connection.Status.ACTIVE:
-        steering.purge(connection_id)
+        steering.purge(workspace_id, connection_id)
     elif connection.paused_until is None:
         _forget_failures(connection)
-        steering.resume(connection_id)
+        steering.resume(workspace_id, connection_id)
 
 
 def _forget_failures(connection: Connection) -> None:

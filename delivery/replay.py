@@ -39,14 +39,14 @@ FAILED_REST = timedelta(minutes=1)
 AT_ONCE = 100
 """Running replays that one call of `advance_replays` serves, oldest batch first."""
 
-Hint = tuple[uuid.UUID, uuid.UUID]
-
 
 # --- reopening ------------------------------------------------------------------------------------------------------
 
 
-def reopen(delivery_ids: Sequence[uuid.UUID], now: datetime, replay_id: uuid.UUID | None = None) -> list[Hint]:
-    """Reopen those of these deliveries that can be; returns `(connection id, delivery id)` of each that was.
+def reopen(
+    delivery_ids: Sequence[uuid.UUID], now: datetime, replay_id: uuid.UUID | None = None
+) -> list[publishing.DeliveryHint]:
+    """Reopen those of these deliveries that can be; returns a hint of each that was.
 
     A delivery can be reopened while it is dead or succeeded, its connection exists, and its payload is kept. It becomes
     pending and due (held, where its connection is), with a fresh budget; attempt numbers go on. One that died because
@@ -85,7 +85,7 @@ WHERE d.id = w.id AND d.status IN ('dead', 'succeeded')
     AND c.id = d.connection_id AND c.workspace_id = d.workspace_id AND c.status <> 'deleted'
     AND (w.reshaped OR d.cause <> '{MAPPING_FAILED}')
     AND (d.body IS NOT NULL OR {_KEPT})
-RETURNING d.connection_id, d.id
+RETURNING d.workspace_id, d.connection_id, d.id
 """
 
 

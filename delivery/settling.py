@@ -173,11 +173,11 @@ class Change:
     def steer(self) -> None:
         """Give the lane its copy, after the commit."""
         if self.hold is not None:
-            steering.purge(self.connection_id)
+            steering.purge(self.workspace_id, self.connection_id)
         elif self.paused_until is not None:
-            steering.pause(self.connection_id, self.paused_until)
+            steering.pause(self.workspace_id, self.connection_id, self.paused_until)
         elif self.before.breaker != breaker.CLOSED and self.health.breaker == breaker.CLOSED:
-            steering.resume(self.connection_id)
+            steering.resume(self.workspace_id, self.connection_id)
 
 
 def _update_connections(settled: list[Result], now: datetime) -> list[Change]:

@@ -1,11 +1,14 @@
 """The lanes' copies of what holds a connection. PostgreSQL decides; a copy that cannot be set is set again later.
 
-Nothing here raises: a lane that misses its pause costs claims that take nothing, never a delivery.
+Where there are several brokers, each workspace is on one of them, by a hash of its id, with all its lanes. Nothing but
+`put` and `shards` raises: a lane that misses its pause costs claims that take nothing, never a delivery.
 """
 
+import hashlib
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -21,17 +24,45 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 1.0
 
+LaneOf = tuple[uuid.UUID, uuid.UUID]
+"""Workspace, connection."""
+
+
+# --- which broker ---------------------------------------------------------------------------------------------------
+
 
 @cache
-def lanes() -> Lanes:
-    """The lanes of this process's broker, with short timeouts."""
+def lanes_at(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Lanes:
+    """The lanes of one broker, with short timeouts."""
     client = redis.Redis.from_url(
-        settings.REDIS_URL,
-        socket_timeout=TIMEOUT_SECONDS,
-        socket_connect_timeout=TIMEOUT_SECONDS,
+        url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),  # redis-py would go on for seconds
     )
     return Lanes(client)
+
+
+def lanes() -> Lanes:
+    """The lanes of this process's own broker: the one that its workers serve."""
+    return lanes_at(settings.REDIS_URL)
+
+
+def shards() -> list[str]:
+    """The URLs of all brokers."""
+    return list(settings.MESHES_REDIS_SHARDS)
+
+
+def shard_of(workspace_id: uuid.UUID) -> str:
+    """The URL of the broker that serves a workspace: the same in every process that knows the same shards."""
+    urls = shards()
+    digest = hashlib.sha256(workspace_id.bytes).digest()
+    return urls[int.from_bytes(digest[:8], "big") % len(urls)]
+
+
+def lanes_for(workspace_id: uuid.UUID) -> Lanes:
+    """The lanes of the broker that serves a workspace."""
+    return lanes_at(shard_of(workspace_id))
 
 
 def lane_of(connection_id: uuid.UUID) -> str:
@@ -39,41 +70,82 @@ def lane_of(connection_id: uuid.UUID) -> str:
     return f"conn.{connection_id}"
 
 
-def pause(connection_id: uuid.UUID, until: datetime) -> None:
+# --- one lane -------------------------------------------------------------------------------------------------------
+
+
+def pause(workspace_id: uuid.UUID, connection_id: uuid.UUID, until: datetime) -> None:
     """The lane gives out nothing until then."""
-    _try(lanes().pause, lane_of(connection_id), until)
+    _try(lanes_for(workspace_id).pause, lane_of(connection_id), until)
 
 
-def resume(connection_id: uuid.UUID) -> None:
+def resume(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:
     """The lane gives out what it has, at once."""
-    _try(lanes().resume, lane_of(connection_id))
+    _try(lanes_for(workspace_id).resume, lane_of(connection_id))
 
 
-def purge(connection_id: uuid.UUID) -> None:
+def purge(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:
     """The lane forgets what waits in it; the rows stand."""
-    _try(lanes().purge, lane_of(connection_id))
+    _try(lanes_for(workspace_id).purge, lane_of(connection_id))
 
 
-def limit(connection_id: uuid.UUID, in_flight: int | None) -> None:
-    """How many deliveries of the lane may be open at once; None: the default."""
-    _try(lanes().limit, lane_of(connection_id), in_flight)
+# --- many lanes -----------------------------------------------------------------------------------------------------
 
 
-def depths(connection_ids: list[uuid.UUID]) -> list[int]:
-    """How many deliveries wait in each lane; 0 each where the broker does not answer."""
-    try:
-        return lanes().depths([lane_of(connection_id) for connection_id in connection_ids])
-    except redis.RedisError:
-        return [0] * len(connection_ids)
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a connection's lane may do; None: the default."""
+
+    workspace_id: uuid.UUID
+    connection_id: uuid.UUID
+    in_flight: int | None
+    """Deliveries open at once."""
+    rate: float | None
+    """Deliveries per second."""
+
+
+def limit(limits: Sequence[Limits]) -> None:
+    """Give lanes their limits, in one round trip a broker."""
+    by_shard: dict[str, list[tuple[str, int | None, float | None]]] = {}
+    for each in limits:
+        row = (lane_of(each.connection_id), each.in_flight, each.rate)
+        by_shard.setdefault(shard_of(each.workspace_id), []).append(row)
+    for url, rows in by_shard.items():
+        _try(lanes_at(url).limit_many, rows)
+
+
+def depths(wanted: Sequence[LaneOf]) -> list[int]:
+    """How many deliveries wait in each lane; 0 where the broker does not answer."""
+    by_shard: dict[str, list[uuid.UUID]] = {}
+    for workspace_id, connection_id in wanted:
+        by_shard.setdefault(shard_of(workspace_id), []).append(connection_id)
+    found: dict[uuid.UUID, int] = {}
+    for url, connection_ids in by_shard.items():
+        try:
+            waiting = lanes_at(url).depths([lane_of(connection_id) for connection_id in connection_ids])
+        except redis.RedisError:
+            continue
+        found.update(zip(connection_ids, waiting, strict=True))
+    return [found.get(connection_id, 0) for _, connection_id in wanted]
+
+
+def put(url: str, messages: Iterable[tuple[str, str, str, str]]) -> None:
+    """Append messages, `(lane, message id, body, workspace)`, in one round trip. Raises redis-py's errors."""
+    lanes_at(url).put(messages)
 
 
 def repair() -> int:
     """Put back what workers were lost with; how many messages."""
-    return lanes().repair().lapsed
+    repaired = 0
+    for url in shards():
+        try:
+            repaired += lanes_at(url).repair().lapsed
+        except redis.RedisError as error:
+            logger.warning("repair of a broker's lanes failed (%s); its workers repair them too", error)
+    return repaired
 
 
 def _try(function: Callable[..., Any], *arguments: Any) -> None:
     try:
         function(*arguments)
     except redis.RedisError as error:
-        logger.warning("%s of lane %s failed (%s); it is set again later", function.__name__, arguments[0], error)
+        logger.warning("%s of lanes failed (%s); it is set again later: %s", function.__name__, error, arguments[0])

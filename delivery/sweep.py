@@ -39,7 +39,8 @@ class Sweep:
 
 
 DUE = """
-SELECT d.connection_id, d.id, d.next_attempt_at FROM deliveries d JOIN connections c ON c.id = d.connection_id
+SELECT d.workspace_id, d.connection_id, d.id, d.next_attempt_at
+FROM deliveries d JOIN connections c ON c.id = d.connection_id
 WHERE d.status = 'pending' AND d.next_attempt_at > %s AND d.next_attempt_at <= %s AND d.lease_id IS NULL
     AND c.status = 'active' AND (c.paused_until IS NULL OR c.paused_until <= %s)
 ORDER BY d.next_attempt_at LIMIT %s
@@ -57,8 +58,8 @@ class DueDeliveries:
         with connection.cursor() as cursor:
             cursor.execute(DUE, [self._seen_until - HINT_GRACE, now, now, MOST_DUE])
             due = cursor.fetchall()
-        publishing.publish_deliveries((connection_id, delivery_id) for connection_id, delivery_id, _ in due)
-        self._seen_until = now if len(due) < MOST_DUE else due[-1][2]
+        publishing.publish_deliveries(row[:3] for row in due)
+        self._seen_until = now if len(due) < MOST_DUE else due[-1][3]
         return len(due)
 
 
@@ -70,15 +71,15 @@ WITH RECURSIVE lanes (connection_id) AS (
             WHERE d.status = 'pending' AND d.connection_id > lanes.connection_id ORDER BY d.connection_id LIMIT 1)
     FROM lanes WHERE lanes.connection_id IS NOT NULL
 )
-SELECT c.id, c.status, c.in_flight FROM lanes JOIN connections c ON c.id = lanes.connection_id
+SELECT c.workspace_id, c.id, c.in_flight, c.rate, c.status FROM lanes JOIN connections c ON c.id = lanes.connection_id
 WHERE c.status <> 'active' OR c.paused_until IS NULL OR c.paused_until <= clock_timestamp()
 """
 """Every connection with pending deliveries, by hopping from one to the next in the index `deliveries_due_by_lane`."""
 
 OLDEST_DUE = """
-SELECT lane.id, d.id, d.lease_until FROM unnest(%s::uuid[]) AS lane (id)
+SELECT d.workspace_id, lane.id, d.id, d.lease_until FROM unnest(%s::uuid[]) AS lane (id)
 CROSS JOIN LATERAL (
-    SELECT d.id, d.lease_until FROM deliveries d
+    SELECT d.workspace_id, d.id, d.lease_until FROM deliveries d
     WHERE d.connection_id = lane.id AND d.status = 'pending' AND d.next_attempt_at <= %s
     ORDER BY d.next_attempt_at LIMIT %s
 ) d
@@ -93,23 +94,20 @@ def top_up_lanes(now: datetime) -> int:
     with connection.cursor() as cursor:
         cursor.execute(LANES_WITH_DUE)
         lanes = cursor.fetchall()
-    active = {row[0]: row[2] for row in lanes if row[1] == "active"}
-    stopped = [row[0] for row in lanes if row[1] != "active"]
+    active = [steering.Limits(*row[:4]) for row in lanes if row[4] == "active"]
+    stopped = [row[1] for row in lanes if row[4] != "active"]
     moved = hold(stopped) if stopped else 0
     return moved + _top_up(_low_lanes(active), now)
 
 
-def _low_lanes(active: dict[uuid.UUID, int | None]) -> list[uuid.UUID]:
+def _low_lanes(active: list[steering.Limits]) -> list[uuid.UUID]:
     """Those of the lanes that run low; their own limits are set again, since an emptied broker has forgotten them."""
     if not active:
         return []
-    connection_ids = list(active)
-    depths = steering.depths(connection_ids)
-    low = [key for key, depth in zip(connection_ids, depths, strict=True) if depth < TOP_UP_BELOW]
-    for connection_id in low:
-        if active[connection_id] is not None:
-            steering.limit(connection_id, active[connection_id])
-    return low
+    depths = steering.depths([(lane.workspace_id, lane.connection_id) for lane in active])
+    low = [lane for lane, depth in zip(active, depths, strict=True) if depth < TOP_UP_BELOW]
+    steering.limit([lane for lane in low if lane.in_flight is not None or lane.rate is not None])
+    return [lane.connection_id for lane in low]
 
 
 def _top_up(connection_ids: list[uuid.UUID], now: datetime) -> int:
@@ -118,9 +116,9 @@ def _top_up(connection_ids: list[uuid.UUID], now: datetime) -> int:
     with connection.cursor() as cursor:
         cursor.execute(OLDEST_DUE, [connection_ids, now - HINT_GRACE, CAPACITY])
         rows = cursor.fetchall()
-    lapsed = [row[1] for row in rows if row[2] is not None and row[2] < now]
+    lapsed = [row[2] for row in rows if row[3] is not None and row[3] < now]
     ended = settling.end_lapsed_leases(lapsed)
-    due = [(row[0], row[1]) for row in rows if row[2] is None]
+    due = [row[:3] for row in rows if row[3] is None]
     publishing.publish_deliveries(due)
     return ended + len(due)
 
@@ -163,7 +161,7 @@ WITH RECURSIVE lanes (connection_id) AS (
 UPDATE deliveries d SET status = 'pending', cause = '', detail = '',
     next_attempt_at = greatest(d.next_attempt_at, %(now)s)
 FROM released WHERE d.id = released.id AND d.status = 'held'
-RETURNING d.connection_id, d.id
+RETURNING d.workspace_id, d.connection_id, d.id
 """
 
 

@@ -13,8 +13,10 @@ from celery import shared_task
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections
 
+from connections.providers.base import Outcome
 from delivery import dispatch, fanout, publishing, settling
 from delivery.batching import Group
+from delivery.lanes.lease import report
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,16 @@ def deliver(delivery_id: str) -> None:
     _forbid_database()
     job = _claims.submit(uuid.UUID(delivery_id))
     if job is not None:
-        _settle(dispatch.attempt(job))
+        result = dispatch.attempt(job)
+        _settle(result)
+        tell_lane(result)
+
+
+def tell_lane(result: dispatch.Result) -> None:
+    """Tell the lane how its endpoint does. A 429 is no trouble: it pauses the lane; neither are our own faults."""
+    if not result.verdict.is_ours:
+        failed = result.verdict.outcome in (Outcome.RETRY, Outcome.UNCERTAIN) and not result.verdict.throttled
+        report(str(result.job.delivery_id), result.duration_ms / 1000, is_failure=failed)
 
 
 def _settle(result: dispatch.Result) -> None:

@@ -65,6 +65,10 @@ FERNET_KEYS = [key for key in envsecret("FERNET_KEYS").split(",") if key]
 
 DATABASE_URL = env("DATABASE_URL", "postgresql://meshes@/meshes")
 REDIS_URL = env("REDIS_URL", "redis://127.0.0.1:6379/0")
+MESHES_REDIS_SHARDS = envlist("MESHES_REDIS_SHARDS") or [REDIS_URL]
+"""All brokers. Each workspace is on one of them; a worker serves one, its own REDIS_URL. See docs/lanes.md."""
+if REDIS_URL not in MESHES_REDIS_SHARDS:
+    raise ImproperlyConfigured("MESHES_REDIS_SHARDS must name REDIS_URL too: a worker would serve nobody.")
 DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=600, conn_health_checks=True)}
 
 # --- Django --------------------------------------------------------------------------------------------------------

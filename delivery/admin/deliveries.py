@@ -94,7 +94,7 @@ class DeliveriesAdmin(OperatorAdmin):
         rows = self.selected(request, queryset)
         with transaction.atomic():
             hints = replay.reopen([row.pk for row in rows], datetime.now(UTC))
-            reopened = {delivery_id for _, delivery_id in hints}
+            reopened = {delivery_id for *_, delivery_id in hints}
             self.record(request, _as_deliveries(row for row in rows if row.pk in reopened), "Sent again.")
         publishing.publish_deliveries(hints)
         refused = [row for row in rows if row.pk not in reopened]

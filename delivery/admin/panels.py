@@ -20,7 +20,7 @@ MOST_RULES = 50
 
 def lane(request: HttpRequest, connection: Connection) -> SafeString | str:
     """The connection's lane as the broker has it now."""
-    context = {"lane": overview.lane_stats(connection.pk)}
+    context = {"lane": overview.lane_stats(connection.workspace_id, connection.pk)}
     return render_to_string("admin/delivery/lane_panel.html", context, request)
 
 

@@ -4,16 +4,19 @@
 
 The polled connection carries one command at a time. Where stock kombu always sends BRPOP over every queue name, this
 channel sends *take* while there may be work, and BRPOP on the wake lists of its rings only after a take came back
-short. Both replies are read when the event loop finds the socket readable, so taking never blocks the loop.
+short. Both replies are read when the event loop finds the socket readable, so taking never blocks the loop. Each take
+tells when the next lane wakes up, and a timer of the event loop wakes it then.
 """
 
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from queue import Empty
 from time import monotonic
 from typing import Any
+from uuid import uuid4
 
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
@@ -22,8 +25,8 @@ from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import NoScriptError, ResponseError
 
 from delivery.lanes import options
-from delivery.lanes.lease import Lease, Settler, call_by_ring
-from delivery.lanes.names import RINGS, key_prefix, ring_of, wake_key
+from delivery.lanes.lease import Lease, Settler, hand_back_all
+from delivery.lanes.names import RINGS, key_prefix, ring_of, slow_wake_key, wake_key
 from delivery.lanes.qos import QoS
 from delivery.lanes.scripts import Scripts, digest, source
 
@@ -56,6 +59,11 @@ class Channel(kombu_redis.Channel):
         self._asked = 0  # how many messages it asked for
         self._waits_for_stock = False  # a BRPOP is under way that may bring a message of a stock queue
         self._take_in_full = False  # the server has forgotten the script: send its text once
+        self._wakes: dict[
+            str, tuple[float, Any]
+        ] = {}  # ring → when its next lane wakes (time.monotonic()), and the timer
+        self._waits_for_slow = False  # the BRPOP that is under way also waits for lanes in trouble
+        self._own_wake_name = f"wake:{uuid4().hex}"
         self._repair_cursors: dict[str, str] = {}
         self._repaired_at = float("-inf")
         super().__init__(*args, **kwargs)
@@ -83,7 +91,8 @@ class Channel(kombu_redis.Channel):
             super()._put(queue, message, **kwargs)
             return
         message_id = message["headers"].get("id") or message["properties"]["delivery_tag"]
-        args = (self.lane_in_flight, self.lane_capacity, queue, message_id, dumps(message))
+        workspace = message["headers"].get("workspace", "")
+        args = (self.lane_in_flight, self.lane_capacity, queue, workspace, message_id, dumps(message))
         batch = kwargs.get("_publish_batch")
         if batch is None:
             self.scripts.put(keys=[key_prefix(ring)], args=args)
@@ -133,19 +142,31 @@ class Channel(kombu_redis.Channel):
         self._asked = self._room()
         return [*script, 1, key_prefix(ring), *self._take_args(self._asked)]
 
-    def _take_args(self, most: int) -> tuple[int, int, int]:
-        return self.lane_in_flight, round(self.lane_lease_seconds * 1_000_000), most
+    def _take_args(self, most: int) -> tuple[int, int, int, int]:
+        return self.lane_in_flight, round(self.lane_lease_seconds * 1_000_000), most, self._slow_room()
 
     def _room(self) -> int:
         """The messages to ask for: never more than the worker has free slots."""
         free = self.qos.can_consume_max_estimate()
         return options.TAKE_AT_MOST if free is None else max(1, min(free, options.TAKE_AT_MOST))
 
+    def _slow_room(self) -> int:
+        """How many more of the worker's slots lanes in trouble may fill."""
+        slots = self.qos.prefetch_count or options.TAKE_AT_MOST
+        return max(0, max(1, slots // options.SLOW_SHARE) - self.settler.slow())
+
     def _wait_command(self, queues: Iterable[str], timeout: float) -> list[Any]:
         stock = [queue for queue in queues if queue not in RINGS]
         self._waits_for_stock = bool(stock)
         keys = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in stock]
-        return ["BRPOP", *keys, *(wake_key(ring) for ring in self.active_rings()), timeout]
+        rings = self.active_rings()
+        keys += [wake_key(ring) for ring in rings]
+        self._waits_for_slow = not rings or self._slow_room() > 0
+        keys += [slow_wake_key(ring) for ring in rings] if self._waits_for_slow else [self._own_wake_key()]
+        return ["BRPOP", *keys, timeout]
+
+    def _own_wake_key(self) -> str:
+        return key_prefix(self.active_rings()[0]) + self._own_wake_name
 
     def _brpop_read(self, **read_options: Any) -> bool:
         ring, self._taking = self._taking, None
@@ -181,9 +202,12 @@ class Channel(kombu_redis.Channel):
             raise Empty
         source_key, item = bytes_to_str(reply[0]), reply[1]
         for ring in self.active_rings():
-            if source_key == wake_key(ring):
+            if source_key in (wake_key(ring), slow_wake_key(ring)):
                 self._hungry.append(ring)
                 return True
+        if source_key.endswith(self._own_wake_name):
+            self._hungry.extend(self.active_rings())
+            return True
         queue = source_key.rsplit(self.sep, 1)[0]
         self._queue_cycle.rotate(queue)
         self.connection._deliver(loads(bytes_to_str(item)), queue)
@@ -191,6 +215,7 @@ class Channel(kombu_redis.Channel):
 
     def _deliver_taken(self, ring: str, reply: list[Any]) -> bool:
         taken = list(_parse_taken(ring, reply))
+        self._plan_wake(ring, int(reply[1]))
         if not taken:
             raise Empty
         if self._closing or ring not in self.connection._callbacks:
@@ -216,6 +241,7 @@ class Channel(kombu_redis.Channel):
             logger.exception("Dropped a message of lane %s that cannot be read.", lease.lane)
             self.settler.add(lease)
             return
+        self.settler.hold(lease)
         self.connection._deliver(message, lease.ring)
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
@@ -225,21 +251,56 @@ class Channel(kombu_redis.Channel):
         for lease, body in _parse_taken(queue, self.scripts.take(keys=[key_prefix(queue)], args=self._take_args(1))):
             message: dict[str, Any] = loads(bytes_to_str(body))
             message["properties"]["delivery_tag"] = lease
+            self.settler.hold(lease)
             return message
         raise Empty
+
+    # Waking
+
+    def _plan_wake(self, ring: str, milliseconds: int) -> None:
+        """Have the lane that sleeps shortest woken when its sleep ends; a negative number: nobody sleeps.
+
+        A server ends a BRPOP up to 0.1 s late, so its timeout would not do.
+        """
+        loop = self.connection.cycle.loop
+        if loop is None or milliseconds < 0:
+            return
+        seconds = max(milliseconds / 1000, options.WAKE_AT_MOST_EVERY_SECONDS)
+        ends_at = monotonic() + seconds
+        planned_at, timer = self._wakes.get(ring, (float("inf"), None))
+        if planned_at <= ends_at:
+            return
+        if timer is not None:
+            timer.cancel()
+        self._wakes[ring] = ends_at, loop.call_later(seconds, self._wake_due, ring)
+
+    def _wake_due(self, ring: str) -> None:
+        del self._wakes[ring]
+        if not self.closed:
+            with _broken_if_refused("wake lanes"):
+                self._plan_wake(ring, int(self.scripts.wake(keys=[key_prefix(ring)], args=(self.lane_in_flight,))))
+
+    def _nudge_itself(self) -> None:
+        """A worker that waits for healthy lanes alone may run one in trouble again: end its wait."""
+        if self._in_poll and not self._taking and not self._waits_for_slow and self._slow_room() > 0:
+            self._waits_for_slow = True
+            with self._create_client().pipeline() as pipeline:
+                pipeline.lpush(self._own_wake_key(), "1")
+                pipeline.expire(self._own_wake_key(), 10)
+                pipeline.execute()
 
     # Settling, handing back, repairing
 
     def settle_finished(self) -> None:
-        if self.settler:
-            try:
+        with _broken_if_refused("settle messages"):
+            if self.settler:
                 self.settler.flush(self.scripts.settle, self.lane_in_flight)
-            except ResponseError as refusal:
-                raise BrokenConnection(f"The broker refused to settle messages: {refusal}") from refusal
+            self._nudge_itself()
 
     def hand_back(self, leases: list[Lease]) -> int:
         """Return messages that were not started to the front of their lanes. Returns how many were still ours."""
-        return call_by_ring(self.scripts.hand_back, self.lane_in_flight, leases) if leases else 0
+        self.settler.release(leases)
+        return hand_back_all(self.scripts.hand_back, self.lane_in_flight, leases) if leases else 0
 
     def hand_back_unstarted(self, running: frozenset[str]) -> int:
         """At the end of a worker: settle what is finished, hand back what is leased here and not ``running`` (ids)."""
@@ -303,7 +364,16 @@ class Channel(kombu_redis.Channel):
 
 
 def _parse_taken(ring: str, reply: list[bytes]) -> Iterator[tuple[Lease, bytes]]:
-    """The reply of ``take.lua``: the end of the leases, then lane, id and body of each message."""
-    ends_at, *rest = reply
-    for lane, message_id, body in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-        yield Lease(ring, bytes_to_str(lane), bytes_to_str(message_id), bytes_to_str(ends_at)), body
+    """The reply of ``take.lua``: the end of the leases, the next wake, then four fields of each message."""
+    ends_at = bytes_to_str(reply[0])
+    for lane, message_id, body, is_slow in zip(*(reply[start::4] for start in range(2, 6)), strict=True):
+        yield Lease(ring, bytes_to_str(lane), bytes_to_str(message_id), ends_at, bool(is_slow)), body
+
+
+@contextmanager
+def _broken_if_refused(what: str) -> Iterator[None]:
+    """A server that refuses, as READONLY after a fail-over: the worker must connect anew, not die."""
+    try:
+        yield
+    except ResponseError as refusal:
+        raise BrokenConnection(f"The broker refused to {what}: {refusal}") from refusal

@@ -5,26 +5,41 @@ All keys of a ring begin with ``meshes:lanes:{<ring>}:`` and are made and remove
 | key | type | holds | while |
 |---|---|---|---|
 | ``waiting:<lane>`` | list | message ids, in order | the lane has waiting messages |
-| ``messages:<lane>`` | hash | message id → arrival (16 digits, µs) + body; waiting and leased | the lane has messages |
+| ``messages:<lane>`` | hash | message id → arrival (16 digits, µs) + body | messages wait or are leased |
+| ``workspaces`` | hash | lane → its workspace | lanes that were put with one have messages |
+| ``busy`` | sorted set | lanes with waiting messages by the time since when (µs) | there are such lanes |
+| ``ready`` | hash | lane → the sorted set in which it stands | lanes have work and may run |
+| ``ring`` | sorted set | workspaces (``@<id>``), and lanes without one, by turn | lanes are ready |
+| ``ring:<workspace>`` | sorted set | lanes of the workspace that are ready, by turn | there are such lanes |
 | ``leases`` | sorted set | ``<lane> <message id>`` by the end of the lease (µs) | messages are leased |
-| ``ring`` | sorted set | lanes that have work and may run, by turn | there are such lanes |
-| ``busy`` | set | lanes with waiting messages | there are such lanes |
-| ``asleep`` | sorted set | paused lanes by the end of the pause (µs) | lanes are paused |
-| ``limits`` | hash | lane → its own in-flight cap | lanes have one |
-| ``wake`` | list | at most one token, for a worker that waits | nobody has taken it |
+| ``asleep`` | sorted set | paused lanes; lanes and buckets (``@<name>``) out of tokens; by the end | anybody sleeps |
+| ``paused`` | set | those that sleep because of a pause | lanes are paused |
+| ``limits`` | hash | lane → its own in-flight cap, rate and burst | lanes have one |
+| ``debts`` | sorted set | lanes and buckets, by when they have all tokens again (µs) | they spent some lately |
+| ``buckets`` | hash | bucket → in-flight cap, rate and burst | buckets are defined |
+| ``shares`` | hash | lane → its bucket | lanes share one |
+| ``shared_leases`` | hash | bucket → messages leased | there are such messages |
+| ``parked:<bucket>`` | sorted set | lanes that wait for the bucket, by turn | there are such lanes |
+| ``health:<lane>`` | string | averages of latency and failures | lately slow or failing, for 15 min |
+| ``troubled`` | sorted set | lanes in trouble, by when that is forgotten (µs) | there are such lanes |
+| ``slow``, ``slow:<workspace>`` | sorted set | as ``ring``, of lanes in trouble | they are ready |
+| ``wake``, ``wake:slow`` | list | at most one token, for a worker that waits | nobody has taken it |
+| ``wake:<worker>`` | list | a token for one worker, whose slots for lanes in trouble were full | 10 s at most |
 | ``turn`` | string | the number of the last turn in the ring | for ever |
 
-A lane that is empty, idle and unpaused has no key, and no member in any but ``limits``.
+A lane that is empty, idle and unpaused has no key, and no member in any but ``limits`` and ``shares``.
 """
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from redis import Redis
 
 from delivery.lanes import options
-from delivery.lanes.names import RINGS, key_prefix, ring_of_lane
+from delivery.lanes.names import RINGS, bucket_name, key_prefix, ring_named, ring_of_lane
 from delivery.lanes.scripts import Scripts
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -42,6 +57,16 @@ class LaneStats:
     paused_until: datetime | None
     oldest_at: datetime | None
     """When the first waiting message arrived."""
+    rate: float | None = None
+    """Messages per second."""
+    burst: float | None = None
+    bucket: str | None = None
+    """The bucket that it shares with other lanes."""
+    throttled_until: datetime | None = None
+    """When its next token comes."""
+    is_troubled: bool = False
+    workspace: str | None = None
+    """Known while it has messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +77,15 @@ class RingStats:
     busy: int
     paused: int
     in_flight: int
+    throttled: int = 0
+    """Lanes and buckets that wait for a token."""
+    troubled: int = 0
+    """Lanes that are slow or fail, with work or without."""
+
+    @classmethod
+    def sum(cls, rings: Iterable["RingStats"]) -> "RingStats":
+        """The same ring of several servers."""
+        return cls(*(sum(values) for values in zip(*map(astuple, rings), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +105,57 @@ class Lanes:
         self._in_flight = in_flight
         self._scripts = Scripts.of(client)
 
-    def put(self, messages: Iterable[tuple[str, str, str]]) -> int:
-        """Append encoded messages, as `(lane, message id, body)`, in one round trip. Returns how many were appended.
+    def put(self, messages: Iterable[tuple[str, str, str] | tuple[str, str, str, str]]) -> int:
+        """Append encoded messages in one round trip: `(lane, message id, body)` and, if known, the lane's workspace,
+        whose lanes then share its turns. Returns how many were appended.
 
         A lane refuses a message that it has, and any beyond its capacity.
         """
         with self._client.pipeline(transaction=False) as pipeline:
-            for lane, message_id, body in messages:
-                args = (self._in_flight, options.CAPACITY, lane, message_id, body)
+            for message in messages:
+                lane, message_id, body = message[:3]
+                workspace = message[3] if len(message) == 4 else ""
+                args = (self._in_flight, options.CAPACITY, lane, workspace, message_id, body)
                 self._scripts.put(keys=_keys(lane), args=args, client=pipeline)
             return sum(answer == 1 for answer in pipeline.execute())
 
-    def limit(self, lane: str, in_flight: int | None) -> None:
-        """How many messages of the lane may be leased at once; None returns it to the default. At least 1."""
-        if in_flight is not None and in_flight < 1:
-            raise ValueError("A lane's limit is at least 1; to stop a lane, pause it.")
-        own = "" if in_flight is None else in_flight
-        self._scripts.limit(keys=_keys(lane), args=(self._in_flight, lane, own))
+    def limit(
+        self, lane: str, in_flight: int | None = None, *, rate: float | None = None, burst: float | None = None
+    ) -> None:
+        """What the lane may do: at most ``in_flight`` messages leased at once (at least 1; None: the default), and
+        ``rate`` messages per second (above 0; None: as fast as they go), in bursts of up to ``burst`` (at least 1;
+        None: what makes good a tenth of a second of lateness). In s seconds it gives out at most burst + rate · s.
+        """
+        self._limit(self._client, lane, in_flight, rate, burst)
+
+    def limit_many(self, limits: Iterable[tuple[str, int | None, float | None]]) -> None:
+        """Limit many lanes in one round trip: `(lane, in_flight, rate)` each."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            for lane, in_flight, rate in limits:
+                self._limit(pipeline, lane, in_flight, rate, None)
+            pipeline.execute()
+
+    def _limit(self, client: Redis, lane: str, in_flight: int | None, rate: float | None, burst: float | None) -> None:
+        args = (self._in_flight, lane, _terms(in_flight, rate, burst))
+        self._scripts.limit(keys=_keys(lane), args=args, client=client)
+
+    def bucket(
+        self,
+        name: str,
+        in_flight: int | None = None,
+        *,
+        rate: float | None = None,
+        burst: float | None = None,
+        ring: str = "deliver",
+    ) -> None:
+        """Define a budget that lanes of one ring may share, in the terms of `limit`; without any it is forgotten."""
+        keys = [key_prefix(ring_named(ring))]
+        self._scripts.bucket(keys=keys, args=(self._in_flight, bucket_name(name), _terms(in_flight, rate, burst)))
+
+    def share(self, lane: str, bucket: str | None) -> None:
+        """Let the lane draw on a bucket, beside limits of its own; None ends it. The bucket may be defined later."""
+        name = "" if bucket is None else bucket_name(bucket)
+        self._scripts.share(keys=_keys(lane), args=(self._in_flight, lane, name))
 
     def pause(self, lane: str, until: datetime) -> None:
         """Take nothing from the lane before ``until`` (aware). What is leased goes on. A past moment resumes."""
@@ -116,24 +184,39 @@ class Lanes:
             return [int(length) for length in pipeline.execute()]
 
     def stats(self, lane: str) -> LaneStats:
-        reply = self._scripts.stats(keys=_keys(lane), args=(self._in_flight, lane))
-        waiting, in_flight, limit, in_ring, until, arrival = reply
-        return LaneStats(waiting, in_flight, limit, bool(in_ring), _moment(until), _moment(arrival))
+        return self.stats_of([lane])[0]
+
+    def stats_of(self, lanes: Sequence[str]) -> list[LaneStats]:
+        """The stats of many lanes, in one round trip."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            for lane in lanes:
+                self._scripts.stats(keys=_keys(lane), args=(self._in_flight, lane), client=pipeline)
+            return [_stats(reply) for reply in pipeline.execute()]
+
+    def busy_for_longest(self, ring: str, most: int) -> list[str]:
+        """Lanes that have had waiting messages for longest, the longest first."""
+        return [_text(lane) for lane in self._client.zrange(key_prefix(ring_named(ring)) + "busy", 0, most - 1)]
+
+    def asleep(self, ring: str, most: int) -> list[str]:
+        """Lanes that are paused or out of tokens, the first to wake first. Buckets that sleep are left out."""
+        found = self._client.zrange(key_prefix(ring_named(ring)) + "asleep", 0, most - 1)
+        return [name for name in map(_text, found) if not name.startswith("@")]
 
     def oldest(self, lane: str) -> datetime | None:
         """When the first waiting message arrived; None if none waits."""
         return self.stats(lane).oldest_at
 
     def ring_stats(self, ring: str) -> RingStats:
-        if ring not in RINGS:
-            raise ValueError(f"{ring!r} is not a ring.")
-        prefix = key_prefix(ring)
+        prefix = key_prefix(ring_named(ring))
         with self._client.pipeline() as pipeline:
-            pipeline.zcard(prefix + "ring")
-            pipeline.scard(prefix + "busy")
-            pipeline.zcard(prefix + "asleep")
+            pipeline.hlen(prefix + "ready")
+            pipeline.zcard(prefix + "busy")
+            pipeline.scard(prefix + "paused")
             pipeline.zcard(prefix + "leases")
-            return RingStats(*pipeline.execute())
+            pipeline.zcard(prefix + "asleep")
+            pipeline.zcard(prefix + "troubled")
+            ready, busy, paused, in_flight, asleep, troubled = pipeline.execute()
+        return RingStats(ready, busy, paused, in_flight, throttled=asleep - paused, troubled=troubled)
 
     def repair(self, rings: Iterable[str] = RINGS) -> Repairs:
         """Put back every message whose lease has lapsed, wake what is due, and return fallen lanes to their rings.
@@ -154,12 +237,45 @@ class Lanes:
                 return Repairs(lapsed, woken, fallen)
 
 
+def _stats(reply: list[Any]) -> LaneStats:
+    waiting, in_flight, limit, in_ring, until, arrival, rate, burst, bucket, token_at, troubled, workspace = reply
+    return LaneStats(
+        waiting,
+        in_flight,
+        limit,
+        bool(in_ring),
+        _moment(until),
+        _moment(arrival),
+        rate=float(rate) if rate else None,
+        burst=float(burst) if burst else None,
+        bucket=_text(bucket) or None,
+        throttled_until=_moment(token_at),
+        is_troubled=bool(troubled),
+        workspace=_text(workspace) or None,
+    )
+
+
+def _terms(in_flight: int | None, rate: float | None, burst: float | None) -> str:
+    """`<in-flight cap> <rate> <burst>` as the scripts read it; '' for no terms at all. Raises ValueError."""
+    if in_flight is not None and in_flight < 1:
+        raise ValueError("A limit is at least 1; to stop a lane, pause it.")
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise ValueError("A rate is above 0; to stop a lane, pause it.")
+    if burst is not None and (rate is None or not (burst >= 1 and math.isfinite(burst))):
+        raise ValueError("A burst is at least 1, and belongs to a rate.")
+    if in_flight is None and rate is None:
+        return ""
+    if rate is not None and burst is None:
+        burst = 1 + rate * options.LATENESS_SECONDS
+    return " ".join("-" if term is None else repr(term) for term in (in_flight, rate, burst))
+
+
 def _keys(lane: str) -> list[str]:
     return [key_prefix(ring_of_lane(lane))]
 
 
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _moment(micros: bytes | str) -> datetime | None:

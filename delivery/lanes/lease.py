@@ -18,6 +18,26 @@ class Lease(NamedTuple):
     message_id: str
     ends_at: str
     """Microseconds since the epoch by the server's clock. It also tells this lease from others of the same message."""
+    is_slow: bool = False
+    """Taken from a lane in trouble; such lanes may hold a part of a worker's slots only."""
+
+
+class Report(NamedTuple):
+    """What a task says of the message that it has worked on."""
+
+    seconds: float
+    is_failure: bool
+
+
+_reports: dict[str, Report] = {}
+MOST_REPORTS = 10_000
+
+
+def report(message_id: str, seconds: float, *, is_failure: bool) -> None:
+    """Tell how long a message took and whether it failed. Call it before the task ends; the settlement carries it."""
+    if len(_reports) >= MOST_REPORTS:  # of tasks that were called, not taken from a lane
+        _reports.clear()
+    _reports[message_id] = Report(seconds, is_failure)
 
 
 class Settler:
@@ -30,16 +50,32 @@ class Settler:
     BATCH = 500
 
     def __init__(self) -> None:
-        self._finished: deque[Lease] = deque()
+        self._finished: deque[tuple[Lease, Report | None]] = deque()
         self._orphans: dict[Lease, float] = {}  # until when they count, by time.monotonic()
+        self._slow: set[Lease] = set()
 
     def __bool__(self) -> bool:
         return bool(self._finished)
 
     def add(self, lease: Lease) -> None:
         """The message is done with."""
-        self._finished.append(lease)
-        self._orphans.pop(lease, None)
+        self._finished.append((lease, _reports.pop(lease.message_id, None)))
+        self.release([lease])
+
+    def hold(self, lease: Lease) -> None:
+        """The message fills a slot of the worker from now on."""
+        if lease.is_slow:
+            self._slow.add(lease)
+
+    def release(self, leases: Iterable[Lease]) -> None:
+        """The messages fill no slots any more."""
+        for lease in leases:
+            self._slow.discard(lease)
+            self._orphans.pop(lease, None)
+
+    def slow(self) -> int:
+        """How many slots lanes in trouble fill."""
+        return len(self._slow)
 
     def adopt(self, leases: Iterable[Lease], seconds: float) -> None:
         """Their channel is gone while their tasks go on: they fill slots of the worker until they end or lapse."""
@@ -59,15 +95,28 @@ class Settler:
         while self._finished:
             batch = [self._finished.popleft() for _ in range(min(len(self._finished), self.BATCH))]
             try:
-                call_by_ring(settle, in_flight, batch)
+                settle_all(settle, in_flight, batch)
             except BaseException:
                 self._finished.extendleft(reversed(batch))
                 raise
 
 
-def call_by_ring(script: Script, in_flight: int, leases: Iterable[Lease]) -> int:
-    """Call ``settle`` or ``hand_back`` once for each ring that the leases are of. Returns how many were still held."""
+def settle_all(script: Script, in_flight: int, finished: Iterable[tuple[Lease, Report | None]]) -> int:
+    """Settle finished messages, in one call a ring. Returns how many leases were still held."""
+    return _call_by_ring(
+        script,
+        in_flight,
+        ((lease, (repr(report.seconds), int(report.is_failure)) if report else ("", 0)) for lease, report in finished),
+    )
+
+
+def hand_back_all(script: Script, in_flight: int, leases: Iterable[Lease]) -> int:
+    """Hand back messages, in the order of taking, in one call a ring. Returns how many leases were still held."""
+    return _call_by_ring(script, in_flight, ((lease, ()) for lease in leases))
+
+
+def _call_by_ring(script: Script, in_flight: int, leases: Iterable[tuple[Lease, tuple[str | int, ...]]]) -> int:
     by_ring: dict[str, list[str | int]] = {}
-    for lease in leases:
-        by_ring.setdefault(lease.ring, [in_flight]).extend((lease.lane, lease.message_id, lease.ends_at))
+    for lease, more in leases:
+        by_ring.setdefault(lease.ring, [in_flight]).extend((lease.lane, lease.message_id, lease.ends_at, *more))
     return sum(script(keys=[key_prefix(ring)], args=args) for ring, args in by_ring.items())

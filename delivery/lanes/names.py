@@ -9,6 +9,7 @@ import re
 RING_OF_KIND = {"conn": "deliver", "fanout": "fanout"}
 RINGS = frozenset(RING_OF_KIND.values())
 
+_BUCKET = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _LANE = re.compile(r"(conn|fanout)\.[A-Za-z0-9_-]{1,128}")
 
 
@@ -26,6 +27,20 @@ def ring_of_lane(lane: str) -> str:
     return ring
 
 
+def ring_named(name: str) -> str:
+    """The name, if it is a ring's. Raises ValueError."""
+    if name not in RINGS:
+        raise ValueError(f"{name!r} is not a ring.")
+    return name
+
+
+def bucket_name(name: str) -> str:
+    """The name, if a bucket can have it. Raises ValueError."""
+    if not _BUCKET.fullmatch(name):
+        raise ValueError(f"{name!r} cannot be the name of a bucket.")
+    return name
+
+
 def key_prefix(ring: str) -> str:
     """The prefix of all keys of a ring. The braces keep them in one slot, so that scripts also run in cluster mode."""
     return f"meshes:lanes:{{{ring}}}:"
@@ -34,3 +49,8 @@ def key_prefix(ring: str) -> str:
 def wake_key(ring: str) -> str:
     """The list that idle workers block on."""
     return key_prefix(ring) + "wake"
+
+
+def slow_wake_key(ring: str) -> str:
+    """The list that idle workers block on which may run more lanes in trouble."""
+    return key_prefix(ring) + "wake:slow"

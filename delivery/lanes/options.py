@@ -5,6 +5,9 @@ from typing import Any, Final
 IN_FLIGHT: Final = 8
 """Messages of one lane that may be leased at once, unless the lane has a limit of its own."""
 
+LATENESS_SECONDS: Final = 0.1
+"""A lane with a rate and no burst of its own may make good so much, for tokens whose taker came late."""
+
 CAPACITY: Final = 1000
 """Messages that may wait in one lane. The backlog itself is in PostgreSQL."""
 
@@ -13,6 +16,12 @@ LEASE_SECONDS: Final = 90.0
 
 TAKE_AT_MOST: Final = 64
 """Messages that one call takes. It bounds how long the server is busy with it (about half a millisecond)."""
+
+SLOW_SHARE: Final = 4
+"""Lanes in trouble share one in so many of a worker's slots."""
+
+WAKE_AT_MOST_EVERY_SECONDS: Final = 0.005
+"""An idle worker wakes lanes no more often, however many have rates: so late at most, and 200 calls a second."""
 
 REPAIR_AT_MOST: Final = 200
 """Lapsed leases that one call of repair puts back; it is called again until fewer are left."""

@@ -1,7 +1,7 @@
 """The Lua scripts that move messages, each atomic and each O(1) or O(log n) in the number of lanes.
 
-Every script is the text of ``lua/ring.lua`` (key names and shared steps) followed by its own file. They are called
-through redis-py's ``Script`` objects, which load a script again when the server has forgotten it.
+Every script is the text of the shared parts (key names, limits, the order of the ring, who may run) followed by its own
+file. They are called through redis-py's ``Script`` objects, which load a script again when the server has forgotten it.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,16 @@ from pathlib import Path
 from redis import Redis
 from redis.commands.core import Script
 
+from delivery.lanes.health import lua_numbers
+
 _FOLDER = Path(__file__).with_name("lua")
+_PARTS = ("keys", "limits", "ring", "offer", "health")
 
 
 @cache
 def source(name: str) -> str:
     """The whole text of a script."""
-    return _FOLDER.joinpath("ring.lua").read_text() + _FOLDER.joinpath(f"{name}.lua").read_text()
+    return lua_numbers() + "".join(_FOLDER.joinpath(f"{part}.lua").read_text() for part in (*_PARTS, name))
 
 
 @cache
@@ -38,7 +41,10 @@ class Scripts:
     repair: Script
     pause: Script
     limit: Script
+    bucket: Script
+    share: Script
     purge: Script
+    wake: Script
     stats: Script
 
     @classmethod

@@ -17,6 +17,9 @@ from delivery.lanes.channel import Channel
 class Poller(kombu_redis.MultiChannelPoller):
     """Settles before it polls: once per turn of the event loop, for all that was acknowledged since the last turn."""
 
+    loop: Any = None
+    """The event loop of the worker, for channels that want to be called at a moment. None: nobody runs one."""
+
     def on_poll_start(self) -> None:
         for channel in list(self._channels):
             channel.settle_finished()
@@ -31,6 +34,10 @@ class Transport(kombu_redis.Transport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle: Any = Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        self.cycle.loop = loop
+        super().register_with_event_loop(connection, loop)
 
 
 def register() -> None:

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from connections.models import Connection
 from connections.providers.webhook import new_signing_secret
-from delivery import dispatch, fanout, overview, publishing, settling, steering
+from delivery import dispatch, fanout, publishing, settling, steering
 from delivery.admin import timeline
 from delivery.models import Attempt, Delivery, Event, Payload, Replay, Rule, Unrouted
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
@@ -399,9 +399,9 @@ def test_rules_show_filter_and_mapping():
 
 def test_a_connection_shows_its_lane_and_deliveries():
     target, root = make_connection(make_workspace(), in_flight=3), superuser()
-    steering.limit(target.pk, 3)
+    steering.limit([steering.Limits(target.workspace_id, target.pk, 3, None)])
     (dead,), pending = make_dead(target), make_deliveries(target, 2)
-    publishing.publish_deliveries([(target.pk, row.pk) for row in pending])
+    publishing.publish_deliveries([(target.workspace_id, target.pk, row.pk) for row in pending])
     assert publishing.flush()
     text = root.text("connections_connection", target.pk)
     assert "Waiting 2 the first since" in text
@@ -412,12 +412,8 @@ def test_a_connection_shows_its_lane_and_deliveries():
 
 def test_a_connection_is_shown_while_the_broker_is_away(settings):
     target, root = make_connection(make_workspace()), superuser()
-    settings.REDIS_URL = "redis://127.0.0.1:1/0"
-    overview._lanes.cache_clear()
-    try:
-        assert "The broker does not answer" in root.text("connections_connection", target.pk)
-    finally:
-        overview._lanes.cache_clear()
+    settings.MESHES_REDIS_SHARDS = ["redis://127.0.0.1:1/0"]
+    assert "The broker does not answer" in root.text("connections_connection", target.pk)
 
 
 def test_a_viewer_of_connections_alone_sees_no_deliveries():

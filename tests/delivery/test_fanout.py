@@ -38,7 +38,7 @@ def test_every_matching_rule_makes_one_delivery():
     hints = fanout.fan_out([event.pk])
     made = Delivery.objects.filter(event=event)
     assert {row.rule_id for row in made} == {rules[0].pk, rules[1].pk}
-    assert set(hints) == {(connection.pk, row.pk) for row in made}
+    assert set(hints) == {(row.workspace_id, connection.pk, row.pk) for row in made}
     assert {row.status for row in made} == {"pending"}
     assert {row.body for row in made} == {None}
     assert not Unrouted.objects.filter(event=event).exists()

@@ -26,7 +26,7 @@ def failing():
         first_failure_at=now - timedelta(days=4),
         last_failure_at=now,
     )
-    steering.pause(target.pk, now + timedelta(minutes=5))
+    steering.pause(target.workspace_id, target.pk, now + timedelta(minutes=5))
     return target
 
 
@@ -55,6 +55,14 @@ def test_a_limit_reaches_the_lane(failing):
     failing.refresh_from_db()
     lifecycle.edit(failing, actor="test", tuning={"in_flight": None})
     assert stats_of(failing).limit == 8
+
+
+def test_a_rate_reaches_the_lane_and_goes_with_the_connection(failing):
+    lifecycle.edit(failing, actor="test", tuning={"rate": 2.5})
+    assert stats_of(failing).rate == 2.5
+    failing.refresh_from_db()
+    lifecycle.delete(failing)
+    assert (stats_of(failing).rate, stats_of(failing).limit) == (None, 8)
 
 
 def test_a_pause_empties_the_lane(failing):

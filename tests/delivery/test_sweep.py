@@ -71,10 +71,19 @@ def test_top_up_hints_what_the_due_sweep_never_saw():
 
 
 def test_top_up_sets_the_lanes_own_limit_again():
-    target = make_connection(make_workspace(), in_flight=2)
+    target = make_connection(make_workspace(), in_flight=2, rate=0.5)
     make_deliveries(target)
     sweep.top_up_lanes(datetime.now(UTC))
-    assert steering.lanes().stats(steering.lane_of(target.pk)).limit == 2
+    stats = steering.lanes().stats(steering.lane_of(target.pk))
+    assert (stats.limit, stats.rate) == (2, 0.5)
+
+
+def test_hints_carry_the_workspace_whose_turns_the_lane_shares():
+    target = make_connection(make_workspace())
+    make_deliveries(target)
+    sweep.DueDeliveries()(datetime.now(UTC))
+    assert waiting(target) == 1
+    assert steering.lanes().stats(steering.lane_of(target.pk)).workspace == str(target.workspace_id)
 
 
 def test_top_up_passes_over_a_lane_that_is_paused():

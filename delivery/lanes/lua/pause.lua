@@ -1,10 +1,12 @@
 -- Keep the lane out of the ring until ARGV[3] (microseconds since the epoch); 0 ends a pause. ARGV: cap, lane, until.
 
 local lane, ends_at = ARGV[2], tonumber(ARGV[3])
+redis.call('ZREM', ASLEEP, lane)  -- first of all: a server that is full lets scripts go on that have begun to write
 if ends_at > now then
-  redis.call('ZADD', ASLEEP, ARGV[3], lane)
-  leave_ring(lane)
+  redis.call('SADD', PAUSED, lane)
+  sleep(lane, ends_at)
+  withdraw(lane)
 else
-  redis.call('ZREM', ASLEEP, lane)
+  redis.call('SREM', PAUSED, lane)
   offer(lane)
 end

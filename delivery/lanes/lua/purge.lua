@@ -6,6 +6,7 @@ for _, id in ipairs(ids) do
   redis.call('HDEL', messages_key(lane), id)
 end
 redis.call('DEL', waiting_key(lane))
-redis.call('SREM', BUSY, lane)
-leave_ring(lane)
+redis.call('ZREM', BUSY, lane)
+withdraw(lane)
+offer(lane)
 return #ids

@@ -7,21 +7,33 @@ local lanes = {}
 local lapsed = redis.call('ZRANGEBYSCORE', LEASES, '-inf', micros(now), 'LIMIT', 0, most)
 for i = #lapsed, 1, -1 do
   local lane, id = string.match(lapsed[i], '^(%S+) (.*)$')
-  redis.call('ZREM', LEASES, lapsed[i])
+  end_lease(lane, lapsed[i])
   put_back(lane, id)
   lanes[#lanes + 1] = lane
 end
 offer_each(lanes)
 
 local woken = wake_due(most)
+redis.call('ZREMRANGEBYSCORE', DEBTS, '-inf', micros(now))
+redis.call('ZREMRANGEBYSCORE', TROUBLED, '-inf', micros(now))
 
-local walk = redis.call('SSCAN', BUSY, cursor, 'COUNT', 100)
+local walk = redis.call('ZSCAN', BUSY, cursor, 'COUNT', 100)
 local fallen = 0
-for _, lane in ipairs(walk[2]) do
+for i = 1, #walk[2], 2 do
+  local lane = walk[2][i]
   if redis.call('EXISTS', waiting_key(lane)) == 0 then
-    redis.call('SREM', BUSY, lane)
-  elseif offer(lane) then
-    fallen = fallen + 1
+    redis.call('ZREM', BUSY, lane)
+  else
+    if not is_in_ring(lane) then
+      leave_ring(lane)
+    end
+    if offer(lane) then
+      fallen = fallen + 1
+    end
+    local bucket = bucket_of(lane)
+    if bucket then
+      unpark(bucket)
+    end
   end
 end
 return {#lapsed, woken, fallen, walk[1]}

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import Celery
 
+from delivery.lanes.lease import report
 from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
 from delivery.lanes.worker import install
 
@@ -18,9 +19,11 @@ app.conf.broker_transport_options = TRANSPORT_OPTIONS | json.loads(os.environ.ge
 
 
 @app.task(name="work", bind=True)  # type: ignore[untyped-decorator]  # Celery has no types
-def work(self: Any, seconds: float = 0.0) -> None:
+def work(self: Any, seconds: float = 0.0, reported: float | None = None) -> None:
     write_down("start", self.request.id)
     time.sleep(seconds)
+    if reported is not None:
+        report(self.request.id, reported, is_failure=False)
     write_down("end", self.request.id)
 
 

@@ -1,11 +1,12 @@
 """The scripts of one ring in the words of the tests."""
 
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from redis import Redis
 
 from delivery.lanes import options
-from delivery.lanes.lease import Lease, call_by_ring
+from delivery.lanes.lease import Lease, Report, hand_back_all, settle_all
 from delivery.lanes.names import key_prefix
 from delivery.lanes.scripts import Scripts
 
@@ -24,23 +25,30 @@ class Ring:
         self.client, self.name, self.prefix, self.in_flight = client, name, key_prefix(name), in_flight
         self.scripts = Scripts.of(client)
 
-    def put(self, lane: str, message_id: str, body: str = "{}", *, capacity: int = options.CAPACITY) -> int:
-        args = (self.in_flight, capacity, lane, message_id, body)
+    def put(
+        self, lane: str, message_id: str, body: str = "{}", *, capacity: int = options.CAPACITY, workspace: str = ""
+    ) -> int:
+        args = (self.in_flight, capacity, lane, workspace, message_id, body)
         return int(self.scripts.put(keys=[self.prefix], args=args))
 
-    def take(self, most: int, *, lease_micros: int = HOUR) -> list[Lease]:
-        reply = self.scripts.take(keys=[self.prefix], args=(self.in_flight, lease_micros, most))
-        ends_at = reply[0].decode()
+    def take(self, most: int, *, lease_micros: int = HOUR, slow: int = 1000) -> list[Lease]:
+        """At most `slow` of the messages are of lanes in trouble. Keeps the time to the next wake in `next_wake`."""
+        reply = self.scripts.take(keys=[self.prefix], args=(self.in_flight, lease_micros, most, slow))
+        ends_at, self.next_wake = reply[0].decode(), int(reply[1])
         return [
-            Lease(self.name, lane.decode(), message_id.decode(), ends_at)
-            for lane, message_id in zip(reply[1::3], reply[2::3], strict=True)
+            Lease(self.name, lane.decode(), message_id.decode(), ends_at, bool(is_slow))
+            for lane, message_id, is_slow in zip(reply[2::4], reply[3::4], reply[5::4], strict=True)
         ]
 
-    def settle(self, leases: list[Lease]) -> int:
-        return call_by_ring(self.scripts.settle, self.in_flight, leases)
+    def wake(self) -> int:
+        return int(self.scripts.wake(keys=[self.prefix], args=(self.in_flight,)))
+
+    def settle(self, leases: list[Lease], *reports: Report) -> int:
+        """Reports are of the first leases."""
+        return settle_all(self.scripts.settle, self.in_flight, zip_longest(leases, reports))
 
     def hand_back(self, leases: list[Lease]) -> int:
-        return call_by_ring(self.scripts.hand_back, self.in_flight, leases)
+        return hand_back_all(self.scripts.hand_back, self.in_flight, leases)
 
     def repair(self, most: int = 200) -> Repaired:
         return Repaired(*self.scripts.repair(keys=[self.prefix], args=(self.in_flight, most, "0")))
@@ -52,9 +60,9 @@ class Ring:
     def waiting(self, lane: str) -> list[str]:
         return [text(message_id) for message_id in self.client.lrange(f"{self.prefix}waiting:{lane}", 0, -1)]
 
-    def order(self) -> list[str]:
-        """The lanes in the ring, the next first."""
-        return [text(lane) for lane in self.client.zrange(f"{self.prefix}ring", 0, -1)]
+    def order(self, name: str = "ring") -> list[str]:
+        """The members of the ring, or of a workspace in it (`ring:<workspace>`), the next first."""
+        return [text(member) for member in self.client.zrange(f"{self.prefix}{name}", 0, -1)]
 
 
 def text(value: Any) -> str:

@@ -41,6 +41,7 @@ SIGNATURES = [
     (kombu_redis.MultiChannelPoller.on_poll_start, "(self)"),
     (kombu_redis.PublishBatch.add, "(self, name, *args)"),
     (virtual.Transport._deliver, "(self, message, queue)"),
+    (kombu_redis.Transport.register_with_event_loop, "(self, connection, loop)"),
     (kombu_redis.GlobalKeyPrefixMixin._prefix_args, "(self, args)"),
 ]
 

@@ -106,13 +106,16 @@ class Publisher:
         self.app.conf.update(CELERY_SETTINGS)
         self.sent: list[str] = []
 
-    def send(self, count: int, *, lanes: int, seconds: float = 0.0, kind: str = "conn") -> list[str]:
+    def send(
+        self, count: int, *, lanes: int, seconds: float = 0.0, kind: str = "conn.", reported: float | None = None
+    ) -> list[str]:
+        """Tasks that last `seconds` and report `reported`, over the lanes `<kind><number>` in turn."""
         first = len(self.sent)
         new = [f"t{number}" for number in range(first, first + count)]
         with self.app.producer_or_acquire() as producer, producer.batch():
             for number, task_id in enumerate(new):
-                lane = f"{kind}.{number % lanes}"
-                self.app.send_task("work", (seconds,), queue=lane, task_id=task_id, producer=producer)
+                lane = f"{kind}{number % lanes}"
+                self.app.send_task("work", (seconds, reported), queue=lane, task_id=task_id, producer=producer)
         self.sent += new
         return new
 

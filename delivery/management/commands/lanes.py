@@ -1,0 +1,121 @@
+"""`manage.py lanes`: what the lanes are doing."""
+
+import json
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import IO, Any, cast
+from urllib.parse import urlsplit
+
+import redis
+from django.core.management.base import BaseCommand, CommandError
+from django.core.serializers.json import DjangoJSONEncoder
+from rich.console import Console
+from rich.table import Table
+
+from delivery import steering
+from delivery.lanes.names import RINGS
+from delivery.lanes.survey import MOST_LOOKED_AT, NamedStats, Survey, survey
+
+PLAIN_WIDTH = 140
+"""Columns where the output is no terminal."""
+
+
+class Command(BaseCommand):
+    help = "Show the busiest lanes, the paused ones, and those whose messages wait for longest."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--json", action="store_true", help="write one JSON document")
+        parser.add_argument("--most", type=int, default=10, help="lanes of each kind (10)")
+
+    def handle(self, *args: Any, json: bool, most: int, **options: Any) -> None:
+        if not 1 <= most <= 1000:
+            raise CommandError("--most is from 1 to 1000.")
+        try:
+            found = [
+                (address(url), survey(steering.lanes_at(url), ring, most))
+                for url in steering.shards()
+                for ring in sorted(RINGS)
+            ]
+        except redis.RedisError as error:
+            raise CommandError(f"A broker does not answer: {error}") from error
+        if json:
+            self.stdout.write(as_json(found))
+            return
+        console = Console(file=cast(IO[str], self.stdout), width=None if self.stdout.isatty() else PLAIN_WIDTH)
+        for broker, each in found:
+            print_survey(console, broker, each, datetime.now(UTC))
+
+
+def address(url: str) -> str:
+    """A broker's URL without anything that may be a password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def as_json(found: Sequence[tuple[str, Survey]]) -> str:
+    """`{"rings": [{"broker", "ring", "stats", "busiest", "paused", "oldest", "is_whole"}]}`; moments in ISO 8601."""
+    rings = []
+    for broker, each in found:
+        document = {"broker": broker} | asdict(each)
+        for kind in ("busiest", "paused", "oldest"):
+            document[kind] = [{"lane": named["lane"], **named["stats"]} for named in document[kind]]
+        rings.append(document)
+    return json.dumps({"rings": rings}, cls=DjangoJSONEncoder, indent=2)
+
+
+def print_survey(console: Console, broker: str, found: Survey, now: datetime) -> None:
+    stats = found.stats
+    console.print(
+        f"[bold]{found.ring}[/bold] on {broker}: {stats.busy:,} lanes with waiting messages, {stats.ready:,} ready,"
+        f" {stats.paused:,} paused, {stats.throttled:,} out of tokens, {stats.troubled:,} in trouble;"
+        f" {stats.in_flight:,} messages in flight",
+        highlight=False,
+    )
+    if not found.is_whole:
+        console.print(f"Of the {MOST_LOOKED_AT:,} lanes that have been busy for longest, and the first to wake:")
+    kinds = [("Busiest", found.busiest), ("Paused", found.paused), ("Oldest", found.oldest)]
+    for title, named in kinds:
+        if named:
+            console.print(lanes_table(title, named, now))
+
+
+def lanes_table(title: str, found: Sequence[NamedStats], now: datetime) -> Table:
+    table = Table(title=title, title_justify="left", show_edge=False)
+    table.add_column("lane", no_wrap=True)
+    for column in ("waiting", "in flight", "limit", "rate/s", "oldest"):
+        table.add_column(column, justify="right")
+    table.add_column("runs")
+    for named in found:
+        stats = named.stats
+        rate = "" if stats.rate is None else f"{stats.rate:g}"
+        cells = (f"{stats.waiting:,}", f"{stats.in_flight:,}", f"{stats.limit:,}", rate, age(stats.oldest_at, now))
+        table.add_row(named.lane, *cells, runs(named, now))
+    return table
+
+
+def runs(named: NamedStats, now: datetime) -> str:
+    """In words, whether the lane runs, and if not, what it waits for."""
+    stats = named.stats
+    trouble = ", in trouble" if stats.is_troubled else ""
+    if stats.paused_until:
+        return f"paused for {age(now, stats.paused_until)} more{trouble}"
+    if stats.throttled_until:
+        return f"next token in {age(now, stats.throttled_until)}{trouble}"
+    if stats.is_in_ring:
+        return f"ready{trouble}"
+    if stats.in_flight >= stats.limit:
+        return f"at its limit{trouble}"
+    return (f"waits for bucket {stats.bucket}" if stats.bucket and stats.waiting else "idle") + trouble
+
+
+def age(since: datetime | None, until: datetime) -> str:
+    """The span between two moments in its largest unit; '' where there is none."""
+    if since is None:
+        return ""
+    seconds = max(0.0, (until - since).total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

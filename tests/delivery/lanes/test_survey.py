@@ -1,0 +1,52 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from redis import Redis
+
+from delivery.lanes import survey as survey_module
+from delivery.lanes.control import Lanes
+from delivery.lanes.survey import NamedStats, survey
+from tests.delivery.lanes.ring import Ring
+
+
+@pytest.fixture
+def ring(client: Redis) -> Ring:
+    return Ring(client)
+
+
+def names(found: list[NamedStats]) -> list[str]:
+    return [named.lane for named in found]
+
+
+def test_an_empty_ring_has_nothing_to_show(lanes: Lanes) -> None:
+    found = survey(lanes, "deliver", 5)
+    assert (found.busiest, found.paused, found.oldest, found.is_whole) == ([], [], [], True)
+
+
+def test_the_busiest_the_paused_and_the_oldest(ring: Ring, lanes: Lanes) -> None:
+    for depth, lane in enumerate(("conn.a", "conn.b", "conn.c", "conn.d"), 1):
+        for number in range(depth):
+            ring.put(lane, f"m{number}")
+    now = datetime.now(UTC)
+    lanes.pause("conn.b", now + timedelta(hours=2))
+    lanes.pause("conn.idle", now + timedelta(hours=1))
+    lanes.limit("conn.c", rate=0.01, burst=1)
+    ring.take(3)
+    found = survey(lanes, "deliver", 3)
+    assert [(named.lane, named.stats.waiting) for named in found.busiest] == [
+        ("conn.d", 3),
+        ("conn.b", 2),
+        ("conn.c", 2),
+    ]
+    assert names(found.paused) == ["conn.idle", "conn.b"]
+    assert names(found.oldest) == ["conn.b", "conn.c", "conn.d"]
+    assert (found.stats.paused, found.stats.throttled) == (2, 1)
+
+
+def test_the_cost_is_bounded_and_said(ring: Ring, lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey_module, "MOST_LOOKED_AT", 2)
+    for lane in ("conn.a", "conn.b", "conn.c"):
+        ring.put(lane, "m1")
+    found = survey(lanes, "deliver", 9)
+    assert names(found.busiest) == ["conn.a", "conn.b"]
+    assert not found.is_whole
