@@ -48,19 +48,22 @@ ORDER BY d.next_attempt_at LIMIT %s
 
 
 class DueDeliveries:
-    """Hints deliveries as they become due. It looks a little back, for rows that were committed late; older ones, and
-    those of lanes that were full or paused, are the top-up's."""
+    """Hints deliveries as they become due, each once. It looks a little back, for rows that were committed late; older
+    ones, and those of lanes that were full or paused, are the top-up's."""
 
     def __init__(self) -> None:
         self._seen_until = datetime.now(UTC) - timedelta(minutes=1)
+        self._hinted: set[uuid.UUID] = set()
 
     def __call__(self, now: datetime) -> int:
         with connection.cursor() as cursor:
             cursor.execute(DUE, [self._seen_until - HINT_GRACE, now, now, MOST_DUE])
             due = cursor.fetchall()
-        publishing.publish_deliveries(row[:3] for row in due)
+        fresh = [row[:3] for row in due if row[2] not in self._hinted]
+        publishing.publish_deliveries(fresh)
+        self._hinted = {row[2] for row in due}
         self._seen_until = now if len(due) < MOST_DUE else due[-1][3]
-        return len(due)
+        return len(fresh)
 
 
 LANES_WITH_DUE = """
