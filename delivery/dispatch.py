@@ -218,7 +218,9 @@ def attempt(job: Job) -> Result:
         credentials = _open_credentials(job)
         request = provider.prepare(_shipment(job, credentials, started_at))
         answer = outbound.send(
-            request, deadline_seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
+            request,
+            deadline_seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS,
+            pool_key=(job.workspace_id, job.connection_id),
         )
     except Exception as error:  # noqa: BLE001  (judged below, by its type)
         answer = error
