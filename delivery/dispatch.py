@@ -248,7 +248,7 @@ def _received(response: Response, redactor: Redactor) -> Received:
 
 
 def _open_credentials(job: Job) -> dict[str, Any]:
-    return vault.open_document(
+    return vault.open_again(
         job.sealed_document,
         workspace_id=job.workspace_id,
         owner_kind="connection",

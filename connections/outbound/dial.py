@@ -111,8 +111,8 @@ class _Attempt:
         if used is None or seconds <= 0:
             return None
         self._sockets.remove(used)
-        address, now = ip_address(curl.getinfo(pycurl.PRIMARY_IP)), time.monotonic()
-        return Kept(key, address, self._local_port, now, now + seconds, used)
+        remote, now = curl.getinfo(pycurl.PRIMARY_IP), time.monotonic()
+        return Kept(key, ip_address(remote), remote, self._local_port, now, now + seconds, used)
 
     def close_sockets(self) -> None:
         """Close our copies of the sockets that are not kept: pycurl works with duplicates."""
@@ -198,10 +198,11 @@ class _Attempt:
 
     def _before_request(self, remote: str, local: str, remote_port: int, local_port: int) -> int:
         """Connect and TLS are done; from here on bytes of the request leave."""
-        if self._kept is not None and local_port != self._kept.local_port:
-            self._stale = True
-            return int(pycurl.PREREQFUNC_ABORT)
         self._local_port = local_port
+        if self._kept is not None:  # whose address the door has just held against the policy
+            self._stale = (remote, local_port) != (self._kept.remote, self._kept.local_port)
+            self.connected = not self._stale
+            return int(pycurl.PREREQFUNC_ABORT if self._stale else pycurl.PREREQFUNC_OK)
         self.refusal = self._refuse(remote)
         if self.refusal:
             return int(pycurl.PREREQFUNC_ABORT)
@@ -210,8 +211,7 @@ class _Attempt:
 
     def _refuse(self, text: str) -> str | None:
         address = ip_address(text)
-        checked = self.call.pins if self._kept is None else (self._kept.address,)
-        return self.call.policy.refusal(address) or (None if address in checked else "not the address checked")
+        return self.call.policy.refusal(address) or (None if address in self.call.pins else "not the address checked")
 
     def _explain(self, curl: pycurl.Curl, code: int, text: str = "") -> OutboundError:
         if self.refusal:

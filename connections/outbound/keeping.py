@@ -21,7 +21,7 @@ IDLE_SECONDS = 30.0
 """How long a socket is kept unused, at most; a receiver that announces less (`Keep-Alive: timeout=5`) is believed."""
 MARGIN_SECONDS = 1.0
 """So much before the receiver would close it, a socket is given up: else requests would meet it closing."""
-MOST_HANDLES = 128
+MOST_HANDLES = 256
 """Idle handles of a process, and so its idle sockets. Each that has spoken TLS keeps 0.7 MB of parsed authorities."""
 MOST_PLACES = 100
 """Places whose TLS sessions one handle may keep; then it is thrown away."""
@@ -44,10 +44,14 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An open socket: its two ends, its time, and our duplicate of it, by which it can be closed from outside."""
+    """An open socket: its two ends, its time, and our duplicate of it, by which it can be closed from outside.
+
+    `remote` is the address as libcurl writes it.
+    """
 
     key: Key
     address: Address
+    remote: str
     local_port: int
     since: float
     until: float
@@ -107,12 +111,12 @@ class Handles:
         self._idle: dict[Handle, None] = {}
         self._kept: dict[Key, list[Handle]] = {}
         self._shunned: dict[Key, float] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._closing: threading.Thread | None = None
 
     def take_kept(self, key: Key) -> Handle | None:
         """The handle whose socket was kept for this key last, unless its time is up or its receiver closed it."""
-        with self._changed:
+        with self._lock:
             handles = self._kept.get(key)
             while handles:
                 handle = handles[-1]
@@ -133,7 +137,7 @@ class Handles:
 
     def take(self) -> Handle:
         """Any handle: one that keeps nothing, else a new one, else the one that has kept its socket for longest."""
-        with self._changed:
+        with self._lock:
             for handle in reversed(self._idle):
                 if handle.kept is None:
                     del self._idle[handle]
@@ -151,7 +155,7 @@ class Handles:
             handle.drop()
             return
         surplus = None
-        with self._changed:
+        with self._lock:
             if len(self._idle) >= self._most:
                 surplus = next(iter(self._idle))
                 self._remove(surplus)
@@ -166,7 +170,7 @@ class Handles:
 
     def shun(self, key: Key) -> None:
         """Keep nothing there for a while: its receiver closes sockets and does not say so."""
-        with self._changed:
+        with self._lock:
             self._shun(key)
 
     def _shun(self, key: Key) -> None:
@@ -176,7 +180,7 @@ class Handles:
 
     def count_kept(self) -> int:
         """How many sockets are kept."""
-        with self._changed:
+        with self._lock:
             return sum(len(handles) for handles in self._kept.values())
 
     def _remove(self, handle: Handle) -> None:
@@ -194,11 +198,13 @@ class Handles:
 
     def _close_in_time(self) -> None:
         """The life of the closing thread: it ends when nothing is kept."""
-        with self._changed:
-            while self._kept:
+        while True:
+            time.sleep(MARGIN_SECONDS)
+            with self._lock:
                 self._close_overdue(time.monotonic())
-                self._changed.wait(MARGIN_SECONDS)
-            self._closing = None
+                if not self._kept:
+                    self._closing = None
+                    return
 
     def _close_overdue(self, now: float) -> None:
         overdue = [handle for handles in self._kept.values() for handle in handles if _is_overdue(handle, now)]
