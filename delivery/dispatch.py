@@ -225,7 +225,9 @@ def attempt(job: Job) -> Result:
         credentials = _open_credentials(job)
         request = provider.prepare(_shipment(job, credentials, started_at))
         answer = outbound.send(
-            request, deadline_seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
+            request,
+            deadline_seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS,
+            pool_key=(job.workspace_id, job.connection_id),
         )
     except Exception as error:  # noqa: BLE001  (judged below, by its type)
         answer = error
@@ -253,7 +255,7 @@ def _received(response: Response, redactor: Redactor) -> Received:
 
 
 def _open_credentials(job: Job) -> dict[str, Any]:
-    return vault.open_document(
+    return vault.open_again(
         job.sealed_document,
         workspace_id=job.workspace_id,
         owner_kind="connection",

@@ -1,7 +1,7 @@
 """Fan-out: an event becomes one delivery per matching rule, and a ledger that says what became of every rule.
 
-Two short transactions around pure work: the first claims the events (so that an event that kills its worker is
-counted), the second writes ledger and deliveries and takes the events off `Unrouted`. A delivery's id is a pure
+Two statements around pure work: the first claims the events (so that an event that kills its worker is counted), the
+second writes ledger and deliveries and takes the events off `Unrouted`. A delivery's id is a pure
 function of event and rule, so running twice makes no doubles.
 """
 
@@ -11,16 +11,16 @@ import logging
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
-from django.db import DataError, IntegrityError, connection, transaction
-from psycopg2.extras import Json, execute_values
+from django.db import DataError, IntegrityError, connection
 
-from connections import mapping, providers
-from delivery import matching, publishing
-from delivery.models import Delivery, Rule, event_time
+from connections import mapping
+from delivery import publishing, routing
+from delivery.batching import rows_of
+from delivery.models import Delivery, event_time
+from delivery.routing import CompiledRule, Routing
 from workspaces import ids
 from workspaces.models import Workspace
 
@@ -30,16 +30,34 @@ MOST_TRIES = 5
 """Fan-outs of one event that may lose their worker before the event is set aside as poison."""
 
 
-INSERT_LEDGERS = """
-    INSERT INTO routing_ledgers (event_id, workspace_id, entries, created_at) VALUES %s
-    ON CONFLICT (event_id) DO NOTHING
+CLAIM = """
+WITH claimed AS (
+    UPDATE unrouted SET tries = tries + 1, lease_until = now() + make_interval(secs => %s)
+    WHERE event_id = ANY(%s) AND poisoned_at IS NULL AND (lease_until IS NULL OR lease_until < now())
+    RETURNING event_id, workspace_id
+)
+SELECT e.id, e.workspace_id, e.type, p.body, coalesce(s.stamp, 0)
+FROM claimed c
+JOIN events e ON e.id = c.event_id
+JOIN payloads p ON p.event_id = c.event_id AND p.workspace_id = c.workspace_id
+LEFT JOIN routing_stamps s ON s.workspace_id = c.workspace_id
+WHERE e.id = ANY(%s) AND p.event_id = ANY(%s)
 """
-INSERT_DELIVERIES = """
+"""The ids stand there again, so that PostgreSQL leaves out other partitions while it plans."""
+
+WRITE = """
+WITH ledgers AS (
+    INSERT INTO routing_ledgers (event_id, workspace_id, entries, created_at) VALUES {ledgers}
+    ON CONFLICT (event_id) DO NOTHING
+){made}
+DELETE FROM unrouted WHERE event_id = ANY(%s)
+"""
+INSERT_DELIVERIES = """, made AS (
     INSERT INTO deliveries (id, workspace_id, event_id, rule_id, connection_id, event_type, action, body, frozen,
         status, cause, detail, next_attempt_at, created_at, finished_at, outcome, attempt_number, budget_used, losses,
         claimed_by)
-    VALUES %s ON CONFLICT (id) DO NOTHING
-"""
+    VALUES {deliveries} ON CONFLICT (id) DO NOTHING
+)"""
 DELIVERY_ROW = f"({','.join(['%s'] * 15)}, '', 0, 0, 0, '')"
 
 
@@ -48,7 +66,7 @@ class Fact:
     """An event as fan-out needs it; `payload` is the JSON text as received."""
 
     event_id: uuid.UUID
-    workspace: Workspace
+    workspace_id: uuid.UUID
     type: str
     payload: str
 
@@ -84,56 +102,33 @@ def fan_out(event_ids: list[uuid.UUID]) -> list[publishing.DeliveryHint]:
 
     Returns `(workspace id, connection id, delivery id)` hints to publish now that all is committed.
     """
-    facts = _load(_claim(event_ids))
-    rules = _rules_of({fact.workspace.pk for fact in facts})
+    facts, stamps = _claim(event_ids)
+    routings = routing.routings_of(stamps)
     now = datetime.now(UTC)
-    routed = [made for fact in facts if (made := _route(fact, rules.get(fact.workspace.pk, []), now))]
+    routed = [made for fact in facts if (made := _route(fact, routings[fact.workspace_id], now))]
     written = _write_all(routed, now)
     return [shaped.hint for one in written for shaped in one.considered if shaped.hint]
 
 
-def _route(fact: Fact, rules: list[Rule], now: datetime) -> Routed | None:
+def _claim(event_ids: list[uuid.UUID]) -> tuple[list[Fact], dict[uuid.UUID, int]]:
+    """The events that are ours to route, and the stamps of their workspaces' rules."""
+    with connection.cursor() as cursor:
+        cursor.execute(CLAIM, [settings.MESHES_LEASE_SECONDS, event_ids, event_ids, event_ids])
+        rows = cursor.fetchall()
+    return [Fact(*row[:4]) for row in rows], {row[1]: row[4] for row in rows}
+
+
+def _route(fact: Fact, rules: Routing, now: datetime) -> Routed | None:
     try:
-        named = [rule for rule in rules if matching.pattern_matches(rule.event, fact.type)]
-        context = context_of(fact.event_id, fact.type, json.loads(fact.payload), fact.workspace)
+        named = rules.named(fact.type)
+        context: dict[str, Any] = {}
+        if any(rule.reads_event for rule in named):
+            context = context_of(fact.event_id, fact.type, json.loads(fact.payload), rules.workspace)
         return Routed(fact, [shape(fact, rule, context, now) for rule in named])
     except Exception:
         # A fault of ours with one event: it stays unrouted, is tried again, and is set aside after five tries.
         logger.exception("fan-out of event %s failed", fact.event_id)
         return None
-
-
-def _claim(event_ids: list[uuid.UUID]) -> list[uuid.UUID]:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE unrouted SET tries = tries + 1, lease_until = now() + make_interval(secs => %s)"
-            " WHERE event_id = ANY(%s) AND poisoned_at IS NULL AND (lease_until IS NULL OR lease_until < now())"
-            " RETURNING event_id",
-            [settings.MESHES_LEASE_SECONDS, event_ids],
-        )
-        return [row[0] for row in cursor.fetchall()]
-
-
-def _load(event_ids: list[uuid.UUID]) -> list[Fact]:
-    if not event_ids:
-        return []
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT e.id, e.workspace_id, e.type, p.body FROM events e"
-            " JOIN payloads p ON p.event_id = e.id AND p.workspace_id = e.workspace_id WHERE e.id = ANY(%s)",
-            [event_ids],
-        )
-        rows = cursor.fetchall()
-    workspaces = Workspace.objects.in_bulk({row[1] for row in rows})
-    return [Fact(row[0], workspaces[row[1]], row[2], row[3]) for row in rows]
-
-
-def _rules_of(workspace_ids: set[uuid.UUID]) -> dict[uuid.UUID, list[Rule]]:
-    rules: dict[uuid.UUID, list[Rule]] = {}
-    live = Rule.objects.filter(workspace_id__in=workspace_ids, deleted_at=None, workspace__deleted_at=None)
-    for rule in live.select_related("connection").order_by("id"):
-        rules.setdefault(rule.workspace_id, []).append(rule)
-    return rules
 
 
 def context_of(event_id: uuid.UUID, event_type: str, payload: Any, workspace: Workspace) -> dict[str, Any]:
@@ -149,65 +144,43 @@ def context_of(event_id: uuid.UUID, event_type: str, payload: Any, workspace: Wo
     }
 
 
-@lru_cache(maxsize=4096)
-def _compiled_filter(rule_id: uuid.UUID, version: int, document: str) -> matching.Filter:
-    return matching.compile_filter(json.loads(document))
-
-
-@lru_cache(maxsize=4096)
-def _compiled_mapping(rule_id: uuid.UUID, version: int, document: str) -> mapping.Mapping:
-    return mapping.compile_mapping(json.loads(document))
-
-
-def shape(fact: Fact, rule: Rule, context: dict[str, Any], now: datetime) -> Shaped:
-    """Decide what `rule`, whose pattern names the event, makes of it. Pure: reads no clock and no database."""
-    entry: dict[str, Any] = {
-        "rule": rule.public_id,
-        "version": rule.version,
-        "connection": ids.encode(ids.CONNECTION, rule.connection_id),
-    }
+def shape(fact: Fact, compiled: CompiledRule, context: dict[str, Any], now: datetime) -> Shaped:
+    """Decide what a rule whose pattern names the event makes of it. Pure: reads no clock and no database."""
+    rule, entry = compiled.rule, compiled.entry
     if not rule.enabled or rule.connection.status == "deleted":
         return Shaped(entry | {"result": "disabled"})
-    if rule.filter is not None:
-        clause = _compiled_filter(rule.pk, rule.version, json.dumps(rule.filter)).explain(context)
+    if compiled.filter is not None:
+        clause = compiled.filter.explain(context)
         if clause is not None:
             return Shaped(entry | {"result": "filtered", "clause": clause.as_dict()})
     made = delivery_id(fact.event_id, rule.pk)
-    entry["delivery"] = ids.encode(ids.DELIVERY, made)
+    entry = entry | {"delivery": ids.encode(ids.DELIVERY, made)}
     try:
-        body = shaped_body(rule, context)
+        body = compiled.shaped_body(context)
     except mapping.MappingFailed as error:
-        row = _row(made, fact, rule, None, "dead", now, "mapping_failed", f"{error.pointer}: {error.message}")
+        row = _row(made, fact, compiled, None, "dead", now, "mapping_failed", f"{error.pointer}: {error.message}")
         return Shaped(entry | {"result": "mapping_failed", "reason": f"{error.pointer}: {error.message}"}, row)
     if rule.connection.status != "active":
-        row = _row(made, fact, rule, body, "held", now, rule.connection.status, rule.connection.status_reason)
+        row = _row(made, fact, compiled, body, "held", now, rule.connection.status, rule.connection.status_reason)
         return Shaped(entry | {"result": "held", "reason": rule.connection.status}, row)
-    hint = (fact.workspace.pk, rule.connection_id, made)
-    return Shaped(entry | {"result": "matched"}, _row(made, fact, rule, body, "pending", now), hint)
-
-
-def shaped_body(rule: Rule, context: dict[str, Any]) -> str | None:
-    """The JSON text that the rule's mapping makes, or None without a mapping. Raises `mapping.MappingFailed`."""
-    if rule.mapping is None:
-        return None
-    document = _compiled_mapping(rule.pk, rule.version, json.dumps(rule.mapping)).apply(context)
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    row = _row(made, fact, compiled, body, "pending", now)
+    return Shaped(entry | {"result": "matched"}, row, (fact.workspace_id, rule.connection_id, made))
 
 
 def _row(
     made: uuid.UUID,
     fact: Fact,
-    rule: Rule,
+    compiled: CompiledRule,
     body: str | None,
     status: str,
     now: datetime,
     cause: str = "",
     detail: str = "",
 ) -> tuple[Any, ...]:
-    frozen = providers.get(rule.connection.type).frozen_config(rule.connection.config)
+    rule = compiled.rule
     due, finished = (now if status == "pending" else None), (now if status == "dead" else None)
-    return (made, fact.workspace.pk, fact.event_id, rule.pk, rule.connection_id, fact.type, rule.action, body,
-            Json(frozen), status, cause, detail, due, now, finished)  # fmt: skip
+    return (made, fact.workspace_id, fact.event_id, rule.pk, rule.connection_id, fact.type, rule.action, body,
+            compiled.frozen, status, cause, detail, due, now, finished)  # fmt: skip
 
 
 def _write_all(routed: list[Routed], now: datetime) -> list[Routed]:
@@ -223,19 +196,22 @@ def _write_all(routed: list[Routed], now: datetime) -> list[Routed]:
 
 
 def _write(routed: list[Routed], now: datetime) -> None:
+    """Ledgers and deliveries, and the events wait no more: one statement, hence one transaction."""
     if not routed:
         return
-    event_ids = [one.fact.event_id for one in routed]
-    ledgers = [
-        (one.fact.event_id, one.fact.workspace.pk, Json([shaped.entry for shaped in one.considered]), now)
+    entries = [
+        (one.fact.event_id, one.fact.workspace_id, json.dumps([shaped.entry for shaped in one.considered]), now)
         for one in routed
     ]
-    deliveries = [shaped.delivery for one in routed for shaped in one.considered if shaped.delivery]
-    with transaction.atomic(), connection.cursor() as cursor:
-        execute_values(cursor.cursor, INSERT_LEDGERS, ledgers, page_size=len(ledgers))
-        if deliveries:
-            execute_values(cursor.cursor, INSERT_DELIVERIES, deliveries, DELIVERY_ROW, page_size=len(deliveries))
-        cursor.execute("DELETE FROM unrouted WHERE event_id = ANY(%s)", [event_ids])
+    ledgers, parameters = rows_of("(%s, %s, %s, %s)", entries)
+    made = ""
+    if rows := [shaped.delivery for one in routed for shaped in one.considered if shaped.delivery]:
+        deliveries, values = rows_of(DELIVERY_ROW, rows)
+        made = INSERT_DELIVERIES.format(deliveries=deliveries)
+        parameters += values
+    with connection.cursor() as cursor:
+        parameters.append([one.fact.event_id for one in routed])
+        cursor.execute(WRITE.format(ledgers=ledgers, made=made), parameters)
 
 
 def set_poison_aside(now: datetime) -> int:
@@ -277,7 +253,7 @@ def reshape(deliveries: list[Delivery]) -> dict[uuid.UUID, str | None]:
         payload = json.loads(delivery.event.payload.body)
         context = context_of(delivery.event_id, delivery.event_type, payload, delivery.workspace)
         try:
-            bodies[delivery.pk] = shaped_body(delivery.rule, context)
+            bodies[delivery.pk] = CompiledRule(delivery.rule).shaped_body(context)
         except mapping.MappingFailed as error:
             logger.info("%s still cannot be shaped: %s", delivery.public_id, error)
     return bodies

@@ -8,11 +8,11 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from django.db import connection, transaction
 
 from delivery import idempotency, publishing
+from delivery.batching import Group, rows_of
 from delivery.idempotency import Answer, Stamp
 from delivery.models import event_time
 from workspaces import ids
@@ -20,17 +20,25 @@ from workspaces import ids
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event to be stored. `payload` is the JSON text as received; the moment of the event is that of its id."""
+    """An event to be stored. `payload` is the JSON text as received; the moment of the event is that of its id.
+
+    `external_id` is the one by which the workspace was named, if it was; the workspace must still have it.
+    """
 
     workspace_id: uuid.UUID
     type: str
     payload: str
     api_key_id: uuid.UUID | None = None
     id: uuid.UUID = field(default_factory=ids.uuid7)
+    external_id: str | None = None
 
     @property
     def created_at(self) -> datetime:
         return event_time(self.id)
+
+
+class StaleWorkspace(Exception):  # noqa: N818 - reads so where it is caught
+    """A workspace was deleted, or lost the external id by which it was named. Nothing was stored."""
 
 
 def accept(events: Sequence[NewEvent], answer: Answer, stamp: Stamp | None = None) -> Answer:
@@ -39,40 +47,71 @@ def accept(events: Sequence[NewEvent], answer: Answer, stamp: Stamp | None = Non
     Without a stamp (a request without `Idempotency-Key`) that is `answer`. With one it is `answer` too, kept for 24
     hours in the transaction of the events, unless the key was used before: then nothing is stored, and the earlier
     answer is returned. A twin that runs at the same time waits for the first to commit. Raises
-    `idempotency.KeyReused` where the key belongs to another body.
+    `idempotency.KeyReused` where the key belongs to another body, and StaleWorkspace.
     """
-    if stamp is None:
-        insert_events(events)
-    else:
-        with transaction.atomic():
+    if stamp is None and len(events) == 1 and not connection.in_atomic_block:
+        if not _singles.submit(events[0]):
+            raise StaleWorkspace
+        return answer
+    with transaction.atomic():
+        if stamp is not None:
             earlier = idempotency.remember(stamp, answer)
             if earlier is not None:
                 return earlier
-            insert_events(events)
+        if not all(insert_events(events)):
+            raise StaleWorkspace
     publishing.publish_fanouts([(event.workspace_id, event.id) for event in events])
     return answer
 
 
-def insert_events(events: Sequence[NewEvent]) -> None:
-    """Insert events, payloads and what waits for fan-out: one statement, hence one transaction, for any number."""
+def _accept_singles(events: list[NewEvent]) -> list[bool]:
+    """The events of as many requests, of which each has its own answer."""
+    stored = insert_events(events)
+    publishing.publish_fanouts(
+        [(event.workspace_id, event.id) for event, is_stored in zip(events, stored, strict=True) if is_stored]
+    )
+    return stored
+
+
+_singles: Group[NewEvent, bool] = Group("ingest", _accept_singles)
+"""Events that come alone share statements and commits, so that a request without a stamp needs no connection."""
+
+
+def insert_events(events: Sequence[NewEvent]) -> list[bool]:
+    """Insert events, payloads and what waits for fan-out: one statement, hence one transaction, for any number.
+
+    False for an event whose workspace is no longer what it was taken for. An event that is there already is stored.
+    """
     if not events:
-        return
-    rows = ", ".join(["(%s::uuid, %s::uuid, %s, %s::uuid, %s::timestamptz, %s)"] * len(events))
-    values: list[Any] = []
-    for event in events:
-        values += [event.id, event.workspace_id, event.type, event.api_key_id, event.created_at, event.payload]
+        return []
+    rows, values = rows_of(
+        "(%s::uuid, %s::uuid, %s, %s, %s::uuid, %s::timestamptz, %s)",
+        [(e.id, e.workspace_id, e.external_id, e.type, e.api_key_id, e.created_at, e.payload) for e in events],
+    )
     with connection.cursor() as cursor:
         cursor.execute(_INSERT.format(rows=rows), values)
+        stored = {row[0] for row in cursor.fetchall()}
+    return [event.id in stored for event in events]
 
 
 _INSERT = """
-WITH incoming (id, workspace_id, type, api_key_id, created_at, body) AS (VALUES {rows}),
-inserted_events AS (
+WITH incoming (id, workspace_id, external_id, type, api_key_id, created_at, body) AS (VALUES {rows}),
+accepted AS (
+    SELECT i.* FROM incoming i JOIN workspaces w ON w.id = i.workspace_id AND w.deleted_at IS NULL
+        AND (i.external_id IS NULL OR w.external_id = i.external_id)
+),
+inserted AS (
     INSERT INTO events (id, workspace_id, type, api_key_id, payload_bytes, created_at)
-    SELECT id, workspace_id, type, api_key_id, octet_length(body), created_at FROM incoming
+    SELECT id, workspace_id, type, api_key_id, octet_length(body), created_at FROM accepted
+    ON CONFLICT DO NOTHING RETURNING id
 ),
 inserted_payloads AS (
-    INSERT INTO payloads (event_id, workspace_id, body) SELECT id, workspace_id, body FROM incoming
+    INSERT INTO payloads (event_id, workspace_id, body)
+    SELECT id, workspace_id, body FROM accepted JOIN inserted USING (id)
+),
+waiting AS (
+    INSERT INTO unrouted (event_id, workspace_id, created_at, tries)
+    SELECT id, workspace_id, created_at, 0 FROM accepted JOIN inserted USING (id)
 )
-INSERT INTO unrouted (event_id, workspace_id, created_at, tries) SELECT id, workspace_id, created_at, 0 FROM incoming
+SELECT id FROM accepted
 """

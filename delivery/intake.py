@@ -5,7 +5,6 @@ here; see `delivery.ingest`.
 """
 
 import math
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ from delivery import backlog
 from delivery.ingest import NewEvent
 from delivery.matching import is_event_type
 from meshes.api import Problem
-from workspaces import ids, limits, strictjson
-from workspaces.access import EXTERNAL_ID, visible_workspaces
+from workspaces import directory, ids, limits, strictjson
 from workspaces.authentication import Identity
 from workspaces.jsonpaths import pointer
 from workspaces.models import Workspace
@@ -148,7 +146,7 @@ class Admission:
 
     def __init__(self, identity: Identity, drafts: Sequence[Draft | Problem]) -> None:
         self._identity = identity
-        self._workspaces = find_workspaces(identity, (draft.workspace for draft in drafts if isinstance(draft, Draft)))
+        self._workspaces = directory.find(identity, (draft.workspace for draft in drafts if isinstance(draft, Draft)))
         self._places = [
             draft if isinstance(draft, Problem) or draft.workspace in self._workspaces else _unknown_workspace(draft)
             for draft in drafts
@@ -193,20 +191,11 @@ class Admission:
         ]
 
     def _admit(self, draft: Draft) -> Admitted:
-        workspace_id = self._workspaces[draft.workspace].pk
-        return Admitted(draft, NewEvent(workspace_id, draft.type, draft.payload, self._identity.key_id))
-
-
-def find_workspaces(identity: Identity, references: Iterable[str]) -> dict[str, Workspace]:
-    """The live workspaces that these ids and external ids name, by them; what the caller may not see is left out."""
-    wanted = {text: ids.decode(ids.WORKSPACE, text) for text in set(references) if EXTERNAL_ID.fullmatch(text)}
-    live = visible_workspaces(identity).filter(deleted_at=None).order_by()
-    found: dict[str | uuid.UUID | None, Workspace] = {}
-    if names := [text for text, pk in wanted.items() if pk is None]:
-        found |= {workspace.external_id: workspace for workspace in live.filter(external_id__in=names)}
-    if pks := [pk for pk in wanted.values() if pk is not None]:
-        found |= {workspace.pk: workspace for workspace in live.filter(pk__in=pks)}
-    return {text: found[pk or text] for text, pk in wanted.items() if (pk or text) in found}
+        workspace = self._workspaces[draft.workspace]
+        external_id = draft.workspace if draft.workspace == workspace.external_id else None
+        return Admitted(
+            draft, NewEvent(workspace.pk, draft.type, draft.payload, self._identity.key_id, external_id=external_id)
+        )
 
 
 def _unknown_workspace(draft: Draft) -> Problem:

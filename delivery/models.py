@@ -133,6 +133,25 @@ class Rule(models.Model):
         return ids.encode(ids.RULE, self.pk)
 
 
+class RoutingStamp(models.Model):
+    """Moves on whenever something is written that fan-out in a workspace goes by: rules, connections, the workspace.
+
+    Only triggers write it (see the first migration), so that no code can forget to. None: no rule was ever written.
+    """
+
+    workspace = models.OneToOneField(
+        Workspace, primary_key=True, on_delete=models.CASCADE, related_name="+", db_constraint=False
+    )
+    stamp = models.BigIntegerField()
+
+    class Meta:
+        db_table = "routing_stamps"
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return str(self.stamp)
+
+
 class Replay(models.Model):
     """A request to send a filtered set of deliveries again, worked off by a sweep at a pace."""
 

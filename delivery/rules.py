@@ -12,6 +12,7 @@ from connections import mapping, providers
 from connections.models import Connection
 from delivery import fanout, matching, preview
 from delivery.models import Rule
+from delivery.routing import CompiledRule
 from meshes.api import Problem
 from workspaces.models import Workspace
 
@@ -132,7 +133,7 @@ def try_rule(rule: Rule, event_id: uuid.UUID, event_type: str, payload: Any, pay
         if clause is not None:
             return Trial(False, "filter", "A clause of the filter failed.", clause.as_dict())
     try:
-        body = fanout.shaped_body(rule, context)
+        body = CompiledRule(rule).shaped_body(context)
     except mapping.MappingFailed as error:
         return Trial(True, "mapping_failed", f"{error.pointer}: {error.message}")
     draft = preview.Draft(

@@ -4,19 +4,21 @@ A result is written only while its lease is still its own. Deliveries are locked
 rows in the order of their connections, so that two processes never wait for each other crosswise.
 """
 
+import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
 from psycopg2 import Binary
-from psycopg2.extras import Json, execute_values
 
 from connections import vault
 from connections.providers.base import Outcome
 from delivery import breaker, steering
+from delivery.batching import rows_of
 from delivery.breaker import Health
 from delivery.dispatch import Result, repeatable
 from delivery.retry import next_delay
@@ -73,41 +75,83 @@ def _lost(same: Settled, due: datetime) -> Settled:
     return replace(same, losses=losses, next_attempt_at=due)
 
 
-UPDATE_DELIVERIES = """
-UPDATE deliveries d
-SET status = v.status, outcome = v.outcome, cause = v.cause, detail = v.detail, budget_used = v.budget_used,
-    losses = v.losses, next_attempt_at = coalesce(v.next_attempt_at, d.next_attempt_at), lease_id = NULL,
-    lease_until = NULL, finished_at = CASE WHEN v.status IN ('succeeded', 'dead') THEN v.now END
-FROM (VALUES %s) AS v (id, lease_id, status, outcome, cause, detail, budget_used, losses, next_attempt_at, now)
-WHERE d.id = v.id AND d.lease_id = v.lease_id
-RETURNING d.id
+SETTLE = """
+WITH results (id, lease_id, status, outcome, cause, detail, budget_used, losses, next_attempt_at, settled_at,
+    attempt_id, workspace_id, connection_id, number, started_at, duration_ms, status_code, error_class, error,
+    request_method, request_url, request_headers, response_headers, response_body, response_truncated,
+    credential_version) AS (VALUES {rows}),
+settled AS (
+    UPDATE deliveries d
+    SET status = r.status, outcome = r.outcome, cause = r.cause, detail = r.detail, budget_used = r.budget_used,
+        losses = r.losses, next_attempt_at = coalesce(r.next_attempt_at, d.next_attempt_at), lease_id = NULL,
+        lease_until = NULL, finished_at = CASE WHEN r.status IN ('succeeded', 'dead') THEN r.settled_at END
+    FROM results r
+    WHERE d.id = r.id AND d.lease_id = r.lease_id AND d.id = ANY(%s)
+    RETURNING d.id
+),
+recorded AS (
+    INSERT INTO attempts (id, workspace_id, delivery_id, number, started_at, duration_ms, outcome, status_code,
+        error_class, error, request_method, request_url, request_headers, response_headers, response_body,
+        response_truncated, credential_version, worker)
+    SELECT r.attempt_id, r.workspace_id, r.id, r.number, r.started_at, r.duration_ms, r.outcome, r.status_code,
+        r.error_class, r.error, r.request_method, r.request_url, r.request_headers, r.response_headers,
+        r.response_body, r.response_truncated, r.credential_version, %s
+    FROM results r JOIN settled USING (id)
+)
+SELECT r.id, h.connection_id, h.breaker, h.consecutive_failures, h.opened_times, h.first_failure_at, h.last_failure_at,
+    h.last_success_at
+FROM settled JOIN results r USING (id) LEFT JOIN connection_health h ON h.connection_id = r.connection_id
 """
-DELIVERY = "(%s::uuid, %s::uuid, %s, %s, %s, %s, %s, %s, %s::timestamptz, %s::timestamptz)"
-INSERT_ATTEMPTS = """
-INSERT INTO attempts (id, workspace_id, delivery_id, number, started_at, duration_ms, outcome, status_code, error_class,
-    error, request_method, request_url, request_headers, response_headers, response_body, response_truncated,
-    credential_version, worker) VALUES %s
-"""
+"""Deliveries, attempts, and the health of their connections as it was: one statement. The ids stand in an array too,
+by which PostgreSQL leaves out all other partitions while it plans."""
+RESULT = (
+    "(%s::uuid, %s::uuid, %s, %s, %s, %s, %s, %s, %s::timestamptz, %s::timestamptz,"
+    " %s::uuid, %s::uuid, %s::uuid, %s, %s::timestamptz, %s, %s::int, %s, %s, %s, %s, %s::jsonb, %s::jsonb, %s::bytea,"
+    " %s, %s::int)"
+)
 
 
 def settle(results: list[Result], worker: str) -> list[bool]:
     """Write these results back; False for one whose lease was no longer its own (its loss is already recorded)."""
     now = datetime.now(UTC)
     ordered = sorted(results, key=lambda result: result.job.delivery_id)
-    with transaction.atomic(), connection.cursor() as cursor:
-        rows = [(r.job.delivery_id, r.job.lease_id, *astuple(decide(r, now)), now) for r in ordered]
-        written = execute_values(cursor.cursor, UPDATE_DELIVERIES, rows, DELIVERY, page_size=len(rows), fetch=True)
-        settled_ids = {row[0] for row in written}
-        settled = [result for result in ordered if result.job.delivery_id in settled_ids]
-        if settled:
-            attempts = [_attempt_row(result, worker) for result in settled]
-            execute_values(cursor.cursor, INSERT_ATTEMPTS, attempts, page_size=len(attempts))
+    if all(result.verdict.outcome == Outcome.DELIVERED for result in ordered):
+        settled, healths = _write(ordered, worker, now)  # one statement, hence one transaction
+        changes = _update_connections(settled, healths, now)
+    else:
+        with transaction.atomic():
+            settled, healths = _write(ordered, worker, now)
             if refusals := _refusals(settled, worker):
                 vault.record_refusals(refusals)
-        changes = _update_connections(settled, now)
+            changes = _update_connections(settled, healths, now)
     for change in changes:
         change.steer()
+    settled_ids = {result.job.delivery_id for result in settled}
     return [result.job.delivery_id in settled_ids for result in results]
+
+
+def _write(ordered: list[Result], worker: str, now: datetime) -> tuple[list[Result], dict[uuid.UUID, Health]]:
+    """Those results whose leases were their own, and the health of their connections where there is any."""
+    rows, parameters = rows_of(RESULT, [_row(result, now) for result in ordered])
+    with connection.cursor() as cursor:
+        parameters += [[result.job.delivery_id for result in ordered], worker]
+        cursor.execute(SETTLE.format(rows=rows), parameters)
+        written = cursor.fetchall()
+    settled_ids = {row[0] for row in written}
+    settled = [result for result in ordered if result.job.delivery_id in settled_ids]
+    return settled, {row[1]: Health(*row[2:]) for row in written if row[1] is not None}
+
+
+def _row(result: Result, now: datetime) -> tuple[Any, ...]:
+    job, verdict, request, response = result.job, result.verdict, result.request, result.response
+    return (
+        job.delivery_id, job.lease_id, *astuple(decide(result, now)), now,
+        ids.uuid7(), job.workspace_id, job.connection_id, job.attempt_number, result.started_at, result.duration_ms,
+        response.status if response else None, verdict.error_class, verdict.words,
+        request.method if request else "", request.url if request else "",
+        json.dumps(request.headers if request else []), json.dumps(response.headers if response else []),
+        Binary(response.body) if response else None, bool(response and response.truncated), job.sealed_version,
+    )  # fmt: skip
 
 
 def _refusals(settled: list[Result], worker: str) -> list[vault.Refusal]:
@@ -118,18 +162,6 @@ def _refusals(settled: list[Result], worker: str) -> list[vault.Refusal]:
         )
         for job in refused
     ]
-
-
-def _attempt_row(result: Result, worker: str) -> tuple[Any, ...]:
-    job, verdict, request, response = result.job, result.verdict, result.request, result.response
-    return (
-        ids.uuid7(), job.workspace_id, job.delivery_id, job.attempt_number, result.started_at, result.duration_ms,
-        verdict.outcome, response.status if response else None, verdict.error_class, verdict.words,
-        request.method if request else "", request.url if request else "",
-        Json(request.headers if request else []), Json(response.headers if response else []),
-        Binary(response.body) if response else None, bool(response and response.truncated),
-        job.sealed_version, worker,
-    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -180,21 +212,20 @@ class Change:
             steering.resume(self.workspace_id, self.connection_id)
 
 
-def _update_connections(settled: list[Result], now: datetime) -> list[Change]:
+def _update_connections(settled: list[Result], healths: dict[uuid.UUID, Health], now: datetime) -> list[Change]:
     """Health, pauses and holds of the connections in a batch. Rows are locked and written only where they change."""
-    healths = _healths({result.job.connection_id for result in settled}, lock=False)
     unsettling = {result.job.connection_id for result in settled if not _changes_nothing(result, healths)}
     if not unsettling:
         return []
-    _ensure_health(settled, unsettling)
-    healths = _healths(unsettling, lock=True)
     changes: dict[uuid.UUID, Change] = {}
-    for result in settled:
-        key = result.job.connection_id
-        if key in unsettling:
-            change = changes.setdefault(key, Change(key, result.job.workspace_id, healths[key], healths[key]))
-            change.take(result, now)
-    _write_changes([changes[key] for key in sorted(changes)], now)
+    with transaction.atomic():
+        locked = _lock_healths(settled, unsettling)
+        for result in settled:
+            key = result.job.connection_id
+            if key in unsettling:
+                change = changes.setdefault(key, Change(key, result.job.workspace_id, locked[key], locked[key]))
+                change.take(result, now)
+        _write_changes([changes[key] for key in sorted(changes)], now)
     return list(changes.values())
 
 
@@ -205,64 +236,57 @@ def _changes_nothing(result: Result, healths: dict[uuid.UUID, Health]) -> bool:
     return result.verdict.outcome == Outcome.REJECTED or result.verdict.is_ours
 
 
-def _healths(connection_ids: Iterable[uuid.UUID], *, lock: bool) -> dict[uuid.UUID, Health]:
+def _lock_healths(settled: list[Result], connection_ids: set[uuid.UUID]) -> dict[uuid.UUID, Health]:
+    """The health rows of these connections, locked; made where there are none."""
+    owners = {r.job.connection_id: r.job.workspace_id for r in settled if r.job.connection_id in connection_ids}
     with connection.cursor() as cursor:
+        _write_rows(
+            cursor,
+            "INSERT INTO connection_health (connection_id, workspace_id, breaker, consecutive_failures, opened_times)"
+            " VALUES {rows} ON CONFLICT (connection_id) DO NOTHING",
+            "(%s, %s, 'closed', 0, 0)",
+            sorted(owners.items()),
+        )
         cursor.execute(
             "SELECT connection_id, breaker, consecutive_failures, opened_times, first_failure_at, last_failure_at,"
-            " last_success_at FROM connection_health WHERE connection_id = ANY(%s) ORDER BY connection_id"
-            + (" FOR UPDATE" if lock else ""),
+            " last_success_at FROM connection_health WHERE connection_id = ANY(%s) ORDER BY connection_id FOR UPDATE",
             [sorted(connection_ids)],
         )
         return {row[0]: Health(*row[1:]) for row in cursor.fetchall()}
 
 
-def _ensure_health(settled: list[Result], connection_ids: set[uuid.UUID]) -> None:
-    owners = {r.job.connection_id: r.job.workspace_id for r in settled if r.job.connection_id in connection_ids}
-    with connection.cursor() as cursor:
-        execute_values(
-            cursor.cursor,
-            "INSERT INTO connection_health (connection_id, workspace_id, breaker, consecutive_failures, opened_times)"
-            " VALUES %s ON CONFLICT (connection_id) DO NOTHING",
-            sorted(owners.items()),
-            template="(%s, %s, 'closed', 0, 0)",
-        )
+def _write_rows(cursor: CursorWrapper, statement: str, template: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Run a statement over rows, if there are any."""
+    if rows:
+        text, parameters = rows_of(template, rows)
+        cursor.execute(statement.format(rows=text), parameters)
 
 
 def _write_changes(changes: list[Change], now: datetime) -> None:
     with connection.cursor() as cursor:
-        moved = [
-            (change.connection_id, *astuple(change.health)) for change in changes if change.health != change.before
-        ]
-        if moved:
-            execute_values(
-                cursor.cursor,
-                "UPDATE connection_health h SET breaker = v.breaker, consecutive_failures = v.failures,"
-                " opened_times = v.opened, first_failure_at = v.first, last_failure_at = v.last,"
-                " last_success_at = v.success, probe_until = NULL FROM (VALUES %s)"
-                " AS v (id, breaker, failures, opened, first, last, success) WHERE h.connection_id = v.id",
-                moved,
-                template="(%s::uuid, %s, %s, %s, %s::timestamptz, %s::timestamptz, %s::timestamptz)",
-            )
-        pauses = [
-            (c.connection_id, c.paused_until) for c in changes if c.health.breaker != c.before.breaker or c.paused_until
-        ]
-        if pauses:
-            execute_values(
-                cursor.cursor,
-                "UPDATE connections c SET paused_until = CASE WHEN v.until IS NULL THEN NULL"
-                " ELSE greatest(c.paused_until, v.until) END FROM (VALUES %s) AS v (id, until) WHERE c.id = v.id",
-                pauses,
-                template="(%s::uuid, %s::timestamptz)",
-            )
-        holds = [(c.connection_id, c.hold, c.reason, now) for c in changes if c.hold is not None]
-        if holds:
-            execute_values(
-                cursor.cursor,
-                "UPDATE connections c SET status = v.status, status_reason = v.reason, status_changed_at = v.now"
-                " FROM (VALUES %s) AS v (id, status, reason, now) WHERE c.id = v.id AND c.status = 'active'",
-                holds,
-                template="(%s::uuid, %s, %s, %s::timestamptz)",
-            )
+        _write_rows(
+            cursor,
+            "UPDATE connection_health h SET breaker = v.breaker, consecutive_failures = v.failures,"
+            " opened_times = v.opened, first_failure_at = v.first, last_failure_at = v.last,"
+            " last_success_at = v.success, probe_until = NULL FROM (VALUES {rows})"
+            " AS v (id, breaker, failures, opened, first, last, success) WHERE h.connection_id = v.id",
+            "(%s::uuid, %s, %s, %s, %s::timestamptz, %s::timestamptz, %s::timestamptz)",
+            [(change.connection_id, *astuple(change.health)) for change in changes if change.health != change.before],
+        )
+        _write_rows(
+            cursor,
+            "UPDATE connections c SET paused_until = CASE WHEN v.until IS NULL THEN NULL"
+            " ELSE greatest(c.paused_until, v.until) END FROM (VALUES {rows}) AS v (id, until) WHERE c.id = v.id",
+            "(%s::uuid, %s::timestamptz)",
+            [(change.connection_id, change.paused_until) for change in changes if change.is_repaused],
+        )
+        _write_rows(
+            cursor,
+            "UPDATE connections c SET status = v.status, status_reason = v.reason, status_changed_at = v.now"
+            " FROM (VALUES {rows}) AS v (id, status, reason, now) WHERE c.id = v.id AND c.status = 'active'",
+            "(%s::uuid, %s, %s, %s::timestamptz)",
+            [(c.connection_id, c.hold, c.reason, now) for c in changes if c.hold is not None],
+        )
 
 
 END_LEASES = """
@@ -293,12 +317,13 @@ def end_lapsed_leases(delivery_ids: list[uuid.UUID]) -> int:
         )
         lost = cursor.fetchall()
         if lost:
-            execute_values(
-                cursor.cursor,
+            _write_rows(
+                cursor,
                 "INSERT INTO attempts (id, workspace_id, delivery_id, number, started_at, worker, outcome, error_class,"
-                " error, request_method, request_url, request_headers, response_headers, response_truncated) VALUES %s",
+                " error, request_method, request_url, request_headers, response_headers, response_truncated)"
+                " VALUES {rows}",
+                "(%s, %s, %s, %s, %s, %s, 'uncertain', 'worker_lost', %s, '', '', '[]', '[]', false)",
                 [(ids.uuid7(), row[1], row[0], *row[2:], LOST_WORDS) for row in lost],
-                template="(%s, %s, %s, %s, %s, %s, 'uncertain', 'worker_lost', %s, '', '', '[]', '[]', false)",
             )
     return len(lost)
 

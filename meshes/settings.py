@@ -235,5 +235,7 @@ LOGGING = {
     "loggers": {
         "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},  # a scanner's Host header is no error of ours
+        "celery.worker.strategy": {"level": "WARNING"},  # two lines a task; what came of it stands in the database
+        "celery.app.trace": {"level": "WARNING"},
     },
 }

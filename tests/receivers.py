@@ -35,6 +35,12 @@ class Receiver:
         self.answers = lambda got: Answer(status, headers or {}, body)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    """Callers that may knock at once; the default of five makes the sixth wait for a second."""
+
+
 @contextmanager
 def receiver() -> Iterator[Receiver]:
     """A receiver on a free port of 127.0.0.1, ended with the block."""
@@ -60,8 +66,7 @@ def receiver() -> Iterator[Receiver]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     here.url = f"http://127.0.0.1:{server.server_port}/hook"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
+from workspaces import directory
 from workspaces.models import Workspace
 from workspaces.signals import workspace_deleted
 
@@ -30,6 +31,7 @@ def change_workspace(workspace: Workspace, fields: Mapping[str, Any]) -> None:
     try:
         with transaction.atomic():
             workspace.save(update_fields=[*fields, "updated_at"])
+            transaction.on_commit(directory.forget)
     except IntegrityError as error:
         raise ExternalIdTaken from error
 
@@ -41,4 +43,5 @@ def delete_workspace(workspace: Workspace, now: datetime) -> None:
     """
     with transaction.atomic():
         if Workspace.objects.filter(pk=workspace.pk, deleted_at=None).update(deleted_at=now, updated_at=now):
+            transaction.on_commit(directory.forget)
             transaction.on_commit(lambda: workspace_deleted.send(sender=Workspace, workspace_id=workspace.pk))

@@ -2,8 +2,8 @@
 
 `send` for deliveries, `session` for conversations with vendors, `check_url` for the moment at which a URL is saved.
 Reading order: `urls` (text to parts), `names` (name to addresses), `addresses` and `policy` (which are allowed),
-`dial` (the request on the wire), `reading` (the answer), `faults` and `errors` (what can go wrong), `door` (the steps
-together), `conversations` (`requests` on top).
+`keeping` (sockets between requests), `dial` (the request on the wire), `reading` (the answer), `faults` and `errors`
+(what can go wrong), `door` (the steps together), `conversations` (`requests` on top).
 """
 
 from connections.outbound.conversations import session

@@ -1,10 +1,8 @@
-"""One request on one libcurl handle, to addresses that are already checked."""
+"""One request on one libcurl handle, to addresses that are already checked, or on a socket that was kept."""
 
 import errno
-import os
 import socket
 import time
-from collections import deque
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -13,6 +11,7 @@ import pycurl
 from connections.outbound.addresses import Address
 from connections.outbound.errors import OutboundError, RefusedAddress
 from connections.outbound.faults import Fault, explain
+from connections.outbound.keeping import IDLE_SECONDS, MARGIN_SECONDS, Handle, Kept, Key, idle_handles
 from connections.outbound.messages import USER_AGENT, Request
 from connections.outbound.policy import Policy
 from connections.outbound.reading import Reading, Stop
@@ -25,76 +24,98 @@ _QUICK_EXIT = 322  # CURLOPT_QUICK_EXIT; pycurl has no name for it
 _OUR_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Handle:
-    """A libcurl handle that is used again.
-
-    Its connections are not, nor is anything of a request: `reset` before it is put back leaves only the parsed CA file
-    (4 ms of CPU a request) and the pinned name, which the next request removes.
-    """
-
-    def __init__(self) -> None:
-        self.curl = pycurl.Curl()
-        self.pinned: str | None = None
-
-
-_idle: deque[Handle] = deque(maxlen=128)
-"""Handles that nobody uses, last in, first out, so that no more are kept warm than are needed at once."""
-
-os.register_at_fork(after_in_child=_idle.clear)
-
-
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Everything that one dial needs. `until` is in the time of `time.monotonic`."""
+    """Everything that one request needs. `until` is in the time of `time.monotonic`.
+
+    `key` is None where no socket may be kept. `pins` are the addresses that may be dialled; none where a socket is
+    used again.
+    """
 
     request: Request
     target: Target
-    pins: tuple[Address, ...]
     policy: Policy
     until: float
     body_limit: int
+    key: Key | None = None
+    pins: tuple[Address, ...] = ()
+
+
+class Stale(Exception):  # noqa: N818 - reads so where it is caught
+    """A kept socket was closed by the receiver. It is certain that nothing of the request was sent."""
 
 
 def dial(call: Call) -> tuple[int, Reading]:
-    """Send the request and read the answer: its status code, and what was read. Raises OutboundError."""
+    """Send the request over a new connection and read the answer: its status code, and what was read.
+
+    Raises OutboundError.
+    """
+    return _perform(_Attempt(call), idle_handles().take())
+
+
+def send_on(handle: Handle, call: Call) -> tuple[int, Reading]:
+    """The same over the socket that the handle has kept. Raises Stale, and OutboundError."""
+    attempt = _Attempt(call, handle.kept)
+    handle.kept = None
+    return _perform(attempt, handle)
+
+
+def _perform(attempt: "_Attempt", handle: Handle) -> tuple[int, Reading]:
     try:
-        handle = _idle.pop()
-    except IndexError:
-        handle = Handle()
-    attempt = _Attempt(call)
-    try:
-        return attempt.perform(handle)
+        answer = attempt.perform(handle)
+        handle.kept = attempt.keep(handle.curl)
+        return answer
     finally:
         attempt.close_sockets()
         handle.curl.reset()
-        _idle.append(handle)
+        idle_handles().put(handle)
 
 
 class _Attempt:
-    """The callbacks of one dial, and what they saw."""
+    """The callbacks of one request, and what they saw."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, kept: Kept | None = None) -> None:
         self.call = call
         self.reading = Reading(call.body_limit)
         self.connected = False
         self.refusal: str | None = None
         self.broken: OSError | None = None
-        self._sockets: list[socket.socket] = []
+        self._kept = kept
+        self._stale = False
+        self._local_port = 0
+        self._sockets: list[socket.socket] = [] if kept is None else [kept.socket]
 
     def perform(self, handle: Handle) -> tuple[int, Reading]:
         curl = handle.curl
         try:
             self._guard(curl)
-            self._pin(handle)
+            self._choose_connection(handle)
             self._describe(curl)
             curl.perform()
         except pycurl.error as error:
+            if self._stale and not self.connected:
+                raise Stale from None
             if self.reading.stopped is not Stop.BODY_FULL:
                 raise self._explain(curl, *error.args) from None
         return curl.getinfo(pycurl.RESPONSE_CODE), self.reading
 
+    def keep(self, curl: pycurl.Curl) -> Kept | None:
+        """What there is to keep now that the answer is read; libcurl has closed what may not be used again."""
+        key = self.call.key
+        if key is None or curl.getinfo(pycurl.LASTSOCKET) == -1:
+            return None
+        used = next((each for each in self._sockets if each.getsockname()[1] == self._local_port), None)
+        seconds = IDLE_SECONDS
+        if (announced := self.reading.keep_alive_seconds) is not None:
+            seconds = min(seconds, announced - MARGIN_SECONDS)
+        if used is None or seconds <= 0:
+            return None
+        self._sockets.remove(used)
+        remote, now = curl.getinfo(pycurl.PRIMARY_IP), time.monotonic()
+        return Kept(key, ip_address(remote), remote, self._local_port, now, now + seconds, used)
+
     def close_sockets(self) -> None:
-        """Close our copies of the sockets: pycurl works with duplicates."""
+        """Close our copies of the sockets that are not kept: pycurl works with duplicates."""
         for opened in self._sockets:
             opened.close()
 
@@ -110,17 +131,24 @@ class _Attempt:
         curl.setopt(pycurl.NOPROXY, "*")
         curl.setopt(pycurl.NETRC, pycurl.NETRC_IGNORED)
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
-        curl.setopt(pycurl.FRESH_CONNECT, 1)
-        curl.setopt(pycurl.FORBID_REUSE, 1)
         curl.setopt(pycurl.SSL_VERIFYPEER, 1)
         curl.setopt(pycurl.SSL_VERIFYHOST, 2)
         curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
-        curl.setopt(pycurl.SSL_SESSIONID_CACHE, 0)
         curl.setopt(pycurl.CAINFO, policy.ca_file)
         curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         curl.setopt(pycurl.PREREQFUNCTION, self._before_request)
         curl.setopt(pycurl.HEADERFUNCTION, self.reading.take_header)
         curl.setopt(pycurl.WRITEFUNCTION, self.reading.take_body)
+
+    def _choose_connection(self, handle: Handle) -> None:
+        """The socket that was kept, or a new one. A handle keeps one at a time, and TLS sessions for their owner."""
+        curl, key = handle.curl, self.call.key
+        curl.setopt(pycurl.MAXCONNECTS, 1)
+        curl.setopt(pycurl.FRESH_CONNECT, self._kept is None)
+        curl.setopt(pycurl.FORBID_REUSE, key is None)
+        curl.setopt(pycurl.SSL_SESSIONID_CACHE, key is not None and handle.may_resume(key))
+        if self._kept is None:
+            self._pin(handle)
 
     def _pin(self, handle: Handle) -> None:
         """Give libcurl the addresses of the name, so that it looks nothing up, and take back those of the last one."""
@@ -153,6 +181,9 @@ class _Attempt:
 
     def _open_socket(self, purpose: int, address: tuple[int, int, int, tuple[str, int]]) -> "socket.socket | int":
         """The last check, on the very address that is about to be dialled."""
+        if self._kept is not None:
+            self._stale = True  # libcurl found the kept socket closed; a new dial begins with a look at the name
+            return int(pycurl.SOCKET_BAD)
         family, kind, protocol, (text, *_) = address
         self.refusal = self._refuse(text) or self.refusal
         if self.refusal or purpose != pycurl.SOCKTYPE_IPCXN:
@@ -167,6 +198,11 @@ class _Attempt:
 
     def _before_request(self, remote: str, local: str, remote_port: int, local_port: int) -> int:
         """Connect and TLS are done; from here on bytes of the request leave."""
+        self._local_port = local_port
+        if self._kept is not None:  # whose address the door has just held against the policy
+            self._stale = (remote, local_port) != (self._kept.remote, self._kept.local_port)
+            self.connected = not self._stale
+            return int(pycurl.PREREQFUNC_ABORT if self._stale else pycurl.PREREQFUNC_OK)
         self.refusal = self._refuse(remote)
         if self.refusal:
             return int(pycurl.PREREQFUNC_ABORT)

@@ -2,15 +2,18 @@
 
 import logging
 import time
+from collections.abc import Hashable
+from dataclasses import replace
 from ipaddress import ip_address
 
 from connections.outbound.addresses import Address
-from connections.outbound.dial import Call, dial
-from connections.outbound.errors import DeadlineExceeded, DoorFailed, RefusedAddress, ResolveFailed
+from connections.outbound.dial import Call, Stale, dial, send_on
+from connections.outbound.errors import ConnectionLost, DeadlineExceeded, DoorFailed, RefusedAddress, ResolveFailed
+from connections.outbound.keeping import Handle, Key, idle_handles
 from connections.outbound.messages import Request, Response, check_request
 from connections.outbound.names import find_addresses
 from connections.outbound.policy import Policy
-from connections.outbound.reading import Stop
+from connections.outbound.reading import Reading, Stop
 from connections.outbound.urls import Target, parse_url
 
 DEADLINE_SECONDS = 15.0
@@ -27,8 +30,12 @@ def send(
     deadline_seconds: float = DEADLINE_SECONDS,
     body_limit: int = DELIVERY_BODY_LIMIT,
     policy: Policy | None = None,
+    pool_key: Hashable = None,
 ) -> Response:
     """Send one request and return its answer, whatever the status; redirects are answers too.
+
+    With a `pool_key` the socket is kept for a while, for the next request to the same place with the same key, and for
+    no other; that request then looks no name up. Without one nothing is kept.
 
     The deadline (30 s at most; more is cut to that) spans lookup, connect, TLS, header and body. Of the body up to
     `body_limit` bytes are read; a longer one is cut and marked `truncated`. May be called from any number of threads.
@@ -40,10 +47,9 @@ def send(
     check_request(request)
     try:
         target = parse_url(request.url)
-        pins = _locate(target, policy, until)
-        if time.monotonic() >= until:
-            raise DeadlineExceeded("No connection could be made in the time allowed.")
-        status, reading = dial(Call(request, target, pins, policy, until, body_limit))
+        key = None if pool_key is None else Key(pool_key, target.scheme, target.host, target.port)
+        call = Call(request, target, policy, until, body_limit, key)
+        status, reading = _send_on_kept(call) or _dial(call)
     except RefusedAddress as error:
         logger.info("refused: %s", error.detail)
         raise
@@ -57,6 +63,45 @@ def send(
         truncated=reading.stopped is Stop.BODY_FULL,
         duration_ms=round((time.monotonic() - started) * 1000),
     )
+
+
+def _send_on_kept(call: Call) -> tuple[int, Reading] | None:
+    """The answer over a socket that is kept for this, or None: there is none, or the policy allows it no more.
+
+    A socket that was closed before anything was sent is as good as none. One that broke afterwards is an error like on
+    any other socket: the receiver may have acted.
+    """
+    if call.key is None:
+        return None
+    call.policy.check_target(call.target)
+    handles = idle_handles()
+    while (handle := handles.take_kept(call.key)) is not None:
+        if (answer := _try(handle, call, call.key)) is not None:
+            return answer
+    return None
+
+
+def _try(handle: Handle, call: Call, key: Key) -> tuple[int, Reading] | None:
+    handles, kept = idle_handles(), handle.kept
+    if kept is None or call.policy.refusal(kept.address) is not None:
+        handle.drop()
+        handles.put(handle)
+        return None
+    try:
+        return send_on(handle, call)
+    except Stale:
+        return None
+    except ConnectionLost as error:
+        if error.status is None:
+            handles.shun(key)
+        raise
+
+
+def _dial(call: Call) -> tuple[int, Reading]:
+    pins = _locate(call.target, call.policy, call.until)
+    if time.monotonic() >= call.until:
+        raise DeadlineExceeded("No connection could be made in the time allowed.")
+    return dial(replace(call, pins=pins))
 
 
 def check_url(url: str, *, policy: Policy | None = None) -> None:

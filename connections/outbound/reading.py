@@ -1,9 +1,12 @@
 """Takes an answer in as libcurl hands it over: header lines, then pieces of the body."""
 
+import re
 from enum import Enum, auto
 
 MAX_ANSWER_HEADER_BYTES = 64 * 1024
 """Over all header lines of an answer, with those of 1xx answers before it and trailers after it."""
+
+_TIMEOUT = re.compile(rb"\btimeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 CONTINUE = None
 ABORT = 0  # for libcurl, a callback that took fewer bytes than it was given ends the transfer
@@ -67,6 +70,14 @@ class Reading:
                 name, _, value = text.partition(":")
                 pairs.append((name.strip(), value.strip()))
         return tuple(pairs)
+
+    @property
+    def keep_alive_seconds(self) -> int | None:
+        """How long the receiver says that it keeps an idle connection (`Keep-Alive: timeout=5`), if it does."""
+        for line in self._lines:
+            if line[:11].lower() == b"keep-alive:" and (found := _TIMEOUT.search(line)):
+                return int(found[1])
+        return None
 
     def _is_interim(self) -> bool:
         status_line = self._lines[0].split(maxsplit=2) if self._lines else []

@@ -4,6 +4,59 @@ from django.db import migrations, models
 
 from workspaces import partitions
 
+ROUTING_STAMPS = """
+CREATE FUNCTION move_routing_stamps(workspaces uuid[]) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO routing_stamps (workspace_id, stamp)
+    SELECT workspace_id, 1 FROM (SELECT DISTINCT unnest(workspaces) AS workspace_id) AS touched ORDER BY workspace_id
+    ON CONFLICT (workspace_id) DO UPDATE SET stamp = routing_stamps.stamp + 1
+$$;
+
+CREATE FUNCTION on_rules_written() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM move_routing_stamps(ARRAY(SELECT workspace_id FROM written));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER rules_inserted AFTER INSERT ON rules REFERENCING NEW TABLE AS written
+    FOR EACH STATEMENT EXECUTE FUNCTION on_rules_written();
+CREATE TRIGGER rules_updated AFTER UPDATE ON rules REFERENCING NEW TABLE AS written
+    FOR EACH STATEMENT EXECUTE FUNCTION on_rules_written();
+CREATE TRIGGER rules_deleted AFTER DELETE ON rules REFERENCING OLD TABLE AS written
+    FOR EACH STATEMENT EXECUTE FUNCTION on_rules_written();
+
+CREATE FUNCTION on_connections_updated() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM move_routing_stamps(ARRAY(
+        SELECT now.workspace_id FROM now JOIN before USING (id)
+        WHERE (now.type, now.config, now.status, now.status_reason)
+            IS DISTINCT FROM (before.type, before.config, before.status, before.status_reason)
+    ));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER connections_updated AFTER UPDATE ON connections REFERENCING OLD TABLE AS before NEW TABLE AS now
+    FOR EACH STATEMENT EXECUTE FUNCTION on_connections_updated();
+
+CREATE FUNCTION on_workspaces_updated() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM move_routing_stamps(ARRAY(
+        SELECT now.id FROM now JOIN before USING (id)
+        WHERE (now.name, now.external_id, now.deleted_at)
+            IS DISTINCT FROM (before.name, before.external_id, before.deleted_at)
+    ));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER workspaces_updated AFTER UPDATE ON workspaces REFERENCING OLD TABLE AS before NEW TABLE AS now
+    FOR EACH STATEMENT EXECUTE FUNCTION on_workspaces_updated();
+"""
+
+DROP_ROUTING_STAMPS = """
+DROP TRIGGER workspaces_updated ON workspaces;
+DROP TRIGGER connections_updated ON connections;
+DROP TRIGGER rules_inserted ON rules;
+DROP TRIGGER rules_updated ON rules;
+DROP TRIGGER rules_deleted ON rules;
+DROP FUNCTION on_workspaces_updated(), on_connections_updated(), on_rules_written(), move_routing_stamps(uuid[]);
+"""
+
 
 class Migration(migrations.Migration):
 
@@ -89,6 +142,17 @@ class Migration(migrations.Migration):
             options={
                 'db_table': 'rules',
                 'ordering': ['-id'],
+            },
+        ),
+        migrations.CreateModel(
+            name='RoutingStamp',
+            fields=[
+                ('workspace', models.OneToOneField(db_constraint=False, on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='+', serialize=False, to='workspaces.workspace')),
+                ('stamp', models.BigIntegerField()),
+            ],
+            options={
+                'db_table': 'routing_stamps',
+                'default_permissions': (),
             },
         ),
         partitions.CreatePartitionedModel(
@@ -314,5 +378,8 @@ class Migration(migrations.Migration):
             " REFERENCES deliveries (workspace_id, id)",
             "ALTER TABLE attempts DROP CONSTRAINT attempts_delivery_in_workspace",
         ),
+        # Whoever writes what fan-out goes by moves the workspace's stamp on. Statement by statement and in the order of
+        # the workspaces, so that two statements never wait for each other crosswise.
+        migrations.RunSQL(ROUTING_STAMPS, DROP_ROUTING_STAMPS),
         partitions.CreatePartitions("events", "payloads", "routing_ledgers", "deliveries", "attempts"),
     ]

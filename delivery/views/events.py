@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
@@ -22,7 +22,7 @@ from delivery.search import EventQuery, deliveries_of, narrow_events
 from delivery.serializers import AcceptedOut, BulkIn, BulkOut, EventDetailOut, EventIn, EventOut
 from delivery.views.bounded import bounded_search
 from meshes.api import Problem, TenantViewSet, parsed_body
-from workspaces import ids
+from workspaces import directory, ids
 from workspaces.strictjson import Parsed
 
 IDEMPOTENCY_KEY = OpenApiParameter(
@@ -31,6 +31,10 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     OpenApiParameter.HEADER,
     description="1 to 255 visible ASCII characters, good for 24 hours: the same request again gets the same answer.",
 )
+
+
+MOST_LOOKS = 3
+"""A workspace would have to change between each of them and the next statement."""
 
 
 class EventViewSet(TenantViewSet):
@@ -48,6 +52,9 @@ class EventViewSet(TenantViewSet):
     @extend_schema(request=EventIn, responses={202: AcceptedOut}, parameters=[IDEMPOTENCY_KEY])
     def create(self, request: Request) -> HttpResponse:
         """Accept one event. The answer is given when the event is safe; routing and delivery follow."""
+        return _with_fresh_workspaces(lambda: self._accept(request))
+
+    def _accept(self, request: Request) -> HttpResponse:
         body = parsed_body(request)
         admission = Admission(self.identity, [intake.read_one(body)])
         stamp = _stamp(request, admission.workspace(0).pk, "/events", body)
@@ -102,6 +109,9 @@ class BulkViewSet(TenantViewSet):
 
         When none was, the answer is a problem, and nothing is kept under the `Idempotency-Key`.
         """
+        return _with_fresh_workspaces(lambda: self._accept(request))
+
+    def _accept(self, request: Request) -> HttpResponse:
         body = parsed_body(request)
         admission = Admission(self.identity, intake.read_bulk(body))
         stamp = _stamp(request, self.identity.workspace_id or self.identity.key_id, "/events/bulk", body)
@@ -114,6 +124,16 @@ class BulkViewSet(TenantViewSet):
         if not admitted:
             raise _none_accepted([result for result in results if isinstance(result, Problem)])
         return _accept(admitted, _bulk_answer(results), stamp)
+
+
+def _with_fresh_workspaces(accept: Callable[[], HttpResponse]) -> HttpResponse:
+    """Once more where a workspace was deleted or renamed after this process last looked at it."""
+    for _ in range(MOST_LOOKS):
+        try:
+            return accept()
+        except ingest.StaleWorkspace:
+            directory.forget()
+    raise Problem(503, headers={"Retry-After": "1"})
 
 
 # --- idempotency ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from connections.outbound import Policy, RefusedAddress, Request, check_url, send
 from connections.outbound import dial as dial_module
 from connections.outbound.dial import Call, dial
+from connections.outbound.keeping import idle_handles
 from connections.outbound.urls import parse_url
 from tests.connections.outbound_receivers import LOOPBACK, OK, answering, loopback_named, receiver
 
@@ -88,7 +89,7 @@ def test_the_pins_of_past_dials_are_taken_back():
     with receiver(answering(OK)) as server:
         for host in ("a.test", "b.test", "127.0.0.1"):
             send(Request("GET", f"http://{host}:{server.port}/"), policy=loopback_named("127.0.0.1"))
-        curl = dial_module._idle.pop().curl  # for good: below it may start a resolver of its own
+        curl = idle_handles().take().curl  # for good: below it may start a resolver of its own
         for host in ("a.test", "b.test"):
             curl.setopt(pycurl.URL, f"http://{host}:{server.port}/")
             curl.setopt(pycurl.TIMEOUT_MS, 500)
@@ -113,7 +114,8 @@ def test_the_socket_itself_is_checked_again(host):
     with receiver(answering(OK)) as server:
         strict = Policy(allow_http=True, ports=None)
         target = parse_url(f"http://{host}:{server.port}/")
-        call = Call(Request("POST", ""), target, (ip_address("127.0.0.1"),), strict, time.monotonic() + 5, 100)
+        pins = (ip_address("127.0.0.1"),)
+        call = Call(Request("POST", ""), target, strict, time.monotonic() + 5, 100, pins=pins)
         with pytest.raises(RefusedAddress) as caught:
             dial(call)
         assert (caught.value.detail, server.accepted) == (f"{host}: loopback", 0)

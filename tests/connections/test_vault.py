@@ -213,3 +213,27 @@ def test_opening_needs_a_key_that_sealed(owner, use_keys):
     use_keys("another")
     with pytest.raises(vault.CredentialRefused, match="does not decrypt"):
         open_of(owner)
+
+
+def test_a_document_is_opened_again_for_the_same_binding_alone(owner, monkeypatch):
+    document = ciphertext_of(owner)
+    binding = {"workspace_id": owner.workspace_id, "owner_kind": "connection", "owner_id": owner.pk}
+    binding |= {"kind": vault.CREDENTIALS, "version": 1}
+    opened = vault.open_again(document, **binding)
+    monkeypatch.setattr(vault, "open_document", lambda document, **values: pytest.fail("it was opened before"))
+    assert vault.open_again(document, **binding) is opened
+    monkeypatch.undo()
+    for other in ({"workspace_id": ids.uuid7()}, {"owner_id": ids.uuid7()}, {"version": 2}, {"kind": "other"}):
+        with pytest.raises(vault.CredentialRefused):
+            vault.open_again(document, **binding | other)
+    with pytest.raises(vault.CredentialRefused):
+        vault.open_again(None, **binding)
+
+
+def test_what_was_opened_is_not_used_for_long(owner, monkeypatch):
+    document = ciphertext_of(owner)
+    binding = {"workspace_id": owner.workspace_id, "owner_kind": "connection", "owner_id": owner.pk}
+    binding |= {"kind": vault.CREDENTIALS, "version": 1}
+    monkeypatch.setattr(vault, "OPENED_SECONDS", -1.0)
+    opened = vault.open_again(document, **binding)
+    assert vault.open_again(document, **binding) is not opened

@@ -28,7 +28,7 @@ def test_items_that_gather_while_a_batch_runs_share_the_next_one():
         first = pool.submit(group.submit, 0)
         started.wait(5)
         others = [pool.submit(group.submit, item) for item in range(1, 8)]
-        while len(group._waiting) < 7:
+        while group._waiting.qsize() < 7:
             threading.Event().wait(0.001)
         may_end.set()
         assert [future.result() for future in [first, *others]] == list(range(8))

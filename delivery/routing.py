@@ -1,0 +1,119 @@
+"""The rules of workspaces as fan-out uses them: read once, compiled once, and never stale.
+
+Every workspace with rules has a stamp, a row of `routing_stamps`. Triggers in the database move it on whenever a rule,
+or what fan-out needs to know of a connection or of the workspace, is written by anybody. Fan-out reads the stamps in
+the statement that brings its events, so what was committed before that statement is seen by it.
+"""
+
+import json
+import threading
+import uuid
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from connections import mapping, providers
+from delivery import matching
+from delivery.models import Rule
+from workspaces import ids
+from workspaces.models import Workspace
+
+MOST_RULES_KEPT = 20_000
+"""Compiled rules that a process keeps, of all workspaces together; a rule with filter and mapping has some 10 KB."""
+MOST_TYPES_KEPT = 1_000
+"""Event types whose rules a workspace remembers; types come from outside, and may be many."""
+
+
+class CompiledRule:
+    """A rule with all that does not depend on the event. What does not compile raises at every use."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.entry: dict[str, Any] = {
+            "rule": rule.public_id,
+            "version": rule.version,
+            "connection": ids.encode(ids.CONNECTION, rule.connection_id),
+        }
+        """What the ledger says of the rule, whatever becomes of it."""
+
+    @property
+    def reads_event(self) -> bool:
+        """Whether it needs the event's content, and not only its type."""
+        return self.rule.filter is not None or self.rule.mapping is not None
+
+    @cached_property
+    def filter(self) -> matching.Filter | None:
+        return None if self.rule.filter is None else matching.compile_filter(self.rule.filter)
+
+    @cached_property
+    def mapping(self) -> mapping.Mapping | None:
+        return None if self.rule.mapping is None else mapping.compile_mapping(self.rule.mapping)
+
+    @cached_property
+    def frozen(self) -> str:
+        """JSON: the part of the connection's config that shapes the body."""
+        connection = self.rule.connection
+        return json.dumps(providers.get(connection.type).frozen_config(connection.config))
+
+    def shaped_body(self, context: dict[str, Any]) -> str | None:
+        """The JSON text that the rule's mapping makes, or None without a mapping. Raises `mapping.MappingFailed`."""
+        if self.mapping is None:
+            return None
+        return json.dumps(self.mapping.apply(context), ensure_ascii=False, separators=(",", ":"))
+
+
+class Routing:
+    """The live rules of one workspace, as they were at a stamp or a little later."""
+
+    def __init__(self, stamp: int, workspace: Workspace, rules: list[Rule]) -> None:
+        self.stamp = stamp
+        self.workspace = workspace
+        self.rules = [CompiledRule(rule) for rule in rules]
+        self._by_type: dict[str, list[CompiledRule]] = {}
+
+    def named(self, event_type: str) -> list[CompiledRule]:
+        """The rules whose pattern names an event type, oldest first."""
+        found = self._by_type.get(event_type)
+        if found is None:
+            if len(self._by_type) >= MOST_TYPES_KEPT:
+                self._by_type.clear()
+            found = [each for each in self.rules if matching.pattern_matches(each.rule.event, event_type)]
+            self._by_type[event_type] = found
+        return found
+
+
+_kept: dict[uuid.UUID, Routing] = {}
+"""The least lately used first."""
+_lock = threading.Lock()
+
+
+def routings_of(stamps: Mapping[uuid.UUID, int]) -> dict[uuid.UUID, Routing]:
+    """The rules of workspaces, by their ids, at least as new as the stamps. Two queries if any must be read."""
+    with _lock:
+        found = {key: kept for key, stamp in stamps.items() if (kept := _kept.get(key)) and kept.stamp == stamp}
+    if missing := {key: stamp for key, stamp in stamps.items() if key not in found}:
+        found |= _load(missing)
+    with _lock:
+        for key, routing in found.items():
+            _kept.pop(key, None)
+            _kept[key] = routing
+        if missing:
+            _drop_beyond(MOST_RULES_KEPT)
+    return found
+
+
+def _load(stamps: Mapping[uuid.UUID, int]) -> dict[uuid.UUID, Routing]:
+    """Read after the stamps were, so maybe newer than they say: then the next batch has newer ones, and reads again."""
+    rules: dict[uuid.UUID, list[Rule]] = {}
+    live = Rule.objects.filter(workspace_id__in=stamps, deleted_at=None, workspace__deleted_at=None)
+    for rule in live.select_related("connection").order_by("id"):
+        rules.setdefault(rule.workspace_id, []).append(rule)
+    workspaces = Workspace.objects.in_bulk(stamps)
+    return {key: Routing(stamp, workspaces[key], rules.get(key, [])) for key, stamp in stamps.items()}
+
+
+def _drop_beyond(most: int) -> None:
+    size = sum(len(routing.rules) + 1 for routing in _kept.values())
+    while size > most and len(_kept) > 1:
+        oldest = next(iter(_kept))
+        size -= len(_kept.pop(oldest).rules) + 1
