@@ -36,6 +36,7 @@ GROUPS: list[tuple[str, str, list[str]]] = [
             "delivery.RoutingLedger",
             "delivery.Payload",
             "delivery.IdempotencyRecord",
+            "delivery.RoutingStamp",
         ],
     ),
     ("operators", "Operators", ["auth.User", "auth.Group", "admin.LogEntry"]),

@@ -5,7 +5,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from delivery.models import IdempotencyRecord, Payload, RoutingLedger
+from delivery.models import IdempotencyRecord, Payload, RoutingLedger, RoutingStamp
 from workspaces import ids
 from workspaces.operators import columns, display
 from workspaces.operators.filters import PeriodFilter
@@ -93,3 +93,14 @@ class IdempotencyRecordAdmin(OperatorAdmin):
     @admin.display(description="scope")
     def show_scope(self, record: IdempotencyRecord) -> str:
         return display.code(str(record.scope))
+
+
+@admin.register(RoutingStamp)
+class RoutingStampAdmin(OperatorAdmin):
+    """By which state of a workspace's rules and connections events are routed."""
+
+    list_display = ("show_id", "stamp")
+    fields = ("show_workspace", "stamp")
+    readonly_fields = fields
+    show_id = columns.reference(ids.WORKSPACE, "workspaces.workspace", "pk", "workspace")
+    show_workspace = columns.workspace()
