@@ -1,7 +1,7 @@
 """What must hold whatever is called in any order, with rates, shared budgets, workspaces and lanes in trouble.
 
-Time is the test's, so that rates are exact. The model knows what is where and who may run; the order in which lanes come
-is left to the scripts, and held by the tests of turns.
+Time is the test's, so that rates are exact. The model knows what is where and who may run; in which order lanes
+come is left to the scripts, and held by the tests of turns.
 """
 
 import math
@@ -25,7 +25,7 @@ from delivery.lanes.control import Lanes
 from delivery.lanes.health import HEALTHY, Health, after
 from delivery.lanes.lease import Lease, Report
 from tests.delivery.lanes.clock import Clock, fake_clock
-from tests.delivery.lanes.ring import HOUR, Ring
+from tests.delivery.lanes.ring import HOUR, Ring, text
 
 WORKSPACES = {"conn.a": "w1", "conn.b": "w1", "conn.c": "w1", "conn.d": "w2", "conn.e": ""}
 NAMES = sorted(WORKSPACES)
@@ -250,7 +250,7 @@ class Properties(RuleBasedStateMachine):
     def budgets_count_what_is_leased(self) -> None:
         counted = self.client.hgetall(f"{self.ring.prefix}shared_leases")
         expected = {name: self.leased_of(name) for name in BUCKETS if self.leased_of(name)}
-        assert {name.decode(): int(number) for name, number in counted.items()} == expected
+        assert {text(name): int(number) for name, number in counted.items()} == expected
 
     @invariant()
     def nothing_is_kept_of_idle_lanes(self) -> None:
