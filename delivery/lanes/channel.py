@@ -143,7 +143,10 @@ class Channel(kombu_redis.Channel):
         return [*script, 1, key_prefix(ring), *self._take_args(self._asked)]
 
     def _take_args(self, most: int) -> tuple[int, int, int, int]:
-        return self.lane_in_flight, round(self.lane_lease_seconds * 1_000_000), most, self._slow_room()
+        return self.lane_in_flight, self._lease_micros(), most, self._slow_room()
+
+    def _lease_micros(self) -> int:
+        return round(self.lane_lease_seconds * 1_000_000)
 
     def _room(self) -> int:
         """The messages to ask for: never more than the worker has free slots."""
@@ -319,7 +322,7 @@ class Channel(kombu_redis.Channel):
         for ring in self.active_rings():
             lapsed, most = options.REPAIR_AT_MOST, options.REPAIR_AT_MOST
             while lapsed == most:
-                args = (self.lane_in_flight, most, self._repair_cursors.get(ring, "0"))
+                args = (self.lane_in_flight, most, self._repair_cursors.get(ring, "0"), self._lease_micros())
                 lapsed, _, _, cursor = self.scripts.repair(keys=[key_prefix(ring)], args=args)
                 self._repair_cursors[ring] = bytes_to_str(cursor)
 

@@ -100,9 +100,12 @@ class Repairs:
 class Lanes:
     """Control of the lanes of one server. Raises ValueError for a name that is no lane, and redis-py's errors."""
 
-    def __init__(self, client: Redis, *, in_flight: int = options.IN_FLIGHT) -> None:
+    def __init__(
+        self, client: Redis, *, in_flight: int = options.IN_FLIGHT, lease_seconds: float = options.LEASE_SECONDS
+    ) -> None:
         self._client = client
         self._in_flight = in_flight
+        self._lease_micros = round(lease_seconds * 1_000_000)
         self._scripts = Scripts.of(client)
 
     def put(self, messages: Iterable[tuple[str, str, str] | tuple[str, str, str, str]]) -> int:
@@ -230,7 +233,8 @@ class Lanes:
         lapsed = woken = fallen = 0
         cursor, most = "0", options.REPAIR_AT_MOST
         while True:
-            reply = self._scripts.repair(keys=[key_prefix(ring)], args=(self._in_flight, most, cursor))
+            args = (self._in_flight, most, cursor, self._lease_micros)
+            reply = self._scripts.repair(keys=[key_prefix(ring)], args=args)
             lapsed, woken, fallen = lapsed + reply[0], woken + reply[1], fallen + reply[2]
             cursor = _text(reply[3])
             if cursor == "0" and reply[0] < most and reply[1] < most:

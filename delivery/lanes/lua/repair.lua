@@ -1,7 +1,13 @@
--- End what has lapsed. ARGV: cap, most, cursor of the walk over busy lanes. Returns the messages put back, the lanes woken,
+-- End what has lapsed. ARGV: cap, most, cursor of the walk over busy lanes, length of a lease. Returns the messages put back, the lanes woken,
 -- the lanes that had fallen out of the ring, and the cursor to go on from ('0' when the walk is complete).
 
-local most, cursor = tonumber(ARGV[2]), ARGV[3]
+local most, cursor, lease = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+
+-- No lease ends later than one that begins now. If it does, the clock was set back, and a lost worker's would last for long.
+local latest = micros(now + lease)
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '(' .. latest, '+inf', 'LIMIT', 0, most)) do
+  redis.call('ZADD', LEASES, 'XX', latest, member)
+end
 
 local lanes = {}
 local lapsed = redis.call('ZRANGEBYSCORE', LEASES, '-inf', micros(now), 'LIMIT', 0, most)
@@ -26,6 +32,9 @@ for i = 1, #walk[2], 2 do
   else
     if not is_in_ring(lane) then
       leave_ring(lane)
+    end
+    if is_asleep(lane) and redis.call('SISMEMBER', PAUSED, lane) == 0 then
+      redis.call('ZREM', ASLEEP, lane)  -- and sleeps on, until its next token: by a clock that was set back, for too long
     end
     if offer(lane) then
       fallen = fallen + 1

@@ -51,7 +51,7 @@ class Ring:
         return hand_back_all(self.scripts.hand_back, self.in_flight, leases)
 
     def repair(self, most: int = 200) -> Repaired:
-        return Repaired(*self.scripts.repair(keys=[self.prefix], args=(self.in_flight, most, "0")))
+        return Repaired(*self.scripts.repair(keys=[self.prefix], args=(self.in_flight, most, "0", HOUR)))
 
     def existing_keys(self) -> set[str]:
         """The keys that exist now, without their prefix."""

@@ -1,5 +1,6 @@
 """Real workers: what they take, how they end, and what happens when they or their broker are killed."""
 
+import os
 import re
 import signal
 import time
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from kombu.exceptions import BatchPublishError
 
 from delivery.lanes.control import Lanes, RingStats
 from tests.delivery.lanes.ring import Ring
@@ -17,6 +19,8 @@ from tests.delivery.lanes.workers import Journal, Publisher, Worker
 from tests.polling import eventually
 
 IDLE = RingStats(ready=0, busy=0, paused=0, in_flight=0)
+ROUNDS = int(os.environ.get("MESHES_FAULT_ROUNDS", "1"))
+STANDSTILL_SECONDS = 30.0 if ROUNDS > 1 else 3.0
 QUICK = {"lane_lease_seconds": 1.0, "unacked_restore_interval": 0.5}
 
 
@@ -169,8 +173,66 @@ def test_a_worker_ends_in_time_while_its_broker_is_away(
 
 
 @pytest.mark.fault
-def test_killed_workers_lose_no_message(
+def test_a_worker_told_to_stop_twice_loses_nothing(
     valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    publisher.send(60, lanes=12, seconds=0.5)
+    with Worker(valkey.url, tmp_path, threads=8, transport=QUICK) as worker:
+        eventually(lambda: len(journal.counts("start")) >= 8, 20)
+        worker.process.terminate()
+        eventually(lambda: b"Warm shutdown" in worker.log.read_bytes(), 10)
+        worker.process.terminate()
+        worker.process.wait(20)
+    with Worker(valkey.url, tmp_path, threads=32, transport=QUICK):
+        eventually(lambda: journal.counts("end").keys() == set(publisher.sent), 30)
+        eventually(lambda: lanes.ring_stats("deliver") == IDLE)
+
+
+@pytest.mark.fault
+def test_two_workers_that_fight_for_one_lane_keep_to_its_limits_and_double_nothing(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    lanes.limit("conn.0", 3, rate=40, burst=2)
+    with Worker(valkey.url, tmp_path).wait_until_ready(), Worker(valkey.url, tmp_path).wait_until_ready():
+        publisher.send(60, lanes=1, seconds=0.04)
+        most_leased, deadline = 0, time.monotonic() + 30
+        while journal.counts("end") != each_once(publisher):
+            assert time.monotonic() < deadline
+            most_leased = max(most_leased, lanes.stats("conn.0").in_flight)
+    starts = sorted(journal.times("start").values())
+    assert most_leased <= 3
+    assert starts[-1] - starts[0] > (60 - 2) / 40 - 0.1
+    assert journal.counts("start") == each_once(publisher)
+
+
+@pytest.mark.fault
+def test_a_full_server_is_worked_off_and_takes_messages_again(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, lanes: Lanes, tmp_path: Path
+) -> None:
+    with valkey.client() as client, Worker(valkey.url, tmp_path).wait_until_ready() as worker:
+        publisher.send(300, lanes=30, seconds=0.05)
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1)
+        with pytest.raises(BatchPublishError):
+            publisher.send(1, lanes=1)
+        lanes.pause("conn.0", datetime.now(UTC) + timedelta(seconds=1))
+        eventually(lambda: journal.counts("end") == each_once(publisher), 30)
+        client.config_set("maxmemory", 0)
+        publisher.send(30, lanes=30)
+        eventually(lambda: journal.counts("end") == each_once(publisher), 20)
+        eventually(lambda: lanes.ring_stats("deliver") == IDLE)
+        assert worker.is_running()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("round_number", range(ROUNDS))
+def test_killed_workers_lose_no_message(
+    valkey: PrivateValkey,
+    publisher: Publisher,
+    journal: Journal,
+    lanes: Lanes,
+    tmp_path: Path,
+    round_number: int,
 ) -> None:
     publisher.send(500, lanes=100, seconds=0.05)
     for kills in range(1, 6):
@@ -249,7 +311,9 @@ def test_a_worker_survives_a_broker_that_stands_still_and_forgets_its_scripts(
         client.script_flush()
         eventually(lambda: len(journal.counts("end")) >= 40, 20)
         valkey.send(signal.SIGSTOP)
+        stopped_at = time.monotonic()
         eventually(lambda: "Connection to broker lost" in worker.log.read_text())
+        eventually(lambda: time.monotonic() - stopped_at > STANDSTILL_SECONDS, STANDSTILL_SECONDS + 1)
         valkey.send(signal.SIGCONT)
         eventually(lambda: journal.counts("end") == each_once(publisher), 20)
         eventually(lambda: lanes.ring_stats("deliver") == IDLE)
