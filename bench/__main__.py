@@ -1,27 +1,69 @@
 """`python -m bench [scenario …] [--quick] [--runs N] [--scale X]`; see docs/performance.md."""
 
 import argparse
-import contextlib
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from types import ModuleType
 
-from bench import report
-from bench.rig import BenchError, Options, Rig
+from bench import page, plots, report
 from bench.cpu import load_average
-from bench.scenarios import ingest, isolation, latency, throughput
+from bench.rig import BenchError, Options, Rig
+from bench.scenarios import backlog, history, idle, ingest, isolation, lanes, latency, start, throughput
 from bench.systems import System
 from bench.systems.baselines import Classic, InRequest
 from bench.systems.meshes import Meshes
 
-COMPARED = {scenario.NAME: scenario for scenario in (throughput, ingest, latency, isolation)}
-"""Measured against the baselines, in this order, each run on fresh systems."""
+COMPARED = {scenario.NAME: scenario for scenario in (throughput, latency, isolation, ingest)}
+"""Measured against the baselines, in this order, on systems that each run starts anew: A B C, A B C, …"""
 SYSTEMS: tuple[Callable[[Rig], System], ...] = (Meshes, Classic, InRequest)
-ALONE: dict[str, ModuleType] = {}
+ALONE = {scenario.NAME: scenario for scenario in (start, lanes, idle, backlog, history)}
 """Of this system only, or with a baseline of their own."""
 
 
-def main() -> None:
+class Bench:
+    """One invocation. A scenario that fails is told, and the others go on."""
+
+    def __init__(self, rig: Rig, results: report.Results) -> None:
+        self._rig, self._results = rig, results
+        self.failed: list[str] = []
+
+    def compare(self, scenarios: list[ModuleType]) -> None:
+        runs = self._rig.options.runs if scenarios else 0
+        for run in range(runs):
+            for make in SYSTEMS:
+                system = make(self._rig)
+                self._rig.say(f"{system.name}, run {run + 1} of {runs}")
+                try:
+                    system.start()
+                    for scenario in scenarios:
+                        self._attempt(scenario.NAME, lambda of=scenario, at=system: self._measure(of, at), system)
+                finally:
+                    system.stop()
+
+    def measure_alone(self, scenarios: Iterable[ModuleType]) -> None:
+        for scenario in scenarios:
+            self._rig.say(scenario.NAME)
+            self._attempt(scenario.NAME, lambda of=scenario: of.record(self._rig, self._results))
+
+    def _measure(self, scenario: ModuleType, system: System) -> None:
+        before = load_average()
+        figures = scenario.figures(scenario.measure(system, self._rig))
+        if figures:
+            self._results.add(scenario.NAME, system.name, figures, before)
+            self._rig.say(f"{system.name}: {scenario.NAME}: {report.in_short(figures)}")
+
+    def _attempt(self, name: str, act: Callable[[], None], system: System | None = None) -> None:
+        try:
+            act()
+        except BenchError as error:
+            self.failed.append(name)
+            self._rig.say(f"FAILED: {name}: {error}")
+            for process in system.roots() if system else ():
+                print(f"--- {process}\n{system.log(process) if system else ''}", flush=True)
+
+
+def main() -> int:
     options, names = arguments()
     began = time.monotonic()
 
@@ -29,42 +71,19 @@ def main() -> None:
         print(f"{time.monotonic() - began:6.1f} s  {sentence}", flush=True)
 
     results = report.Results(options)
-    with Rig(options, say) as rig:
-        compared = {name: COMPARED[name] for name in names if name in COMPARED}
-        for run in range(options.runs if compared else 0):
-            for make in SYSTEMS:
-                with running(make(rig), rig, f"run {run + 1} of {options.runs}") as system:
-                    for name, scenario in compared.items():
-                        measure(system, rig, scenario, results)
-        for name in names:
-            if name in ALONE:
-                say(name)
-                ALONE[name].record(rig, results)
-    results.write()
-    print(results.tables())
-    say("done")
-
-
-def measure(system: System, rig: Rig, scenario: ModuleType, results: report.Results) -> None:
-    began = load_average()
-    figures = scenario.figures(scenario.measure(system, rig))
-    if figures:
-        results.add(scenario.NAME, system.name, figures, began)
-        rig.say(f"{system.name}: {scenario.NAME}: {report.in_short(figures)}")
-
-
-@contextlib.contextmanager
-def running(system: System, rig: Rig, which: str) -> Iterator[System]:
-    rig.say(f"{system.name}, {which}")
     try:
-        system.start()
-        yield system
-    except BenchError:
-        for name in system.roots():
-            print(f"--- {system.name}: {name}\n{system.log(name)}", flush=True)
-        raise
+        with Rig(options, say) as rig:
+            bench = Bench(rig, results)
+            bench.compare([scenario for name, scenario in COMPARED.items() if name in names])
+            bench.measure_alone(scenario for name, scenario in ALONE.items() if name in names)
     finally:
-        system.stop()
+        written = results.write()
+    print(results.tables())
+    if not options.quick:
+        plots.draw(written)
+        page.write()
+    say(f"done; figures in {written[0].parent if written else 'no file'}")
+    return 1 if bench.failed else 0
 
 
 def arguments() -> tuple[Options, list[str]]:
@@ -84,4 +103,4 @@ def arguments() -> tuple[Options, list[str]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,8 +1,8 @@
 """Where the time goes: `python -m bench.profile [--seconds 10] [--destinations 5] [--py-spy PATH]`.
 
 Starts the whole stack with pg_stat_statements, keeps it busy, and looks at each Python process with py-spy, one after
-the other (py-spy is not among this project's dependencies: `pip install py-spy` into an environment of your own). Prints, by
-process, the share of CPU samples in each function together with what it calls, and PostgreSQL's dearest statements.
+the other (py-spy is not among this project's dependencies: `pip install py-spy` into an environment of your own). Prints,
+by process, the share of CPU samples in each function together with what it calls, and PostgreSQL's dearest statements.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from bench.systems.meshes import Meshes
 
 OURS = ("meshes", "delivery", "connections", "workspaces")
 STATEMENTS = """
-    SELECT calls, rows, round(total_exec_time::numeric), round(total_plan_time::numeric), round((shared_blks_dirtied + 0.0) / calls, 2),
+    SELECT calls, rows, round(total_exec_time::numeric), round(total_plan_time::numeric),
+           round((shared_blks_dirtied + 0.0) / calls, 2),
            round(wal_bytes / calls), left(regexp_replace(query, '\\s+', ' ', 'g'), 150)
     FROM pg_stat_statements WHERE calls > 0 ORDER BY total_exec_time + total_plan_time DESC LIMIT 14
 """

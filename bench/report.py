@@ -23,13 +23,16 @@ class Results:
     def add(self, scenario: str, system: str, figures: Mapping[str, float], load_average: float) -> None:
         self._runs[scenario][system].append({**figures, "load_average": load_average})
 
-    def write(self) -> None:
-        """One JSON file a scenario; those of a quick look in a folder of their own."""
+    def write(self) -> list[Path]:
+        """One JSON file a scenario; those of a quick look in a folder of their own. Returns their paths."""
         folder = FOLDER / "quick" if self._options.quick else FOLDER
         folder.mkdir(parents=True, exist_ok=True)
+        written = []
         for scenario, systems in self._runs.items():
             document = {"scenario": scenario, "conditions": self._conditions, "systems": systems}
-            (folder / f"{scenario}.json").write_text(json.dumps(rounded(document), indent=1) + "\n")
+            written.append(folder / f"{scenario}.json")
+            written[-1].write_text(json.dumps(rounded(document), indent=1) + "\n")
+        return written
 
     def tables(self) -> str:
         return "\n\n".join(table(scenario, systems) for scenario, systems in self._runs.items())

@@ -73,7 +73,7 @@ class Rig:
         self.port = free_port()
         self.dead_port = free_port()
         self._receiver = Child(self.program("receiver", ("-m", "bench.receiver", str(self.port))))
-        self.wait_for(lambda: self._answers(), "receivers")
+        self.wait_for(self._answers, "receivers")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

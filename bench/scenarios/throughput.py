@@ -29,21 +29,27 @@ def measure(system: System, rig: Rig) -> list[Sample]:
     rig.reset()
     rig.load(system.port, [single(system, warm[0])], connections=CONNECTIONS, count=100)
     rig.wait_for_arrivals(100, 20)
-    return [_measure(system, rig, destinations) for destinations in FAN_OUTS]
+    return [at(system, rig, connect(system, rig, destinations)) for destinations in FAN_OUTS]
 
 
-def _measure(system: System, rig: Rig, destinations: int) -> Sample:
-    options = rig.options
+def connect(system: System, rig: Rig, destinations: int) -> list[Tenant]:
+    """Ten tenants with so many destinations each."""
     tenants = [
         Tenant(
             f"fan-{destinations}-{index}",
             tuple(rig.url("ok", 1000 * index + number) for number in range(destinations)),
         )
-        for index in range(options.sized(10, 4))
+        for index in range(rig.options.sized(10, 2))
     ]
     system.connect(tenants)
+    return tenants
+
+
+def at(system: System, rig: Rig, tenants: list[Tenant]) -> Sample:
+    """One run: post in a closed loop, and wait until everything has come."""
     settle(system)
-    deliveries = options.sized(6_000, 1_500)
+    destinations = len(tenants[0].urls)
+    deliveries = rig.options.sized(6_000, 600)
     events = deliveries // destinations
     rig.reset()
     meter, began = Meter(system, rig), time.monotonic()

@@ -44,7 +44,9 @@ class Meshes:
             for name, value in self._rig.program("stack", ()).environment.items()
             if name not in {"DATABASE_URL", "REDIS_URL"} and not name.startswith("MESHES_")
         }
-        self._stack = Stack(folder, environment | ENVIRONMENT | self._settings, port=0, durable=True, report=lambda sentence: None)
+        self._stack = Stack(
+            folder, environment | ENVIRONMENT | self._settings, port=0, durable=True, report=lambda sentence: None
+        )
         self._stack.start()
         self.port, self.key = self._stack.port, self._stack.account_key
         self.api = Api(self.port, self.key)
