@@ -1,8 +1,8 @@
 """How late the sweeper hints deliveries that become due in the same instant: `python -m bench.due [number]`.
 
-Ten thousand deliveries of a thousand connections come due at one moment. Lateness is the time from that moment until the
-hint of each is in its lane, as `depth` of the lanes shows it; the sweep runs on its real interval. The baseline, in the
-same run, publishes the same hints with Celery's `send_task` through `producer.batch()`.
+Ten thousand deliveries of a thousand connections come due at one moment. Lateness is the time from that moment until
+the hint of each is in its lane, as `depth` of the lanes shows it; the sweep runs on its real interval. The baseline, in
+the same run, publishes the same hints with Celery's `send_task` through `producer.batch()`.
 """
 
 import json
@@ -26,7 +26,7 @@ def main(number: int) -> None:
     servers.start()
     try:
         environment = {"DATABASE_URL": servers.postgres.url, "REDIS_URL": servers.valkey.url}
-        os.environ.update(environment, SECRET_KEY="bench", FERNET_KEYS="bench", MESHES_LOG_LEVEL="WARNING")
+        os.environ.update(environment, SECRET_KEY="bench", FERNET_KEYS="bench", MESHES_LOG_LEVEL="WARNING")  # noqa: S106
         os.environ["DJANGO_SETTINGS_MODULE"] = "meshes.settings"
         import django
         from django.core.management import call_command
@@ -86,7 +86,7 @@ def prepare(number: int) -> list[str]:
             action="send",
             next_attempt_at=now,
             created_at=now,
-        )  # fmt: skip
+        )
         for index in range(number)
     ]
     Delivery.objects.bulk_create(rows, batch_size=2_000)

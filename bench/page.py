@@ -95,6 +95,6 @@ def conditions(document: Document, loads: list[float]) -> str:
     of = document["conditions"]
     most = max(len(runs) for runs in document["systems"].values())
     return (
-        f"{of['at'][:10]}, {of['commit']}, {of['cores']} cores ({of['cpu']}), {of['memory_gb']} GB, Python {of['python']};"
+        f"{of['at'][:10]}, {of['commit']}, {of['cores']} cores ({of['cpu']}), {of['memory_gb']} GB, Python {of['python']};"  # noqa: E501
         f" {most} run{'s' if most > 1 else ''}; load average before each: {number(min(loads))} to {number(max(loads))}."
     )

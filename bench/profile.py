@@ -1,8 +1,8 @@
 """Where the time goes: `python -m bench.profile [--seconds 10] [--destinations 5] [--py-spy PATH]`.
 
 Starts the whole stack with pg_stat_statements, keeps it busy, and looks at each Python process with py-spy, one after
-the other (py-spy is not among this project's dependencies: `pip install py-spy` into an environment of your own). Prints,
-by process, the share of CPU samples in each function together with what it calls, and PostgreSQL's dearest statements.
+the other (py-spy is not among this project's dependencies: `pip install py-spy` in an environment of your own). It
+prints, by process, the share of CPU samples in each function together with what it calls, and PostgreSQL's dearest statements.
 """
 
 import argparse

@@ -49,7 +49,7 @@ def at(system: System, rig: Rig, tenants: list[Tenant]) -> Sample:
     """One run: post in a closed loop, and wait until everything has come."""
     settle(system)
     destinations = len(tenants[0].urls)
-    deliveries = rig.options.sized(6_000, 600)
+    deliveries = rig.options.sized(6_000, 400)
     events = deliveries // destinations
     rig.reset()
     meter, began = Meter(system, rig), time.monotonic()
