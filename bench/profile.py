@@ -2,7 +2,8 @@
 
 Starts the whole stack with pg_stat_statements, keeps it busy, and looks at each Python process with py-spy, one after
 the other (py-spy is not among this project's dependencies: `pip install py-spy` in an environment of your own). It
-prints, by process, the share of CPU samples in each function together with what it calls, and PostgreSQL's dearest statements.
+prints, by process, the share of CPU samples in each function together with what it calls, and PostgreSQL's dearest
+statements.
 """
 
 import argparse
