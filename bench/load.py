@@ -129,6 +129,8 @@ class Load:
             self._hand_out()
             for descriptor, _ in self._poll.poll(self._patience(ends_at)):
                 self._read(descriptor)
+        for descriptor in list(self._sockets):
+            self._close(descriptor)
         return self.answers
 
     def _total(self) -> int:
