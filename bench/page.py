@@ -12,18 +12,24 @@ from bench.rig import ROOT
 from bench.spread import spreads
 
 PAGE = ROOT / "docs" / "performance.md"
+SCALING = ROOT / "docs" / "scaling.md"
+REACHES = (1_000, 10_000)
+"""Deliveries a second for which cores are reckoned."""
 ORDER = ("throughput", "latency", "isolation", "ingest", "lanes", "idle", "backlog", "history", "start")
 
 Document = Mapping[str, Any]
 
 
-def write(folder: Path = FOLDER, page: Path = PAGE) -> None:
-    """Renew the page's tables; what stands outside the markers stays."""
+def write(folder: Path = FOLDER, page: Path = PAGE, scaling: Path = SCALING) -> None:
+    """Renew the pages' tables; what stands outside the markers stays."""
     documents = {name: json.loads((folder / f"{name}.json").read_text()) for name in ORDER if _is_there(folder, name)}
     text = page.read_text()
     for marker, content in {"goals": goal_table(documents), "figures": all_tables(documents)}.items():
         text = between(text, marker, content)
     page.write_text(text)
+    if "throughput" in documents:
+        table_of_cores = core_table(medians(documents["throughput"])["meshes"])
+        scaling.write_text(between(scaling.read_text(), "cores", table_of_cores))
 
 
 def _is_there(folder: Path, name: str) -> bool:
@@ -63,6 +69,19 @@ def goal_table(documents: Mapping[str, Document]) -> str:
         mark = "✓" if goal.reached(figure) else "**short**"
         cells = (goal.scenario, goal.words, goal.bound_words, number(figure) + goal.unit, *others, mark)
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def core_table(figures: Mapping[str, float], destinations: int = 5) -> str:
+    """What each process spends on a delivery, measured, and the cores that this makes at larger rates, reckoned."""
+    heads = " | ".join(f"cores for {reach:,}/s (reckoned)" for reach in REACHES)
+    lines = [f"| process | ms of CPU per delivery (measured) | deliveries/s of one core (reckoned) | {heads} |"]
+    lines.append("|---" * (3 + len(REACHES)) + "|")
+    prefix = f"cpu_ms_at_{destinations}"
+    parts = {name.partition(":")[2]: spent for name, spent in figures.items() if name.startswith(f"{prefix}:")}
+    for name, spent in [*sorted(parts.items(), key=lambda part: -part[1]), ("**all**", figures[prefix])]:
+        cores = " | ".join(number(spent * reach / 1000) for reach in REACHES)
+        lines.append(f"| {name} | {number(spent)} | {number(1000 / spent) if spent else '–'} | {cores} |")
     return "\n".join(lines)
 
 

@@ -31,6 +31,12 @@ STATEMENTS = """
     FROM pg_stat_statements WHERE calls > 0 ORDER BY total_exec_time + total_plan_time DESC LIMIT 14
 """
 
+TOTALS = """
+    SELECT sum(calls) FILTER (WHERE query !~* '^(BEGIN|COMMIT|ROLLBACK|SET|SELECT pg_|SELECT \\$1$)')::float,
+           sum(wal_bytes)::float
+    FROM pg_stat_statements
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -107,6 +113,8 @@ def profile(system: Meshes, rig: Rig, arguments: argparse.Namespace) -> None:
     spent, made = meter.read(load_cpu), rig.arrived_count() - began
     print(f"\n{made} deliveries; CPU ms per delivery: ", end="")
     print(", ".join(f"{name} {1000 * seconds / made:.2f}" for name, seconds in spent.system.items()))
+    ((calls, wal),) = execute(system, TOTALS)
+    print(f"{calls / made:.2f} statements and {wal / made:,.0f} bytes of WAL per delivery")
     for name, raw in profiles.items():
         print(f"\n## {name}\n{tops(raw.splitlines())}")
     print("\n## PostgreSQL: calls, rows, ms to run, ms to plan, blocks dirtied a call, WAL bytes a call")

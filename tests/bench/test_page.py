@@ -72,3 +72,12 @@ def test_a_figure_is_shown_with_its_spread(figure, expected):
 def test_numbers_have_three_digits():
     assert [number(value) for value in (0.01234, 12.345, 12345.6)] == ["0.0123", "12.3", "12,346"]
     assert rounded({"a": [1.23456, 7]}) == {"a": [1.235, 7]}
+
+
+def test_cores_are_reckoned_from_the_cpu_of_a_delivery():
+    lines = page.core_table({"cpu_ms_at_5": 3.0, "cpu_ms_at_5:web": 1.0, "cpu_ms_at_5:deliver": 2.0}).splitlines()
+    assert lines[2:] == [
+        "| deliver | 2 | 500 | 2 | 20 |",
+        "| web | 1 | 1,000 | 1 | 10 |",
+        "| **all** | 3 | 333 | 3 | 30 |",
+    ]
