@@ -33,7 +33,7 @@ def measure(system: System, rig: Rig) -> list[Sample]:
     tenants = [Tenant(f"ingest-{index}", ()) for index in range(10)]
     system.connect(tenants)
     settle(system)
-    sizes = {"single": (1, rig.options.sized(6_000, 600)), "bulk": (BULK, rig.options.sized(20_000, 2_000))}
+    sizes = {"single": (1, rig.options.sized(4_000, 600)), "bulk": (BULK, rig.options.sized(20_000, 2_000))}
     return [post(system, rig, tenants, way, each, events // each) for way, (each, events) in sizes.items()]
 
 

@@ -46,10 +46,10 @@ def connect(system: System, rig: Rig, destinations: int) -> list[Tenant]:
 
 
 def at(system: System, rig: Rig, tenants: list[Tenant]) -> Sample:
-    """One run: post in a closed loop, and wait until everything has come."""
-    settle(system)
+    """One run: post in a closed loop, and wait until everything has come, or count what came in time."""
+    settle(system, PATIENCE_SECONDS)
     destinations = len(tenants[0].urls)
-    deliveries = rig.options.sized(6_000, 400)
+    deliveries = rig.options.sized(4_000, 400)
     events = deliveries // destinations
     rig.reset()
     meter, began = Meter(system, rig), time.monotonic()
@@ -61,10 +61,13 @@ def at(system: System, rig: Rig, tenants: list[Tenant]) -> Sample:
     expected = events * destinations
     came = rig.wait_for_arrivals(expected, PATIENCE_SECONDS - (time.monotonic() - began))
     spent = meter.read(load_cpu)
-    if came < expected:
-        raise BenchError(f"{system.name}: {came} of {expected} deliveries came")
+    if not came:
+        raise BenchError(f"{system.name}: nothing of {expected} deliveries came")
     arrived = rig.arrived()
-    return Sample(destinations, expected, max(arrived.moments) - min(answers.sent), spent)
+    own = [
+        moment for moment, number in zip(arrived.moments, arrived.numbers, strict=True) if number >= answers.number[0]
+    ]
+    return Sample(destinations, len(own), max(own) - min(answers.sent), spent)
 
 
 def figures(samples: list[Sample]) -> dict[str, float]:
