@@ -19,7 +19,7 @@ install = mkdir -p .venv && $(FLOCK) sh -ec '\
 	$(BIN)/pip install -q --no-input --disable-pip-version-check --require-hashes -r requirements/$(1).txt; \
 	touch .venv/$(1).stamp'
 
-.PHONY: demo up test lint faults bench-lanes lock
+.PHONY: demo up test lint faults bench bench-quick bench-lanes lock
 
 demo: .venv/base.stamp
 	@exec $(BIN)/python manage.py demo
@@ -41,6 +41,14 @@ lint: .venv/dev.stamp
 # The fault tests of `make test`, many times over.
 faults: .venv/dev.stamp
 	MESHES_FAULT_ROUNDS=$${MESHES_FAULT_ROUNDS:-25} $(BIN)/pytest -m fault
+
+# Everything that docs/performance.md shows, and the page itself; see there for scenarios and scale.
+bench: .venv/dev.stamp
+	$(BIN)/python -m bench
+
+# Throughput, latency, isolation and ingest against the baselines, small, in under two minutes.
+bench-quick: .venv/dev.stamp
+	$(BIN)/python -m bench --quick
 
 bench-lanes: .venv/dev.stamp
 	$(BIN)/python -m bench.lanes

@@ -1,0 +1,121 @@
+"""Whether a long history slows down: ingest and delivery at ten thousand and at five million stored attempts.
+
+The history is copies, in SQL, of one tenant's events with their payloads, ledgers, deliveries, attempts and access
+records. The second size is scaled by --scale.
+"""
+
+from dataclasses import dataclass
+
+from bench.cpu import load_average
+from bench.filling import Filler, copy_id
+from bench.report import Results
+from bench.rig import Rig
+from bench.scenarios import ingest, settle, throughput
+from bench.systems import Tenant, single
+from bench.systems.meshes import Meshes
+
+NAME = "history"
+FEW, MANY = 10_000, 5_000_000
+TENANTS = 10
+PER_MILLISECOND = 20
+"""Copies of one row get older by a millisecond after so many."""
+TABLES = {
+    "events": {"id": "id"},
+    "payloads": {"event_id": "event_id"},
+    "routing_ledgers": {"event_id": "event_id"},
+    "deliveries": {"id": "id", "event_id": "event_id"},
+    "attempts": {"id": "id", "delivery_id": "delivery_id"},
+    "access_records": {"id": "id", "delivery_id": "delivery_id"},
+}
+"""What is copied, with the columns that get ids of their own; a reference gets the id that its row gets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rates at one size of the history."""
+
+    attempts: int
+    delivery: throughput.Sample
+    ingest: ingest.Sample
+
+
+def record(rig: Rig, results: Results) -> None:
+    before = load_average()
+    system = Meshes(rig)
+    try:
+        system.start()
+        for made in figures(measure(system, rig)):
+            results.add(NAME, "meshes", made, before)
+    finally:
+        system.stop()
+
+
+def measure(system: Meshes, rig: Rig) -> list[list[Sample]]:
+    """At each size several samples."""
+    tenants = [Tenant(f"past-{index}", (rig.url("ok", index),)) for index in range(TENANTS)]
+    system.connect(tenants)
+    rig.reset()
+    rig.load(system.port, [single(system, tenant) for tenant in tenants], count=TENANTS)
+    rig.wait_for_arrivals(TENANTS, 60)
+    settle(system)
+    filler = Filler(system.state["database_url"])
+    base = [row[0] for row in filler.run("SELECT id FROM deliveries")]
+    fan = throughput.connect(system, rig, 5)
+    posting = [Tenant(f"posting-{index}", ()) for index in range(TENANTS)]
+    system.connect(posting)
+    made, filled = [], 0
+    sizes = (1_000, 20_000) if rig.options.quick else (FEW, max(FEW, int(MANY * rig.options.scale)))
+    for size in sizes:
+        rig.say(f"history: filling up to {size:,} attempts")
+        fill(filler, [str(each) for each in base], filled // TENANTS, size // TENANTS)
+        filled = size
+        settle(system, 120)
+        made.append([_sample(system, rig, fan, posting, size) for _ in range(rig.options.runs)])
+    filler.close()
+    return made
+
+
+def fill(filler: Filler, deliveries: list[str], done: int, up_to: int) -> None:
+    """Copy the rows of these deliveries, from the copies done already up to a number of them."""
+    events = "SELECT event_id FROM deliveries WHERE id = ANY(%(base)s::uuid[])"
+    conditions = {
+        "events": f"id IN ({events})",
+        "payloads": f"event_id IN ({events})",
+        "routing_ledgers": f"event_id IN ({events})",
+        "deliveries": "id = ANY(%(base)s::uuid[])",
+        "attempts": "delivery_id = ANY(%(base)s::uuid[])",
+        "access_records": "delivery_id = ANY(%(base)s::uuid[])",
+    }
+    number = f"(n + {done})"
+    for table, columns in TABLES.items():
+        changed = {
+            column: copy_id(f"base.{old}", number, f"-({number} / {PER_MILLISECOND})")
+            for column, old in columns.items()
+        }
+        filler.copy(table, conditions[table], changed, up_to - done, {"base": deliveries})
+    filler.analyze(*TABLES)
+
+
+def _sample(system: Meshes, rig: Rig, fan: list[Tenant], posting: list[Tenant], size: int) -> Sample:
+    delivery = throughput.at(system, rig, fan)
+    posted = ingest.post(system, rig, posting, "single", 1, rig.options.sized(3_000, 500))
+    settle(system)
+    return Sample(size, delivery, posted)
+
+
+def figures(samples: list[list[Sample]]) -> list[dict[str, float]]:
+    """One set of figures for each pair of a sample with few and a sample with many attempts."""
+    made = []
+    for few, many in zip(*samples, strict=True):
+        rates = {}
+        for name, sample in (("few", few), ("many", many)):
+            rates[f"{name}_attempts"] = float(sample.attempts)
+            rates[f"{name}_deliveries_per_second"] = sample.delivery.deliveries / sample.delivery.seconds
+            rates[f"{name}_events_per_second"] = sample.ingest.events / sample.ingest.seconds
+            rates[f"{name}_cpu_ms_per_delivery"] = (
+                1000 * sum(sample.delivery.spent.system.values()) / sample.delivery.deliveries
+            )
+        for what in ("deliveries_per_second", "events_per_second", "cpu_ms_per_delivery"):
+            rates[f"{what}_ratio"] = rates[f"many_{what}"] / rates[f"few_{what}"]
+        made.append(rates)
+    return made

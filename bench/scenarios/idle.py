@@ -1,0 +1,99 @@
+"""What 100,000 idle connections cost: bytes in Valkey, and the CPU of processes that have nothing to do.
+
+Two hundred connections are made and used through the API; the rest are copies of them, in SQL. Scaled by --scale / 0.1,
+at most to 100,000.
+"""
+
+import time
+from dataclasses import dataclass
+
+import redis
+
+from bench import cpu
+from bench.cpu import load_average
+from bench.filling import Filler, copy_id
+from bench.report import Results
+from bench.rig import Rig
+from bench.scenarios import settle
+from bench.systems import Tenant, single
+from bench.systems.meshes import Meshes
+
+NAME = "idle"
+USED = 200
+WATCHED_SECONDS = 10.0
+CALM_SECONDS = 6.0
+"""After the last work, what is kept for a while is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """At rest: keys and bytes in Valkey, and CPU seconds by process over the time watched."""
+
+    connections: int
+    keys: int
+    value_bytes: int
+    spent: dict[str, float]
+
+
+def record(rig: Rig, results: Results) -> None:
+    before = load_average()
+    system = Meshes(rig)
+    try:
+        system.start()
+        results.add(NAME, "meshes", figures(*measure(system, rig)), before)
+    finally:
+        system.stop()
+
+
+def measure(system: Meshes, rig: Rig) -> tuple[Reading, Reading]:
+    """Without any connection, and with all of them, each used once or copied."""
+    settle(system)
+    without = _read(system, 0)
+    tenants = [
+        Tenant(f"idle-{index}", tuple(rig.url("ok", 10 * index + number) for number in range(10)))
+        for index in range(USED // 10)
+    ]
+    system.connect(tenants)
+    rig.reset()
+    rig.load(system.port, [single(system, tenant) for tenant in tenants], count=len(tenants))
+    rig.wait_for_arrivals(USED, 60)
+    total = min(100_000, int(rig.options.sized(1_000_000, 100_000) * rig.options.scale))
+    multiply(Filler(system.state["database_url"]), total)
+    settle(system)
+    return without, _read(system, total)
+
+
+def multiply(filler: Filler, total: int) -> None:
+    """Copy each connection and its rule until there are `total` of them."""
+    each = max(0, total // USED - 1)
+    connection = {"id": copy_id("base.id", "n"), "name": "base.name || ' ' || n"}
+    rule = {"id": copy_id("base.id", "n"), "connection_id": copy_id("base.connection_id", "n")}
+    filler.copy("connections", "true", connection, each, {})
+    filler.copy("rules", "true", rule, each, {})
+    filler.analyze("connections", "rules")
+    filler.close()
+
+
+def _read(system: Meshes, connections: int) -> Reading:
+    time.sleep(CALM_SECONDS)
+    before = cpu.cpu_seconds(system.roots())
+    time.sleep(WATCHED_SECONDS)
+    spent = cpu.spent(before, cpu.cpu_seconds(system.roots()))
+    client = redis.Redis.from_url(system.state["redis_url"])
+    sizes = [client.memory_usage(key) or 0 for key in client.scan_iter(count=1000)]
+    client.close()
+    return Reading(connections, len(sizes), sum(sizes), spent)
+
+
+def figures(without: Reading, beside: Reading) -> dict[str, float]:
+    made = {
+        "connections": float(beside.connections),
+        "valkey_bytes": float(beside.value_bytes - without.value_bytes),
+        "valkey_keys": float(beside.keys - without.keys),
+    }
+    for name in beside.spent:
+        made[f"cpu_ms_a_second:{name}"] = 1000 * beside.spent[name] / WATCHED_SECONDS
+        made[f"cpu_ms_a_second_without:{name}"] = 1000 * without.spent[name] / WATCHED_SECONDS
+    made["cpu_ms_a_second"] = 1000 * sum(beside.spent.values()) / WATCHED_SECONDS
+    made["cpu_ms_a_second_without"] = 1000 * sum(without.spent.values()) / WATCHED_SECONDS
+    return made

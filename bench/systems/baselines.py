@@ -1,0 +1,107 @@
+"""The baselines, with the same servers, the same WSGI server and as many threads as the system itself."""
+
+import json
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.rig import Rig
+from bench.systems import Tenant
+from bench.systems.api import Api, at_once
+from bench.systems.servers import Processes
+from meshes import services
+from meshes.children import run
+from meshes.embedded import free_port
+from meshes.stack import answers_ok
+
+WORKER = ("-P", "threads", "-c", str(services.THREADS["deliver"]), "-l", "WARNING", "--without-gossip")
+
+
+class Classic:
+    """`bench.classic` under gunicorn, with one Celery worker."""
+
+    name = "classic"
+    has_bulk = True
+    key = "bench"
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+
+    def start(self) -> None:
+        self._processes = Processes()
+        servers = self._processes.start_servers(self._rig.program("servers", ()).environment)
+        environment = servers | {"DJANGO_SETTINGS_MODULE": "bench.classic.settings", "WEB_CONCURRENCY": "2"}
+        run(self._rig.program("migrate", ("-m", "django", "migrate", "--run-syncdb", "-v", "0"), **environment))
+        worker = ("-m", "celery", "-A", "bench.classic.celery", "worker", *WORKER)
+        self.port = free_port()
+        self._processes.start(self._rig.program("worker", worker, **environment))
+        self._processes.start(self._rig.program("web", _web("bench.classic.wsgi", self.port), **environment))
+        self._rig.wait_for(lambda: _listens(self.port), "classic")
+        self._api = Api(self.port, self.key)
+
+    def stop(self) -> None:
+        self._processes.stop()
+
+    def connect(self, tenants: Sequence[Tenant]) -> None:
+        documents = [{"workspace": tenant.name, "url": url} for tenant in tenants for url in tenant.urls]
+        at_once(lambda document: self._api.post("/endpoints", document), documents)
+
+    def quieten(self, tenants: Sequence[Tenant]) -> None:
+        """Delete their endpoints, so that what waits for them fails at once."""
+        at_once(lambda tenant: self._api.call("DELETE", "/endpoints", {"workspace": tenant.name}), tenants)
+
+    def roots(self) -> dict[str, int]:
+        return self._processes.roots()
+
+    def log(self, name: str) -> str:
+        return self._processes.log(name)
+
+
+class InRequest:
+    """`bench.inrequest` under gunicorn."""
+
+    name = "in-request"
+    has_bulk = False
+    key = "bench"
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._destinations: dict[str, Sequence[str]] = {}
+
+    def start(self) -> None:
+        self._processes = Processes()
+        self.port = free_port()
+        self._file: Path = self._processes.folder / "destinations.json"
+        environment = {"BENCH_DESTINATIONS": str(self._file), "WEB_CONCURRENCY": "2"}
+        self._processes.start(self._rig.program("web", _web("bench.inrequest", self.port), **environment))
+        self._rig.wait_for(lambda: _listens(self.port), "in-request")
+
+    def stop(self) -> None:
+        self._processes.stop()
+
+    def connect(self, tenants: Sequence[Tenant]) -> None:
+        self._destinations |= {tenant.name: tenant.urls for tenant in tenants}
+        self._file.write_text(json.dumps(self._destinations))
+
+    def quieten(self, tenants: Sequence[Tenant]) -> None:
+        """Nothing goes on after the answer."""
+
+    def roots(self) -> dict[str, int]:
+        return self._processes.roots()
+
+    def log(self, name: str) -> str:
+        return self._processes.log(name)
+
+
+def _web(application: str, port: int) -> tuple[str, ...]:
+    """The command of the system's own web service, with another application."""
+    return tuple(application if word == "meshes.wsgi" else word for word in services.web(f"127.0.0.1:{port}"))
+
+
+def _listens(port: int) -> bool:
+    answers_ok(port, "/")  # whatever it answers: this starts its workers
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
