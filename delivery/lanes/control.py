@@ -12,6 +12,7 @@ All keys of a ring begin with ``meshes:lanes:{<ring>}:`` and are made and remove
 | ``ring`` | sorted set | workspaces (``@<id>``), and lanes without one, by turn | lanes are ready |
 | ``ring:<workspace>`` | sorted set | lanes of the workspace that are ready, by turn | there are such lanes |
 | ``leases`` | sorted set | ``<lane> <message id>`` by the end of the lease (µs) | messages are leased |
+| ``shortened`` | hash | lease → the end that its holder knows, after the clock was set back | such leases last |
 | ``asleep`` | sorted set | paused lanes; lanes and buckets (``@<name>``) out of tokens; by the end | anybody sleeps |
 | ``paused`` | set | those that sleep because of a pause | lanes are paused |
 | ``limits`` | hash | lane → its own in-flight cap, rate and burst | lanes have one |

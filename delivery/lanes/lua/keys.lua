@@ -6,7 +6,7 @@ local base = KEYS[1]
 local READY, TURN, BUSY, WORKSPACES = base .. 'ready', base .. 'turn', base .. 'busy', base .. 'workspaces'
 local LEASES, ASLEEP, PAUSED, LIMITS, DEBTS = base .. 'leases', base .. 'asleep', base .. 'paused', base .. 'limits', base .. 'debts'
 local BUCKETS, SHARES, SHARED_LEASES = base .. 'buckets', base .. 'shares', base .. 'shared_leases'
-local TROUBLED = base .. 'troubled'
+local TROUBLED, SHORTENED = base .. 'troubled', base .. 'shortened'
 
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])

@@ -97,6 +97,9 @@ end
 -- A lease is known by its lane, its message and its end: whoever holds an older one of the same message holds nothing.
 local function end_lease(lane, member)
   redis.call('ZREM', LEASES, member)
+  if has(SHORTENED) then
+    redis.call('HDEL', SHORTENED, member)
+  end
   local bucket = bucket_of(lane)
   if bucket then
     return_shared(bucket, 1)
@@ -106,7 +109,8 @@ end
 local function drop_lease(lane, id, ends_at)
   local member = lane .. ' ' .. id
   local score = redis.call('ZSCORE', LEASES, member)
-  if score and tonumber(score) <= tonumber(ends_at) then  -- less, if the clock was set back meanwhile: see repair
+  local known = score and has(SHORTENED) and redis.call('HGET', SHORTENED, member) or score
+  if score and tonumber(known) == tonumber(ends_at) then
     end_lease(lane, member)
     return true
   end

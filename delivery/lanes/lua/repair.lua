@@ -5,8 +5,10 @@ local most, cursor, lease = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 
 -- No lease ends later than one that begins now. If it does, the clock was set back, and a lost worker's would last for long.
 local latest = micros(now + lease)
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '(' .. latest, '+inf', 'LIMIT', 0, most)) do
-  redis.call('ZADD', LEASES, 'XX', latest, member)
+local late = redis.call('ZRANGEBYSCORE', LEASES, '(' .. latest, '+inf', 'WITHSCORES', 'LIMIT', 0, most)
+for i = 1, #late, 2 do
+  redis.call('HSETNX', SHORTENED, late[i], micros(tonumber(late[i + 1])))
+  redis.call('ZADD', LEASES, 'XX', latest, late[i])
 end
 
 local lanes = {}
