@@ -95,7 +95,8 @@ def insert_events(events: Sequence[NewEvent]) -> list[bool]:
 
 
 _INSERT = """
-WITH incoming (id, workspace_id, external_id, type, api_key_id, created_at, body) AS (VALUES {rows}),
+WITH first AS (SELECT FROM unrouted WHERE false),
+incoming (id, workspace_id, external_id, type, api_key_id, created_at, body) AS (VALUES {rows}),
 accepted AS (
     SELECT i.* FROM incoming i JOIN workspaces w ON w.id = i.workspace_id AND w.deleted_at IS NULL
         AND (i.external_id IS NULL OR w.external_id = i.external_id)
@@ -115,3 +116,4 @@ waiting AS (
 )
 SELECT id FROM accepted
 """
+"""`first` reads nothing: because of it `unrouted` is locked before `events`, as by fan-out (see `retention.LOCKED`)."""

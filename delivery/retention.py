@@ -27,6 +27,15 @@ logger = logging.getLogger(__name__)
 TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
 LOCK_TIMEOUT = "300ms"
 """Below `deadlock_timeout` (1 s): in a deadlock it is this side that gives way, never a request."""
+LOCKED = {
+    "events": ("routing_ledgers", "deliveries", "unrouted", "events", "payloads"),
+    "deliveries": ("deliveries", "attempts", "events"),
+    "routing_ledgers": ("routing_ledgers", "events"),
+    "payloads": ("events", "payloads"),
+    "attempts": ("deliveries", "attempts"),
+}
+"""What is locked before a partition is detached: what refers to it and what it refers to, in the order in which the
+pipeline's statements lock tables (`ingest`, `fanout`, `dispatch`, `settling`), so that none waits for us crosswise."""
 DROP_TIMEOUT = "2s"
 """The most that dropping may take once it has its locks; nothing is accepted meanwhile. It takes milliseconds."""
 EMPTYING_SECONDS = 10.0
@@ -123,6 +132,7 @@ def _drop(partition: Partition) -> list[str]:
     try:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SET LOCAL statement_timeout = '{DROP_TIMEOUT}'")
+            cursor.execute(f"LOCK TABLE {', '.join(LOCKED.get(partition.table, (partition.table,)))}")
             cursor.execute(f"ALTER TABLE {partition.table} DETACH PARTITION {partition.name}")
             cursor.execute(f"DROP TABLE {partition.name}")
     except DatabaseError as error:
