@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import redis
 
@@ -82,11 +82,8 @@ def fill(filler: Filler, each: int) -> datetime:
         "claimed_at": "NULL",
     }
     filler.copy("deliveries", "true", changed, each, {})
-    due_at = datetime.now(UTC) + timedelta(hours=1)
-    filler.run("UPDATE deliveries SET next_attempt_at = %(due)s WHERE status = 'pending'", {"due": due_at})
     filler.analyze("deliveries")
-    due_at = datetime.now(UTC)
-    filler.run("UPDATE deliveries SET next_attempt_at = %(due)s WHERE status = 'pending'", {"due": due_at})
+    filler.run("UPDATE deliveries SET next_attempt_at = now() WHERE status = 'pending'")
     filler.close()
     return datetime.now(UTC)
 

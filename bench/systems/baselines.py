@@ -1,6 +1,7 @@
 """The baselines, with the same servers, the same WSGI server and as many threads as the system itself."""
 
 import json
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ class Classic:
 
     def start(self) -> None:
         self._processes = Processes()
-        servers = self._processes.start_servers(self._rig.program("servers", ()).environment)
+        servers = self._processes.start_servers(os.environ)
         environment = servers | {"DJANGO_SETTINGS_MODULE": "bench.classic.settings", "WEB_CONCURRENCY": "2"}
         run(self._rig.program("migrate", ("-m", "django", "migrate", "--run-syncdb", "-v", "0"), **environment))
         worker = ("-m", "celery", "-A", "bench.classic.celery", "worker", *WORKER)

@@ -1,5 +1,6 @@
 """The system itself: the whole stack of `make up`, in a folder of its own, through its HTTP API."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -31,8 +32,8 @@ class Meshes:
     name = "meshes"
     has_bulk = True
 
-    def __init__(self, rig: Rig, **settings: str) -> None:
-        self._rig, self._settings = rig, settings
+    def __init__(self, _rig: Rig, **settings: str) -> None:
+        self._settings = settings
         self._stack: Stack | None = None
         self.connections: dict[str, list[str]] = {}
         """Ids by tenant."""
@@ -41,7 +42,7 @@ class Meshes:
         folder = StackFolder(Path(tempfile.mkdtemp(prefix="meshes-bench-up-")))
         environment = {
             name: value
-            for name, value in self._rig.program("stack", ()).environment.items()
+            for name, value in os.environ.items()
             if name not in {"DATABASE_URL", "REDIS_URL"} and not name.startswith("MESHES_")
         }
         self._stack = Stack(
@@ -70,12 +71,6 @@ class Meshes:
         """Pause them: their deliveries are held."""
         at_once(
             lambda connection: self.api.post(f"/connections/{connection}/pause"),
-            [connection for tenant in tenants for connection in self.connections[tenant.name]],
-        )
-
-    def resume(self, tenants: Sequence[Tenant]) -> None:
-        at_once(
-            lambda connection: self.api.post(f"/connections/{connection}/resume"),
             [connection for tenant in tenants for connection in self.connections[tenant.name]],
         )
 

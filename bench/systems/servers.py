@@ -32,11 +32,6 @@ class Processes:
         postgres.wait_until_ready(lambda: also_started.exit_code() is None)
         return {"DATABASE_URL": postgres.url, "REDIS_URL": valkey.url}
 
-    def restart(self, name: str) -> None:
-        program = self._children[name].program
-        self._children[name].kill()
-        self.start(program)
-
     def roots(self) -> dict[str, int]:
         return {name: child.pid for name, child in self._children.items()}
 
