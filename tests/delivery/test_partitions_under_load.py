@@ -60,7 +60,7 @@ class Writers:
         events = [NewEvent(self._workspace_id, "lead.created", "{}") for _ in range(5)]
         insert_events(events)
         hints = fanout.fan_out([event.id for event in events])
-        dispatch.claim([delivery_id for _, delivery_id in hints], "writer")
+        dispatch.claim([delivery_id for _, _, delivery_id in hints], "writer")
 
 
 def change(step, tries=50):
