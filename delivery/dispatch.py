@@ -108,7 +108,8 @@ WITH wanted AS (
         claimed_at = clock_timestamp(), claimed_by = %(actor)s, attempt_number = d.attempt_number + 1
     FROM wanted w, connections c
     LEFT JOIN connection_health h ON h.connection_id = c.id
-    WHERE d.id = w.delivery_id AND d.id = ANY(%(deliveries)s::uuid[]) AND c.id = d.connection_id AND c.workspace_id = d.workspace_id
+    WHERE d.id = ANY(%(deliveries)s::uuid[]) AND d.id = w.delivery_id
+        AND c.id = d.connection_id AND c.workspace_id = d.workspace_id
         AND d.status = 'pending' AND d.next_attempt_at <= clock_timestamp() AND d.lease_id IS NULL
         AND c.status = 'active' AND (c.paused_until IS NULL OR c.paused_until <= clock_timestamp())
         AND (h.breaker IS NULL OR h.breaker = 'closed' OR %(probe)s)
