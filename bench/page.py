@@ -20,11 +20,11 @@ ORDER = ("throughput", "latency", "isolation", "ingest", "lanes", "idle", "backl
 Document = Mapping[str, Any]
 
 
-def write(folder: Path = FOLDER, page: Path = PAGE, scaling: Path = SCALING) -> None:
+def write(folder: Path = FOLDER / "full", page: Path = PAGE, scaling: Path = SCALING) -> None:
     """Renew the pages' tables; what stands outside the markers stays."""
     documents = {name: json.loads((folder / f"{name}.json").read_text()) for name in ORDER if _is_there(folder, name)}
     text = page.read_text()
-    for marker, content in {"goals": goal_table(documents), "figures": all_tables(documents)}.items():
+    for marker, content in {"goals": goal_table(documents), "figures": all_tables(documents, folder)}.items():
         text = between(text, marker, content)
     page.write_text(text)
     if "throughput" in documents:
@@ -95,7 +95,7 @@ def _of_another(figure: Any, of_systems: Medians, system: str) -> str:
         return ""
 
 
-def all_tables(documents: Mapping[str, Document]) -> str:
+def all_tables(documents: Mapping[str, Document], folder: Path) -> str:
     """Each scenario's figures with the conditions under which they were made."""
     parts = []
     for name, document in documents.items():
@@ -105,8 +105,8 @@ def all_tables(documents: Mapping[str, Document]) -> str:
         }
         loads = [run["load_average"] for runs in document["systems"].values() for run in runs]
         parts.append(f"### {name}\n\n{conditions(document, loads)}\n\n{table(name, systems)}")
-        if (FOLDER / f"{name}.png").exists():
-            parts.append(f"![{name}](../bench/results/{name}.png)")
+        if (folder / f"{name}.png").exists():
+            parts.append(f"![{name}](../bench/results/full/{name}.png)")
     return "\n\n".join(parts)
 
 

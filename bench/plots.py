@@ -1,4 +1,4 @@
-"""PNG plots of results, where matplotlib is there (`pip install matplotlib`, or the extra `bench`)."""
+"""PNG plots of results, where matplotlib is there (the extra `bench`)."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -25,7 +25,7 @@ class Results:
 
     def write(self) -> list[Path]:
         """One JSON file a scenario; those of a quick look in a folder of their own. Returns their paths."""
-        folder = FOLDER / "quick" if self._options.quick else FOLDER
+        folder = FOLDER / ("quick" if self._options.quick else "full")
         folder.mkdir(parents=True, exist_ok=True)
         written = []
         for scenario, systems in self._runs.items():

@@ -30,7 +30,7 @@ class Reading:
     """At rest: keys and bytes in Valkey, and CPU seconds by process over the time watched."""
 
     connections: int
-    keys: int
+    keys: list[str]
     value_bytes: int
     spent: dict[str, float]
 
@@ -40,32 +40,41 @@ def record(rig: Rig, results: Results) -> None:
     system = Meshes(rig)
     try:
         system.start()
-        results.add(NAME, "meshes", figures(*measure(system, rig)), before)
+        without, beside = measure(system, rig)
+        results.add(NAME, "meshes", figures(without, beside), before)
+        if left := sorted(set(beside.keys) - set(without.keys)):
+            rig.say(f"idle: left in Valkey: {', '.join(left[:20])}")
     finally:
         system.stop()
 
 
 def measure(system: Meshes, rig: Rig) -> tuple[Reading, Reading]:
-    """Without any connection, and with all of them, each used once or copied."""
-    settle(system)
-    without = _read(system, 0)
+    """With the one connection that made what all share, and with all of them, each used once or copied."""
+    _use(system, rig, [Tenant("first", (rig.url("ok", 0),))])
+    without = _read(system, 1)
     tenants = [
         Tenant(f"idle-{index}", tuple(rig.url("ok", 10 * index + number) for number in range(10)))
         for index in range(USED // 10)
     ]
-    system.connect(tenants)
-    rig.reset()
-    rig.load(system.port, [single(system, tenant) for tenant in tenants], count=len(tenants))
-    rig.wait_for_arrivals(USED, 60)
+    _use(system, rig, tenants)
     total = min(100_000, int(rig.options.sized(1_000_000, 100_000) * rig.options.scale))
     multiply(Filler(system.state["database_url"]), total)
     settle(system)
     return without, _read(system, total)
 
 
+def _use(system: Meshes, rig: Rig, tenants: list[Tenant]) -> None:
+    """Deliver once to each connection."""
+    system.connect(tenants)
+    rig.reset()
+    rig.load(system.port, [single(system, tenant) for tenant in tenants], count=len(tenants))
+    rig.wait_for_arrivals(sum(len(tenant.urls) for tenant in tenants), 60)
+    settle(system)
+
+
 def multiply(filler: Filler, total: int) -> None:
     """Copy each connection and its rule until there are `total` of them."""
-    each = max(0, total // USED - 1)
+    each = max(0, total // (USED + 1) - 1)
     connection = {"id": copy_id("base.id", "n"), "name": "base.name || ' ' || n"}
     rule = {"id": copy_id("base.id", "n"), "connection_id": copy_id("base.connection_id", "n")}
     filler.copy("connections", "true", connection, each, {})
@@ -80,16 +89,17 @@ def _read(system: Meshes, connections: int) -> Reading:
     time.sleep(WATCHED_SECONDS)
     spent = cpu.spent(before, cpu.cpu_seconds(system.roots()))
     client = redis.Redis.from_url(system.state["redis_url"])
-    sizes = [client.memory_usage(key) or 0 for key in client.scan_iter(count=1000)]
+    keys = [key.decode(errors="replace") for key in client.scan_iter(count=1000)]
+    size = sum(client.memory_usage(key) or 0 for key in keys)
     client.close()
-    return Reading(connections, len(sizes), sum(sizes), spent)
+    return Reading(connections, keys, size, spent)
 
 
 def figures(without: Reading, beside: Reading) -> dict[str, float]:
     made = {
         "connections": float(beside.connections),
         "valkey_bytes": float(beside.value_bytes - without.value_bytes),
-        "valkey_keys": float(beside.keys - without.keys),
+        "valkey_keys": float(len(beside.keys) - len(without.keys)),
     }
     for name in beside.spent:
         made[f"cpu_ms_a_second:{name}"] = 1000 * beside.spent[name] / WATCHED_SECONDS

@@ -75,8 +75,8 @@ def test_lanes_are_told_by_transport_and_number_of_queues():
 
 
 def test_idle_connections_cost_what_was_not_spent_without_them():
-    without = idle.Reading(0, keys=4, value_bytes=400, spent={"web": 0.1})
-    made = idle.figures(without, idle.Reading(100_000, keys=5, value_bytes=500, spent={"web": 0.3}))
+    without = idle.Reading(0, keys=["a"], value_bytes=400, spent={"web": 0.1})
+    made = idle.figures(without, idle.Reading(100_000, keys=["a", "b"], value_bytes=500, spent={"web": 0.3}))
     assert (made["valkey_keys"], made["valkey_bytes"]) == (1, 100)
     assert (made["cpu_ms_a_second"], made["cpu_ms_a_second_without"]) == (pytest.approx(30), pytest.approx(10))
 
