@@ -207,10 +207,18 @@ class Properties(RuleBasedStateMachine):
                 raise AssertionError(f"{name} may run, and was left out")
 
     def check_next_wake(self) -> None:
-        """Whoever waits for a moment alone is woken at it, to the millisecond."""
-        for lane in self.lanes.values():
+        """Whoever waits for a moment alone is woken at it, to the millisecond.
+
+        Whoever has not had its turn yet, such as a lane whose shared budget was just spent, stands in a ring, and a
+        worker is awake for it.
+        """
+        for name, lane in self.lanes.items():
             seconds = self.seconds_asleep(lane)
-            if seconds is not None and seconds > 0.001:
+            if seconds is None or seconds <= 0.001:
+                continue
+            if self.control.stats(name).is_in_ring:
+                assert self.client.exists(f"{self.ring.prefix}wake", f"{self.ring.prefix}wake:slow")
+            else:
                 assert 0 <= self.ring.next_wake <= math.ceil(seconds * 1000) + 1
 
     def seconds_asleep(self, lane: Lane) -> float | None:
