@@ -1,4 +1,4 @@
-"""Property tests try the same examples in every run, so that a change is judged by itself; `make faults` tries others."""
+"""Property tests try the same examples in every run, so that a change is judged by itself; `make faults` varies."""
 
 import os
 
