@@ -53,7 +53,7 @@ def measure(number: int) -> dict[str, Any]:
         cursor.execute("UPDATE deliveries SET next_attempt_at = %s", [due_at])
         cursor.execute("VACUUM ANALYZE deliveries")
     stopping = threading.Event()
-    due = sweep.Sweep("due", 0.25, sweep.DueDeliveries())
+    due = sweep.Sweep("due", sweep.DUE_EVERY_SECONDS, sweep.DueDeliveries())
     sweeper = threading.Thread(target=sweep.run_until, args=(due, stopping), daemon=True)
     sweeper.start()
     lateness = watch(sent, number, due_at)

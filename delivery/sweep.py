@@ -25,7 +25,11 @@ HINT_GRACE = timedelta(seconds=3)
 """An event or delivery younger than this is left to its own hint."""
 RELEASED_AT_ONCE = 100
 """Held deliveries of one connection that go back to pending in one sweep: a mended endpoint is not run over."""
-MOST_DUE = 10_000
+LOOK_BACK = timedelta(seconds=0.1)
+"""For deliveries that were committed a little after they became due; what is later than that the top-up finds."""
+MOST_DUE = 20_000
+DUE_EVERY_SECONDS = 0.1
+"""The look for what has become due is one short index scan when nothing has."""
 TOP_UP_BELOW = CAPACITY // 2
 
 
@@ -57,12 +61,12 @@ class DueDeliveries:
 
     def __call__(self, now: datetime) -> int:
         with connection.cursor() as cursor:
-            cursor.execute(DUE, [self._seen_until - HINT_GRACE, now, now, MOST_DUE])
+            cursor.execute(DUE, [self._seen_until - LOOK_BACK, now, now, MOST_DUE])
             due = cursor.fetchall()
         fresh = [row[:3] for row in due if row[2] not in self._hinted]
         publishing.publish_deliveries(fresh)
         self._hinted = {row[2] for row in due}
-        self._seen_until = now if len(due) < MOST_DUE else due[-1][3]
+        self._seen_until = due[-1][3] if fresh and len(due) == MOST_DUE else now  # of the rest the top-up knows
         return len(fresh)
 
 
@@ -205,7 +209,7 @@ def keep_partitions(now: datetime) -> int:
 def sweeps() -> list[Sweep]:
     """All sweeps, the most urgent first."""
     return [
-        Sweep("due", 0.25, DueDeliveries()),
+        Sweep("due", DUE_EVERY_SECONDS, DueDeliveries()),
         Sweep("top-up", 1.0, top_up_lanes),
         Sweep("release", 1.0, release_held),
         Sweep("fan-out", 1.0, fan_out_forgotten),
