@@ -43,7 +43,7 @@ class Sweep:
 
 
 DUE = """
-SELECT d.workspace_id, d.connection_id, d.id, d.next_attempt_at
+SELECT d.workspace_id::text, d.connection_id::text, d.id::text, d.next_attempt_at
 FROM deliveries d JOIN connections c ON c.id = d.connection_id
 WHERE d.status = 'pending' AND d.next_attempt_at > %s AND d.next_attempt_at <= %s AND d.lease_id IS NULL
     AND c.status = 'active' AND (c.paused_until IS NULL OR c.paused_until <= %s)
@@ -57,14 +57,14 @@ class DueDeliveries:
 
     def __init__(self) -> None:
         self._seen_until = datetime.now(UTC) - timedelta(minutes=1)
-        self._hinted: set[uuid.UUID] = set()
+        self._hinted: set[str] = set()
 
     def __call__(self, now: datetime) -> int:
         with connection.cursor() as cursor:
             cursor.execute(DUE, [self._seen_until - LOOK_BACK, now, now, MOST_DUE])
             due = cursor.fetchall()
-        fresh = [row[:3] for row in due if row[2] not in self._hinted]
-        publishing.publish_deliveries(fresh)
+        fresh = [row for row in due if row[2] not in self._hinted]  # text until here: most are seen twice in a burst
+        publishing.publish_deliveries((uuid.UUID(row[0]), uuid.UUID(row[1]), uuid.UUID(row[2])) for row in fresh)
         self._hinted = {row[2] for row in due}
         self._seen_until = due[-1][3] if fresh and len(due) == MOST_DUE else now  # of the rest the top-up knows
         return len(fresh)

@@ -115,13 +115,19 @@ class Lanes:
 
         A lane refuses a message that it has, and any beyond its capacity.
         """
+        by_ring: dict[str, list[str]] = {}
+        for message in messages:
+            lane, message_id, body = message[:3]
+            workspace = message[3] if len(message) == 4 else ""
+            by_ring.setdefault(ring_of_lane(lane), []).extend((lane, workspace, message_id, body))
+        fields_at_once = 4 * options.PUT_AT_ONCE
         with self._client.pipeline(transaction=False) as pipeline:
-            for message in messages:
-                lane, message_id, body = message[:3]
-                workspace = message[3] if len(message) == 4 else ""
-                args = (self._in_flight, options.CAPACITY, lane, workspace, message_id, body)
-                self._scripts.put(keys=_keys(lane), args=args, client=pipeline)
-            return sum(answer == 1 for answer in pipeline.execute())
+            for ring, fields in by_ring.items():
+                for start in range(0, len(fields), fields_at_once):
+                    some = fields[start : start + fields_at_once]
+                    args = (str(self._in_flight), str(options.CAPACITY), *some)
+                    self._scripts.put(keys=[key_prefix(ring)], args=args, client=pipeline)
+            return sum(answers.count(1) for answers in pipeline.execute())
 
     def limit(
         self, lane: str, in_flight: int | None = None, *, rate: float | None = None, burst: float | None = None

@@ -1,5 +1,6 @@
 """What the pipeline costs the database at load: statements, counted over all threads of the process."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +11,7 @@ from delivery import backlog, dispatch, settling, tasks
 from delivery.models import Attempt, Delivery, Event, Unrouted
 from tests.delivery.api import account, tenant
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
+from tests.receivers import Answer
 from tests.statements import counted_statements
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -40,8 +42,18 @@ def post_all(caller, bodies, threads=16, **headers):
         return list(pool.map(post, bodies))
 
 
+@pytest.mark.alone
+def test_a_delivery_at_load_costs_at_most_three_tenths_of_a_statement(endpoint):
+    together = threading.Barrier(64)  # a destination that answers when all threads wait for it: always 64 at once
+    endpoint.answers = lambda got: [Answer(), together.wait(30)][0]
+    deliveries = make_deliveries(make_connection(make_workspace(), url=endpoint.url), 5 * 64)
+    with ThreadPoolExecutor(64) as pool, counted_statements() as statements:
+        list(pool.map(lambda delivery: tasks.deliver(str(delivery.pk)), deliveries))
+    assert Delivery.objects.filter(status="succeeded").count() == len(deliveries) == Attempt.objects.count()
+    assert len(statements) / len(deliveries) <= 0.3
+
+
 def test_a_batch_of_deliveries_costs_no_more_statements_than_one():
-    """How large batches become at load is the benchmark's to say; what a batch costs does not depend on its size."""
     deliveries = make_deliveries(make_connection(make_workspace()), 64)
     with counted_statements() as statements:
         jobs = [job for job in dispatch.claim([delivery.pk for delivery in deliveries], "worker") if job]

@@ -29,7 +29,7 @@ class Ring:
         self, lane: str, message_id: str, body: str = "{}", *, capacity: int = options.CAPACITY, workspace: str = ""
     ) -> int:
         args = (self.in_flight, capacity, lane, workspace, message_id, body)
-        return int(self.scripts.put(keys=[self.prefix], args=args))
+        return int(self.scripts.put(keys=[self.prefix], args=args)[0])
 
     def take(self, most: int, *, lease_micros: int = HOUR, slow: int = 1000) -> list[Lease]:
         """At most `slow` of the messages are of lanes in trouble. Keeps the time to the next wake in `next_wake`."""

@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from redis import Redis
 
+from delivery.lanes import options
 from delivery.lanes.control import Lanes, LaneStats, RingStats
 from tests.delivery.lanes.ring import Ring, ids
 from tests.polling import eventually
@@ -192,3 +193,10 @@ def test_many_messages_are_put_at_once_each_where_it_belongs(lanes: Lanes, clien
     assert lanes.put(messages) == 0
     assert lanes.put([]) == 0
     assert lanes.depths(["conn.a", "conn.b", "fanout.w"]) == [1, 1, 1]
+
+
+def test_more_messages_than_one_call_takes_keep_their_order(lanes: Lanes, ring: Ring) -> None:
+    messages = [("conn.a", f"m{number}", "{}") for number in range(2 * options.PUT_AT_ONCE + 1)]
+    lanes.limit("conn.a", len(messages))
+    assert lanes.put([*messages[:1], *messages]) == len(messages)  # what is refused holds up nothing behind it
+    assert ids(ring.take(len(messages))) == [message_id for _, message_id, _ in messages]
