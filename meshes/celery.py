@@ -1,8 +1,10 @@
 """The Celery application: tasks carry ids, lanes carry tasks, PostgreSQL carries everything else."""
 
 import os
+from typing import Any
 
 from celery import Celery
+from celery.signals import worker_ready
 from django.conf import settings
 
 from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
@@ -16,3 +18,10 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(CELERY_SETTINGS)
 app.conf.broker_transport_options = TRANSPORT_OPTIONS | {"lane_lease_seconds": settings.MESHES_LANE_LEASE_SECONDS}
 app.autodiscover_tasks(["delivery"])
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]  # Celery has no types
+def _warm_up(**kwargs: Any) -> None:
+    from delivery.warm import warm_up  # needs the applications, which are not loaded yet where this module is imported
+
+    warm_up()

@@ -10,6 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from delivery import sweep
+from delivery.warm import warm_up
 
 
 class Command(BaseCommand):
@@ -23,6 +24,7 @@ class Command(BaseCommand):
             for each in sweep.sweeps():
                 self.stdout.write(f"{each.name:<12} {sweep.run_once(each)}")
             return
+        warm_up()
         stopping = threading.Event()
 
         def stop(signum: int, frame: FrameType | None) -> None:
