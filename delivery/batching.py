@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 CHECKED_SECONDS = 1.0
 """How long a database connection that was found alive is trusted: under load no batch pays for asking."""
 
+CROWD = 2
+REST_SECONDS = 0.004
+"""After a batch of several the next one gathers for so long: under load half as many statements."""
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -80,6 +84,8 @@ class Group(Generic[Item, Answer]):
             self._run_batch(batch)
             for waiting in batch:
                 waiting.done.release()
+            if len(batch) >= CROWD:
+                time.sleep(REST_SECONDS)
 
     def _gather(self) -> list[_Waiting[Item, Answer]]:
         batch = [self._waiting.get()]
