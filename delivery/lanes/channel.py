@@ -43,12 +43,14 @@ class Channel(kombu_redis.Channel):
 
     _brpop_sent_at: Any
     lane_in_flight = options.IN_FLIGHT
+    lane_first_window = options.FIRST_WINDOW
     lane_capacity = options.CAPACITY
     lane_lease_seconds = options.LEASE_SECONDS
 
     from_transport_options: Any = (
         *kombu_redis.Channel.from_transport_options,
         "lane_in_flight",
+        "lane_first_window",
         "lane_capacity",
         "lane_lease_seconds",
     )
@@ -72,7 +74,21 @@ class Channel(kombu_redis.Channel):
 
     @cached_property
     def scripts(self) -> Scripts:
-        return Scripts.of(self._create_client())
+        return Scripts.of(self._own_client)
+
+    @cached_property
+    def _own_client(self) -> Any:
+        return self._create_client()
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """kombu makes a client for every call, which costs more than most calls do."""
+        yield client or self._own_client
+
+    @cached_property
+    def _caps(self) -> str:
+        """What every script is told first."""
+        return f"{self.lane_in_flight} {self.lane_first_window}"
 
     def active_rings(self) -> list[str]:
         return [queue for queue in self.active_queues if queue in RINGS]
@@ -92,7 +108,7 @@ class Channel(kombu_redis.Channel):
             return
         message_id = message["headers"].get("id") or message["properties"]["delivery_tag"]
         workspace = message["headers"].get("workspace", "")
-        args = (self.lane_in_flight, self.lane_capacity, queue, workspace, message_id, dumps(message))
+        args = (self._caps, self.lane_capacity, queue, workspace, message_id, dumps(message))
         batch = kwargs.get("_publish_batch")
         if batch is None:
             self.scripts.put(keys=[key_prefix(ring)], args=args)
@@ -142,8 +158,8 @@ class Channel(kombu_redis.Channel):
         self._asked = self._room()
         return [*script, 1, key_prefix(ring), *self._take_args(self._asked)]
 
-    def _take_args(self, most: int) -> tuple[int, int, int, int]:
-        return self.lane_in_flight, self._lease_micros(), most, self._slow_room()
+    def _take_args(self, most: int) -> tuple[str, int, int, int]:
+        return self._caps, self._lease_micros(), most, self._slow_room()
 
     def _lease_micros(self) -> int:
         return round(self.lane_lease_seconds * 1_000_000)
@@ -281,7 +297,7 @@ class Channel(kombu_redis.Channel):
         del self._wakes[ring]
         if not self.closed:
             with _broken_if_refused("wake lanes"):
-                self._plan_wake(ring, int(self.scripts.wake(keys=[key_prefix(ring)], args=(self.lane_in_flight,))))
+                self._plan_wake(ring, int(self.scripts.wake(keys=[key_prefix(ring)], args=(self._caps,))))
 
     def _nudge_itself(self) -> None:
         """A worker that waits for healthy lanes alone may run one in trouble again: end its wait."""
@@ -297,13 +313,13 @@ class Channel(kombu_redis.Channel):
     def settle_finished(self) -> None:
         with _broken_if_refused("settle messages"):
             if self.settler:
-                self.settler.flush(self.scripts.settle, self.lane_in_flight)
+                self.settler.flush(self.scripts.settle, self._caps)
             self._nudge_itself()
 
     def hand_back(self, leases: list[Lease]) -> int:
         """Return messages that were not started to the front of their lanes. Returns how many were still ours."""
         self.settler.release(leases)
-        return hand_back_all(self.scripts.hand_back, self.lane_in_flight, leases) if leases else 0
+        return hand_back_all(self.scripts.hand_back, self._caps, leases) if leases else 0
 
     def hand_back_unstarted(self, running: frozenset[str]) -> int:
         """At the end of a worker: settle what is finished, hand back what is leased here and not ``running`` (ids)."""
@@ -322,7 +338,7 @@ class Channel(kombu_redis.Channel):
         for ring in self.active_rings():
             lapsed, most = options.REPAIR_AT_MOST, options.REPAIR_AT_MOST
             while lapsed == most:
-                args = (self.lane_in_flight, most, self._repair_cursors.get(ring, "0"), self._lease_micros())
+                args = (self._caps, most, self._repair_cursors.get(ring, "0"), self._lease_micros())
                 lapsed, _, _, cursor = self.scripts.repair(keys=[key_prefix(ring)], args=args)
                 self._repair_cursors[ring] = bytes_to_str(cursor)
 
@@ -363,7 +379,7 @@ class Channel(kombu_redis.Channel):
         ring = ring_of(queue)
         if ring is None:
             return int(super()._purge(queue))
-        return int(self.scripts.purge(keys=[key_prefix(ring)], args=(self.lane_in_flight, queue)))
+        return int(self.scripts.purge(keys=[key_prefix(ring)], args=(self._caps, queue)))
 
 
 def _parse_taken(ring: str, reply: list[bytes]) -> Iterator[tuple[Lease, bytes]]:

@@ -15,6 +15,7 @@ All keys of a ring begin with ``meshes:lanes:{<ring>}:`` and are made and remove
 | ``shortened`` | hash | lease → the end that its holder knows, after the clock was set back | such leases last |
 | ``asleep`` | sorted set | paused lanes; lanes and buckets (``@<name>``) out of tokens; by the end | anybody sleeps |
 | ``paused`` | set | those that sleep because of a pause | lanes are paused |
+| ``windows`` | hash | lane → how many of its messages may be in flight | busy lanes that started slowly go on well |
 | ``limits`` | hash | lane → its own in-flight cap, rate and burst | lanes have one |
 | ``debts`` | sorted set | lanes and buckets, by when they have all tokens again (µs) | they spent some lately |
 | ``buckets`` | hash | bucket → in-flight cap, rate and burst | buckets are defined |
@@ -102,10 +103,16 @@ class Lanes:
     """Control of the lanes of one server. Raises ValueError for a name that is no lane, and redis-py's errors."""
 
     def __init__(
-        self, client: Redis, *, in_flight: int = options.IN_FLIGHT, lease_seconds: float = options.LEASE_SECONDS
+        self,
+        client: Redis,
+        *,
+        in_flight: int = options.IN_FLIGHT,
+        first_window: int = options.FIRST_WINDOW,
+        lease_seconds: float = options.LEASE_SECONDS,
     ) -> None:
+        """``in_flight`` and ``first_window``: of lanes without limits of their own, as their workers know them."""
         self._client = client
-        self._in_flight = in_flight
+        self._caps = f"{in_flight} {first_window}"
         self._lease_micros = round(lease_seconds * 1_000_000)
         self._scripts = Scripts.of(client)
 
@@ -120,14 +127,21 @@ class Lanes:
             lane, message_id, body = message[:3]
             workspace = message[3] if len(message) == 4 else ""
             by_ring.setdefault(ring_of_lane(lane), []).extend((lane, workspace, message_id, body))
-        fields_at_once = 4 * options.PUT_AT_ONCE
+        calls = [
+            (ring, fields[start : start + 4 * options.PUT_AT_ONCE])
+            for ring, fields in by_ring.items()
+            for start in range(0, len(fields), 4 * options.PUT_AT_ONCE)
+        ]
+        if len(calls) == 1:  # a pipeline would first ask whether the server knows the script
+            return self._put(self._client, *calls[0]).count(1)
         with self._client.pipeline(transaction=False) as pipeline:
-            for ring, fields in by_ring.items():
-                for start in range(0, len(fields), fields_at_once):
-                    some = fields[start : start + fields_at_once]
-                    args = (str(self._in_flight), str(options.CAPACITY), *some)
-                    self._scripts.put(keys=[key_prefix(ring)], args=args, client=pipeline)
+            for ring, fields in calls:
+                self._put(pipeline, ring, fields)
             return sum(answers.count(1) for answers in pipeline.execute())
+
+    def _put(self, client: Redis, ring: str, fields: list[str]) -> Any:
+        args = (self._caps, str(options.CAPACITY), *fields)
+        return self._scripts.put(keys=[key_prefix(ring)], args=args, client=client)
 
     def limit(
         self, lane: str, in_flight: int | None = None, *, rate: float | None = None, burst: float | None = None
@@ -146,7 +160,7 @@ class Lanes:
             pipeline.execute()
 
     def _limit(self, client: Redis, lane: str, in_flight: int | None, rate: float | None, burst: float | None) -> None:
-        args = (self._in_flight, lane, _terms(in_flight, rate, burst))
+        args = (self._caps, lane, _terms(in_flight, rate, burst))
         self._scripts.limit(keys=_keys(lane), args=args, client=client)
 
     def bucket(
@@ -160,27 +174,27 @@ class Lanes:
     ) -> None:
         """Define a budget that lanes of one ring may share, in the terms of `limit`; without any it is forgotten."""
         keys = [key_prefix(ring_named(ring))]
-        self._scripts.bucket(keys=keys, args=(self._in_flight, bucket_name(name), _terms(in_flight, rate, burst)))
+        self._scripts.bucket(keys=keys, args=(self._caps, bucket_name(name), _terms(in_flight, rate, burst)))
 
     def share(self, lane: str, bucket: str | None) -> None:
         """Let the lane draw on a bucket, beside limits of its own; None ends it. The bucket may be defined later."""
         name = "" if bucket is None else bucket_name(bucket)
-        self._scripts.share(keys=_keys(lane), args=(self._in_flight, lane, name))
+        self._scripts.share(keys=_keys(lane), args=(self._caps, lane, name))
 
     def pause(self, lane: str, until: datetime) -> None:
         """Take nothing from the lane before ``until`` (aware). What is leased goes on. A past moment resumes."""
         if until.tzinfo is None:
             raise ValueError("The end of a pause needs a time zone.")
         micros = max(0, (until - _EPOCH) // timedelta(microseconds=1))
-        self._scripts.pause(keys=_keys(lane), args=(self._in_flight, lane, micros))
+        self._scripts.pause(keys=_keys(lane), args=(self._caps, lane, micros))
 
     def resume(self, lane: str) -> None:
         """End a pause now, and wake a worker."""
-        self._scripts.pause(keys=_keys(lane), args=(self._in_flight, lane, 0))
+        self._scripts.pause(keys=_keys(lane), args=(self._caps, lane, 0))
 
     def purge(self, lane: str) -> int:
         """Forget the waiting messages of the lane. Returns how many they were."""
-        return int(self._scripts.purge(keys=_keys(lane), args=(self._in_flight, lane)))
+        return int(self._scripts.purge(keys=_keys(lane), args=(self._caps, lane)))
 
     def depth(self, lane: str) -> int:
         """The number of waiting messages."""
@@ -200,7 +214,7 @@ class Lanes:
         """The stats of many lanes, in one round trip."""
         with self._client.pipeline(transaction=False) as pipeline:
             for lane in lanes:
-                self._scripts.stats(keys=_keys(lane), args=(self._in_flight, lane), client=pipeline)
+                self._scripts.stats(keys=_keys(lane), args=(self._caps, lane), client=pipeline)
             return [_stats(reply) for reply in pipeline.execute()]
 
     def busy_for_longest(self, ring: str, most: int) -> list[str]:
@@ -240,7 +254,7 @@ class Lanes:
         lapsed = woken = fallen = 0
         cursor, most = "0", options.REPAIR_AT_MOST
         while True:
-            args = (self._in_flight, most, cursor, self._lease_micros)
+            args = (self._caps, most, cursor, self._lease_micros)
             reply = self._scripts.repair(keys=[key_prefix(ring)], args=args)
             lapsed, woken, fallen = lapsed + reply[0], woken + reply[1], fallen + reply[2]
             cursor = _text(reply[3])

@@ -90,33 +90,33 @@ class Settler:
                 self._orphans.pop(lease, None)
         return len(self._orphans)
 
-    def flush(self, settle: Script, in_flight: int) -> None:
+    def flush(self, settle: Script, caps: str) -> None:
         """Settle all that has finished, some hundreds per call. What could not be sent stays for the next flush."""
         while self._finished:
             batch = [self._finished.popleft() for _ in range(min(len(self._finished), self.BATCH))]
             try:
-                settle_all(settle, in_flight, batch)
+                settle_all(settle, caps, batch)
             except BaseException:
                 self._finished.extendleft(reversed(batch))
                 raise
 
 
-def settle_all(script: Script, in_flight: int, finished: Iterable[tuple[Lease, Report | None]]) -> int:
+def settle_all(script: Script, caps: str, finished: Iterable[tuple[Lease, Report | None]]) -> int:
     """Settle finished messages, in one call a ring. Returns how many leases were still held."""
     return _call_by_ring(
         script,
-        in_flight,
+        caps,
         ((lease, (repr(report.seconds), int(report.is_failure)) if report else ("", 0)) for lease, report in finished),
     )
 
 
-def hand_back_all(script: Script, in_flight: int, leases: Iterable[Lease]) -> int:
+def hand_back_all(script: Script, caps: str, leases: Iterable[Lease]) -> int:
     """Hand back messages, in the order of taking, in one call a ring. Returns how many leases were still held."""
-    return _call_by_ring(script, in_flight, ((lease, ()) for lease in leases))
+    return _call_by_ring(script, caps, ((lease, ()) for lease in leases))
 
 
-def _call_by_ring(script: Script, in_flight: int, leases: Iterable[tuple[Lease, tuple[str | int, ...]]]) -> int:
+def _call_by_ring(script: Script, caps: str, leases: Iterable[tuple[Lease, tuple[str | int, ...]]]) -> int:
     by_ring: dict[str, list[str | int]] = {}
     for lease, more in leases:
-        by_ring.setdefault(lease.ring, [in_flight]).extend((lease.lane, lease.message_id, lease.ends_at, *more))
+        by_ring.setdefault(lease.ring, [caps]).extend((lease.lane, lease.message_id, lease.ends_at, *more))
     return sum(script(keys=[key_prefix(ring)], args=args) for ring, args in by_ring.items())

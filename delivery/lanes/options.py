@@ -5,6 +5,9 @@ from typing import Any, Final
 IN_FLIGHT: Final = 8
 """Messages of one lane that may be leased at once, unless the lane has a limit of its own."""
 
+FIRST_WINDOW: Final = 2
+"""Of a lane that begins to run, so many messages may be leased at first, and one more for each that does not fail."""
+
 LATENESS_SECONDS: Final = 0.1
 """A lane with a rate and no burst of its own may make good so much, for tokens whose taker came late."""
 
@@ -31,6 +34,7 @@ REPAIR_AT_MOST: Final = 200
 
 TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
     "lane_in_flight": IN_FLIGHT,
+    "lane_first_window": FIRST_WINDOW,
     "lane_capacity": CAPACITY,
     "lane_lease_seconds": LEASE_SECONDS,
     # A publisher must never hang: a call is answered within this, or raises. Above the 1 s that idle workers block for.

@@ -12,6 +12,7 @@ from kombu.entity import Queue
 from redis.exceptions import RedisError
 
 from delivery.lanes import transport
+from delivery.lanes.events import GatherEvents
 from delivery.lanes.names import ring_of
 
 logger = logging.getLogger(__name__)
@@ -77,4 +78,4 @@ def install(app: Celery) -> None:
     """Run an application on lanes. Call it right after ``Celery(...)``, in every process."""
     transport.register()
     app.amqp_cls = f"{AMQP.__module__}:{AMQP.__qualname__}"
-    app.steps["consumer"].add(HandBack)
+    app.steps["consumer"].update((HandBack, GatherEvents))

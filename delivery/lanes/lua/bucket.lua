@@ -1,4 +1,4 @@
--- Give a bucket its terms, or forget it (''). ARGV: cap, bucket, its "<in-flight cap> <rate> <burst>" ('-' for none).
+-- Give a bucket its terms, or forget it (''). ARGV: caps, bucket, its "<in-flight cap> <rate> <burst>" ('-' for none).
 
 local bucket, text = ARGV[2], ARGV[3]
 if (redis.call('HGET', BUCKETS, bucket) or '') == text then

@@ -1,4 +1,4 @@
--- Put messages that were not started at the front of their lanes. ARGV: cap, then lane, id, end of the lease of each, in the
+-- Put messages that were not started at the front of their lanes. ARGV: caps, then lane, id, end of the lease of each, in the
 -- order in which they were taken. Returns how many leases were still held.
 
 local lanes, returned = {}, 0

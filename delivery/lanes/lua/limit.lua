@@ -1,4 +1,4 @@
--- Give the lane terms of its own, or none (''). ARGV: cap, lane, the lane's "<in-flight cap> <rate> <burst>" ('-' for none).
+-- Give the lane terms of its own, or none (''). ARGV: caps, lane, the lane's "<in-flight cap> <rate> <burst>" ('-' for none).
 
 local lane, text = ARGV[2], ARGV[3]
 if (redis.call('HGET', LIMITS, lane) or '') == text then

@@ -17,6 +17,33 @@ local function limits(lane)
   return most or default_cap, rate, burst
 end
 
+-- A lane starts slowly, as TCP does: few of its messages are in flight until some have come back, so that endpoints that hang
+-- from the first request on fill few slots. What a lane has reached is forgotten when it is empty, or when a message fails.
+local function window(lane)
+  return tonumber(has(WINDOWS) and redis.call('HGET', WINDOWS, lane) or first_window)
+end
+
+local function has_room(lane, leased, most)
+  return leased < most and (leased < first_window or leased < window(lane))
+end
+
+local function widen(lane)
+  local waiting, leased = counts(lane)
+  if waiting > 0 and leased + 1 >= first_window then
+    local reached, most = window(lane), limits(lane)
+    if leased + 1 >= reached and reached < most then
+      redis.call('HSET', WINDOWS, lane, reached + 1)
+      seen[WINDOWS] = true
+    end
+  end
+end
+
+local function narrow(lane)
+  if has(WINDOWS) then
+    redis.call('HDEL', WINDOWS, lane)
+  end
+end
+
 -- No more is owed than all tokens: neither a clock that was set back nor a slower rate that is over may hold a lane for
 -- longer than it takes to fill them.
 local function debt(name, rate, burst)

@@ -4,7 +4,7 @@
 -- of its sleep, or its bucket.
 local function may_run(lane, bucket, waiting, leased)
   local most, rate, burst = limits(lane)
-  if waiting == 0 or leased >= most or is_asleep(lane) then
+  if waiting == 0 or not has_room(lane, leased, most) or is_asleep(lane) then
     return false
   end
   local ends_at = rate and token_at(lane, rate, burst)
@@ -26,8 +26,11 @@ end
 local function offer(lane)
   local waiting, leased = counts(lane)
   if waiting == 0 then
-    if leased == 0 and has(WORKSPACES) then
-      redis.call('HDEL', WORKSPACES, lane)
+    if leased == 0 then
+      narrow(lane)
+      if has(WORKSPACES) then
+        redis.call('HDEL', WORKSPACES, lane)
+      end
     end
     return false
   end

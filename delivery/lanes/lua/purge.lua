@@ -1,4 +1,4 @@
--- Forget what waits in the lane. What is leased goes on. ARGV: cap, lane. Returns the number of messages forgotten.
+-- Forget what waits in the lane. What is leased goes on. ARGV: caps, lane. Returns the number of messages forgotten.
 
 local lane = ARGV[2]
 local ids = redis.call('LRANGE', waiting_key(lane), 0, -1)

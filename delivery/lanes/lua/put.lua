@@ -1,5 +1,5 @@
 -- Append messages to their lanes, each unless its lane has it already (waiting or leased) or is full.
--- ARGV: cap, capacity, then of each message: lane, workspace ('' if not known), id, body.
+-- ARGV: caps, capacity, then of each message: lane, workspace ('' if not known), id, body.
 -- Returns for each: 1 when appended, 0 for a double, -1 when full.
 
 local capacity = tonumber(ARGV[2])

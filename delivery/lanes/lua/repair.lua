@@ -1,4 +1,4 @@
--- End what has lapsed. ARGV: cap, most, cursor of the walk over busy lanes, length of a lease. Returns the messages put back, the lanes woken,
+-- End what has lapsed. ARGV: caps, most, cursor of the walk over busy lanes, length of a lease. Returns the messages put back, the lanes woken,
 -- the lanes that had fallen out of the ring, and the cursor to go on from ('0' when the walk is complete).
 
 local most, cursor, lease = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])

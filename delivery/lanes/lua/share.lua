@@ -1,4 +1,4 @@
--- Let the lane draw on a bucket, or on none (''). What it has leased counts with it. ARGV: cap, lane, bucket.
+-- Let the lane draw on a bucket, or on none (''). What it has leased counts with it. ARGV: caps, lane, bucket.
 
 local lane, bucket = ARGV[2], ARGV[3]
 local before = redis.call('HGET', SHARES, lane) or ''

@@ -1,4 +1,4 @@
--- ARGV: cap, lane. Returns waiting, leased, cap, in the ring or not, end of the pause ('' for none), arrival of the message
+-- ARGV: caps, lane. Returns waiting, leased, cap, in the ring or not, end of the pause ('' for none), arrival of the message
 -- that waits longest ('' for none), rate, burst, bucket, end of the wait for a token, in trouble or not, workspace.
 
 local lane = ARGV[2]

@@ -1,5 +1,5 @@
 -- Lease up to ARGV[3] messages for ARGV[2] microseconds: round robin, one per lane per turn. At most ARGV[4] of them are of
--- lanes in trouble. ARGV: cap, lease, most, most of lanes in trouble.
+-- lanes in trouble. ARGV: caps, lease, most, most of lanes in trouble.
 -- Returns the end of the leases, the milliseconds until the next sleep ends (-1: nobody sleeps), then lane, id, body and
 -- whether it was in trouble ('1' or '') of each message.
 

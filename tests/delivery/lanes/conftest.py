@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
+from delivery.lanes import options
 from delivery.lanes.control import Lanes
 from tests.delivery.lanes.valkey import PrivateValkey
 
@@ -25,7 +26,7 @@ def client(shared_valkey: PrivateValkey) -> Iterator[Redis]:
 
 @pytest.fixture
 def lanes(client: Redis) -> Lanes:
-    return Lanes(client)
+    return Lanes(client, first_window=options.CAPACITY)
 
 
 @pytest.fixture

@@ -21,19 +21,29 @@ class Repaired(NamedTuple):
 
 
 class Ring:
-    def __init__(self, client: Redis, name: str = "deliver", *, in_flight: int = options.IN_FLIGHT) -> None:
+    """Lanes start at their caps, unless `first_window` says otherwise."""
+
+    def __init__(
+        self,
+        client: Redis,
+        name: str = "deliver",
+        *,
+        in_flight: int = options.IN_FLIGHT,
+        first_window: int = options.CAPACITY,
+    ) -> None:
         self.client, self.name, self.prefix, self.in_flight = client, name, key_prefix(name), in_flight
+        self.caps = f"{in_flight} {first_window}"
         self.scripts = Scripts.of(client)
 
     def put(
         self, lane: str, message_id: str, body: str = "{}", *, capacity: int = options.CAPACITY, workspace: str = ""
     ) -> int:
-        args = (self.in_flight, capacity, lane, workspace, message_id, body)
+        args = (self.caps, capacity, lane, workspace, message_id, body)
         return int(self.scripts.put(keys=[self.prefix], args=args)[0])
 
     def take(self, most: int, *, lease_micros: int = HOUR, slow: int = 1000) -> list[Lease]:
         """At most `slow` of the messages are of lanes in trouble. Keeps the time to the next wake in `next_wake`."""
-        reply = self.scripts.take(keys=[self.prefix], args=(self.in_flight, lease_micros, most, slow))
+        reply = self.scripts.take(keys=[self.prefix], args=(self.caps, lease_micros, most, slow))
         ends_at, self.next_wake = reply[0].decode(), int(reply[1])
         return [
             Lease(self.name, lane.decode(), message_id.decode(), ends_at, bool(is_slow))
@@ -41,17 +51,17 @@ class Ring:
         ]
 
     def wake(self) -> int:
-        return int(self.scripts.wake(keys=[self.prefix], args=(self.in_flight,)))
+        return int(self.scripts.wake(keys=[self.prefix], args=(self.caps,)))
 
     def settle(self, leases: list[Lease], *reports: Report) -> int:
         """Reports are of the first leases."""
-        return settle_all(self.scripts.settle, self.in_flight, zip_longest(leases, reports))
+        return settle_all(self.scripts.settle, self.caps, zip_longest(leases, reports))
 
     def hand_back(self, leases: list[Lease]) -> int:
-        return hand_back_all(self.scripts.hand_back, self.in_flight, leases)
+        return hand_back_all(self.scripts.hand_back, self.caps, leases)
 
     def repair(self, most: int = 200) -> Repaired:
-        return Repaired(*self.scripts.repair(keys=[self.prefix], args=(self.in_flight, most, "0", HOUR)))
+        return Repaired(*self.scripts.repair(keys=[self.prefix], args=(self.caps, most, "0", HOUR)))
 
     def existing_keys(self) -> set[str]:
         """The keys that exist now, without their prefix."""

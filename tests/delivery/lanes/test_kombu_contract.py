@@ -27,6 +27,7 @@ SIGNATURES = [
     (kombu_redis.Channel._flush_brpop_reauth, "(self)"),
     (kombu_redis.Channel._q_for_pri, "(self, queue, pri)"),
     (kombu_redis.Channel._create_client, "(self, asynchronous=False)"),
+    (kombu_redis.Channel.conn_or_acquire, "(self, client=None)"),
     (kombu_redis.Channel.basic_consume, "(self, queue, *args, **kwargs)"),
     (kombu_redis.Channel.close, "(self)"),
     (kombu_redis.QoS.append, "(self, message, delivery_tag)"),

@@ -16,12 +16,13 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from delivery.lanes.control import Lanes
-from delivery.lanes.lease import Lease
+from delivery.lanes.lease import Lease, Report
 from tests.delivery.lanes.ring import HOUR, Ring, ids
 
 NAMES = ["conn.a", "conn.b", "conn.c"]
 CAPACITY = 6
-IN_FLIGHT = 2
+IN_FLIGHT = 3
+FIRST_WINDOW = 1
 lane_names = st.sampled_from(NAMES)
 message_ids = st.sampled_from([f"m{number}" for number in range(12)])
 messages = st.lists(st.tuples(lane_names, message_ids), min_size=1, max_size=10)
@@ -34,18 +35,24 @@ class Model:
         self.waiting: dict[str, list[str]] = {lane: [] for lane in NAMES}
         self.leases: dict[str, list[Lease]] = {lane: [] for lane in NAMES}
         self.caps: dict[str, int] = {}
+        self.windows: dict[str, int] = {}
         self.paused: set[str] = set()
         self.ring: list[str] = []
 
     def cap(self, lane: str) -> int:
         return self.caps.get(lane, IN_FLIGHT)
 
+    def room(self, lane: str) -> int:
+        return min(self.cap(lane), self.windows.get(lane, FIRST_WINDOW))
+
     def may_run(self, lane: str) -> bool:
-        return bool(self.waiting[lane]) and len(self.leases[lane]) < self.cap(lane) and lane not in self.paused
+        return bool(self.waiting[lane]) and len(self.leases[lane]) < self.room(lane) and lane not in self.paused
 
     def offer(self, lane: str) -> None:
         if self.may_run(lane) and lane not in self.ring:
             self.ring.append(lane)
+        if not self.waiting[lane] and not self.leases[lane]:
+            self.windows.pop(lane, None)
 
     def has(self, lane: str, message_id: str) -> bool:
         return message_id in self.waiting[lane] or message_id in ids(self.leases[lane])
@@ -64,10 +71,10 @@ class Model:
         in_flight = {lane: len(leases) for lane, leases in self.leases.items()}
         while self.ring and len(taken) < most:
             lane = self.ring.pop(0)
-            if self.waiting[lane] and in_flight[lane] < self.cap(lane) and lane not in self.paused:
+            if self.waiting[lane] and in_flight[lane] < self.room(lane) and lane not in self.paused:
                 taken.append((lane, self.waiting[lane].pop(0)))
                 in_flight[lane] += 1
-                if self.waiting[lane] and in_flight[lane] < self.cap(lane):
+                if self.waiting[lane] and in_flight[lane] < self.room(lane):
                     self.ring.append(lane)
         return taken
 
@@ -77,11 +84,22 @@ class Model:
             self.leases[lease.lane].remove(lease)
         return held
 
-    def settle(self, leases: list[Lease]) -> int:
-        ended = [lease for lease in leases if self.end(lease)]
+    def settle(self, leases: list[Lease], failed: Lease | None) -> int:
+        ended = []
+        for lease in leases:
+            if self.end(lease):
+                ended.append(lease)
+                self.observe(lease.lane, is_failure=lease is failed)
         for lease in ended:
             self.offer(lease.lane)
         return len(ended)
+
+    def observe(self, lane: str, *, is_failure: bool) -> None:
+        reached = self.windows.get(lane, FIRST_WINDOW)
+        if is_failure:
+            self.windows.pop(lane, None)
+        elif self.waiting[lane] and len(self.leases[lane]) + 1 >= reached and reached < self.cap(lane):
+            self.windows[lane] = reached + 1
 
     def hand_back(self, leases: list[Lease]) -> int:
         ended = [lease for lease in reversed(leases) if self.end(lease)]
@@ -98,7 +116,8 @@ class LanesMachine(RuleBasedStateMachine):
     @initialize(first=messages)
     def start(self, first: list[tuple[str, str]]) -> None:
         self.client.flushall()
-        self.ring, self.lanes = Ring(self.client, in_flight=IN_FLIGHT), Lanes(self.client, in_flight=IN_FLIGHT)
+        self.ring = Ring(self.client, in_flight=IN_FLIGHT, first_window=FIRST_WINDOW)
+        self.lanes = Lanes(self.client, in_flight=IN_FLIGHT, first_window=FIRST_WINDOW)
         self.model = Model()
         self.lapsing: list[Lease] = []
         self.known: list[Lease] = []
@@ -125,7 +144,11 @@ class LanesMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
         leases = self.some(data)
-        assert self.ring.settle(leases) == self.model.settle(leases)
+        failed = data.draw(st.none() | st.sampled_from(leases))
+        reports = [Report(0.0, lease is failed) for lease in leases]
+        assert self.ring.settle(leases, *reports) == self.model.settle(leases, failed)
+        for lane in NAMES:  # one failure is no trouble, which is another test's
+            self.client.delete(f"{self.ring.prefix}health:{lane}")
 
     @precondition(lambda self: self.known)
     @rule(data=st.data())
@@ -166,6 +189,7 @@ class LanesMachine(RuleBasedStateMachine):
         assert self.lanes.purge(lane) == len(self.model.waiting[lane])
         self.model.waiting[lane].clear()
         self.model.ring = [other for other in self.model.ring if other != lane]
+        self.model.offer(lane)
 
     @invariant()
     def agree(self) -> None:
@@ -186,6 +210,7 @@ class LanesMachine(RuleBasedStateMachine):
                 assert f"waiting:{lane}" not in keys
                 if not self.model.leases[lane]:
                     assert f"messages:{lane}" not in keys
+                    assert not self.client.hexists(f"{self.ring.prefix}windows", lane)
 
     def some(self, data: st.DataObject) -> list[Lease]:
         """Leases, each once: such as are held, and such as have ended."""

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
+from delivery.lanes import options
 from delivery.lanes.control import Lanes
 from delivery.lanes.health import HEALTHY, Health, after
 from delivery.lanes.lease import Lease, Report
@@ -81,7 +82,8 @@ class Properties(RuleBasedStateMachine):
     def start(self, first: list[tuple[str, int]]) -> None:
         self.client.flushall()
         self.clock = Clock(self.client)
-        self.ring, self.control = Ring(self.client, in_flight=IN_FLIGHT), Lanes(self.client, in_flight=IN_FLIGHT)
+        self.ring = Ring(self.client, in_flight=IN_FLIGHT)
+        self.control = Lanes(self.client, in_flight=IN_FLIGHT, first_window=options.CAPACITY)
         self.lanes = {name: Lane() for name in NAMES}
         self.buckets = {name: Budget() for name in BUCKETS}
         self.lapsing: list[Lease] = []

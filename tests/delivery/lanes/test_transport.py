@@ -29,7 +29,7 @@ transport.register()
 @pytest.fixture
 def connection(shared_valkey: PrivateValkey, client: Redis) -> Iterator[Connection]:
     channel.settlers.clear()  # of tests before, which left messages open
-    with Connection(shared_valkey.url, transport_options=TRANSPORT_OPTIONS) as connection:
+    with Connection(shared_valkey.url, transport_options=TRANSPORT_OPTIONS | {"lane_first_window": 8}) as connection:
         yield connection
 
 

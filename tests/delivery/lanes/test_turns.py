@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from redis import Redis
 
+from delivery.lanes import options
 from delivery.lanes.control import Lanes
 from tests.delivery.lanes.ring import Ring, ids
 
@@ -22,7 +23,7 @@ def owner(lane: str) -> str:
 
 
 def fill(ring: Ring, workspace: str, lanes: int, count: int = 1) -> None:
-    Lanes(ring.client, in_flight=ring.in_flight).put(
+    Lanes(ring.client, in_flight=ring.in_flight, first_window=options.CAPACITY).put(
         (f"conn.{workspace}-{lane}", f"m{number}", "{}", workspace) for number in range(count) for lane in range(lanes)
     )
 

@@ -1,9 +1,12 @@
 """Real workers: what they take, how they end, and what happens when they or their broker are killed."""
 
+import json
 import os
 import re
 import signal
 import time
+from base64 import b64decode
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -58,6 +61,24 @@ def test_every_task_runs_once_and_nothing_is_left(
     with valkey.client() as client:
         assert set(client.keys("*lanes*")) <= {b"meshes:lanes:{deliver}:turn", b"meshes:lanes:{fanout}:turn"}
         assert client.keys("_kombu.binding.*conn*") == []
+
+
+def test_every_event_of_every_task_is_told_in_a_few_messages_and_the_last_at_the_end(
+    valkey: PrivateValkey, publisher: Publisher, journal: Journal, tmp_path: Path
+) -> None:
+    with valkey.client() as client, client.pubsub() as listening:
+        listening.psubscribe("*celeryev/task*")
+        assert listening.get_message(timeout=5)["type"] == "psubscribe"
+        with Worker(valkey.url, tmp_path, worker_send_task_events=True) as worker:
+            publisher.send(300, lanes=40)
+            eventually(lambda: journal.has_ended(300), 20)
+            assert worker.stop() == 0
+        messages = list(iter(partial(listening.get_message, timeout=0.2), None))
+    bodies = [json.loads(b64decode(json.loads(message["data"])["body"])) for message in messages]
+    told = Counter((event["type"], event["uuid"]) for body in bodies for event in body)
+    kinds = ("task-received", "task-started", "task-succeeded")
+    assert told == {(kind, task_id): 1 for kind in kinds for task_id in publisher.sent}
+    assert len(messages) <= 30
 
 
 def test_a_worker_leases_no_more_than_its_threads_and_no_more_of_a_lane_than_its_cap(
