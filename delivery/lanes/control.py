@@ -133,11 +133,12 @@ class Lanes:
             for start in range(0, len(fields), 4 * options.PUT_AT_ONCE)
         ]
         if len(calls) == 1:  # a pipeline would first ask whether the server knows the script
-            return self._put(self._client, *calls[0]).count(1)
+            answers: list[int] = self._put(self._client, *calls[0])
+            return answers.count(1)
         with self._client.pipeline(transaction=False) as pipeline:
             for ring, fields in calls:
                 self._put(pipeline, ring, fields)
-            return sum(answers.count(1) for answers in pipeline.execute())
+            return sum(each.count(1) for each in pipeline.execute())
 
     def _put(self, client: Redis, ring: str, fields: list[str]) -> Any:
         args = (self._caps, str(options.CAPACITY), *fields)
