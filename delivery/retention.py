@@ -3,19 +3,21 @@
 What is still open in rows that go is first closed visibly: deliveries become `cancelled` with the cause `expired`, and
 an event that was never routed gets a ledger that says so.
 
-Dropping takes strong locks for a moment. Each waits a third of a second at most, below PostgreSQL's deadlock check, so
-whatever stands in its way wins, and the next sweep tries again.
+Making and dropping take strong locks for some milliseconds, and whoever comes while they wait for one waits behind them. So
+they wait for a few hundredths of a second only, let everybody pass, and try again.
 """
 
 import logging
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
+from typing import TypeVar
 
 from django.conf import settings
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, OperationalError, connection, transaction
+from psycopg2.errors import LockNotAvailable
 
 from delivery import cancelling, idempotency
 from delivery.models import Delivery
@@ -24,9 +26,14 @@ from workspaces.partitions import Partition
 
 logger = logging.getLogger(__name__)
 
+Made = TypeVar("Made")
+
 TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
-LOCK_TIMEOUT = "300ms"
-"""Below `deadlock_timeout` (1 s): in a deadlock it is this side that gives way, never a request."""
+LOCK_TIMEOUT = "20ms"
+"""More than the pipeline's transactions take, and far below `deadlock_timeout` (1 s): in a deadlock it is this side that
+gives way, never a request."""
+TRIES = 20
+PAUSE_SECONDS = 0.1
 LOCKED = {
     "events": ("routing_ledgers", "deliveries", "unrouted", "events", "payloads"),
     "deliveries": ("deliveries", "attempts", "events"),
@@ -36,8 +43,8 @@ LOCKED = {
 }
 """What is locked before a partition is detached: what refers to it and what it refers to, in the order in which the
 pipeline's statements lock tables (`ingest`, `fanout`, `dispatch`, `settling`), so that none waits for us crosswise."""
-DROP_TIMEOUT = "2s"
-"""The most that dropping may take once it has its locks; nothing is accepted meanwhile. It takes milliseconds."""
+CHANGE_TIMEOUT = "2s"
+"""The most that a change may take once it has its locks; nothing is accepted meanwhile. It takes milliseconds."""
 EMPTYING_SECONDS = 10.0
 """How long one call deletes rows; the rest is the next one's."""
 BATCH = 1000
@@ -52,22 +59,30 @@ def ensure_partitions(now: datetime) -> int:
     """Make the partitions of last week, this week and three ahead where they are missing; how many were made."""
     made = 0
     for table in TABLES:
-        try:
-            with _impatient():
-                made += partitions.ensure_ahead(table, now)
-        except DatabaseError as error:
-            logger.warning("the partitions of %s are not all made yet: %s", table, error)
+        for week in partitions.weeks_ahead(now):
+            try:
+                made += _patiently(partial(partitions.ensure, table, week))
+            except DatabaseError as error:
+                logger.warning("the partition of %s from %s on is not made yet: %s", table, week, error)
     return made
 
 
-@contextmanager
-def _impatient() -> Iterator[None]:
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+def _patiently(change: Callable[[], Made]) -> Made:
+    """What `change` returns, in a transaction that waits for no lock for long; raises its error after many tries."""
+    for _ in range(TRIES - 1):
         try:
-            yield
-        finally:
-            cursor.execute("RESET lock_timeout")
+            return _impatiently(change)
+        except OperationalError as error:
+            if not isinstance(error.__cause__, LockNotAvailable):
+                raise
+            time.sleep(PAUSE_SECONDS)
+    return _impatiently(change)
+
+
+def _impatiently(change: Callable[[], Made]) -> Made:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SET LOCAL statement_timeout = '{CHANGE_TIMEOUT}'")
+        return change()
 
 
 # --- dropping -------------------------------------------------------------------------------------------------------
@@ -130,16 +145,19 @@ def _exists(partition: Partition) -> bool:
 def _drop(partition: Partition) -> list[str]:
     """Detach and drop; its name, or nothing where a lock was not free or a row elsewhere still refers to it."""
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SET LOCAL statement_timeout = '{DROP_TIMEOUT}'")
-            cursor.execute(f"LOCK TABLE {', '.join(LOCKED.get(partition.table, (partition.table,)))}")
-            cursor.execute(f"ALTER TABLE {partition.table} DETACH PARTITION {partition.name}")
-            cursor.execute(f"DROP TABLE {partition.name}")
+        _patiently(partial(_detach_and_drop, partition))
     except DatabaseError as error:
         logger.info("%s is not dropped yet: %s", partition.name, error)
         return []
     logger.info("dropped %s", partition.name)
     return [partition.name]
+
+
+def _detach_and_drop(partition: Partition) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"LOCK TABLE {', '.join(LOCKED.get(partition.table, (partition.table,)))}")
+        cursor.execute(f"ALTER TABLE {partition.table} DETACH PARTITION {partition.name}")
+        cursor.execute(f"DROP TABLE {partition.name}")
 
 
 # --- emptying what others may refer to ------------------------------------------------------------------------------

