@@ -3,8 +3,8 @@
 What is still open in rows that go is first closed visibly: deliveries become `cancelled` with the cause `expired`, and
 an event that was never routed gets a ledger that says so.
 
-Making and dropping take strong locks for some milliseconds, and whoever comes while they wait for one waits behind them. So
-they wait for a few hundredths of a second only, let everybody pass, and try again.
+Making and dropping take strong locks for some milliseconds, and whoever comes while they wait for one waits behind
+them. So they wait for a few hundredths of a second only, let everybody pass, and try again.
 """
 
 import logging
@@ -30,8 +30,8 @@ Made = TypeVar("Made")
 
 TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
 LOCK_TIMEOUT = "20ms"
-"""More than the pipeline's transactions take, and far below `deadlock_timeout` (1 s): in a deadlock it is this side that
-gives way, never a request."""
+"""More than the pipeline's transactions take, and far below `deadlock_timeout` (1 s): in a deadlock it is this side
+that gives way, never a request."""
 TRIES = 20
 PAUSE_SECONDS = 0.1
 LOCKED = {
