@@ -8,9 +8,10 @@ THREADS = {"fanout": 16, "deliver": 64}
 
 
 def web(bind: str) -> tuple[str, ...]:
-    """The API and the admin at ``bind``, "address:port". WEB_CONCURRENCY sets the number of processes."""
+    """The API and the admin at ``bind``, "address:port". WEB_CONCURRENCY sets the number of processes, which
+    share what the first one has loaded."""
     size = ("-k", "gthread", "--threads", "16", "--graceful-timeout", "10")
-    return ("-m", "gunicorn", "meshes.wsgi", "--bind", bind, *size, "--no-control-socket")
+    return ("-m", "gunicorn", "meshes.wsgi", "--preload", "--bind", bind, *size, "--no-control-socket")
 
 
 def worker(ring: str) -> tuple[str, ...]:

@@ -71,6 +71,7 @@ class Stack:
         self._start_postgres()
         self._start_valkey()
         self.folder.update_env({name: self.environment[name] for name in ("DATABASE_URL", "REDIS_URL")})
+        self._start_flower()
         self._provision()
         self._start_services()
         self._wait_until_ready()
@@ -165,11 +166,15 @@ class Stack:
             )
         )
 
+    def _start_flower(self) -> None:
+        """While the database is migrated, of which it knows nothing."""
+        password = (self.folder.read_env() | self.environment)["MESHES_FLOWER_PASSWORD"]
+        login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{password}"}
+        self.supervisor.start([self._service("flower", services.flower("127.0.0.1", self.flower_port), extra=login)])
+
     def _start_services(self) -> None:
-        self.report("starting web, workers, sweeper and Flower")
-        login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.state()['flower_password']}"}
-        flower = self._service("flower", services.flower("127.0.0.1", self.flower_port), extra=login)
-        self.supervisor.start([self._service("sweep", services.sweeper()), flower])
+        self.report("starting web, workers and sweeper")
+        self.supervisor.start([self._service("sweep", services.sweeper())])
         rings = ("fanout", "deliver")
         wait = services.WARM_STOP_SECONDS
         self.supervisor.start([self._service(ring, services.worker(ring), stop_seconds=wait) for ring in rings])

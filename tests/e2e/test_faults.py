@@ -53,6 +53,7 @@ class Tenant:
 
     def __init__(self, up: RunningUp, url: str) -> None:
         self.up = up
+        eventually(self._api_answers, 30)  # a service that is killed again and again is started again a little later
         self.accepted: list[str] = []
         self.refused = 0
         self.workspace = self._make("/api/v1/workspaces", {"name": "Faults"})["id"]
@@ -62,6 +63,12 @@ class Tenant:
         self.connection = self._make("/api/v1/connections", connection | {"workspace": self.workspace})["id"]
         rule = {"workspace": self.workspace, "connection": self.connection, "event": "*", "enabled": True}
         self._make("/api/v1/rules", rule)
+
+    def _api_answers(self) -> bool:
+        try:
+            return self.up.get("/readyz").status_code == 200
+        except requests.ConnectionError:
+            return False
 
     def _make(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         answer = self.up.call("POST", path, json=body)
@@ -97,11 +104,14 @@ class Tenant:
             self.accepted += [result["event"]["id"] for result in answer.json()["results"]]
 
     def deliveries(self) -> list[dict[str, Any]]:
-        """All deliveries of the connection; none while the API says that it cannot reach its database."""
+        """All deliveries of the connection; none while the API is away, or says that its database is."""
         found: list[dict[str, Any]] = []
         cursor = ""
         while True:
-            answer = self.up.get(f"/api/v1/deliveries?limit=200&connection={self.connection}{cursor}")
+            try:
+                answer = self.up.get(f"/api/v1/deliveries?limit=200&connection={self.connection}{cursor}")
+            except requests.ConnectionError:
+                return []
             if answer.status_code == 503:
                 return []
             page = answer.json()
