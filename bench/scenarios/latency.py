@@ -23,7 +23,7 @@ def measure(system: System, rig: Rig) -> Sample:
     system.connect(tenants)
     settle(system)
     templates = [single(system, tenant) for tenant in tenants]
-    warm, events = 20, rig.options.sized(400, 60)
+    warm, events = 20, rig.options.sized(400, 40)
     schedule = [(index / PER_SECOND, index % len(tenants)) for index in range(warm + events)]
     rig.reset()
     answers, _ = rig.load(system.port, templates, connections=2, schedule=schedule)

@@ -49,7 +49,7 @@ def at(system: System, rig: Rig, tenants: list[Tenant]) -> Sample:
     """One run: post in a closed loop, and wait until everything has come, or count what came in time."""
     settle(system, PATIENCE_SECONDS)
     destinations = len(tenants[0].urls)
-    deliveries = rig.options.sized(4_000, 400)
+    deliveries = rig.options.sized(4_000, 300)
     events = deliveries // destinations
     rig.reset()
     meter, began = Meter(system, rig), time.monotonic()
