@@ -43,7 +43,7 @@ faults: .venv/dev.stamp
 	MESHES_FAULT_ROUNDS=$${MESHES_FAULT_ROUNDS:-25} $(BIN)/pytest -m fault
 
 # Everything that docs/performance.md shows, and the page itself; see there for scenarios and scale.
-bench: .venv/dev.stamp
+bench: .venv/bench.stamp
 	$(BIN)/python -m bench
 
 # Throughput, latency, isolation and ingest against the baselines, small, in under two minutes.
@@ -56,6 +56,7 @@ bench-lanes: .venv/dev.stamp
 lock: .venv/dev.stamp
 	$(PIP_COMPILE) --output-file=requirements/base.txt pyproject.toml
 	$(PIP_COMPILE) --extra=dev --constraint=requirements/base.txt --output-file=requirements/dev.txt pyproject.toml
+	$(PIP_COMPILE) --extra=dev --extra=bench --constraint=requirements/dev.txt --output-file=requirements/bench.txt pyproject.toml
 
 .venv/base.stamp: requirements/base.txt
 	@$(call install,base)
@@ -64,3 +65,8 @@ lock: .venv/dev.stamp
 .venv/dev.stamp: requirements/dev.txt
 	@$(call install,dev)
 	@touch .venv/base.stamp
+
+# bench.txt is dev.txt and what draws plots.
+.venv/bench.stamp: requirements/bench.txt
+	@$(call install,bench)
+	@touch .venv/base.stamp .venv/dev.stamp

@@ -1,4 +1,4 @@
-"""PNG plots of results, where matplotlib is there (the extra `bench`)."""
+"""PNG plots of results."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,11 +33,8 @@ WIDEST = 20.0
 
 def draw(results: Sequence[Path]) -> None:
     """A plot beside each file of results that has one."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        print("no plots: matplotlib is not installed")
-        return
+    import matplotlib as mpl
+
     mpl.use("Agg")
     for path in results:
         document = json.loads(path.read_text())
@@ -61,7 +58,7 @@ def _draw(path: Path, systems: Mapping[str, Mapping[str, Spread]], scenario: str
         axes.set_yscale("log")
     axes.set_xticks([place + 0.4 - width / 2 for place in range(len(bars))], list(bars.values()))
     axes.set_ylabel(label)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=len(systems), loc="lower left", bbox_to_anchor=(0, 1))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path.with_suffix(".png"), dpi=120)
     pyplot.close(figure)

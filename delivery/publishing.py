@@ -38,7 +38,7 @@ DeliveryHint = tuple[uuid.UUID, uuid.UUID, uuid.UUID]
 _ANY_ID = str(uuid.UUID(int=0))
 _ANY_LANE = "conn.any"
 _KEPT = frozenset({"task", "id", "ignore_result", "delivery_info", "delivery_tag"})
-"""Of what Celery says of a message, all that a worker does not assume by itself: 40 % of the bytes."""
+"""Of what Celery says of a message, all that a worker does not assume by itself: less than half of the bytes."""
 
 
 def publish_deliveries(hints: Iterable[DeliveryHint]) -> None:
