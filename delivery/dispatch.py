@@ -122,7 +122,8 @@ SELECT c.delivery_id, c.lease_id, c.workspace_id, c.connection_id, c.event_id, c
     c.connection_type, c.config::text, c.retry_schedule, c.timeout_seconds, o.sealed_version, o.sealed_document
 FROM claimed c
 LEFT JOIN opened o USING (delivery_id)
-LEFT JOIN payloads p ON p.event_id = c.event_id AND c.body IS NULL AND p.erased_at IS NULL
+LEFT JOIN payloads p ON p.event_id = c.event_id AND p.workspace_id = c.workspace_id AND c.body IS NULL
+    AND p.erased_at IS NULL
 """
 
 FROZEN, CONFIG = 8, 14

@@ -100,7 +100,8 @@ recorded AS (
 )
 SELECT r.id, h.connection_id, h.breaker, h.consecutive_failures, h.opened_times, h.first_failure_at, h.last_failure_at,
     h.last_success_at
-FROM settled JOIN results r USING (id) LEFT JOIN connection_health h ON h.connection_id = r.connection_id
+FROM settled JOIN results r USING (id)
+LEFT JOIN connection_health h ON h.connection_id = r.connection_id AND h.workspace_id = r.workspace_id
 """
 """Deliveries, attempts, and the health of their connections as it was: one statement. The ids stand in an array too,
 by which PostgreSQL leaves out all other partitions while it plans."""

@@ -2,15 +2,12 @@
 
 import gc
 
-from django.urls import get_resolver
-
 from delivery import publishing
 
 
 def warm_up() -> None:
     """Load what is otherwise loaded on first use, and spare the garbage collector what lives as long as the process: a
     full collection of it stops every thread for a tenth of a second."""
-    get_resolver().url_patterns  # noqa: B018  (imports every view)
     publishing.prepare()
     gc.collect()
     gc.freeze()

@@ -1,6 +1,6 @@
 -- What every script of a ring starts with. KEYS[1] is the prefix of the ring's keys ("meshes:lanes:{deliver}:"): the braces
--- keep all keys of a ring in one slot. ARGV[1] is "<in-flight cap of lanes that have none of their own>
--- <first window>".
+-- keep all keys of a ring in one slot. ARGV[1], "caps", is
+-- "<in-flight cap of lanes that have none of their own> <first window>".
 -- Moments and spans are in microseconds, by the clock of the server.
 
 local base = KEYS[1]
