@@ -91,14 +91,14 @@ def arguments() -> tuple[Options, list[str]]:
     known = [*COMPARED, *ALONE]
     parser.add_argument("scenarios", nargs="*", metavar="scenario", help=f"of {', '.join(known)}; all by default")
     parser.add_argument("--quick", action="store_true", help="a look in under two minutes; writes no page")
-    parser.add_argument("--runs", type=int, help="of each system, in turn (3; quick: 1)")
-    parser.add_argument("--scale", type=float, default=0.1, help="of backlog, history and idle connections (0.1)")
+    parser.add_argument("--runs", type=int, help="of each system, in turn (2; quick: 1)")
+    parser.add_argument("--scale", type=float, default=1.0, help="of backlog, history and idle connections (1)")
     parsed = parser.parse_args()
     unknown = [name for name in parsed.scenarios if name not in known]
     if unknown:
         parser.error(f"no such scenario: {', '.join(unknown)}; there are {', '.join(known)}")
     default = list(COMPARED) if parsed.quick else known
-    runs = parsed.runs or (1 if parsed.quick else 3)
+    runs = parsed.runs or (1 if parsed.quick else 2)
     return Options(parsed.quick, runs, parsed.scale), parsed.scenarios or default
 
 

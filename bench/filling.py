@@ -1,6 +1,6 @@
 """Rows by the million: copies of rows that the API made, written in SQL, since to post them would take hours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg2
@@ -31,7 +31,8 @@ def copies(table: str, columns: Sequence[str], changed: Mapping[str, str]) -> st
 class Filler:
     """A connection that copies rows without asking triggers: what is copied refers to what is there."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, say: Callable[[str], None]) -> None:
+        self._say = say
         self._connection: psycopg2.extensions.connection = psycopg2.connect(url)
         self._connection.autocommit = True
         self.run("SET session_replication_role = replica")
@@ -54,6 +55,7 @@ class Filler:
         for first in range(1, last + 1, CHUNK):
             span = {"first": first, "last": min(last, first + CHUNK - 1)}
             self.run(statement, {**parameters, **span})
+            self._say(f"{table}: each row copied {span['last']:,} of {last:,} times")
 
     def analyze(self, *tables: str) -> None:
         for table in tables:

@@ -33,8 +33,8 @@ class Options:
     """How much is measured. `scale` multiplies what takes long to fill: backlog, history, idle connections."""
 
     quick: bool = False
-    runs: int = 3
-    scale: float = 0.1
+    runs: int = 2
+    scale: float = 1.0
 
     def sized(self, full: int, quick: int) -> int:
         return quick if self.quick else full

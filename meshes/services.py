@@ -7,6 +7,10 @@ THREADS = {"fanout": 16, "deliver": 64}
 """Threads of one worker, by the ring that it serves: deliveries mostly wait for their receivers, fan-out for itself."""
 
 
+FLOWER_TASKS = 10_000
+"""The newest tasks that Flower keeps: some 60 MB. Its own default of 100,000 grows to 600."""
+
+
 def web(bind: str) -> tuple[str, ...]:
     """The API and the admin at ``bind``, "address:port". WEB_CONCURRENCY sets the number of processes, which
     share what the first one has loaded."""
@@ -27,4 +31,5 @@ def sweeper() -> tuple[str, ...]:
 
 def flower(address: str, port: int) -> tuple[str, ...]:
     """Celery's monitor. FLOWER_BASIC_AUTH, "user:password", must be set: a command line is everybody's to read."""
-    return ("-m", "celery", "-A", "meshes", "flower", f"--address={address}", f"--port={port}")
+    options = (f"--address={address}", f"--port={port}", f"--max-tasks={FLOWER_TASKS}")
+    return ("-m", "celery", "-A", "meshes", "flower", *options)

@@ -28,6 +28,8 @@ FULL = 1_000_000
 TENANTS = 50
 SLOWEST_PER_SECOND = 60
 """Below this rate the run is given up."""
+TOLD_EVERY = 60
+"""Looks, of about a second."""
 
 
 @dataclass(slots=True)
@@ -62,7 +64,7 @@ def measure(system: Meshes, rig: Rig) -> Sample:
     settle(system)
     pending = int(rig.options.sized(FULL, 20_000) * (1 if rig.options.quick else rig.options.scale))
     rig.say(f"backlog: {pending:,} deliveries")
-    due_at = fill(Filler(system.state["database_url"]), pending // TENANTS)
+    due_at = fill(Filler(system.state["database_url"], rig.say), pending // TENANTS)
     rig.reset()
     return watch(system, rig, Sample(pending // TENANTS * TENANTS), due_at)
 
@@ -96,6 +98,8 @@ def watch(system: Meshes, rig: Rig, sample: Sample, due_at: datetime) -> Sample:
     while not sample.came or sample.came[-1][1] < sample.pending:
         passed = (datetime.now(UTC) - due_at).total_seconds()
         sample.came.append((passed, rig.arrived_count()))
+        if len(sample.came) % TOLD_EVERY == 0:
+            rig.say(f"backlog: {sample.came[-1][1]:,} of {sample.pending:,} after {passed:.0f} s")
         for name, size in cpu.resident_bytes(system.roots()).items():
             sample.most_bytes[name] = max(size, sample.most_bytes.get(name, 0))
         sample.most_valkey_bytes = max(sample.most_valkey_bytes, int(client.info("memory")["used_memory"]))

@@ -58,7 +58,7 @@ def measure(system: Meshes, rig: Rig) -> list[list[Sample]]:
     rig.load(system.port, [single(system, tenant) for tenant in tenants], count=TENANTS)
     rig.wait_for_arrivals(TENANTS, 60)
     settle(system)
-    filler = Filler(system.state["database_url"])
+    filler = Filler(system.state["database_url"], rig.say)
     base = [row[0] for row in filler.run("SELECT id FROM deliveries")]
     fan = throughput.connect(system, rig, 5)
     posting = [Tenant(f"posting-{index}", ()) for index in range(TENANTS)]

@@ -52,11 +52,12 @@ def test_latency_has_its_median_and_its_tail():
     assert latency.figures(latency.Sample([0.01] * 99 + [0.5])) == {"p50_ms": 10.0, "p99_ms": 10.0}
 
 
-def test_isolation_divides_by_the_calm_p99():
-    samples = [isolation.Sample("calm", [0.1, 0.2], 2), isolation.Sample("hung", [0.1, 0.3], 2)]
-    made = isolation.figures(samples)
+def test_isolation_divides_by_the_shorter_of_the_calm_p99s():
+    taken = {"calm": [0.1, 0.4], "hung": [0.1, 0.3], "calm_after": [0.1, 0.2]}
+    made = isolation.figures([isolation.Sample(name, delays, 2) for name, delays in taken.items()])
     assert made["hung_ratio"] == pytest.approx(1.5)
     assert "calm_ratio" not in made
+    assert "calm_after_ratio" not in made
 
 
 def test_the_plan_of_isolation_is_even_and_the_same_each_time():
