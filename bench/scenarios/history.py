@@ -1,9 +1,10 @@
 """Whether a long history slows down: ingest and delivery at ten thousand and at five million stored attempts.
 
 The history is copies, in SQL, of one tenant's events with their payloads, ledgers, deliveries, attempts and access
-records. The second size is scaled by --scale.
+records. The second size is scaled by --scale. Two systems, one with each history, take turns.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.cpu import load_average
@@ -30,6 +31,19 @@ TABLES = {
 """What is copied, with the columns that get ids of their own; a reference gets the id that its row gets."""
 
 
+PAIRS_A_RUN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A system with its history, ready to be measured. `posting`: tenants whose events nobody wants."""
+
+    system: Meshes
+    attempts: int
+    fan: list[Tenant]
+    posting: list[Tenant]
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Rates at one size of the history."""
@@ -41,17 +55,27 @@ class Sample:
 
 def record(rig: Rig, results: Results) -> None:
     before = load_average()
-    system = Meshes(rig)
+    systems = [Meshes(rig), Meshes(rig)]
     try:
-        system.start()
-        for made in figures(measure(system, rig)):
+        for system in systems:
+            system.start()
+        for made in figures(measure(systems, rig)):
             results.add(NAME, "meshes", made, before)
     finally:
-        system.stop()
+        for system in systems:
+            system.stop()
 
 
-def measure(system: Meshes, rig: Rig) -> list[list[Sample]]:
-    """At each size several samples."""
+def measure(systems: Sequence[Meshes], rig: Rig) -> list[list[Sample]]:
+    """Pairs of samples, with few and with many: the systems take turns, so a slower minute of the machine hits both."""
+    sizes = (1_000, 20_000) if rig.options.quick else (FEW, max(FEW, int(MANY * rig.options.scale)))
+    stages = [_prepare(system, rig, size) for system, size in zip(systems, sizes, strict=True)]
+    for stage in stages:  # what is measured begins warm
+        _sample(stage, rig)
+    return [[_sample(stage, rig) for stage in stages] for _ in range(PAIRS_A_RUN * rig.options.runs)]
+
+
+def _prepare(system: Meshes, rig: Rig, size: int) -> Stage:
     tenants = [Tenant(f"past-{index}", (rig.url("ok", index),)) for index in range(TENANTS)]
     system.connect(tenants)
     rig.reset()
@@ -59,24 +83,17 @@ def measure(system: Meshes, rig: Rig) -> list[list[Sample]]:
     rig.wait_for_arrivals(TENANTS, 60)
     settle(system)
     filler = Filler(system.state["database_url"], rig.say)
-    base = [row[0] for row in filler.run("SELECT id FROM deliveries")]
-    fan = throughput.connect(system, rig, 5)
+    rig.say(f"history: filling up to {size:,} attempts")
+    fill(filler, [str(row[0]) for row in filler.run("SELECT id FROM deliveries")], size // TENANTS)
+    filler.close()
     posting = [Tenant(f"posting-{index}", ()) for index in range(TENANTS)]
     system.connect(posting)
-    made, filled = [], 0
-    sizes = (1_000, 20_000) if rig.options.quick else (FEW, max(FEW, int(MANY * rig.options.scale)))
-    for size in sizes:
-        rig.say(f"history: filling up to {size:,} attempts")
-        fill(filler, [str(each) for each in base], filled // TENANTS, size // TENANTS)
-        filled = size
-        settle(system, 120)
-        made.append([_sample(system, rig, fan, posting, size) for _ in range(rig.options.runs)])
-    filler.close()
-    return made
+    settle(system, 120)
+    return Stage(system, size, throughput.connect(system, rig, 5), posting)
 
 
-def fill(filler: Filler, deliveries: list[str], done: int, up_to: int) -> None:
-    """Copy the rows of these deliveries, from the copies done already up to a number of them."""
+def fill(filler: Filler, deliveries: list[str], copies: int) -> None:
+    """Copy the rows of these deliveries so many times."""
     events = "SELECT event_id FROM deliveries WHERE id = ANY(%(base)s::uuid[])"
     conditions = {
         "events": f"id IN ({events})",
@@ -86,27 +103,23 @@ def fill(filler: Filler, deliveries: list[str], done: int, up_to: int) -> None:
         "attempts": "delivery_id = ANY(%(base)s::uuid[])",
         "access_records": "delivery_id = ANY(%(base)s::uuid[])",
     }
-    number = f"(n + {done})"
     for table, columns in TABLES.items():
-        changed = {
-            column: copy_id(f"base.{old}", number, f"-({number} / {PER_MILLISECOND})")
-            for column, old in columns.items()
-        }
-        filler.copy(table, conditions[table], changed, up_to - done, {"base": deliveries})
+        changed = {column: copy_id(f"base.{old}", "n", f"-(n / {PER_MILLISECOND})") for column, old in columns.items()}
+        filler.copy(table, conditions[table], changed, copies, {"base": deliveries})
     filler.analyze(*TABLES)
 
 
-def _sample(system: Meshes, rig: Rig, fan: list[Tenant], posting: list[Tenant], size: int) -> Sample:
-    delivery = throughput.at(system, rig, fan)
-    posted = ingest.post(system, rig, posting, "single", 1, rig.options.sized(3_000, 500))
-    settle(system)
-    return Sample(size, delivery, posted)
+def _sample(stage: Stage, rig: Rig) -> Sample:
+    delivery = throughput.at(stage.system, rig, stage.fan)
+    posted = ingest.post(stage.system, rig, stage.posting, "single", 1, rig.options.sized(3_000, 500))
+    settle(stage.system)
+    return Sample(stage.attempts, delivery, posted)
 
 
 def figures(samples: list[list[Sample]]) -> list[dict[str, float]]:
-    """One set of figures for each pair of a sample with few and a sample with many attempts."""
+    """One set of figures for each pair."""
     made = []
-    for few, many in zip(*samples, strict=True):
+    for few, many in samples:
         rates = {}
         for name, sample in (("few", few), ("many", many)):
             rates[f"{name}_attempts"] = float(sample.attempts)

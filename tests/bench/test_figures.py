@@ -95,7 +95,7 @@ def test_history_compares_each_pair_of_runs():
         history.Sample(size, throughput.Sample(5, 1000, seconds, SPENT), ingest.Sample("single", 100, 1.0, [], SPENT))
         for size, seconds in ((10_000, 2.0), (500_000, 4.0))
     )
-    (made,) = history.figures([[few], [many]])
+    (made,) = history.figures([[few, many]])
     assert made["deliveries_per_second_ratio"] == 0.5
     assert made["events_per_second_ratio"] == 1.0
     assert made["cpu_ms_per_delivery_ratio"] == 1.0
