@@ -37,6 +37,10 @@ class Connection(models.Model):
     status_reason = models.TextField(blank=True, default="")
     status_changed_at = models.DateTimeField(null=True, blank=True)
     paused_until = models.DateTimeField(null=True, blank=True, help_text="A 429 or an open breaker; ends by itself.")
+    account_id = models.CharField(
+        max_length=200, blank=True, default="", help_text="The vendor's own, learnt by a test."
+    )
+    account_name = models.CharField(max_length=200, blank=True, default="")
     version = models.IntegerField(default=1)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

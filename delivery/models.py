@@ -309,6 +309,7 @@ class Attempt(models.Model):
     response_headers = models.JSONField(default=list)
     response_body = models.BinaryField(null=True)
     response_truncated = models.BooleanField(default=False)
+    steps = models.JSONField(null=True, help_text="The calls before the last one, of an action that needs several.")
     credential_version = models.IntegerField(null=True)
     worker = models.CharField(max_length=100, blank=True, default="")
 

@@ -2,27 +2,44 @@
 
 A provider file declares itself (slug, fields, actions, limits) and writes `build_request`, from a shipment to the HTTP
 request, and, where the status alone does not tell, `classify`, from the answer to a verdict. It touches neither the
-database nor a socket: everything it may know is in the `Shipment`.
+database nor a socket: everything it may know is in the `Shipment`. Vendors with a JSON API start from
+`connections.providers.vendor.Vendor`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from connections.messages import USER_AGENT, OutboundError, Request, Response
 from connections.providers.fields import Field, FieldProblem, InvalidFields, clean, pointer_to
-from connections.providers.verdicts import Outcome, Verdict, read_answer, retry_after
+from connections.providers.verdicts import (
+    Outcome,
+    Verdict,
+    disabled,
+    header,
+    read_answer,
+    reauthorize,
+    rejected,
+    retry,
+    retry_after,
+    throttled,
+)
 from connections.secret import Secret
 
 __all__ = [
     "USER_AGENT",
+    "Account",
     "Action",
+    "Choice",
+    "Exchange",
     "Field",
     "FieldProblem",
     "InvalidFields",
     "Limits",
     "MappingField",
+    "NotAuthorized",
     "OutboundError",
     "Outcome",
     "Provider",
@@ -32,23 +49,57 @@ __all__ = [
     "Shipment",
     "Unsendable",
     "Verdict",
+    "disabled",
+    "header",
     "pointer_to",
     "read_answer",
+    "reauthorize",
+    "rejected",
+    "retry",
     "retry_after",
+    "throttled",
 ]
 
 Auth = Literal["none", "secret", "api_key", "basic", "bearer", "oauth2"]
 
 
+FieldKind = Literal["any", "string", "number", "boolean", "object", "array"]
+
+
+@dataclass(frozen=True, slots=True)
+class MappingField:
+    """A field of the body that a rule's mapping makes.
+
+    `key` is its dotted path. `source` is the default, a JMESPath expression over `{event, payload, workspace}`, which a
+    rule's mapping overrides. A required field without a default must be in every mapping. `type` is checked when a
+    mapping is saved, as far as the mapping shows it.
+    """
+
+    key: str
+    label: str
+    type: FieldKind = "string"
+    required: bool = False
+    source: str = ""
+    help: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a delivery can do at the vendor. `idempotent`: sent twice it has the effect of once, because it is an upsert
-    or carries a key by which the vendor drops the second; only then is an uncertain attempt tried again."""
+    """What a delivery can do at the vendor.
+
+    `idempotent`: sent twice it has the effect of once, because it is an upsert or carries a key by which the vendor
+    drops the second; only then is an uncertain attempt tried again. `fields` are what its mapping can fill; without any
+    the event's payload goes out as it is. `is_open`: also takes fields that are not declared, by the vendor's own
+    names. `steps` names the calls of an action that needs several (`follow`).
+    """
 
     slug: str
     name: str
     idempotent: bool
     help: str = ""
+    fields: tuple[MappingField, ...] = ()
+    is_open: bool = False
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +109,6 @@ class Limits:
     in_flight: int | None = None
     rate: float | None = None
     body_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MappingField:
-    """A field of the vendor's that a rule's mapping can fill. `source` is the default, a JMESPath expression."""
-
-    key: str
-    label: str
-    type: str = "string"
-    required: bool = False
-    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +134,30 @@ class Shipment:
     now: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One call of an attempt that was answered."""
+
+    request: Request = field(repr=False)
+    response: Response = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The vendor's account behind a connection: its own id, and its name for people."""
+
+    id: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One live choice for a field: the value to store, and how the vendor's users call it."""
+
+    value: str
+    label: str
+
+
 class Unsendable(Exception):  # noqa: N818 - named by what is wrong
     """The payload cannot be expressed as a request to this vendor; the delivery is rejected. `.words` says why, for the
     tenant."""
@@ -103,8 +167,12 @@ class Unsendable(Exception):  # noqa: N818 - named by what is wrong
         self.words = words
 
 
+class NotAuthorized(Unsendable):
+    """The connection has no credentials yet: it is held until its owner has given them."""
+
+
 class Provider:
-    """A kind of destination. One instance a process; it holds no state."""
+    """A kind of destination. One instance a process; its only state is `override`."""
 
     slug: ClassVar[str]
     name: ClassVar[str]
@@ -115,7 +183,12 @@ class Provider:
     credential_fields: ClassVar[Sequence[Field]] = ()
     actions: ClassVar[Sequence[Action]]
     limits: ClassVar[Limits] = Limits()
-    mapping_fields: ClassVar[Sequence[MappingField]] = ()
+    base_urls: ClassVar[Mapping[str, str]] = {}
+    """Where the vendor is reached, by the value of the config field `region`; with one entry for all."""
+    live_options: ClassVar[Mapping[str, str]] = {}
+    """Fields whose choices the vendor can list, and what they are."""
+    override: str = ""
+    """The URL that stands for the vendor's own hosts: `MESHES_VENDOR_URLS`."""
     test: ClassVar[str] = "This vendor offers no check without side effects."
     """What testing a connection does, in words for the catalogue."""
 
@@ -127,12 +200,45 @@ class Provider:
         """What an answer, or the lack of one, means. Total: it never raises. The default goes by HTTP alone."""
         return read_answer(answer)
 
+    def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
+        """What comes after these calls of an action with several steps: the next one, or a verdict on all of them.
+
+        None: the last answer decides, by `classify`. It is asked after every answer, whatever its status.
+        """
+        return None
+
     def build_test(self, shipment: Shipment) -> Request | None:
         """The request that proves that the connection works, or None where the vendor has no such check.
 
         The shipment's event is made up and its type is `meshes.test`.
         """
         return None
+
+    def read_account(self, response: Response) -> Account | None:
+        """Whose account the test's answer speaks of. Connections to one account share its limits."""
+        return None
+
+    def build_options(self, field: str, shipment: Shipment) -> Request:
+        """The request that lists the choices for a field of `live_options`. Raises KeyError, Unsendable."""
+        raise KeyError(field)
+
+    def read_options(self, field: str, response: Response) -> list[Choice]:
+        """The choices in the answer to `build_options`, a 2xx. Raises Unsendable for one that cannot be read."""
+        raise KeyError(field)
+
+    def root(self, shipment: Shipment) -> str:
+        """The URL without a slash at its end below which the vendor is reached for this connection."""
+        if self.override:
+            return self.override
+        region = shipment.config.get("region") if len(self.base_urls) > 1 else None
+        return self.base_urls.get(region or "", next(iter(self.base_urls.values())))
+
+    def moved(self, url: str) -> str:
+        """A URL of the vendor's, at `override` where that is set."""
+        if not self.override:
+            return url
+        parts = urlsplit(url)
+        return self.override + urlunsplit(("", "", parts.path, parts.query, ""))
 
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
         """What is wrong between fields that are each right; pointers begin with /config or /credentials.
@@ -193,6 +299,6 @@ class Provider:
             "credential_fields": [declared.describe() for declared in self.credential_fields],
             "actions": [asdict(action) for action in self.actions],
             "limits": asdict(self.limits),
-            "mapping_fields": [asdict(mapped) for mapped in self.mapping_fields],
+            "live_options": dict(self.live_options),
             "test": self.test,
         }

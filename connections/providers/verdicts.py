@@ -44,7 +44,8 @@ class Verdict:
     `error_class` is a short name, `words` a sentence that a tenant understands; both are empty when delivered.
     `retry_after_seconds` is what the receiver asked for, 0 to 86,400. `hold` is the status that a BROKEN connection
     gets: `disabled` or `needs_reauth`. `throttled` pauses the whole lane. `is_ours` marks a fault of Meshes itself,
-    which costs the customer no attempt.
+    which costs the customer no attempt. `rest_seconds` rests the lane whatever the outcome: for so long nothing is left
+    of the vendor's limit, by its headers.
     """
 
     outcome: Outcome
@@ -54,6 +55,32 @@ class Verdict:
     hold: str | None = None
     throttled: bool = False
     is_ours: bool = False
+    rest_seconds: float | None = None
+
+
+def rejected(words: str, error_class: str = "rejected") -> Verdict:
+    """This payload will never pass."""
+    return Verdict(Outcome.REJECTED, error_class, words)
+
+
+def reauthorize(words: str, error_class: str = "unauthorized") -> Verdict:
+    """Nothing passes until the owner gives other credentials, or more permissions."""
+    return Verdict(Outcome.BROKEN, error_class, words, hold="needs_reauth")
+
+
+def disabled(words: str, error_class: str = "gone") -> Verdict:
+    """Nothing passes until a person changes something other than the credentials."""
+    return Verdict(Outcome.BROKEN, error_class, words, hold="disabled")
+
+
+def retry(words: str, error_class: str = "server_error", seconds: float | None = None) -> Verdict:
+    """It may pass later; not before so many seconds."""
+    return Verdict(Outcome.RETRY, error_class, words, seconds)
+
+
+def throttled(words: str, error_class: str = "rate_limited", seconds: float | None = None) -> Verdict:
+    """The vendor asks for fewer requests: the whole lane rests, for so many seconds if given."""
+    return Verdict(Outcome.RETRY, error_class, words, seconds, throttled=True)
 
 
 _REJECTED = {
@@ -117,13 +144,13 @@ def retry_after(response: Response) -> float | None:
     A date counts from the answer's own `Date`, so that the receiver's clock need not agree with ours; without a `Date`
     it counts from now.
     """
-    text = _header(response, "retry-after")
+    text = header(response, "retry-after")
     if text is None:
         return None
     if _SECONDS.fullmatch(text):
         seconds = float(text)
     else:
-        until, since = _read_date(text), _read_date(_header(response, "date"))
+        until, since = _read_date(text), _read_date(header(response, "date"))
         if until is None:
             return None
         seconds = (until - (since or datetime.now(UTC))).total_seconds()
@@ -158,7 +185,8 @@ def _error_class(error: OutboundError) -> str:
             return "connection_lost"
 
 
-def _header(response: Response, name: str) -> str | None:
+def header(response: Response, name: str) -> str | None:
+    """The first header of this name, in lower case, without spaces around it."""
     return next((value.strip() for key, value in response.headers if key.lower() == name), None)
 
 

@@ -1,0 +1,182 @@
+"""What vendors with a JSON API have in common: requests of JSON, and answers whose code says more than the status.
+
+A vendor's file declares `answers`, from its error codes and statuses to verdicts, and writes `error_of`, which finds
+code and message in a body. What it does not declare is read by the status.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
+
+from connections.messages import OutboundError, Request, Response
+from connections.providers.base import NotAuthorized, Provider, Shipment, Unsendable
+from connections.providers.verdicts import (
+    Outcome,
+    Verdict,
+    disabled,
+    header,
+    read_error,
+    reauthorize,
+    rejected,
+    retry,
+    retry_after,
+    throttled,
+)
+
+MAX_MESSAGE = 300
+"""Characters of a vendor's message that are shown."""
+
+
+class VendorError(NamedTuple):
+    """What a body says went wrong; empty where it says nothing."""
+
+    code: str = ""
+    message: str = ""
+
+
+class Vendor(Provider):
+    """A provider with a JSON API. `name` stands in the words that its customers read."""
+
+    answers: ClassVar[Mapping[str | int, Verdict]] = {}
+    """By the vendor's error code, or by status; the code comes first."""
+
+    def error_of(self, response: Response) -> VendorError:
+        """What went wrong by the body, also below a 200. Total: any bytes."""
+        return VendorError()
+
+    def rest_of(self, response: Response) -> float | None:
+        """Seconds for which nothing is left of the vendor's limit, by its headers; None where something is."""
+        return None
+
+    def classify(self, answer: Response | OutboundError, action: str) -> Verdict:
+        if isinstance(answer, OutboundError):
+            return read_error(answer)
+        error = self.error_of(answer)
+        verdict = self.answers.get(error.code) or self.answers.get(answer.status) or self.read_status(answer, error)
+        return self._completed(verdict, answer, error.message)
+
+    def read_status(self, response: Response, error: VendorError) -> Verdict:
+        """What a status means at most vendors, where its code is not declared."""
+        status = response.status
+        if 200 <= status <= 299:
+            if not error.code:
+                return Verdict(Outcome.DELIVERED)
+            return rejected(f"{self.name} did not accept it ({error.code}).", "vendor_error")
+        if status == 401:
+            return reauthorize(
+                f"{self.name} does not accept the credentials (401). Replace them, then test the connection."
+            )
+        if status == 403:
+            words = f"The credentials may not do this at {self.name} (403). Give them the permission, then test."
+            return reauthorize(words, "forbidden")
+        if status == 429:
+            return throttled(f"{self.name} asks for fewer requests (429).")
+        if status in (408, 409, 423, 425) or status >= 500:
+            return retry(f"{self.name} cannot take it just now ({status}).")
+        if status == 410:
+            return disabled(f"{self.name} says that this address is gone for good (410).")
+        if status >= 400:
+            return rejected(f"{self.name} refuses the request ({status}).")
+        return retry(f"{self.name}'s answer is not a final one ({status}).", "unexpected_status")
+
+    def _completed(self, verdict: Verdict, response: Response, message: str) -> Verdict:
+        """With the vendor's own words, and with what its headers ask for."""
+        rest = self.rest_of(response)
+        if verdict.outcome == Outcome.DELIVERED:
+            return replace(verdict, rest_seconds=rest) if rest else verdict
+        if message := shown(message):
+            verdict = replace(verdict, words=f"{verdict.words} {self.name}: “{message}”")
+        if verdict.outcome == Outcome.RETRY:
+            asked = [wait for wait in (retry_after(response), rest, verdict.retry_after_seconds) if wait is not None]
+            return replace(verdict, retry_after_seconds=max(asked, default=None))
+        return verdict
+
+
+def fields_of(shipment: Shipment) -> dict[str, Any]:
+    """What the mapping made, an object. Raises Unsendable."""
+    body = json.loads(shipment.body)
+    if not isinstance(body, dict):
+        raise Unsendable("The mapping must make an object of fields.")
+    return body
+
+
+def needed(fields: Mapping[str, Any], key: str) -> str:
+    """A field that the request cannot be made without, as text. Raises Unsendable."""
+    value = fields.get(key)
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+        raise Unsendable(f"The field {key} is required, and this event has nothing usable for it.")
+    return str(value).strip()
+
+
+def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def json_request(method: str, url: str, document: Any, *headers: tuple[str, str]) -> Request:
+    """A request with a JSON body, written without spaces; None: without a body."""
+    if document is None:
+        return Request(method, url, headers)
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return Request(method, url, (("content-type", "application/json"), *headers), body)
+
+
+def bearer(shipment: Shipment, key: str = "access_token") -> tuple[str, str]:
+    """The header with a token of the credentials. Raises NotAuthorized where the connection has none yet."""
+    return ("authorization", f"Bearer {revealed(shipment, key)}")
+
+
+def revealed(shipment: Shipment, key: str) -> str:
+    """A credential in plain text, for a header. Raises NotAuthorized where the connection has none yet."""
+    secret = shipment.credentials.get(key)
+    if secret is None:
+        raise NotAuthorized(f"The connection has no {key} yet: authorize it, or set the credential.")
+    text: str = secret.reveal()
+    return text
+
+
+def read_json(response: Response) -> Any:
+    """The body as JSON; None where it is not."""
+    try:
+        return json.loads(response.body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def read_object(response: Response) -> dict[str, Any]:
+    """The body as a JSON object; empty where it is not."""
+    document = read_json(response)
+    return document if isinstance(document, dict) else {}
+
+
+def text_at(document: Any, *path: str | int) -> str:
+    """The string (or number, as text) at a path of keys and indexes; empty where there is none."""
+    for step in path:
+        if isinstance(step, str) and isinstance(document, dict):
+            document = document.get(step)
+        elif isinstance(step, int) and isinstance(document, list) and -len(document) <= step < len(document):
+            document = document[step]
+        else:
+            return ""
+    return str(document) if isinstance(document, str | int | float) and not isinstance(document, bool) else ""
+
+
+def rows_at(document: Any, *path: str | int) -> list[Any]:
+    """The list at a path; empty where there is none."""
+    for step in path:
+        document = document.get(step) if isinstance(document, dict) else None
+    return document if isinstance(document, list) else []
+
+
+def number_header(response: Response, name: str) -> float | None:
+    """A header that holds a number of at most ten digits before its point."""
+    text = header(response, name)
+    if text is None or len(text) > 20 or not text.replace(".", "", 1).isdecimal() or not text.isascii():
+        return None
+    return float(text)
+
+
+def shown(message: str) -> str:
+    """A vendor's message on one line, cut."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in message[: 4 * MAX_MESSAGE]).split())
+    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
