@@ -1,13 +1,11 @@
 """What may be asked for in lists and replays, and the queries that answer it.
 
-`from` and `to` speak of the moment of the event. They become bounds on ids, which are UUIDv7 (a delivery's begins with
-its event's moment), so PostgreSQL opens only the partitions of that time. `from` is included, `to` is not.
+`from` and `to` speak of the moment of the event: a delivery's id begins with it.
 """
 
-import re
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import datetime
 from typing import Any
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -16,7 +14,7 @@ from rest_framework import serializers
 
 from delivery.matching import is_event_type
 from delivery.models import Delivery, Event, Unrouted
-from meshes.api import PublicIdField, QuerySerializer, StrictSerializer
+from meshes.api import PeriodIn, PublicIdField, QuerySerializer, StrictSerializer, period_bounds
 from workspaces import ids
 
 IN_FLIGHT = "in_flight"
@@ -54,41 +52,7 @@ class EventReferenceField(EventTypeField):
         return event_id or super().to_internal_value(data)
 
 
-@extend_schema_field({"type": "string", "format": "date-time"})
-class MomentField(serializers.Field[datetime, str, str, Any]):
-    """RFC 3339 with its offset, or a bare date for its first moment in UTC."""
-
-    default_error_messages = {
-        "date_time": "This must be a date, or a moment with its offset such as 2026-01-31T12:00:00Z."
-    }
-    _form = re.compile(r"\d{4}-\d\d-\d\d([Tt]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d))?", re.ASCII)
-
-    def to_internal_value(self, data: Any) -> datetime:
-        if not isinstance(data, str) or not self._form.fullmatch(data):
-            self.fail("date_time")
-        try:
-            if len(data) == len("2026-01-31"):
-                return datetime.combine(date.fromisoformat(data), datetime.min.time(), tzinfo=UTC)
-            return datetime.fromisoformat(data.upper()).astimezone(UTC)
-        except (ValueError, OverflowError):
-            self.fail("date_time")
-
-    def to_representation(self, value: datetime) -> str:
-        return value.isoformat().replace("+00:00", "Z")
-
-
 # --- what may be asked ----------------------------------------------------------------------------------------------
-
-
-class PeriodIn(serializers.Serializer[Any]):
-    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
-        period = {"from": MomentField(required=False), "to": MomentField(required=False)}
-        return super().get_fields() | period
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if "from" in attrs and "to" in attrs and attrs["from"] > attrs["to"]:
-            raise serializers.ValidationError({"to": ["This must not be before `from`."]}, code="order")
-        return attrs
 
 
 class WorkspaceIn(serializers.Serializer[Any]):
@@ -173,26 +137,7 @@ def _in_state(state: str, now: datetime) -> Q:
     return Q(status=state)
 
 
-_LAST_MILLISECOND = 2**48 - 1
-
-
-def first_id_at(moment: datetime) -> uuid.UUID:
-    """The lowest id that a row of this moment, or a later one, can have."""
-    milliseconds = min(max(0, int(moment.timestamp() * 1000)), _LAST_MILLISECOND)
-    return uuid.UUID(int=milliseconds << 80)
-
-
 def deliveries_of(event_id: uuid.UUID) -> Q:
     """An event's deliveries: their ids begin with its millisecond, which spares the look into other partitions."""
     lowest = ids.milliseconds(event_id) << 80
     return Q(event_id=event_id, pk__gte=uuid.UUID(int=lowest), pk__lt=uuid.UUID(int=lowest + (1 << 80)))
-
-
-def period_bounds(wanted: Wanted) -> Q:
-    """`from` and `to` as a condition on a primary key."""
-    condition = Q()
-    if "from" in wanted:
-        condition &= Q(pk__gte=first_id_at(wanted["from"]))
-    if "to" in wanted:
-        condition &= Q(pk__lt=first_id_at(wanted["to"]))
-    return condition

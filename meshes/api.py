@@ -4,6 +4,7 @@ Problem, invalid, invalid_parameter      an answer that is an error (RFC 9457)
 StrictJSONParser, parsed_body            how bodies are read
 Page                                     how lists are answered
 StrictSerializer, QuerySerializer, PublicIdField, WorkspaceField
+PeriodIn, period_bounds, bounded_search  lists that are searched by time, and how long that may take
 Endpoint                                 the base of a single view
 TenantViewSet                            the base of a resource whose rows belong to workspaces
 """
@@ -23,6 +24,7 @@ from rest_framework.viewsets import GenericViewSet
 from meshes.bodies import StrictJSONParser, parsed_body
 from meshes.pages import Page
 from meshes.problems import Problem, invalid, invalid_parameter, problem_response
+from meshes.searching import PeriodIn, bounded_search, period_bounds
 from meshes.serializing import PublicIdField, QuerySerializer, StrictSerializer
 from workspaces import ids
 from workspaces.access import UnknownWorkspace, resolve_workspace, scope
@@ -32,6 +34,7 @@ from workspaces.models import Workspace
 __all__ = [
     "Endpoint",
     "Page",
+    "PeriodIn",
     "Problem",
     "PublicIdField",
     "QuerySerializer",
@@ -39,9 +42,11 @@ __all__ = [
     "StrictSerializer",
     "TenantViewSet",
     "WorkspaceField",
+    "bounded_search",
     "invalid",
     "invalid_parameter",
     "parsed_body",
+    "period_bounds",
     "problem_response",
 ]
 

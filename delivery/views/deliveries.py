@@ -12,8 +12,7 @@ from delivery import cancelling, publishing, replay
 from delivery.models import Attempt, Delivery
 from delivery.search import DeadLetterQuery, DeliveryQuery, narrow_deliveries
 from delivery.serializers import DeliveryDetailOut, DeliveryOut
-from delivery.views.bounded import bounded_search
-from meshes.api import Problem, StrictSerializer, TenantViewSet
+from meshes.api import Problem, StrictSerializer, TenantViewSet, bounded_search
 from workspaces import ids
 
 

@@ -10,8 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from delivery import erasure, matching
-from delivery.search import PeriodIn, period_bounds
-from meshes.api import Endpoint, PublicIdField, StrictSerializer, invalid
+from meshes.api import Endpoint, PeriodIn, PublicIdField, StrictSerializer, invalid, period_bounds
 from workspaces import ids
 from workspaces.access import resolve_workspace
 

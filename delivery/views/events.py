@@ -20,8 +20,7 @@ from delivery.intake import Admission, Admitted
 from delivery.models import Attempt, Delivery, Event, Payload, Unrouted
 from delivery.search import EventQuery, deliveries_of, narrow_events
 from delivery.serializers import AcceptedOut, BulkIn, BulkOut, EventDetailOut, EventIn, EventOut
-from delivery.views.bounded import bounded_search
-from meshes.api import Problem, TenantViewSet, parsed_body
+from meshes.api import Problem, TenantViewSet, bounded_search, parsed_body
 from workspaces import directory, ids
 from workspaces.strictjson import Parsed
 

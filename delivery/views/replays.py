@@ -16,7 +16,6 @@ from delivery.models import Delivery, Replay
 from delivery.replay import count_states
 from delivery.rule_serializers import PreviewOut
 from delivery.search import ReplayFilter, replayed
-from delivery.views.bounded import bounded_search
 from meshes.api import (
     Problem,
     PublicIdField,
@@ -24,6 +23,7 @@ from meshes.api import (
     StrictSerializer,
     TenantViewSet,
     WorkspaceField,
+    bounded_search,
     parsed_body,
 )
 from workspaces import ids

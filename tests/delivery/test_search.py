@@ -6,9 +6,10 @@ import pytest
 from django.db import connection
 
 from delivery.models import Delivery, Event
-from delivery.search import first_id_at, narrow_deliveries, narrow_events
-from delivery.views import bounded
+from delivery.search import narrow_deliveries, narrow_events
+from meshes import searching
 from meshes.api import Problem
+from meshes.searching import first_id_at
 from workspaces import ids, partitions
 
 pytestmark = pytest.mark.django_db
@@ -73,8 +74,8 @@ def test_bounds_are_of_the_millisecond_and_stay_in_range():
 
 
 def test_a_search_that_takes_too_long_is_ended(monkeypatch):
-    monkeypatch.setattr(bounded, "SEARCH_SECONDS", 0.05)
-    with pytest.raises(Problem) as refused, bounded.bounded_search(), connection.cursor() as cursor:
+    monkeypatch.setattr(searching, "SEARCH_SECONDS", 0.05)
+    with pytest.raises(Problem) as refused, searching.bounded_search(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_sleep(5)")
     assert (refused.value.status, refused.value.slug) == (422, "search-too-wide")
     with connection.cursor() as cursor:
