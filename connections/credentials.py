@@ -50,7 +50,7 @@ def present_after(provider: Provider, hints: Mapping[str, str], changed: Mapping
 def make(provider: Provider, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """The document of a new connection, and the secrets in it that Meshes made, in plain text."""
     made = provider.make_secrets()
-    return _wrap({**given, **made}), _strings(made)
+    return wrapped({**given, **made}), _strings(made)
 
 
 def replace(
@@ -68,7 +68,7 @@ def replace(
             raise Lost from None
         current = made = provider.make_secrets()
     merged = {key: value for key, value in {**current, **changed}.items() if value is not None}
-    return _wrap(merged), _strings(made)
+    return wrapped(merged), _strings(made)
 
 
 def rotate(provider: Provider, connection: Connection, actor: str) -> tuple[dict[str, Any], dict[str, str]] | None:
@@ -85,7 +85,7 @@ def rotate(provider: Provider, connection: Connection, actor: str) -> tuple[dict
         document = provider.make_secrets()
     if not document:
         return None
-    sealed = _wrap(document)
+    sealed = wrapped(document)
     return sealed, {key: sealed[key].reveal() for key in generated_keys(provider) & sealed.keys()}
 
 
@@ -101,20 +101,25 @@ def open_all(connection: Connection, actor: str, purpose: str) -> dict[str, Any]
     ).secret
 
 
-def seal(connection: Connection, document: Mapping[str, Any]) -> None:
-    """Keep the document under its next version; the one before is gone. In the transaction that holds the row."""
+def seal(connection: Connection, document: Mapping[str, Any], actor: str = "", purpose: str = "") -> None:
+    """Keep the document under its next version; the one before is gone. In the transaction that holds the row.
+
+    `actor` and `purpose` stand in the access record; see `vault.seal`.
+    """
     vault.seal(
         document,
         workspace_id=connection.workspace_id,
         owner_kind="connection",
         owner_id=connection.pk,
         kind=vault.CREDENTIALS,
+        actor=actor,
+        purpose=purpose,
     )
 
 
-def destroy(connection: Connection) -> None:
+def destroy(connection: Connection, actor: str = "") -> None:
     """Delete everything that is sealed for the connection."""
-    vault.destroy(workspace_id=connection.workspace_id, owner_kind="connection", owner_id=connection.pk)
+    vault.destroy(workspace_id=connection.workspace_id, owner_kind="connection", owner_id=connection.pk, actor=actor)
 
 
 def hints_of(document: Mapping[str, Any]) -> dict[str, str]:
@@ -130,7 +135,7 @@ def user_keys(provider: Provider) -> set[str]:
     return {declared.key for declared in provider.credential_fields if not declared.generated}
 
 
-def _wrap(document: Mapping[str, Any]) -> dict[str, Any]:
+def wrapped(document: Mapping[str, Any]) -> dict[str, Any]:
     """Strings of the first level as Secrets."""
     return {key: Secret(value) if isinstance(value, str) else value for key, value in document.items()}
 

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import F
 
 from connections import credentials as keeping
-from connections import outbound, providers
+from connections import outbound, providers, vault
 from connections.models import Connection
 from connections.providers.base import FieldProblem, InvalidFields, Provider
 from connections.signals import connection_changed
@@ -46,8 +46,10 @@ def create(
     config: Mapping[str, Any],
     credentials: Mapping[str, Any],
     tuning: Mapping[str, Any],
+    *,
+    actor: str = "",
 ) -> Change:
-    """A new, active connection. Raises UnknownProvider and InvalidFields."""
+    """A new, active connection. Raises UnknownProvider and InvalidFields. `actor` is for the access record."""
     provider = providers.get(type)
     given = keeping.read_given(provider, credentials, {})
     cleaned = check(provider, config, given)
@@ -61,7 +63,7 @@ def create(
             credential_hints=keeping.hints_of(document),
             **{column: value for column, value in tuning.items() if column in TUNING},
         )
-        keeping.seal(connection, document)
+        keeping.seal(connection, document, actor, vault.CREATED)
         _announce(connection)
     return Change(connection, made)
 
@@ -95,7 +97,7 @@ def edit(
         document, made = keeping.replace(provider, connection, changed, actor)
     except keeping.Lost:
         raise Conflict("The stored credentials do not open. Send all of them again.") from None
-    return _save(connection, values, document, made)
+    return _save(connection, values, document, made, actor=actor, purpose=vault.REPLACED)
 
 
 def rotate_secret(connection: Connection, *, actor: str) -> Change:
@@ -107,7 +109,7 @@ def rotate_secret(connection: Connection, *, actor: str) -> Change:
         raise Conflict("The stored credentials do not open. Send all of them again.") from None
     if rotated is None:
         raise Conflict(f"{provider.name} has no secret that Meshes makes.")
-    return _save(connection, {}, *rotated)
+    return _save(connection, {}, *rotated, actor=actor, purpose=vault.ROTATED)
 
 
 def pause(connection: Connection) -> Connection:
@@ -127,7 +129,7 @@ def resume(connection: Connection) -> Connection:
     return _reload(connection)
 
 
-def delete(connection: Connection) -> bool:
+def delete(connection: Connection, *, actor: str = "") -> bool:
     """Leave a tombstone: history stays readable, secrets are destroyed. False when that was done before."""
     now = datetime.now(UTC)
     with transaction.atomic():
@@ -137,7 +139,7 @@ def delete(connection: Connection) -> bool:
             paused_until=None, credential_hints={}, config=_without_queries(connection), version=F("version") + 1,
         ):  # fmt: skip
             return False
-        keeping.destroy(connection)
+        keeping.destroy(connection, actor)
         _announce(connection)
     return True
 
@@ -197,6 +199,9 @@ def _save(
     values: Mapping[str, Any],
     document: Mapping[str, Any] | None = None,
     made: Mapping[str, str] | None = None,
+    *,
+    actor: str = "",
+    purpose: str = "",
 ) -> Change:
     """Write the columns, and a new document, over the version that was read. Raises Conflict."""
     now = datetime.now(UTC)
@@ -206,7 +211,7 @@ def _save(
         if not rows.update(**values, **hints, version=F("version") + 1, updated_at=now):
             raise Conflict("The connection has been changed or deleted meanwhile; read it again.")
         if document is not None:
-            keeping.seal(connection, document)
+            keeping.seal(connection, document, actor, purpose)
             _rows(connection).filter(status__in=[Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR]).update(
                 status=Status.ACTIVE, status_reason="", status_changed_at=now
             )

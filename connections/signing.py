@@ -1,7 +1,5 @@
 """The signing secrets of API keys, kept in the vault for the layer below (`MESHES_SIGNING_SECRETS`)."""
 
-import os
-import socket
 import uuid
 
 from connections import vault
@@ -14,10 +12,18 @@ KIND = "signing_secret"
 class KeySigningSecrets:
     """Seals one secret per API key; `workspaces.signing.SigningSecrets` says what is asked of it."""
 
-    def seal(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, secret: str) -> None:
+    def seal(
+        self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, secret: str, *, actor: str = "", purpose: str = ""
+    ) -> None:
         """Keep the signing secret of a key's present version. One seal per version: both count from 1."""
         vault.seal(
-            {"signing_secret": secret}, workspace_id=workspace_id, owner_kind="api_key", owner_id=key_id, kind=KIND
+            {"signing_secret": secret},
+            workspace_id=workspace_id,
+            owner_kind="api_key",
+            owner_id=key_id,
+            kind=KIND,
+            actor=actor,
+            purpose=purpose,
         )
 
     def open(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, version: int, purpose: str) -> Secret:
@@ -31,7 +37,7 @@ class KeySigningSecrets:
                 owner_kind="api_key",
                 owner_id=key_id,
                 kind=KIND,
-                actor=f"{socket.gethostname()}:{os.getpid()}",
+                actor=vault.this_process(),
                 purpose=purpose,
                 oldest_version=version,
             )
@@ -40,6 +46,6 @@ class KeySigningSecrets:
         secret: Secret = opened.secret["signing_secret"]
         return secret
 
-    def destroy(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None) -> None:
+    def destroy(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, *, actor: str = "") -> None:
         """Forget the secret of a key that was revoked."""
-        vault.destroy(workspace_id=workspace_id, owner_kind="api_key", owner_id=key_id)
+        vault.destroy(workspace_id=workspace_id, owner_kind="api_key", owner_id=key_id, actor=actor)

@@ -2,32 +2,43 @@
 
 A sealed document is JSON that carries, beside the secret, the workspace, owner, kind and version it was sealed for,
 encrypted as a whole by `fernet_fields` with the newest of `FERNET_KEYS`. Opening compares all five with the row at
-hand and refuses when one differs, so a document that was copied to another row opens nowhere. Every opening, granted or
-refused, leaves an `AccessRecord`. Whatever does not open raises CredentialRefused: nothing is sent without credentials.
+hand and refuses when one differs, so a document that was copied to another row opens nowhere. Whatever does not open
+raises CredentialRefused: nothing is sent without credentials.
 
-A new version replaces the old one in its row: nobody can read the old one any more.
+Every opening, granted or refused, and every change leaves an `AccessRecord`, in the transaction that opens or changes.
+A new version replaces the old one in its row: nobody can read the old one any more. `connections.resealing` encrypts
+documents anew when the keys change.
 """
 
 import hashlib
 import json
+import logging
+import os
+import socket
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from django.db import connection, transaction
+from cryptography.fernet import InvalidToken
+from django.db import transaction
 from django.db.models import Func, QuerySet, TextField, Value
 from fernet_fields import EncryptedTextField
 
 from connections.models import AccessRecord, SealedDocument
 from connections.secret import Secret
+from workspaces import ids
+
+logger = logging.getLogger(__name__)
 
 OwnerKind = Literal["connection", "api_key"]
 
 CREDENTIALS = "credentials"
 """The kind of document that holds all of a connection's credentials."""
+
+CREATED, REPLACED, ROTATED, DELETED = "created", "replaced", "rotated", "deleted"
+"""The purposes of records that tell of a change."""
 
 _FIELD: EncryptedTextField = SealedDocument._meta.get_field("document")
 
@@ -88,23 +99,20 @@ class Refusal:
     actor: str
 
 
-@dataclass(frozen=True, slots=True)
-class Resealed:
-    """What one batch of a key rotation did. `last_id` is where the next one goes on; None when there was nothing."""
-
-    last_id: uuid.UUID | None
-    resealed: int
-    overtaken: int
-    unreadable: list[uuid.UUID]
-
-
 def seal(
-    secret: Mapping[str, Any], *, workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID, kind: str
+    secret: Mapping[str, Any],
+    *,
+    workspace_id: uuid.UUID | None,
+    owner_kind: OwnerKind,
+    owner_id: uuid.UUID,
+    kind: str,
+    actor: str = "",
+    purpose: str = "",
 ) -> int:
     """Seal `secret` (JSON, Secrets allowed as strings) as the owner's document of this kind; returns its version.
 
     An existing document is replaced under the next version. The caller holds the owner's row, so that two do not seal
-    at once.
+    at once. Recorded as done by `actor` (else this process) for `purpose` (else "created" or "replaced").
     """
     rows = _rows(workspace_id, owner_kind, owner_id, kind)
     with transaction.atomic():
@@ -121,6 +129,15 @@ def seal(
             )
         else:
             rows.update(**values)
+        AccessRecord.objects.create(
+            workspace_id=workspace_id,
+            owner_kind=owner_kind,
+            owner_id=owner_id,
+            kind=kind,
+            version=version,
+            actor=actor or this_process(),
+            purpose=purpose or (CREATED if current is None else REPLACED),
+        )
     return version
 
 
@@ -136,12 +153,12 @@ def open(
 ) -> Opened:
     """Open the owner's document and record who did, and why, in the transaction that reads it.
 
-    Raises CredentialRefused, also for a version before `oldest_version`. A refusal is recorded too, unless the caller's
-    own transaction rolls back because of it.
+    Raises CredentialRefused, also for a version before `oldest_version`. A refusal sounds the alarm, and is recorded
+    too unless the caller's own transaction rolls back because of it.
     """
     opened, refused = None, None
     with transaction.atomic():
-        row = _with_token(_rows(workspace_id, owner_kind, owner_id, kind)).values_list("version", "token").first()
+        row = with_token(_rows(workspace_id, owner_kind, owner_id, kind)).values_list("version", "token").first()
         version, token = row or (0, None)
         try:
             if version < oldest_version:
@@ -163,7 +180,9 @@ def open(
             granted=opened is not None,
         )
     if opened is None:
-        raise refused or CredentialRefused("there is no document")
+        refused = refused or CredentialRefused("there is no document")
+        sound_alarm(refused, workspace_id, owner_kind, owner_id)
+        raise refused
     return opened
 
 
@@ -239,83 +258,57 @@ def record_refusals(refusals: Iterable[Refusal]) -> None:
     )
 
 
-def destroy(*, workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID) -> int:
-    """Delete all sealed documents of an owner; how many there were."""
-    owned = {"workspace_id": workspace_id, f"{owner_kind}_id": owner_id}
-    return SealedDocument.objects.filter(**owned).delete()[0]
+def sound_alarm(
+    refused: CredentialRefused, workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID
+) -> None:
+    """The line at ERROR that operators watch for: somebody may have moved sealed documents about."""
+    owner = ids.encode(ids.CONNECTION if owner_kind == "connection" else ids.KEY, owner_id)
+    workspace = "no workspace" if workspace_id is None else f"workspace {ids.encode(ids.WORKSPACE, workspace_id)}"
+    logger.error("credentials of %s of %s refused to open: %s", owner, workspace, refused.reason)
+
+
+def destroy(
+    *,
+    workspace_id: uuid.UUID | None,
+    owner_kind: OwnerKind,
+    owner_id: uuid.UUID,
+    actor: str = "",
+    purpose: str = DELETED,
+) -> int:
+    """Delete all sealed documents of an owner; how many there were. Recorded one by one, as `seal` does."""
+    rows = SealedDocument.objects.filter(**{"workspace_id": workspace_id, f"{owner_kind}_id": owner_id})
+    with transaction.atomic():
+        documents = list(rows.select_for_update().order_by("id").values_list("kind", "version"))
+        rows.delete()
+        AccessRecord.objects.bulk_create(
+            AccessRecord(
+                workspace_id=workspace_id,
+                owner_kind=owner_kind,
+                owner_id=owner_id,
+                kind=kind,
+                version=version,
+                actor=actor or this_process(),
+                purpose=purpose,
+            )
+            for kind, version in documents
+        )
+    return len(documents)
+
+
+def this_process() -> str:
+    """The name under which a process acts for nobody in particular: `host:pid`, as workers name themselves."""
+    return f"{socket.gethostname()}:{os.getpid()}"[:100]
 
 
 def newest_key_id() -> str:
     """The fingerprint of the key that seals: the first of `FERNET_KEYS`. It does not lead back to the key."""
-    return _fingerprint(_FIELD.fernet_keys[0])
+    return _fingerprint(sealing_keys()[0])
 
 
-def count_by_key() -> dict[str, int]:
-    """How many documents each key has sealed, by fingerprint."""
-    counts: dict[str, int] = {}
-    for key_id in SealedDocument.objects.values_list("key_id", flat=True).iterator():
-        counts[key_id] = counts.get(key_id, 0) + 1
-    return counts
-
-
-def count_on_older_keys() -> int:
-    """How many documents the newest key has not sealed."""
-    return SealedDocument.objects.exclude(key_id=newest_key_id()).count()
-
-
-def reseal_batch(after: uuid.UUID | None, limit: int, *, actor: str) -> Resealed:
-    """Re-seal with the newest key the next `limit` documents (by id, after `after`) that an older key has sealed.
-
-    The secret, the version and what the document is bound to stay the same. A document that changes meanwhile is left
-    as it was changed: the UPDATE requires the version and the key that were read.
-    """
-    rows = _with_token(SealedDocument.objects.exclude(key_id=newest_key_id())).order_by("id")
-    if after is not None:
-        rows = rows.filter(id__gt=after)
-    fernet = MultiFernet([Fernet(key) for key in _FIELD.fernet_keys])
-    with transaction.atomic():
-        batch = [_OldDocument(*values) for values in rows.values_list(*_OldDocument._fields)[:limit]]
-        tokens = [_rotate(fernet, old.token) for old in batch]
-        readable = [(old, token) for old, token in zip(batch, tokens, strict=True) if token is not None]
-        resealed = _write_tokens(readable)
-        AccessRecord.objects.bulk_create(
-            old.access_record(actor, granted=token is not None) for old, token in zip(batch, tokens, strict=True)
-        )
-    return Resealed(
-        last_id=batch[-1].id if batch else None,
-        resealed=resealed,
-        overtaken=len(readable) - resealed,
-        unreadable=[old.id for old, token in zip(batch, tokens, strict=True) if token is None],
-    )
-
-
-class _OldDocument(NamedTuple):
-    id: uuid.UUID
-    version: int
-    key_id: str
-    token: str
-    workspace_id: uuid.UUID | None
-    connection_id: uuid.UUID | None
-    api_key_id: uuid.UUID | None
-    kind: str
-
-    @property
-    def owner_id(self) -> uuid.UUID:
-        owner = self.connection_id or self.api_key_id
-        assert owner is not None  # noqa: S101 - the table's constraint `sealed_documents_one_owner`
-        return owner
-
-    def access_record(self, actor: str, *, granted: bool) -> AccessRecord:
-        return AccessRecord(
-            workspace_id=self.workspace_id,
-            owner_kind="connection" if self.connection_id else "api_key",
-            owner_id=self.owner_id,
-            kind=self.kind,
-            version=self.version,
-            actor=actor,
-            purpose="key rotation",
-            granted=granted,
-        )
+def sealing_keys() -> list[bytes]:
+    """What `fernet_fields` derives from `FERNET_KEYS`, newest first."""
+    keys: list[bytes] = _FIELD.fernet_keys
+    return keys
 
 
 def _rows(
@@ -325,7 +318,7 @@ def _rows(
     return SealedDocument.objects.filter(**owned)
 
 
-def _with_token(rows: QuerySet[SealedDocument]) -> QuerySet[Any]:
+def with_token(rows: QuerySet[SealedDocument]) -> QuerySet[Any]:
     """The rows with their ciphertext as `token`; selecting the field itself would decrypt it."""
     token = Func("document", Value("escape"), function="encode", output_field=TextField())
     return rows.annotate(token=token)
@@ -370,30 +363,3 @@ def _as_secrets(value: Any) -> Any:
 
 def _fingerprint(key: bytes) -> str:
     return hashlib.sha256(b"meshes: id of a Fernet key\0" + key).hexdigest()[:16]
-
-
-def _rotate(fernet: MultiFernet, token: str) -> bytes | None:
-    try:
-        return fernet.rotate(token.encode())
-    except InvalidToken:
-        return None
-
-
-def _write_tokens(changes: Sequence[tuple[_OldDocument, bytes]]) -> int:
-    """Write re-sealed tokens where the row is still the one that was read; how many were."""
-    if not changes:
-        return 0
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE sealed_documents AS sealed SET document = changed.document, key_id = %s"
-            " FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::bytea[]) AS changed (id, version, key_id, document)"
-            " WHERE sealed.id = changed.id AND sealed.version = changed.version AND sealed.key_id = changed.key_id",
-            [
-                newest_key_id(),
-                [old.id for old, _ in changes],
-                [old.version for old, _ in changes],
-                [old.key_id for old, _ in changes],
-                [token for _, token in changes],
-            ],
-        )
-        return int(cursor.rowcount)

@@ -14,7 +14,7 @@ from workspaces import ids, keys
 from workspaces.models import ApiKey, Workspace
 from workspaces.operators import columns, display, finding
 from workspaces.operators.filters import WorkspaceFilter, by_choice
-from workspaces.operators.pages import Button, OperatorAdmin, Panel
+from workspaces.operators.pages import Button, OperatorAdmin, Panel, operator_name
 
 
 class LifeFilter(admin.SimpleListFilter):
@@ -151,7 +151,7 @@ class ApiKeyAdmin(OperatorAdmin):
         rows = self.selected(request, queryset)
         live = [key for key in rows if key.revoked_at is None]
         for key in live:
-            keys.revoke_key(key.pk, datetime.now(UTC))
+            keys.revoke_key(key.pk, datetime.now(UTC), actor=operator_name(request))
         self.record(request, live, "Revoked.")
         self.report(request, "revoked", len(live), ["Already revoked."] * (len(rows) - len(live)))
         return None

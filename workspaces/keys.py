@@ -60,8 +60,12 @@ def create_key(
     workspace: Workspace | None = None,
     expires_at: datetime | None = None,
     allowed_origins: Sequence[str] = (),
+    actor: str = "",
 ) -> IssuedKey:
-    """Make a key. Who may make which is the caller's to check; the database refuses a kind without its workspace."""
+    """Make a key. Who may make which is the caller's to check; the database refuses a kind without its workspace.
+
+    `actor` is who makes it, for the access record; empty: this process.
+    """
     key_id = ids.uuid7()
     text = _generate(key_id)
     row = ApiKey.objects.create(
@@ -74,11 +78,11 @@ def create_key(
         expires_at=expires_at,
         allowed_origins=list(allowed_origins),
     )
-    return IssuedKey(row, text, _renew_signing_secret(row, previous=""))
+    return IssuedKey(row, text, _renew_signing_secret(row, "", actor, "created"))
 
 
 @transaction.atomic
-def rotate_key(key_id: uuid.UUID, overlap_seconds: int, now: datetime) -> IssuedKey:
+def rotate_key(key_id: uuid.UUID, overlap_seconds: int, now: datetime, *, actor: str = "") -> IssuedKey:
     """New secrets for a key; its present ones stay good for the overlap. Raises KeyNotLive.
 
     Two are live, never three: the secret before the present one ends at once.
@@ -92,19 +96,19 @@ def rotate_key(key_id: uuid.UUID, overlap_seconds: int, now: datetime) -> Issued
     row.secret_hash = digest(text)
     row.version += 1
     row.save(update_fields=["previous_hash", "previous_expires_at", "secret_hash", "version"])
-    signing_secret = _renew_signing_secret(row, previous)
+    signing_secret = _renew_signing_secret(row, previous, actor, "rotated")
     transaction.on_commit(lambda: keyring.forget(row.pk))
     return IssuedKey(row, text, signing_secret)
 
 
 @transaction.atomic
-def revoke_key(key_id: uuid.UUID, now: datetime) -> None:
+def revoke_key(key_id: uuid.UUID, now: datetime, *, actor: str = "") -> None:
     """End a key, for ever and at once; doing it twice changes nothing."""
     row = ApiKey.objects.select_for_update().get(pk=key_id)
     if row.revoked_at is None:
         row.revoked_at = now
         row.save(update_fields=["revoked_at"])
-        signing_secrets().destroy(row.pk, row.workspace_id)
+        signing_secrets().destroy(row.pk, row.workspace_id, actor=actor)
     transaction.on_commit(lambda: keyring.forget(key_id))
 
 
@@ -139,12 +143,13 @@ def _generate(key_id: uuid.UUID) -> str:
     return f"{body}_{_checksum(body)}"
 
 
-def _renew_signing_secret(row: ApiKey, previous: str) -> str | None:
+def _renew_signing_secret(row: ApiKey, previous: str, actor: str, purpose: str) -> str | None:
     """Seal a new signing secret, and after it, parted by a space, the one before."""
     if row.kind == ApiKey.Kind.PUBLISHABLE:
         return None
     secret = SIGNING_PREFIX + _random_text()
-    signing_secrets().seal(row.pk, row.workspace_id, f"{secret} {previous}".strip())
+    in_use = f"{secret} {previous}".strip()
+    signing_secrets().seal(row.pk, row.workspace_id, in_use, actor=actor, purpose=purpose)
     return secret
 
 

@@ -21,14 +21,19 @@ class Revealable(Protocol):
 class SigningSecrets(Protocol):
     """What `settings.MESHES_SIGNING_SECRETS` names: a class without arguments."""
 
-    def seal(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, secret: str) -> None:
-        """Keep the signing secret of a key's present version, inside the caller's transaction."""
+    def seal(
+        self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, secret: str, *, actor: str = "", purpose: str = ""
+    ) -> None:
+        """Keep the signing secret of a key's present version, inside the caller's transaction.
+
+        `actor` and `purpose` stand in the access record; empty: this process, and "created" or "replaced".
+        """
 
     def open(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, version: int, purpose: str) -> Revealable:
         """The secret of that version or a later one, with an access record. Raises SigningSecretRefused."""
 
-    def destroy(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None) -> None:
-        """Forget the secret of a key that was revoked."""
+    def destroy(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, *, actor: str = "") -> None:
+        """Forget the secret of a key that was revoked, with an access record."""
 
 
 @cache

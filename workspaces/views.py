@@ -130,7 +130,8 @@ class ApiKeyViewSet(TenantViewSet):
     )
     def create(self, request: Request) -> Response:
         """Make a key, with no more scopes than your own. A workspace's key makes keys of its own workspace."""
-        return Response(_show(keys.create_key(**self.read(ApiKeyIn))), status=201)
+        issued = keys.create_key(**self.read(ApiKeyIn), actor=self.identity.actor)
+        return Response(_show(issued), status=201)
 
     @extend_schema(responses=ApiKeyOut)
     def retrieve(self, request: Request, id: str) -> Response:
@@ -140,7 +141,7 @@ class ApiKeyViewSet(TenantViewSet):
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, id: str) -> Response:
         """Revoke a key, for ever: it is refused everywhere within a second."""
-        keys.revoke_key(self.get_object().pk, datetime.now(UTC))
+        keys.revoke_key(self.get_object().pk, datetime.now(UTC), actor=self.identity.actor)
         return Response(status=204)
 
     @extend_schema(request=RotationIn, responses=IssuedKeyOut)
@@ -152,7 +153,7 @@ class ApiKeyViewSet(TenantViewSet):
             raise PermissionDenied(f"Your own key lacks {', '.join(sorted(beyond))}, which this key has.")
         overlap_seconds = self.read(RotationIn)["overlap_seconds"]
         try:
-            issued = keys.rotate_key(key.pk, overlap_seconds, datetime.now(UTC))
+            issued = keys.rotate_key(key.pk, overlap_seconds, datetime.now(UTC), actor=self.identity.actor)
         except keys.KeyNotLive:
             raise Problem(409, detail="A revoked or expired key cannot be rotated.") from None
         return Response(_show(issued))

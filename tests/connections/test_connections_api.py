@@ -449,7 +449,7 @@ def test_credentials_that_do_not_open_send_nothing_and_hold_the_connection(api, 
     shown = verb(api, made, "test").json()
     assert (shown["ok"], shown["error_class"], shown["status"]) == (False, "credential_error", "credential_error")
     assert endpoint.got == []
-    assert not AccessRecord.objects.get(owner_id=row(made).pk).granted
+    assert not AccessRecord.objects.get(owner_id=row(made).pk, purpose="test").granted
 
 
 # --- secrets --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ def test_a_key_s_secret_opens_for_its_own_key(key):
     secrets.seal(key.pk, key.workspace_id, "a signing secret")
     version = SealedDocument.objects.get(api_key=key).version
     assert secrets.open(key.pk, key.workspace_id, version, "testing").reveal() == "a signing secret"
-    record = AccessRecord.objects.get()
+    record = AccessRecord.objects.get(purpose="testing")
     assert (record.owner_kind, record.owner_id, record.purpose, record.granted) == (
         "api_key",
         key.pk,
@@ -43,7 +43,7 @@ def test_the_version_of_a_rotated_key_follows(key):
 def test_a_version_that_does_not_exist_is_refused(key, versions_ahead):
     with pytest.raises(SigningSecretRefused):
         KeySigningSecrets().open(key.pk, key.workspace_id, key.version + versions_ahead, "testing")
-    assert not AccessRecord.objects.get().granted
+    assert not AccessRecord.objects.get(purpose="testing").granted
 
 
 def test_a_destroyed_secret_is_refused(key):

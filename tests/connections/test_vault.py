@@ -64,7 +64,7 @@ def test_the_row_holds_nothing_readable(owner):
 
 def test_an_opening_leaves_a_record(owner):
     open_of(owner)
-    record = AccessRecord.objects.get()
+    record = AccessRecord.objects.get(purpose="testing")
     assert (record.workspace_id, record.owner_kind, record.owner_id) == (owner.workspace_id, "connection", owner.pk)
     assert (record.kind, record.version, record.actor, record.purpose) == ("credentials", 1, "a test", "testing")
     assert record.granted
@@ -75,14 +75,14 @@ def test_a_refusal_leaves_a_record(owner):
     with pytest.raises(vault.CredentialRefused) as caught:
         open_of(owner)
     assert caught.value.reason == "it was sealed for another version"
-    record = AccessRecord.objects.get()
+    record = AccessRecord.objects.get(purpose="testing")
     assert (record.version, record.granted) == (2, False)
 
 
 def test_a_missing_document_is_refused_with_a_record(owner):
     with pytest.raises(vault.CredentialRefused, match="there is no document"):
         open_of(owner, kind="other")
-    assert not AccessRecord.objects.get().granted
+    assert not AccessRecord.objects.get(purpose="testing").granted
 
 
 def test_another_workspace_finds_nothing(owner):
@@ -205,7 +205,7 @@ def test_a_claim_survives_a_damaged_row(owner, damage):
 def test_a_refusal_after_a_claim_is_recorded(owner):
     delivery_id = ids.uuid7()
     vault.record_refusals([vault.Refusal(owner.workspace_id, owner.pk, delivery_id, 2, 1, "worker 1")])
-    record = AccessRecord.objects.get()
+    record = AccessRecord.objects.get(purpose="delivery")
     assert (record.delivery_id, record.attempt_number, record.granted) == (delivery_id, 2, False)
 
 

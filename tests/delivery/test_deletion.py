@@ -134,7 +134,8 @@ def test_access_records_outlive_the_workspace():
     )  # fmt: skip
     Workspace.objects.filter(pk=workspace.pk).update(deleted_at=datetime.now(UTC))
     purge()
-    assert AccessRecord.objects.filter(workspace_id=workspace.pk).exists()
+    told = AccessRecord.objects.filter(workspace_id=workspace.pk).order_by("number").values_list("purpose", flat=True)
+    assert list(told) == ["created", "delivery", "deleted"]
 
 
 # --- connections ----------------------------------------------------------------------------------------------------

@@ -42,6 +42,11 @@ class Button:
     is_grave: bool = False
 
 
+def operator_name(request: HttpRequest) -> str:
+    """The user as records of access name them: `operator ada`."""
+    return f"operator {request.user.get_username()}"
+
+
 class OperatorAdmin(_ModelAdmin):
     """Rows are looked at; none is added or deleted here, and none is edited unless a subclass says so."""
 
