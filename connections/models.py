@@ -1,8 +1,10 @@
 """Destinations of a workspace, and the table of sealed documents that `connections.vault` alone reads."""
 
+import uuid
+
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Q
+from django.db.models import Func, Q, Value
 from fernet_fields import EncryptedTextField
 
 from workspaces import ids
@@ -133,9 +135,16 @@ class SealedDocument(models.Model):
 
 
 class AccessRecord(models.Model):
-    """The record of one opening of a sealed document: who, when, why, for which delivery and attempt."""
+    """The record of one opening or change of a sealed document: who, when, why, for which delivery and attempt.
+
+    Never changed and never deleted: triggers refuse it. `number` is drawn when the row is inserted, and the order in
+    which `connections.access_log` seals.
+    """
 
     id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
+    number = models.BigIntegerField(
+        db_default=Func(Value("access_records_number"), function="nextval"), editable=False, help_text="In the log."
+    )
     workspace = models.ForeignKey(
         Workspace, null=True, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False, db_index=False
     )
@@ -153,7 +162,47 @@ class AccessRecord(models.Model):
     class Meta:
         db_table = "access_records"
         ordering = ["-id"]
-        indexes = [models.Index(fields=["workspace", "-id"], name="access_records_by_workspace")]
+        indexes = [
+            models.Index(fields=["workspace", "-id"], name="access_records_by_workspace"),
+            models.Index(fields=["number"], name="access_records_by_number"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.purpose} by {self.actor}"
+
+    @property
+    def connection_id(self) -> uuid.UUID | None:
+        """The connection whose credentials it is about."""
+        return self.owner_id if self.owner_kind == "connection" else None
+
+    @property
+    def api_key_id(self) -> uuid.UUID | None:
+        """The key whose signing secret it is about."""
+        return self.owner_id if self.owner_kind == "api_key" else None
+
+
+class AccessLogSeal(models.Model):
+    """What a stretch of the access log was when it was sealed; see `connections.access_log`.
+
+    It covers the records of the week `week` whose numbers lie above `after`, up to `last`. `head` is the SHA-256 of all
+    that and of the head before, so that no seal can be changed without the ones after it. `marks` are a few bytes of
+    each record, by which a check can say which one differs; they go with the week. Nothing else is ever changed.
+    """
+
+    segment = models.BigIntegerField(primary_key=True)
+    week = models.DateField(help_text="The Monday of the records' week.")
+    after = models.BigIntegerField()
+    last = models.BigIntegerField()
+    count = models.IntegerField(help_text="How many records it covers.")
+    content = models.CharField(max_length=64, help_text="SHA-256 of the SHA-256s of the records.")
+    previous = models.CharField(max_length=64)
+    head = models.CharField(max_length=64)
+    sealed_at = models.DateTimeField()
+    marks = models.BinaryField(null=True)
+
+    class Meta:
+        db_table = "access_log_seals"
+        ordering = ["-segment"]
+
+    def __str__(self) -> str:
+        return f"segment {self.segment}"

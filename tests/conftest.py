@@ -1,9 +1,28 @@
-"""Property tests try the same examples in every run, so that a change is judged by itself; `make faults` varies."""
+"""What all tests share: property tests that try the same examples in every run, and a database that can be emptied."""
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
+import pytest
+from django.db.backends.postgresql.operations import DatabaseOperations
 from hypothesis import settings
 
-settings.register_profile("same every time", derandomize=True)
-if not os.environ.get("MESHES_FAULT_ROUNDS"):
+settings.register_profile("same every time", derandomize=True)  # so that a change is judged by itself
+if not os.environ.get("MESHES_FAULT_ROUNDS"):  # `make faults` varies
     settings.load_profile("same every time")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _append_only_tables_are_emptied_between_tests() -> Iterator[None]:
+    """After a test that commits, Django truncates all tables. As the superuser of a test's own database it does so in
+    the role of a replica, in which triggers rest."""
+    stock = DatabaseOperations.sql_flush
+
+    def sql_flush(self: DatabaseOperations, *args: Any, **kwargs: Any) -> list[str]:
+        statements = stock(self, *args, **kwargs)
+        return ["SET LOCAL session_replication_role = replica", *statements] if statements else []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DatabaseOperations, "sql_flush", sql_flush)
+        yield

@@ -21,6 +21,7 @@ WEEK = timedelta(days=7)
 FILLFACTOR = {"deliveries": 70}
 """Per cent of a page that inserts fill: the rest is room for HOT updates of rows that change several times."""
 _ADVISORY_LOCK = 0x4D455348  # "MESH": partition changes come one after the other
+_ON_TRUNCATE = 32  # TRIGGER_TYPE_TRUNCATE of PostgreSQL's catalog/pg_trigger.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,19 @@ def ensure(table: str, start: date) -> bool:
         cursor.execute(
             f"ALTER TABLE {table} ATTACH PARTITION {partition.name} FOR VALUES FROM (%s) TO (%s)", [low, high]
         )
+        guard_against_truncate(partition)
     return True
+
+
+def guard_against_truncate(partition: Partition) -> None:
+    """Give a partition its parent's triggers on TRUNCATE. Those on rows it has from PostgreSQL itself; these not."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT tgname, tgfoid::regproc::text FROM pg_trigger WHERE tgrelid = %s::regclass AND tgtype & %s <> 0",
+            [partition.table, _ON_TRUNCATE],
+        )
+        for name, function in cursor.fetchall():
+            cursor.execute(f"CREATE TRIGGER {name} BEFORE TRUNCATE ON {partition.name} EXECUTE FUNCTION {function}()")
 
 
 def ensure_ahead(table: str, now: datetime) -> int:

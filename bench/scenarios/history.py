@@ -29,6 +29,8 @@ TABLES = {
     "access_records": {"id": "id", "delivery_id": "delivery_id"},
 }
 """What is copied, with the columns that get ids of their own; a reference gets the id that its row gets."""
+DRAWN = {"access_records": {"number": "nextval('access_records_number')"}}
+"""Columns that are drawn anew for each copy."""
 
 
 PAIRS_A_RUN = 2
@@ -105,7 +107,7 @@ def fill(filler: Filler, deliveries: list[str], copies: int) -> None:
     }
     for table, columns in TABLES.items():
         changed = {column: copy_id(f"base.{old}", "n", f"-(n / {PER_MILLISECOND})") for column, old in columns.items()}
-        filler.copy(table, conditions[table], changed, copies, {"base": deliveries})
+        filler.copy(table, conditions[table], changed | DRAWN.get(table, {}), copies, {"base": deliveries})
     filler.analyze(*TABLES)
 
 
