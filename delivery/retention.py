@@ -19,6 +19,7 @@ from django.conf import settings
 from django.db import DatabaseError, IntegrityError, OperationalError, connection, transaction
 from psycopg2.errors import LockNotAvailable
 
+from connections import access_log
 from delivery import cancelling, idempotency
 from delivery.models import Delivery
 from workspaces import partitions
@@ -94,7 +95,7 @@ def expire(now: datetime) -> list[str]:
     ages: dict[str, timedelta] = settings.MESHES_RETENTION
     longest = ages["events"]
     dropped = _drop_all("attempts", now - min(ages["attempts"], longest))
-    dropped += _drop_all("access_records", now - ages["access_records"])
+    dropped += _drop_access_records(now - ages["access_records"])
     dropped += _expire_payloads(now, now - min(ages["payloads"], longest))
     return dropped + _expire_events(now, now - longest)
 
@@ -131,6 +132,14 @@ def _expire_events(now: datetime, before: datetime) -> list[str]:
 
 def _drop_all(table: str, before: datetime) -> list[str]:
     return [name for partition in _past(table, before) for name in _drop(partition)]
+
+
+def _drop_access_records(before: datetime) -> list[str]:
+    """The seals stay; what they keep of each record goes with it."""
+    dropped = _drop_all("access_records", before)
+    if dropped:
+        access_log.forget_marks()
+    return dropped
 
 
 def _past(table: str, before: datetime) -> list[Partition]:

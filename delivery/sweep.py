@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 from django.db import close_old_connections, connection
 
+from connections import access_log
 from delivery import deletion, fanout, publishing, replay, retention, settling, steering
 from delivery.lanes.options import CAPACITY
 
@@ -217,6 +218,7 @@ def sweeps() -> list[Sweep]:
         Sweep("lanes", 5.0, repair_lanes),
         Sweep("purge", 5.0, deletion.purge_deleted_workspaces),
         Sweep("cancel", 5.0, deletion.cancel_for_deleted_connections),
+        Sweep("access log", 60.0, access_log.seal),
         Sweep("partitions", 60.0, keep_partitions),
     ]
 
