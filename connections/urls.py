@@ -1,8 +1,9 @@
-"""Routes of integrations and connections, below `/api/v1/`."""
+"""Routes of integrations, connections and the access log, below `/api/v1/`."""
 
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
+from connections.access_views import AccessLogViewSet
 from connections.views import ConnectionViewSet, IntegrationViewSet
 
 router = SimpleRouter(trailing_slash=False)
@@ -11,5 +12,6 @@ router.register("connections", ConnectionViewSet, basename="connection")
 urlpatterns = [
     path("integrations", IntegrationViewSet.as_view({"get": "list"}), name="integration-list"),
     path("integrations/<str:type>", IntegrationViewSet.as_view({"get": "retrieve"}), name="integration-detail"),
+    path("workspaces/<str:id>/access-log", AccessLogViewSet.as_view({"get": "list"}), name="workspace-access-log"),
     *router.urls,
 ]

@@ -73,6 +73,8 @@ WORKSPACES = (
     Route("PATCH /workspaces/{workspace}", ADMIN, 200, named, account_only=True),
     Route("DELETE /workspaces/{workspace}", ADMIN, 204, account_only=True),
     Route("POST /workspaces/{workspace}/erasures", ADMIN, 200, lambda things: {"match": {"payload.email": "nobody"}}),
+    Route("GET /workspaces/{workspace}/access-log", ADMIN, 200),
+    Route("GET /workspaces/{external_id}/access-log?connection={connection}", ADMIN, 200),
     Route("GET /api-keys", ADMIN, 200, names="nowhere"),
     Route("GET /api-keys?workspace={workspace}", ADMIN, 200),
     Route("POST /api-keys", ADMIN, 201, key, names="body"),

@@ -1,0 +1,73 @@
+"""`/workspaces/{id}/access-log`: who or what opened or changed which credential, when, why, and for which delivery."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from connections.models import AccessRecord
+from meshes.api import PeriodIn, PublicIdField, QuerySerializer, TenantViewSet, bounded_search, period_bounds
+from workspaces import ids
+from workspaces.access import resolve_workspace
+
+
+class AccessLogQuery(PeriodIn, QuerySerializer):
+    connection = PublicIdField(ids.CONNECTION, required=False)
+    actor = serializers.CharField(required=False, max_length=200, help_text="As records name it, in full.")
+    purpose = serializers.CharField(required=False, max_length=64, help_text="In full, such as `delivery`.")
+    granted = serializers.ChoiceField(("true", "false"), required=False, help_text="`false`: what was refused.")
+
+
+class AccessRecordOut(serializers.Serializer[Any]):
+    """One opening or change of a sealed document, or one look at the records themselves by an operator."""
+
+    id = PublicIdField(ids.ACCESS, source="pk")
+    workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    at = serializers.DateTimeField(source="created_at")
+    actor = serializers.CharField(
+        help_text="A key (`key_…`), a process (`host:pid`), a user of the admin (`operator …`) or a command."
+    )
+    purpose = serializers.CharField()
+    granted = serializers.BooleanField(help_text="false: it did not open, and nothing was sent.")
+    connection = PublicIdField(ids.CONNECTION, source="connection_id", allow_null=True)
+    api_key = PublicIdField(ids.KEY, source="api_key_id", allow_null=True)
+    kind = serializers.CharField(help_text="`credentials`, `signing_secret`, or `access_log`.")
+    version = serializers.IntegerField(help_text="Of the secret; each change makes the next one.")
+    delivery = PublicIdField(ids.DELIVERY, source="delivery_id", allow_null=True)
+    attempt = serializers.IntegerField(source="attempt_number", allow_null=True)
+
+
+class AccessLogViewSet(TenantViewSet):
+    """The access log of one workspace."""
+
+    queryset = AccessRecord.objects.all()
+    id_prefix = ids.ACCESS
+    required_scope = "admin"
+
+    @extend_schema(
+        parameters=[OpenApiParameter("id", str, OpenApiParameter.PATH), AccessLogQuery],
+        responses=AccessRecordOut(many=True),
+    )
+    def list(self, request: Request, id: str) -> Response:
+        """Who or what opened or changed which credential of the workspace, newest first.
+
+        Records are never changed; they go with their retention.
+        """
+        workspace = resolve_workspace(self.identity, id, include_deleted=True)
+        wanted = self.read_query(AccessLogQuery)
+        with bounded_search():
+            return self.answer_page(narrow_records(self.rows(workspace), wanted), AccessRecordOut)
+
+
+def narrow_records(records: "QuerySet[AccessRecord]", wanted: Mapping[str, Any]) -> "QuerySet[AccessRecord]":
+    """The records that an `AccessLogQuery` asks for."""
+    records = records.filter(period_bounds(wanted))
+    if "connection" in wanted:
+        records = records.filter(owner_kind="connection", owner_id=wanted["connection"])
+    if "granted" in wanted:
+        records = records.filter(granted=wanted["granted"] == "true")
+    return records.filter(**{name: wanted[name] for name in ("actor", "purpose") if name in wanted})
