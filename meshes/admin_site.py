@@ -32,6 +32,7 @@ GROUPS: list[tuple[str, str, list[str]]] = [
         [
             "connections.AccessRecord",
             "connections.SealedDocument",
+            "connections.AccessLogSeal",
             "delivery.Attempt",
             "delivery.RoutingLedger",
             "delivery.Payload",

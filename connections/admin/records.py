@@ -1,4 +1,4 @@
-"""What is known of sealed documents without opening one, and the record of every opening."""
+"""What is known of sealed documents without opening one, the record of every opening, and the seals of the records."""
 
 import uuid
 from typing import Any
@@ -7,16 +7,18 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from connections.models import AccessRecord, Connection, SealedDocument
+from connections.admin import watching
+from connections.admin.watching import WatchedAdmin
+from connections.models import AccessLogSeal, AccessRecord, Connection, SealedDocument
 from workspaces import ids
 from workspaces.models import ApiKey
 from workspaces.operators import columns, display, finding
-from workspaces.operators.filters import PeriodFilter, WorkspaceFilter
+from workspaces.operators.filters import PeriodFilter, WorkspaceFilter, by_text
 from workspaces.operators.pages import OperatorAdmin
 
 
 @admin.register(SealedDocument)
-class SealedDocumentAdmin(OperatorAdmin):
+class SealedDocumentAdmin(WatchedAdmin):
     """That a secret exists, in which version, and which key sealed it. The document itself is never selected."""
 
     lookups = {ids.CONNECTION: "connection_id", ids.KEY: "api_key_id", ids.WORKSPACE: "workspace_id"}
@@ -31,6 +33,11 @@ class SealedDocumentAdmin(OperatorAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[SealedDocument]:
         return SealedDocument.objects.defer("document").select_related("workspace")
 
+    def seen(self, row: SealedDocument) -> AccessRecord:
+        kind, owner_id = ("connection", row.connection_id) if row.connection_id else ("api_key", row.api_key_id)
+        owner: dict[str, Any] = {"workspace_id": row.workspace_id, "owner_kind": kind, "owner_id": owner_id}
+        return AccessRecord(**owner, kind=row.kind, version=row.version)
+
     @admin.display(description="owner")
     def show_owner(self, document: SealedDocument) -> str:
         if document.connection_id is not None:
@@ -39,7 +46,9 @@ class SealedDocumentAdmin(OperatorAdmin):
 
 
 def owner_link(kind: str, owner_id: uuid.UUID | None) -> str:
-    """The id of what a sealed document belongs to, as a link."""
+    """The id of what a sealed document belongs to, as a link; or that it was the log that somebody looked at."""
+    if kind == watching.LOG:
+        return "the access log"
     prefix, model = {
         "connection": (ids.CONNECTION, "connections.connection"),
         "api_key": (ids.KEY, "workspaces.apikey"),
@@ -61,12 +70,18 @@ class AnswerFilter(admin.SimpleListFilter):
 
 
 @admin.register(AccessRecord)
-class AccessRecordAdmin(OperatorAdmin):
-    """Who opened which credential, when, why and for which delivery."""
+class AccessRecordAdmin(WatchedAdmin):
+    """Who opened or changed which credential, when, why and for which delivery."""
 
     prefix = ids.ACCESS
     list_display = ("show_when", "show_whose", "show_what", "actor", "show_granted", "show_delivery")
-    list_filter = (WorkspaceFilter, PeriodFilter, AnswerFilter)
+    list_filter = (
+        WorkspaceFilter,
+        PeriodFilter,
+        AnswerFilter,
+        by_text("purpose", "purpose", "such as delivery"),
+        by_text("actor", "actor", "key_… or host:pid"),
+    )
     list_select_related = ("workspace",)
     search_help_text = "conn_…, key_… or ws_… id, or the external id of a workspace"
     fields = (
@@ -97,6 +112,9 @@ class AccessRecordAdmin(OperatorAdmin):
             return queryset.filter(workspace_id=workspace_id, owner_kind="api_key", owner_id=key_id)
         return finding.narrow(queryset, word, {ids.ACCESS: "pk", ids.WORKSPACE: "workspace_id"})
 
+    def seen(self, row: AccessRecord) -> AccessRecord:
+        return watching.of_log(row.workspace_id)
+
     @admin.display(description="owner")
     def show_owner(self, record: AccessRecord) -> str:
         return owner_link(record.owner_kind, record.owner_id)
@@ -113,3 +131,26 @@ class AccessRecordAdmin(OperatorAdmin):
     @admin.display(description="answer")
     def show_granted(self, record: AccessRecord) -> str:
         return display.badge("granted" if record.granted else "refused")
+
+
+@admin.register(AccessLogSeal)
+class AccessLogSealAdmin(OperatorAdmin):
+    """The chain of seals over all access records; `manage.py verify_access_log` checks it."""
+
+    list_display = ("segment", "show_sealed", "week", "count", "head")
+    search_help_text = "the number of a segment"
+    fields = ("segment", "show_sealed", "week", "after", "last", "count", "content", "previous", "head")
+    readonly_fields = fields
+    show_sealed = columns.moment("sealed_at", "sealed")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AccessLogSeal]:
+        return AccessLogSeal.objects.defer("marks")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        is_number = term.isascii() and term.isdigit() and len(term) <= 18
+        return (queryset.filter(pk=int(term)) if is_number else queryset.none()), False

@@ -7,9 +7,9 @@ from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from connections import lifecycle
+from connections import access_log, lifecycle
 from connections.admin.destinations import is_mask
-from connections.models import AccessRecord, Connection, ConnectionHealth, SealedDocument
+from connections.models import AccessLogSeal, AccessRecord, Connection, ConnectionHealth, SealedDocument
 from delivery import steering
 from tests.factories import make_connection, make_workspace
 from tests.operators import operator, said, superuser, words
@@ -218,3 +218,82 @@ def test_health_lists_breakers():
     assert "Flaky" in words(root.list("connections_connectionhealth", breaker="half_open"))
     assert "Flaky" not in words(root.list("connections_connectionhealth", breaker="open"))
     assert "half open" in root.text("connections_connectionhealth", target.pk)
+
+
+# --- who looks is recorded ------------------------------------------------------------------------------------------
+
+
+def views():
+    """What the admin recorded of its users' looks, in order."""
+    rows = AccessRecord.objects.filter(purpose="viewed in the admin").order_by("number")
+    return [(row.actor, row.workspace_id, row.kind, row.owner_id, row.version) for row in rows]
+
+
+def test_who_looks_at_records_is_recorded_once_for_each_tenant_shown():
+    ours, other = make_connection(make_workspace()), make_connection(make_workspace())
+    root = superuser()
+    root.list("connections_accessrecord", q=ours.public_id)
+    assert views() == [("operator root", ours.workspace_id, "access_log", ours.workspace_id, 0)]
+    root.list("connections_accessrecord")
+    assert sorted(view[1] for view in views()[1:]) == sorted([ours.workspace_id, other.workspace_id])
+    assert "the access log" in words(root.list("connections_accessrecord", purpose="viewed in the admin"))
+
+
+def test_who_opens_a_record_s_page_is_recorded():
+    target = make_connection(make_workspace())
+    record, root = record_access(target), superuser()
+    root.page("connections_accessrecord", record.pk)
+    assert views() == [("operator root", target.workspace_id, "access_log", target.workspace_id, 0)]
+
+
+def test_who_looks_at_sealed_documents_is_recorded():
+    target, root = make_connection(make_workspace()), superuser()
+    root.list("connections_sealeddocument")
+    root.page("connections_sealeddocument", SealedDocument.objects.get().pk)
+    assert views() == [("operator root", target.workspace_id, "credentials", target.pk, 1)] * 2
+
+
+def test_who_looks_at_a_connection_s_masks_is_recorded():
+    target, root = make_connection(make_workspace()), superuser()
+    root.list("connections_connection")
+    assert views() == []
+    root.page("connections_connection", target.pk)
+    assert views() == [("operator root", target.workspace_id, "credentials", target.pk, 1)]
+
+
+def test_who_may_not_look_leaves_nothing():
+    target = make_connection(make_workspace())
+    record, stranger = record_access(target), operator("connections.view_connectionhealth")
+    assert stranger.list("connections_accessrecord").status_code == 403
+    assert stranger.page("connections_accessrecord", record.pk).status_code == 403
+    assert stranger.page("connections_connection", target.pk).status_code == 403
+    assert views() == []
+
+
+def test_records_are_found_by_purpose_and_actor():
+    target = make_connection(make_workspace())
+    record_access(target, actor="ours", purpose="delivery")
+    record_access(target, actor="other", purpose="test")
+    root = superuser()
+    for query in ({"purpose": "delivery"}, {"actor": "ours"}):
+        text = words(root.list("connections_accessrecord", **query))
+        assert {actor for actor in ("ours", "other") if f" {actor} " in text} == {"ours"}, query
+
+
+def test_seals_are_shown_without_their_marks_and_found_by_number():
+    make_connection(make_workspace())
+    access_log.seal(datetime.now(UTC))
+    seal, root = AccessLogSeal.objects.defer("marks").get(), superuser()
+    with CaptureQueriesContext(connection) as queries:
+        assert seal.head in words(root.list("connections_accesslogseal", q="1"))
+        assert seal.head in root.text("connections_accesslogseal", 1)
+    assert not [query for query in queries if '"marks"' in query["sql"]]
+    for nothing in ("2", "x", "9" * 30):
+        assert seal.head not in words(root.list("connections_accesslogseal", q=nothing))
+
+
+def test_a_key_that_an_operator_revokes_is_recorded_in_his_name():
+    key = keys.create_key(name="Backend", kind="account", scopes=["config"]).row
+    superuser().run("workspaces_apikey", "revoke", key.pk)
+    record = AccessRecord.objects.get(owner_id=key.pk, purpose="deleted")
+    assert (record.actor, record.kind, record.version) == ("operator root", "signing_secret", 1)

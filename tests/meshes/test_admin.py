@@ -9,7 +9,8 @@ from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from connections.models import AccessRecord, Connection, ConnectionHealth, SealedDocument
+from connections import access_log
+from connections.models import AccessLogSeal, AccessRecord, Connection, ConnectionHealth, SealedDocument
 from delivery import overview
 from delivery.models import (
     Attempt,
@@ -33,8 +34,8 @@ from workspaces.models import ApiKey, Workspace
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
 MODELS = (
-    Workspace, ApiKey, Connection, ConnectionHealth, SealedDocument, AccessRecord, Event, Payload, Unrouted,
-    RoutingLedger, RoutingStamp, Rule, Replay, Delivery, DeadLetter, Attempt, IdempotencyRecord, LogEntry,
+    Workspace, ApiKey, Connection, ConnectionHealth, SealedDocument, AccessRecord, AccessLogSeal, Event, Payload,
+    Unrouted, RoutingLedger, RoutingStamp, Rule, Replay, Delivery, DeadLetter, Attempt, IdempotencyRecord, LogEntry,
 )  # fmt: skip
 
 
@@ -61,6 +62,7 @@ def world():
     Replay.objects.create(requested_by="me", **owned)
     keys.create_key(name="Backend", kind="account", scopes=["config"])
     make_event(workspace)
+    access_log.seal(now)
     root = superuser()
     LogEntry.objects.log_actions(root.user.pk, [workspace], 2, "Changed.")
     return root
