@@ -1,12 +1,15 @@
-"""Takes secrets out of what an attempt records: the request as it was sent, and the answer, which may quote it."""
+"""Takes secrets out of what is written down: the request as it was sent, the answer, which may quote it, and errors."""
 
 import base64
+import html
 import json
 import re
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, quote_plus, urlsplit, urlunsplit
 
 from connections.messages import Request
 from connections.secret import MASK, Secret
@@ -15,7 +18,13 @@ SHORTEST_NEEDLE = 6
 """Secrets below this length are not searched for in texts: they would take ordinary words out with them."""
 
 _MASK_BYTES = MASK.encode()
+_CUT = "…"
+"""Where a text was cut, which may have left the beginning of a secret."""
 _SECRET_NAME = re.compile(r"authorization|cookie|token|secret|api-?key|password|credential|session", re.IGNORECASE)
+
+
+class QuotedSecret(Exception):  # noqa: N818 - named by what it did
+    """Stands for an exception whose text quoted a secret; `str()` is its traceback, masked."""
 
 
 class Redactor:
@@ -33,12 +42,36 @@ class Redactor:
     def text(self, text: str) -> str:
         for needle in self._needles:
             text = text.replace(needle, MASK)
+        if _CUT in text:
+            *cut, rest = text.split(_CUT)
+            text = _CUT.join([*(self._without_beginning(part) for part in cut), rest])
         return text
 
-    def body(self, body: bytes) -> bytes:
+    def body(self, body: bytes, *, is_cut: bool = False) -> bytes:
+        """`is_cut`: the body was longer, so its end may be the beginning of a secret."""
         for needle in self._byte_needles:
             body = body.replace(needle, _MASK_BYTES)
+        if is_cut and (kept := _length_without_beginning(body, self._byte_needles)) < len(body):
+            return body[:kept] + _MASK_BYTES
         return body
+
+    @contextmanager
+    def guarding(self) -> Iterator[None]:
+        """An exception that quotes a secret, in its own text or that of its causes, leaves as QuotedSecret."""
+        try:
+            yield
+        except Exception as error:
+            if any(self.text(said) != said for said in _said_by(error)):
+                raise QuotedSecret(self.trace(error)) from None
+            raise
+
+    def trace(self, error: BaseException) -> str:
+        """The traceback of an error, for a log."""
+        return self.text("".join(traceback.format_exception(error)))
+
+    def _without_beginning(self, text: str) -> str:
+        kept = _length_without_beginning(text, self._needles)
+        return text[:kept] + MASK if kept < len(text) else text
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> list[list[str]]:
         """Pairs of name and value as a record keeps them: `Authorization: Bearer ••••`, `Set-Cookie: ••••`."""
@@ -67,9 +100,35 @@ def _leaves(value: Any) -> Iterable[str]:
             yield from _leaves(item)
 
 
+def _said_by(error: BaseException | None) -> Iterator[str]:
+    while error is not None:
+        yield "".join(traceback.format_exception_only(error))
+        error = error.__cause__ or error.__context__
+
+
+def _length_without_beginning(text: Any, needles: Iterable[Any]) -> int:
+    """How much of a cut text (or of bytes) stays when it ends with the first characters of a needle."""
+    for needle in needles:
+        for length in range(min(len(needle) - 1, len(text)), SHORTEST_NEEDLE - 1, -1):
+            if text.endswith(needle[:length]):
+                return len(text) - length
+    return len(text)
+
+
 def _forms(secret: str) -> set[str]:
-    plain = secret.removeprefix("whsec_")
-    return {secret, plain, json.dumps(secret)[1:-1], quote(secret, safe=""), base64.b64encode(secret.encode()).decode()}
+    """The secret as it is, on one line, and as JSON, Python, URLs, HTML and base64 write it."""
+    return {
+        secret,
+        secret.removeprefix("whsec_"),
+        " ".join(secret.split()),
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        repr(secret)[1:-1],
+        quote(secret, safe=""),
+        quote_plus(secret),
+        html.escape(secret),
+        base64.b64encode(secret.encode()).decode(),
+    }
 
 
 @lru_cache(maxsize=1024)

@@ -53,14 +53,17 @@ def probe(connection: Connection, *, actor: str) -> Probe:
     except vault.CredentialRefused:
         lifecycle.hold(connection, Connection.Status.CREDENTIAL_ERROR, _REFUSED.words)
         return Probe(False, _REFUSED.outcome, _status(connection), _REFUSED.error_class, _REFUSED.words)
-    request = provider.build_test(_shipment(provider, connection, credentials))
+    with Redactor(credentials).guarding():
+        request = provider.build_test(_shipment(provider, connection, credentials))
     if request is None:
         return Probe(None, NO_TEST, _status(connection), words=provider.test)
     answer = _send(request, connection)
-    verdict = provider.classify(answer, provider.actions[0].slug)
+    redactor = Redactor(credentials, request)
+    with redactor.guarding():
+        verdict = provider.classify(answer, provider.actions[0].slug)
     if verdict.outcome == Outcome.DELIVERED:
         lifecycle.mend(connection)
-    return _describe(verdict, request, answer, Redactor(credentials, request), _status(connection))
+    return _describe(verdict, request, answer, redactor, _status(connection))
 
 
 def _shipment(provider: Provider, connection: Connection, credentials: dict[str, Any]) -> Shipment:
@@ -105,7 +108,7 @@ def _describe(
         response = {
             "status": answer.status,
             "headers": redactor.headers(answer.headers),
-            "body": redactor.body(answer.body).decode("utf-8", "replace"),
+            "body": redactor.body(answer.body, is_cut=answer.truncated).decode("utf-8", "replace"),
             "truncated": answer.truncated,
         }
     return Probe(
@@ -113,7 +116,7 @@ def _describe(
         outcome=verdict.outcome,
         status=status,
         error_class=verdict.error_class,
-        words=verdict.words,
+        words=redactor.text(verdict.words),
         duration_ms=answer.duration_ms if isinstance(answer, outbound.Response) else None,
         request={
             "method": request.method,

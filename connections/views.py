@@ -1,9 +1,10 @@
 """`/integrations` and `/connections`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from django.db import DatabaseError
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound
@@ -11,8 +12,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
+from connections import credentials as keeping
 from connections import lifecycle, probing, providers
 from connections.lifecycle import Change
+from connections.masking import Redactor
 from connections.models import Connection
 from connections.providers.base import InvalidFields
 from connections.serializers import (
@@ -89,7 +92,7 @@ class ConnectionViewSet(TenantViewSet):
     def create(self, request: Request) -> Response:
         """Make a connection. Secrets that are made for it are in this answer and never shown again."""
         given = self.read(ConnectionIn)
-        with _as_problems():
+        with _as_problems(given):
             change = lifecycle.create(
                 given["workspace"].pk,
                 given["type"],
@@ -97,6 +100,7 @@ class ConnectionViewSet(TenantViewSet):
                 given["config"],
                 given.get("credentials", {}),
                 given["tuning"],
+                actor=self.identity.actor,
             )
         return _show(change, 201)
 
@@ -112,16 +116,15 @@ class ConnectionViewSet(TenantViewSet):
         New credentials end `needs_reauth` and `credential_error`.
         """
         connection = self.living()
-        with _as_problems():
-            change = lifecycle.edit(
-                connection, actor=self.identity.actor, **self.read(ConnectionChangeIn, partial=True)
-            )
+        given = self.read(ConnectionChangeIn, partial=True)
+        with _as_problems(given):
+            change = lifecycle.edit(connection, actor=self.identity.actor, **given)
         return _show(change, 200)
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, id: str) -> Response:
         """Delete a connection: its secrets are destroyed, its rules disabled; its history stays readable."""
-        lifecycle.delete(self.get_object())
+        lifecycle.delete(self.get_object(), actor=self.identity.actor)
         return Response(status=204)
 
     @extend_schema(request=StrictSerializer, responses=ProbeOut)
@@ -170,7 +173,8 @@ class ConnectionViewSet(TenantViewSet):
 
 
 @contextmanager
-def _as_problems() -> Iterator[None]:
+def _as_problems(given: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Errors as answers. What nobody foresaw may quote the credentials in `given`; it goes on without them."""
     try:
         yield
     except InvalidFields as error:
@@ -183,6 +187,11 @@ def _as_problems() -> Iterator[None]:
         ) from None
     except lifecycle.Conflict as error:
         raise Problem(409, detail=str(error)) from None
+    except DatabaseError:
+        raise
+    except Exception:
+        with Redactor(keeping.wrapped((given or {}).get("credentials", {}))).guarding():
+            raise
 
 
 def _show(change: Change, status: int) -> Response:

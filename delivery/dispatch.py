@@ -9,7 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -233,8 +233,10 @@ def attempt(job: Job) -> Result:
         )
     except Exception as error:  # noqa: BLE001  (judged below, by its type)
         answer = error
-    verdict = _judge(job, answer)
     redactor = Redactor(credentials, request)
+    with redactor.guarding():
+        verdict = _judge(job, answer, redactor)
+    verdict = replace(verdict, words=redactor.text(verdict.words))  # a vendor's message may quote what it was sent
     return Result(
         job=job,
         verdict=verdict,
@@ -252,7 +254,7 @@ def _sent(request: Request, redactor: Redactor) -> Sent:
 
 
 def _received(response: Response, redactor: Redactor) -> Received:
-    body = redactor.body(response.body)
+    body = redactor.body(response.body, is_cut=response.truncated)
     return Received(response.status, redactor.headers(response.headers), body, response.truncated)
 
 
@@ -285,18 +287,20 @@ def _shipment(job: Job, credentials: dict[str, Any], now: datetime) -> Shipment:
     )
 
 
-def _judge(job: Job, answer: Response | Exception) -> Verdict:
+def _judge(job: Job, answer: Response | Exception, redactor: Redactor) -> Verdict:
     match answer:
         case Response() | outbound.OutboundError():
             return providers.get(job.connection_type).classify(answer, job.action)
         case vault.CredentialRefused():
-            logger.error("credentials of connection %s refused to open: %s", job.connection_id, answer.reason)
+            vault.sound_alarm(answer, job.workspace_id, "connection", job.connection_id)
             return Verdict(Outcome.BROKEN, "credential_refused", CREDENTIAL_WORDS, hold="credential_error")
         case Unsendable():
             return Verdict(Outcome.REJECTED, "unsendable", answer.words)
         case PayloadGone():
             return Verdict(Outcome.REJECTED, "payload_gone", PAYLOAD_GONE_WORDS)
-    logger.error("attempt %d of delivery %s failed here", job.attempt_number, job.delivery_id, exc_info=answer)
+    logger.error(
+        "attempt %d of delivery %s failed here\n%s", job.attempt_number, job.delivery_id, redactor.trace(answer)
+    )
     return Verdict(Outcome.RETRY, "our_fault", OUR_FAULT_WORDS, is_ours=True)
 
 

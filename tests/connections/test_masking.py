@@ -1,9 +1,10 @@
 import base64
 import json
+import traceback
 
 import pytest
 
-from connections.masking import Redactor
+from connections.masking import QuotedSecret, Redactor
 from connections.messages import Request
 from connections.secret import MASK, Secret
 
@@ -54,6 +55,53 @@ def test_headers_are_masked_by_name_or_by_content():
 )
 def test_urls_keep_the_names_of_their_query_only(url, masked):
     assert Redactor(CREDENTIALS).url(url) == masked
+
+
+def test_a_secret_that_was_put_on_one_line_is_found():
+    redactor = Redactor({"key": Secret("-----BEGIN-----\nabc  def\n-----END-----")})
+    assert redactor.text("“-----BEGIN----- abc def -----END-----”") == f"“{MASK}”"
+
+
+@pytest.mark.parametrize("kept", [6, 7, 12])
+def test_the_beginning_of_a_secret_before_a_cut_is_found(kept):
+    redactor = Redactor({"token": Secret("canary-1234567")})
+    assert redactor.text(f"you sent {'canary-1234567'[:kept]}…”") == f"you sent {MASK}…”"
+    assert redactor.body(b"you sent " + b"canary-1234567"[:kept], is_cut=True) == f"you sent {MASK}".encode()
+
+
+def test_a_text_that_was_not_cut_or_ends_in_a_few_letters_stays():
+    redactor = Redactor({"token": Secret("canary-1234567")})
+    assert redactor.text("you sent canary… a canary-1") == f"you sent {MASK}… a canary-1"
+    assert redactor.text("you sent canar…") == "you sent canar…"
+    assert redactor.body(b"you sent canary-1") == b"you sent canary-1"
+    assert redactor.body(b"you sent canar", is_cut=True) == b"you sent canar"
+
+
+def test_an_error_that_quotes_a_secret_leaves_without_it():
+    with pytest.raises(QuotedSecret) as caught, Redactor(CREDENTIALS).guarding():
+        raise KeyError(f"no {CANARY}")
+    told = "".join(traceback.format_exception(caught.value))
+    assert CANARY not in told
+    assert f"KeyError: 'no {MASK}'" in told
+
+
+def test_an_error_whose_cause_quotes_a_secret_leaves_without_it():
+    def fail():
+        try:
+            int(CANARY)
+        except ValueError as error:
+            raise RuntimeError("it failed") from error
+
+    with pytest.raises(QuotedSecret) as caught, Redactor(CREDENTIALS).guarding():
+        fail()
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_error_that_quotes_none_leaves_as_it_is():
+    error = KeyError("canary")
+    with pytest.raises(KeyError) as caught, Redactor(CREDENTIALS).guarding():
+        raise error
+    assert caught.value is error
 
 
 def test_short_secrets_do_not_take_words_with_them():
