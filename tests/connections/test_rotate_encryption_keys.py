@@ -1,17 +1,23 @@
 import os
+import random
 import subprocess
 import sys
+import threading
+import time
+import uuid
 from io import StringIO
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 
-from connections import vault
-from connections.models import AccessRecord, SealedDocument
+from connections import resealing, vault
+from connections.models import AccessRecord, Connection, SealedDocument
+from connections.providers.webhook import new_signing_secret
+from delivery import dispatch, fanout, settling
 from meshes.stack_folder import PROJECT
-from tests.factories import make_connection, make_workspace
+from tests.factories import make_connection, make_event, make_rule, make_workspace
 from tests.polling import eventually
 
 pytestmark = pytest.mark.django_db
@@ -54,7 +60,7 @@ def tokens(owners) -> list[str]:
 def test_everything_is_sealed_with_the_newest_key(owners, use_keys):
     out = rotate(batch_size=3)
     assert "7 of 7 re-sealed; 0 do not open" in out
-    assert vault.count_by_key() == {vault.newest_key_id(): 7}
+    assert resealing.count_by_key() == {vault.newest_key_id(): 7}
     use_keys("new")
     assert tokens(owners) == [f"{CANARY}-{number}" for number in range(7)]
 
@@ -73,19 +79,20 @@ def test_a_rotation_that_was_killed_goes_on_where_it_was(owners):
     fourth = owners[3]
     with transaction.atomic():
         SealedDocument.objects.select_for_update().values_list("id").get(connection=fourth)
-        process = start_rotation()
+        process = start_rotation(1)
         try:
-            eventually(lambda: vault.count_on_older_keys() == 4, 30)  # three are done, the fourth waits for our lock
+            # three are done, the fourth waits for our lock
+            eventually(lambda: resealing.count_on_older_keys() == 4, 30)
         finally:
             process.kill()
             process.communicate()
-    assert vault.count_on_older_keys() == 4
+    assert resealing.count_on_older_keys() == 4
     assert "4 of 4 re-sealed" in rotate(batch_size=1)
-    assert vault.count_on_older_keys() == 0
+    assert resealing.count_on_older_keys() == 0
     assert tokens(owners) == [f"{CANARY}-{number}" for number in range(7)]
 
 
-def start_rotation() -> "subprocess.Popen[bytes]":
+def start_rotation(batch_size: int) -> "subprocess.Popen[bytes]":
     """The real command in a process of its own, on this test's database."""
     database = connection.settings_dict
     server = urlsplit(os.environ["DATABASE_URL"])
@@ -94,7 +101,7 @@ def start_rotation() -> "subprocess.Popen[bytes]":
         "DATABASE_URL": urlunsplit(server._replace(path=f"/{database['NAME']}")),
         "FERNET_KEYS": "new,old",
     }
-    command = [sys.executable, "manage.py", "rotate_encryption_keys", "--batch-size", "1"]
+    command = [sys.executable, "manage.py", "rotate_encryption_keys", "--batch-size", str(batch_size)]
     return subprocess.Popen(command, env=environment, cwd=PROJECT, stdout=subprocess.PIPE)
 
 
@@ -107,7 +114,7 @@ def test_running_it_again_changes_nothing(owners):
 
 
 def test_a_change_that_comes_between_wins(owners, monkeypatch):
-    changed, real = owners[0], vault._write_tokens
+    changed, real = owners[0], resealing._write_tokens
 
     def after_a_change(changes):
         vault.seal(
@@ -119,8 +126,8 @@ def test_a_change_that_comes_between_wins(owners, monkeypatch):
         )
         return real(changes)
 
-    monkeypatch.setattr(vault, "_write_tokens", after_a_change)
-    batch = vault.reseal_batch(None, 100, actor="a test")
+    monkeypatch.setattr(resealing, "_write_tokens", after_a_change)
+    batch = resealing.reseal_batch(None, 100, actor="a test")
     assert (batch.resealed, batch.overtaken, batch.unreadable) == (6, 1, [])
     assert tokens([changed]) == ["newer"]
 
@@ -133,7 +140,7 @@ def test_what_no_key_opens_is_named_and_left(owners, use_keys):
     assert str(caught.value).startswith("7 documents open with none of the keys and were left: ")
     assert str(broken[0]) in str(caught.value)
     use_keys("new", "old")
-    assert vault.count_on_older_keys() == 7
+    assert resealing.count_on_older_keys() == 7
     assert tokens(owners[:1]) == [f"{CANARY}-0"]
 
 
@@ -148,9 +155,129 @@ def test_a_copied_document_stays_refused(owners):
 
 def test_a_dry_run_counts_only(owners):
     assert ": 7" in rotate(dry_run=True)
-    assert vault.count_on_older_keys() == 7
+    assert resealing.count_on_older_keys() == 7
 
 
 def test_a_batch_has_at_least_one_document(owners):
     with pytest.raises(CommandError, match="at least 1"):
         rotate(batch_size=0)
+
+
+# --- ten thousand, in use -------------------------------------------------------------------------------------------
+
+NUMBER = 10_000
+
+
+SENDING = 20
+"""Connections that every event goes to, spread over all of them."""
+
+
+class Users:
+    """Threads that deliver with, and refresh, the credentials of connections, over and over, as workers do."""
+
+    def __init__(self, targets) -> None:
+        self.targets = targets
+        for target in targets[:: len(targets) // SENDING]:
+            make_rule(target)
+        self.tokens = {target.pk: f"{CANARY}-{target.pk}" for target in targets}
+        self.delivered: list[str] = []
+        self.refreshed = 0
+        self.errors: list[Exception] = []
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(step,)) for step in (self._deliver, self._refresh)]
+
+    def __enter__(self) -> "Users":
+        for thread in self._threads:
+            thread.start()
+        eventually(lambda: (self.delivered and self.refreshed) or self.errors)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _run(self, step) -> None:
+        try:
+            while not self._stopping.is_set():
+                step()
+        except Exception as error:  # noqa: BLE001  (asserted on)
+            self.errors.append(error)
+        finally:
+            connections.close_all()
+
+    def _deliver(self) -> None:
+        hints = fanout.fan_out([make_event(self.targets[0].workspace).pk])
+        jobs = [job for job in dispatch.claim([delivery_id for *_, delivery_id in hints], "worker") if job]
+        results = [dispatch.attempt(job) for job in jobs]
+        settling.settle(results, "worker")
+        assert len(results) == SENDING
+        self.delivered += [str(result.verdict.outcome) for result in results]
+
+    def _refresh(self) -> None:
+        """A new token under the next version, as a refresh by OAuth gives it."""
+        target = random.choice(self.targets)
+        owner = {"workspace_id": target.workspace_id, "owner_kind": "connection", "owner_id": target.pk}
+        with transaction.atomic():
+            Connection.objects.select_for_update().values_list("pk").get(pk=target.pk)
+            opened = vault.open(**owner, kind=vault.CREDENTIALS, actor="worker", purpose="oauth refresh")
+            assert opened.secret["token"].reveal() == self.tokens[target.pk]
+            fresh = f"{CANARY}-{target.pk}-{opened.version}"
+            vault.seal(opened.secret | {"token": fresh}, **owner, kind=vault.CREDENTIALS, purpose="oauth refresh")
+        self.tokens[target.pk] = fresh
+        self.refreshed += 1
+
+
+@pytest.mark.fault
+@pytest.mark.django_db(transaction=True)
+def test_ten_thousand_are_re_sealed_while_they_are_in_use_and_through_a_kill(use_keys, endpoint):
+    use_keys("old")
+    targets = make_many(NUMBER, endpoint.url)
+    use_keys("new", "old")
+    with Users(targets) as users:
+        killed = start_rotation(50)
+        eventually(lambda: resealing.count_on_older_keys() < NUMBER / 2, 60)
+        killed.kill()
+        killed.communicate()
+        left = resealing.count_on_older_keys()
+        began, used = time.monotonic(), (len(users.delivered), users.refreshed)
+        printed, _ = start_rotation(200).communicate(timeout=120)
+        seconds, used = time.monotonic() - began, (len(users.delivered) - used[0], users.refreshed - used[1])
+    print(f"{left:,} of {NUMBER:,} were left; {seconds:.1f} s, {used[0]} deliveries and {used[1]} refreshes beside it")
+    assert 0 < left < NUMBER / 2
+    assert b"Every document is sealed with the newest key." in printed
+    assert users.errors == []
+    assert set(users.delivered) == {"delivered"}
+    assert min(used) > 0
+    assert not AccessRecord.objects.filter(granted=False).exists()
+    use_keys("new")
+    assert resealing.count_on_older_keys() == 0
+    assert read_all() == users.tokens
+
+
+def make_many(number, url) -> list[Connection]:
+    """Connections with a sealed token each, in as few statements as it takes."""
+    workspace, key_id = make_workspace(), vault.newest_key_id()
+    config = {"type": "webhook", "config": {"url": url}}
+    targets = [Connection(workspace=workspace, name=f"Hook {index}", **config) for index in range(number)]
+    Connection.objects.bulk_create(targets, batch_size=1000)
+    documents = []
+    for target in targets:
+        binding = vault._binding(workspace.pk, "connection", target.pk, vault.CREDENTIALS, 1)
+        secret = {"signing_secret": new_signing_secret(), "previous": [], "token": f"{CANARY}-{target.pk}"}
+        sealed = {"version": 1, "key_id": key_id, "document": vault._write(secret, binding)}
+        documents.append(SealedDocument(workspace=workspace, connection=target, kind=vault.CREDENTIALS, **sealed))
+    SealedDocument.objects.bulk_create(documents, batch_size=1000)
+    return targets
+
+
+def read_all() -> dict[uuid.UUID, str]:
+    """The token of every connection, with the keys at hand."""
+    tokens = {}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT workspace_id, connection_id, version, encode(document, 'escape') FROM sealed_documents")
+        for workspace_id, owner_id, version, document in cursor.fetchall():
+            binding = {"workspace_id": workspace_id, "owner_kind": "connection", "owner_id": owner_id}
+            opened = vault.open_document(document, **binding, kind=vault.CREDENTIALS, version=version)
+            tokens[owner_id] = opened["token"].reveal()
+    return tokens
