@@ -18,7 +18,7 @@ from django.db.models import F
 from connections import credentials as keeping
 from connections import outbound, providers
 from connections.models import Connection
-from connections.providers.base import FieldProblem, InvalidFields, Provider
+from connections.providers.base import Account, FieldProblem, InvalidFields, Provider
 from connections.signals import connection_changed
 
 Status = Connection.Status
@@ -150,6 +150,16 @@ def hold(connection: Connection, status: str, reason: str) -> bool:
 def mend(connection: Connection) -> bool:
     """A test has succeeded: end what a failure began. A user's own pause stays. False when there was nothing."""
     return _move(connection, [Status.DISABLED, Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR], Status.ACTIVE, "")
+
+
+def learn_account(connection: Connection, account: Account) -> bool:
+    """Keep whose account a test has found behind the connection. False when that was known."""
+    values = {"account_id": account.id[:200], "account_name": account.name[:200]}
+    with transaction.atomic():
+        learnt = bool(_rows(connection).exclude(**values).update(**values))
+        if learnt:
+            _announce(connection)
+    return learnt
 
 
 def check(

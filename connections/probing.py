@@ -1,6 +1,6 @@
 """The test of a connection: one real request through the door, judged as a delivery's answer would be."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ from connections import credentials as keeping
 from connections import lifecycle, outbound, providers, vault
 from connections.masking import Redactor
 from connections.models import Connection
-from connections.providers.base import Outcome, Provider, Shipment, Verdict
+from connections.providers.base import Account, NotAuthorized, Outcome, Provider, Shipment, Unsendable, Verdict
 from workspaces import ids
 
 EVENT_TYPE = "meshes.test"
@@ -39,10 +39,11 @@ class Probe:
     duration_ms: int | None = None
     request: dict[str, Any] | None = field(default=None, repr=False)
     response: dict[str, Any] | None = field(default=None, repr=False)
+    account: Account | None = None
 
 
 def probe(connection: Connection, *, actor: str) -> Probe:
-    """Send the provider's test request and judge the answer.
+    """Send the provider's test request, judge the answer, and keep whose account it speaks of.
 
     Success ends `disabled`, `needs_reauth` and `credential_error`; failure changes nothing, but credentials that do not
     open put an active connection in `credential_error`. Raises nothing.
@@ -53,17 +54,27 @@ def probe(connection: Connection, *, actor: str) -> Probe:
     except vault.CredentialRefused:
         lifecycle.hold(connection, Connection.Status.CREDENTIAL_ERROR, _REFUSED.words)
         return Probe(False, _REFUSED.outcome, _status(connection), _REFUSED.error_class, _REFUSED.words)
-    request = provider.build_test(_shipment(provider, connection, credentials))
+    try:
+        request = provider.build_test(shipment_of(provider, connection, credentials))
+    except Unsendable as error:
+        outcome = Outcome.BROKEN if isinstance(error, NotAuthorized) else Outcome.REJECTED
+        return Probe(False, outcome, _status(connection), "unsendable", error.words)
     if request is None:
         return Probe(None, NO_TEST, _status(connection), words=provider.test)
-    answer = _send(request, connection)
+    answer = send(request, connection)
     verdict = provider.classify(answer, provider.actions[0].slug)
-    if verdict.outcome == Outcome.DELIVERED:
+    account = None
+    if verdict.outcome == Outcome.DELIVERED and isinstance(answer, outbound.Response):
+        account = provider.read_account(answer)
         lifecycle.mend(connection)
-    return _describe(verdict, request, answer, Redactor(credentials, request), _status(connection))
+        if account is not None:
+            lifecycle.learn_account(connection, account)
+    described = _describe(verdict, request, answer, Redactor(credentials, request), _status(connection))
+    return replace(described, account=account)
 
 
-def _shipment(provider: Provider, connection: Connection, credentials: dict[str, Any]) -> Shipment:
+def shipment_of(provider: Provider, connection: Connection, credentials: dict[str, Any]) -> Shipment:
+    """A shipment of a made-up event, for what is asked of the vendor beside deliveries."""
     now = datetime.now(UTC)
     return Shipment(
         delivery_id=ids.encode(ids.DELIVERY, ids.uuid7()),
@@ -80,10 +91,13 @@ def _shipment(provider: Provider, connection: Connection, credentials: dict[str,
     )
 
 
-def _send(request: outbound.Request, connection: Connection) -> outbound.Response | outbound.OutboundError:
+def send(
+    request: outbound.Request, connection: Connection, body_limit: int = ANSWER_LIMIT
+) -> outbound.Response | outbound.OutboundError:
+    """The answer, or why there is none."""
     deadline = connection.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
     try:
-        return outbound.send(request, deadline_seconds=deadline, body_limit=ANSWER_LIMIT)
+        return outbound.send(request, deadline_seconds=deadline, body_limit=body_limit)
     except outbound.OutboundError as error:
         return error
 
@@ -113,7 +127,7 @@ def _describe(
         outcome=verdict.outcome,
         status=status,
         error_class=verdict.error_class,
-        words=verdict.words,
+        words=redactor.text(verdict.words),
         duration_ms=answer.duration_ms if isinstance(answer, outbound.Response) else None,
         request={
             "method": request.method,

@@ -11,11 +11,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
-from connections import lifecycle, probing, providers
+from connections import lifecycle, options, probing, providers, shaping
 from connections.lifecycle import Change
 from connections.models import Connection
-from connections.providers.base import InvalidFields
+from connections.providers.base import InvalidFields, Provider
 from connections.serializers import (
+    ChoiceOut,
+    ChoicePageOut,
     ConnectionChangeIn,
     ConnectionIn,
     ConnectionMadeOut,
@@ -38,13 +40,13 @@ class IntegrationViewSet(Endpoint, ViewSet):
     def list(self, request: Request) -> Response:
         """All integrations: their fields, actions, limits, and what testing a connection does."""
         self.read_query(QuerySerializer)
-        return Response({"data": [provider.describe() for provider in providers.all()], "next": None, "previous": None})
+        return Response({"data": [_describe(provider) for provider in providers.all()], "next": None, "previous": None})
 
     @extend_schema(parameters=[OpenApiParameter("type", str, OpenApiParameter.PATH)], responses=IntegrationOut)
     def retrieve(self, request: Request, type: str) -> Response:
         """One integration."""
         try:
-            return Response(providers.get(type).describe())
+            return Response(_describe(providers.get(type)))
         except providers.UnknownProvider:
             raise NotFound from None
 
@@ -55,7 +57,9 @@ class ConnectionViewSet(TenantViewSet):
     queryset = Connection.objects.all()
     id_prefix = ids.CONNECTION
     required_scope = "config"
-    problems = {action: {409} for action in ("partial_update", "pause", "resume", "rotate_secret")}
+    problems = {action: {409} for action in ("partial_update", "pause", "resume", "rotate_secret")} | {
+        "options_of": {502}
+    }
 
     @extend_schema(parameters=[ConnectionQuery], responses=ConnectionOut(many=True))
     def list(self, request: Request) -> Response:
@@ -162,11 +166,37 @@ class ConnectionViewSet(TenantViewSet):
         with _as_problems():
             return _show(lifecycle.rotate_secret(connection, actor=self.identity.actor), 200)
 
+    @extend_schema(
+        parameters=[OpenApiParameter("field", str, OpenApiParameter.PATH)], request=None, responses=ChoicePageOut
+    )
+    @action(detail=True, methods=["get"], url_path="options/(?P<field>[a-z_]{1,64})")
+    def options_of(self, request: Request, id: str, field: str) -> Response:
+        """The choices for a field, as the vendor lists them now or did in the last five minutes.
+
+        Which fields have any, the integration says in `live_options`; for others the answer is 404.
+        """
+        self.read_query(QuerySerializer)
+        try:
+            found = options.choices(self.living(), field, actor=self.identity.actor)
+        except options.UnknownField:
+            raise NotFound from None
+        except options.NoChoices as error:
+            raise Problem(502, detail=str(error)) from None
+        return Response({"data": ChoiceOut(found, many=True).data, "next": None, "previous": None})
+
     def living(self) -> Connection:
         """The connection that the path names. Raises 404, also for a deleted one."""
         rows = self.rows().exclude(status=Connection.Status.DELETED)
         connection: Connection = self.find(rows, self.kwargs["id"])
         return connection
+
+
+def _describe(provider: Provider) -> dict[str, Any]:
+    """The declaration, and each action's default mapping."""
+    described = provider.describe()
+    for shown, declared in zip(described["actions"], provider.actions, strict=True):
+        shown["default_mapping"] = shaping.default_mapping(declared)
+    return described
 
 
 @contextmanager

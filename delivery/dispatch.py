@@ -9,7 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -20,7 +20,16 @@ from connections import outbound, providers, vault
 from connections.masking import Redactor
 from connections.messages import Request, Response
 from connections.models import Connection
-from connections.providers.base import Outcome, Shipment, Unsendable, Verdict
+from connections.providers.base import (
+    Exchange,
+    NotAuthorized,
+    Outcome,
+    Provider,
+    Shipment,
+    Unsendable,
+    Verdict,
+    reauthorize,
+)
 from delivery import steering
 from delivery.breaker import HALF_OPEN, OPEN
 from delivery.models import event_time
@@ -73,6 +82,14 @@ class Received:
     truncated: bool
 
 
+@dataclass(slots=True)
+class Call:
+    """One request of an attempt, and its answer if one came."""
+
+    request: Request
+    response: Response | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one attempt came to. Secrets are already masked in everything it holds."""
@@ -87,8 +104,14 @@ class Result:
     """Whether the action may be sent again although the first request may have arrived."""
     request: Sent | None = None
     response: Received | None = None
+    steps: list[dict[str, Any]] | None = None
+    """Every call of an action that needs several, as it is recorded; the last one is also `request` and `response`."""
 
 
+MOST_CALLS = 5
+"""Of one attempt; no action declares as many."""
+STEP_BODY_BYTES = 4096
+"""Of a step's request and of its answer as much is recorded."""
 PAYLOAD_GONE_WORDS = "The event's payload has been erased or has expired."
 OUR_FAULT_WORDS = "A fault on our side; it costs none of the attempts."
 CREDENTIAL_WORDS = "The stored credentials could not be opened. Nothing was sent; set the credentials anew."
@@ -220,31 +243,63 @@ def attempt(job: Job) -> Result:
     """Make one attempt of a claimed delivery. Never raises; touches no database."""
     started_at, clock = datetime.now(UTC), time.monotonic()
     credentials: Mapping[str, Any] = {}
-    request: Request | None = None
-    answer: Response | Exception
+    calls: list[Call] = []
+    answer: Response | Verdict | Exception
     try:
         provider = providers.get(job.connection_type)
         credentials = _open_credentials(job)
-        request = provider.prepare(_shipment(job, credentials, started_at))
-        answer = outbound.send(
-            request,
-            deadline_seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS,
-            pool_key=(job.workspace_id, job.connection_id),
-        )
+        answer = _converse(job, provider, _shipment(job, credentials, started_at), calls)
     except Exception as error:  # noqa: BLE001  (judged below, by its type)
         answer = error
+    last = calls[-1] if calls else None
+    redactor = Redactor(credentials, last.request if last else None)
     verdict = _judge(job, answer)
-    redactor = Redactor(credentials, request)
     return Result(
         job=job,
-        verdict=verdict,
+        verdict=replace(verdict, words=redactor.text(verdict.words)),  # which may quote the vendor
         started_at=started_at,
         duration_ms=round((time.monotonic() - clock) * 1000),
         is_overloaded=verdict.throttled or isinstance(answer, outbound.DeadlineExceeded),
         may_repeat=repeatable(job.connection_type, job.action),
-        request=_sent(request, redactor) if request else None,
-        response=_received(answer, redactor) if isinstance(answer, Response) else None,
+        request=_sent(last.request, redactor) if last else None,
+        response=_received(last.response, redactor) if last and last.response else None,
+        steps=[_step(call, redactor) for call in calls] if len(calls) > 1 else None,
     )
+
+
+def _converse(job: Job, provider: Provider, shipment: Shipment, calls: list[Call]) -> Response | Verdict:
+    """Make the calls of an attempt, one deadline over all. `calls` is filled as they are made.
+
+    Returns the answer that decides, or the provider's verdict on all of them. Raises Unsendable and the door's errors.
+    """
+    ends_at = time.monotonic() + (job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS)
+    following: Request | Verdict | None = provider.prepare(shipment)
+    while isinstance(following, Request):
+        left = ends_at - time.monotonic()
+        if left <= 0 or len(calls) == MOST_CALLS:
+            raise outbound.DeadlineExceeded("The calls of this attempt took too long together.", sent=False)
+        calls.append(Call(provider.fitting(following)))
+        response = outbound.send(following, deadline_seconds=left, pool_key=(job.workspace_id, job.connection_id))
+        calls[-1].response = response
+        exchanges = [Exchange(call.request, call.response) for call in calls if call.response]
+        following = provider.follow(shipment, exchanges)
+    return response if following is None else following
+
+
+def _step(call: Call, redactor: Redactor) -> dict[str, Any]:
+    """`{method, url, request_body, status, response_body}`; without an answer status and body are null."""
+    response = call.response
+    return {
+        "method": call.request.method,
+        "url": redactor.url(call.request.url),
+        "request_body": _excerpt(redactor.body(call.request.body)),
+        "status": response.status if response else None,
+        "response_body": _excerpt(redactor.body(response.body)) if response else None,
+    }
+
+
+def _excerpt(body: bytes) -> str:
+    return body[:STEP_BODY_BYTES].decode("utf-8", "replace").replace("\x00", "\ufffd")
 
 
 def _sent(request: Request, redactor: Redactor) -> Sent:
@@ -285,13 +340,17 @@ def _shipment(job: Job, credentials: dict[str, Any], now: datetime) -> Shipment:
     )
 
 
-def _judge(job: Job, answer: Response | Exception) -> Verdict:
+def _judge(job: Job, answer: Response | Verdict | Exception) -> Verdict:
     match answer:
+        case Verdict():
+            return answer
         case Response() | outbound.OutboundError():
             return providers.get(job.connection_type).classify(answer, job.action)
         case vault.CredentialRefused():
             logger.error("credentials of connection %s refused to open: %s", job.connection_id, answer.reason)
             return Verdict(Outcome.BROKEN, "credential_refused", CREDENTIAL_WORDS, hold="credential_error")
+        case NotAuthorized():
+            return reauthorize(answer.words, "not_authorized")
         case Unsendable():
             return Verdict(Outcome.REJECTED, "unsendable", answer.words)
         case PayloadGone():

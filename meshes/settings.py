@@ -57,6 +57,14 @@ def envlist(name: str, default: str = "") -> list[str]:
     return [item.strip() for item in env(name, default).split(",") if item.strip()]
 
 
+def envpairs(name: str) -> dict[str, str]:
+    """`key=value` pairs, separated by commas."""
+    pairs = [item.partition("=") for item in envlist(name)]
+    if wrong := [key for key, sign, value in pairs if not (key.strip() and sign and value.strip())]:
+        raise ImproperlyConfigured(f"{name} must be pairs like hubspot=https://…, not {wrong[0]!r}")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
 # --- secrets and servers -------------------------------------------------------------------------------------------
 
 SECRET_KEY = envsecret("SECRET_KEY")
@@ -230,7 +238,10 @@ MESHES_RETENTION = {
 
 MESHES_PROVIDERS = [
     "connections.providers.webhook",
+    "connections.providers.hubspot",
 ]
+MESHES_VENDOR_URLS = {slug: url.rstrip("/") for slug, url in envpairs("MESHES_VENDOR_URLS").items()}
+"""What stands for a vendor's own hosts, such as a test server or a proxy: `hubspot=https://hubspot.example.com, …`."""
 
 # --- logging -------------------------------------------------------------------------------------------------------
 

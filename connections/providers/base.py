@@ -81,6 +81,8 @@ class MappingField:
     required: bool = False
     source: str = ""
     help: str = ""
+    example: str = ""
+    """A string that the vendor would take, where not any one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +259,10 @@ class Provider:
 
     def prepare(self, shipment: Shipment) -> Request:
         """`build_request`, and the vendor's limit on a body. Raises Unsendable."""
-        request = self.build_request(shipment)
+        return self.fitting(self.build_request(shipment))
+
+    def fitting(self, request: Request) -> Request:
+        """The request, if the vendor takes a body of its size. Raises Unsendable."""
         limit = self.limits.body_bytes
         if limit is not None and len(request.body) > limit:
             raise Unsendable(f"The request has {len(request.body):,} bytes; {self.name} takes at most {limit:,}.")

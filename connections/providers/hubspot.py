@@ -71,7 +71,7 @@ class HubSpot(Vendor):
         Action("upsert_contact", "Create or update a contact", True, fields=PERSON, is_open=True),
         Action(
             "add_to_list", "Add a contact to a list", True, is_open=True, steps=("upsert contact", "add to list"),
-            fields=(MappingField("list_id", "List", required=True, help="A manual list's id."), *PERSON),
+            fields=(MappingField("list_id", "List", required=True, help="A manual list's id.", example="42"), *PERSON),
         ),
         Action(
             "create_note", "Leave a note on a contact", False, is_open=True, steps=("upsert contact", "create note"),
