@@ -70,16 +70,17 @@ class CompiledRule:
         try:
             shaped = self.mapping.apply(context)
         except mapping.MappingFailed as failure:
-            raise self._explained(failure) from None
+            raise _explained(self, failure) from None
         return json.dumps(shaped, ensure_ascii=False, separators=(",", ":"))
 
-    def _explained(self, failure: mapping.MappingFailed) -> mapping.MappingFailed:
-        """A default that failed is named by its field: it stands nowhere in the rule's own mapping."""
-        index = failure.pointer.partition("/")[2].partition("/")[0]
-        if self.mapping is None or not index or int(index) < len(self.rule.mapping or ()):
-            return failure
-        field = join_path(self.mapping.entries[int(index)].to)
-        return mapping.MappingFailed("", f"the default of the field {field}, which is required, {failure.message}")
+
+def _explained(compiled: CompiledRule, failure: mapping.MappingFailed) -> mapping.MappingFailed:
+    """A default that failed is named by its field: it stands nowhere in the rule's own mapping."""
+    index = failure.pointer.partition("/")[2].partition("/")[0]
+    if compiled.mapping is None or not index or int(index) < len(compiled.rule.mapping or ()):
+        return failure
+    field = join_path(compiled.mapping.entries[int(index)].to)
+    return mapping.MappingFailed("", f"the default of the field {field}, which is required, {failure.message}")
 
 
 class Routing:
