@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Sequence
 
 from connections.providers.base import Action, Field, Limits, Provider
-from connections.shaping import default_mapping
 
 _AUTH = {
     "none": "none",
@@ -121,7 +120,7 @@ def _action(action: Action) -> list[str]:
     lines += [*_table(("field", "type", "required", "default", ""), rows), ""]
     if action.is_open:
         lines += ["Further fields go by the vendor's own names.", ""]
-    entries = ",\n  ".join(json.dumps(entry, ensure_ascii=False) for entry in default_mapping(action))
+    entries = ",\n  ".join(json.dumps(entry, ensure_ascii=False) for entry in action.default_mapping)
     return [
         *lines,
         "Default mapping, which a rule's overrides field by field:",

@@ -6,7 +6,6 @@ of fields: those that the rule's mapping names are made by it, the others by the
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from connections.providers.base import Action, FieldKind, MappingField
@@ -40,11 +39,6 @@ class Mistake:
     rule: str
 
 
-def default_mapping(action: Action) -> list[dict[str, Any]]:
-    """The mapping of a rule that brings none: an entry for each field with a default. What is optional is skipped."""
-    return list(_defaults(action).values())
-
-
 def complete(action: Action, mapping: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
     """A rule's mapping with the defaults of the fields that it does not name; None where the payload goes as it is.
 
@@ -55,7 +49,7 @@ def complete(action: Action, mapping: Sequence[Mapping[str, Any]] | None) -> lis
     if not action.fields:
         return own or None
     paths = [split_path(entry["to"]) for entry in own]
-    kept = [entry for key, entry in _defaults(action).items() if not any(_overlap(split_path(key), to) for to in paths)]
+    kept = [entry for entry in action.default_mapping if not any(_overlap(split_path(entry["to"]), to) for to in paths)]
     return [*own, *kept] or None
 
 
@@ -116,15 +110,6 @@ def _kind(value: Any) -> FieldKind:
     if isinstance(value, list):
         return "array"
     return "object" if isinstance(value, dict) else "string"
-
-
-@cache
-def _defaults(action: Action) -> dict[str, dict[str, Any]]:
-    return {
-        field.key: {"to": field.key, "from": field.source} | ({} if field.required else {"on_error": "skip"})
-        for field in action.fields
-        if field.source
-    }
 
 
 def _overlap(path: tuple[str, ...], other: tuple[str, ...]) -> bool:

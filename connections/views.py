@@ -11,10 +11,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
-from connections import lifecycle, options, probing, providers, shaping
+from connections import lifecycle, options, probing, providers
 from connections.lifecycle import Change
 from connections.models import Connection
-from connections.providers.base import InvalidFields, Provider
+from connections.providers.base import InvalidFields
 from connections.serializers import (
     ChoiceOut,
     ChoicePageOut,
@@ -40,13 +40,13 @@ class IntegrationViewSet(Endpoint, ViewSet):
     def list(self, request: Request) -> Response:
         """All integrations: their fields, actions, limits, and what testing a connection does."""
         self.read_query(QuerySerializer)
-        return Response({"data": [_describe(provider) for provider in providers.all()], "next": None, "previous": None})
+        return Response({"data": [provider.describe() for provider in providers.all()], "next": None, "previous": None})
 
     @extend_schema(parameters=[OpenApiParameter("type", str, OpenApiParameter.PATH)], responses=IntegrationOut)
     def retrieve(self, request: Request, type: str) -> Response:
         """One integration."""
         try:
-            return Response(_describe(providers.get(type)))
+            return Response(providers.get(type).describe())
         except providers.UnknownProvider:
             raise NotFound from None
 
@@ -189,14 +189,6 @@ class ConnectionViewSet(TenantViewSet):
         rows = self.rows().exclude(status=Connection.Status.DELETED)
         connection: Connection = self.find(rows, self.kwargs["id"])
         return connection
-
-
-def _describe(provider: Provider) -> dict[str, Any]:
-    """The declaration, and each action's default mapping."""
-    described = provider.describe()
-    for shown, declared in zip(described["actions"], provider.actions, strict=True):
-        shown["default_mapping"] = shaping.default_mapping(declared)
-    return described
 
 
 @contextmanager

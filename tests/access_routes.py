@@ -94,6 +94,7 @@ CONNECTIONS = (
     Route("POST /connections/{connection}/pause", CONFIG, 200),
     Route("POST /connections/{connection}/resume", CONFIG, 200),
     Route("POST /connections/{connection}/rotate-secret", CONFIG, 200),
+    Route("GET /connections/{connection}/options/list_id", CONFIG, 404),
 )
 
 RULES = (

@@ -103,6 +103,18 @@ class Action:
     is_open: bool = False
     steps: tuple[str, ...] = ()
 
+    @property
+    def default_mapping(self) -> list[dict[str, Any]]:
+        """The mapping of a rule that brings none: an entry for each field with a default. The optional are skipped."""
+        return [
+            {"to": field.key, "from": field.source} | ({} if field.required else {"on_error": "skip"})
+            for field in self.fields
+            if field.source
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self) | {"default_mapping": self.default_mapping}
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -302,7 +314,7 @@ class Provider:
             "auth": self.auth,
             "config_fields": [declared.describe() for declared in self.config_fields],
             "credential_fields": [declared.describe() for declared in self.credential_fields],
-            "actions": [asdict(action) for action in self.actions],
+            "actions": [action.describe() for action in self.actions],
             "limits": asdict(self.limits),
             "live_options": dict(self.live_options),
             "test": self.test,

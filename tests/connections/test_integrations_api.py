@@ -25,6 +25,10 @@ def test_one_integration_describes_itself(api):
             "name": "Send the event",
             "idempotent": True,
             "help": "Receivers drop repeats by their webhook-id.",
+            "fields": [],
+            "is_open": False,
+            "steps": [],
+            "default_mapping": [],
         }
     ]
     assert {field["key"]: field["generated"] for field in described["credential_fields"]} == {

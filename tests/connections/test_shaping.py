@@ -38,7 +38,7 @@ def test_an_action_without_fields_takes_the_payload_or_what_the_mapping_makes():
 
 
 def test_the_default_mapping_fails_for_what_is_required_and_skips_the_rest():
-    assert shaping.default_mapping(UPSERT) == [
+    assert UPSERT.default_mapping == [
         {"to": "email", "from": "payload.email"},
         {"to": "first", "from": "payload.first_name", "on_error": "skip"},
         {"to": "extra", "from": "payload", "on_error": "skip"},
@@ -115,6 +115,6 @@ def test_what_may_be_right_is_taken(entry):
 @pytest.mark.parametrize("provider", providers.all(), ids=lambda provider: provider.slug)
 def test_every_declared_default_compiles(provider):
     for action in provider.actions:
-        entries = shaping.default_mapping(action)
+        entries = action.default_mapping
         if entries:
             mapping.compile_mapping(entries)
