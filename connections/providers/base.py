@@ -242,10 +242,8 @@ class Provider:
 
     def root(self, shipment: Shipment) -> str:
         """The URL without a slash at its end below which the vendor is reached for this connection."""
-        if self.override:
-            return self.override
         region = shipment.config.get("region") if len(self.base_urls) > 1 else None
-        return self.base_urls.get(region or "", next(iter(self.base_urls.values())))
+        return self.moved(self.base_urls.get(region or "", next(iter(self.base_urls.values()))))
 
     def moved(self, url: str) -> str:
         """A URL of the vendor's, at `override` where that is set."""
