@@ -1,4 +1,4 @@
-"""The demo's second act: one `lead.created` of two tenants goes to six vendors and a webhook, to each tenant's own accounts.
+"""The demo's second act: one `lead.created` of two tenants goes to six vendors and a webhook, to each one's own accounts.
 
 A tenant's HubSpot access is revoked while leads come in, and given back; Intercom asks for fewer requests meanwhile.
 What each vendor holds in the end is asked of the vendor's server, not of Meshes.
@@ -126,7 +126,7 @@ class SecondAct:
         self._authorize(self.acme_hubspot)
 
     def post_leads(self, number: int) -> None:
-        """Post leads of both tenants, and wait until every rule is served that can be. Intercom answers 429 at first."""
+        """Post leads of both tenants, and wait until every rule is served. Intercom answers 429 at first."""
         self.say(f"{number} leads of each; Intercom asks for fewer requests")
         self.vendors.tell("intercom", "fail_next", what=429, headers={"retry-after": "1"}, times=2)
         self._post(number)
