@@ -113,7 +113,9 @@ class Action:
         ]
 
     def describe(self) -> dict[str, Any]:
-        return asdict(self) | {"default_mapping": self.default_mapping}
+        """The action as the catalogue shows it."""
+        lists = {"fields": [asdict(field) for field in self.fields], "steps": list(self.steps)}
+        return asdict(self) | lists | {"default_mapping": self.default_mapping}
 
 
 @dataclass(frozen=True, slots=True)

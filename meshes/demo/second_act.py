@@ -1,4 +1,4 @@
-"""The demo's second act: one `lead.created` of two tenants goes to six vendors and a webhook, to each one's own accounts.
+"""The demo's second act: one `lead.created` of two tenants goes to six vendors and a webhook, each to its own accounts.
 
 A tenant's HubSpot access is revoked while leads come in, and given back; Intercom asks for fewer requests meanwhile.
 What each vendor holds in the end is asked of the vendor's server, not of Meshes.
