@@ -221,7 +221,7 @@ class ActionOut(serializers.Serializer[Any]):
     name = serializers.CharField()
     idempotent = serializers.BooleanField(help_text="Sent twice it has the effect of once.")
     help = serializers.CharField()
-    fields = _MappingFieldOut(many=True, help_text="What its mapping can fill; none: the payload goes as it is.")  # type: ignore[assignment]
+    fields = _MappingFieldOut(many=True, help_text="What its mapping can fill; none: the payload goes as it is.")
     is_open = serializers.BooleanField(help_text="Also takes fields that are not listed, by the vendor's own names.")
     steps = serializers.ListField(child=serializers.CharField(), help_text="The calls, where it needs several.")
     default_mapping = serializers.ListField(
