@@ -240,6 +240,7 @@ MESHES_PROVIDERS = [
     "connections.providers.webhook",
     "connections.providers.hubspot",
     "connections.providers.salesforce",
+    "connections.providers.intercom",
     "connections.providers.zoho",
 ]
 MESHES_VENDOR_URLS = {slug: url.rstrip("/") for slug, url in envpairs("MESHES_VENDOR_URLS").items()}
