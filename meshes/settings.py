@@ -241,6 +241,7 @@ MESHES_PROVIDERS = [
     "connections.providers.hubspot",
     "connections.providers.salesforce",
     "connections.providers.intercom",
+    "connections.providers.pipedrive",
     "connections.providers.zoho",
 ]
 MESHES_VENDOR_URLS = {slug: url.rstrip("/") for slug, url in envpairs("MESHES_VENDOR_URLS").items()}
