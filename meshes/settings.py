@@ -242,6 +242,7 @@ MESHES_PROVIDERS = [
     "connections.providers.salesforce",
     "connections.providers.intercom",
     "connections.providers.pipedrive",
+    "connections.providers.klaviyo",
     "connections.providers.zoho",
 ]
 MESHES_VENDOR_URLS = {slug: url.rstrip("/") for slug, url in envpairs("MESHES_VENDOR_URLS").items()}
