@@ -244,6 +244,7 @@ MESHES_PROVIDERS = [
     "connections.providers.pipedrive",
     "connections.providers.klaviyo",
     "connections.providers.customerio",
+    "connections.providers.mailchimp",
     "connections.providers.zoho",
 ]
 MESHES_VENDOR_URLS = {slug: url.rstrip("/") for slug, url in envpairs("MESHES_VENDOR_URLS").items()}
