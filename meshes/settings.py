@@ -239,6 +239,12 @@ MESHES_RETENTION = {
 MESHES_PROVIDERS = [
     "connections.providers.webhook",
     "connections.providers.hubspot",
+    "connections.providers.salesforce",
+    "connections.providers.intercom",
+    "connections.providers.pipedrive",
+    "connections.providers.klaviyo",
+    "connections.providers.customerio",
+    "connections.providers.mailchimp",
     "connections.providers.zoho",
 ]
 MESHES_VENDOR_URLS = {slug: url.rstrip("/") for slug, url in envpairs("MESHES_VENDOR_URLS").items()}

@@ -29,10 +29,10 @@ from connections.providers.vendor import (
     bearer,
     fields_of,
     json_request,
+    listed,
     needed,
     number_header,
     read_object,
-    rows_at,
     text_at,
 )
 
@@ -89,6 +89,7 @@ class HubSpot(Vendor):
         ),
         "TEN_SECONDLY_ROLLING": throttled("HubSpot takes no more requests in these ten seconds.", seconds=10),
         "DAILY": throttled("The HubSpot account's daily limit is used up.", "daily_limit", DAILY_RETRY_SECONDS),
+        404: rejected("HubSpot has no such list or property. Check the rule's mapping and id_property."),
         423: retry("HubSpot has locked the record for a moment.", "locked", 2),
         477: retry("HubSpot is moving this account to another host.", "moving"),
     }
@@ -154,10 +155,9 @@ class HubSpot(Vendor):
         raise KeyError(field)
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
-        document = read_object(response)
         if field == "list_id":
-            return [Choice(text_at(row, "listId"), text_at(row, "name")) for row in rows_at(document, "lists")]
-        unique = [row for row in rows_at(document, "results") if isinstance(row, dict) and row.get("hasUniqueValue")]
+            return [Choice(text_at(row, "listId"), text_at(row, "name")) for row in listed(response, "lists")]
+        unique = [row for row in listed(response, "results") if row.get("hasUniqueValue")]
         choices = [Choice(text_at(row, "name"), text_at(row, "label")) for row in unique if row.get("name") != "email"]
         return [Choice("email", "Email"), *choices]
 

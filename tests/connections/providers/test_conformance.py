@@ -39,7 +39,7 @@ def example_config(provider: Provider) -> dict:
         {
             field.key: field.options[0] if field.options else example_of(field)
             for field in provider.config_fields
-            if field.required or field.type == "headers"
+            if field.required or field.example or field.type == "headers"
         }
     )
 
