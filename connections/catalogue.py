@@ -8,6 +8,7 @@ from connections.providers.base import Action, Field, Limits, Provider
 _AUTH = {
     "none": "none",
     "secret": "a signing secret that Meshes makes; whatever else the receiver asks for",
+    "url": "a URL that is itself the secret",
     "api_key": "an API key",
     "basic": "a user name and a password or key",
     "bearer": "a token",

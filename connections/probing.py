@@ -62,7 +62,7 @@ def probe(connection: Connection, *, actor: str) -> Probe:
     if request is None:
         return Probe(None, NO_TEST, _status(connection), words=provider.test)
     answer = send(request, connection)
-    verdict = provider.classify(answer, provider.actions[0].slug)
+    verdict = provider.classify_test(answer)
     account = None
     if verdict.outcome == Outcome.DELIVERED and isinstance(answer, outbound.Response):
         account = provider.read_account(answer)

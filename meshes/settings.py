@@ -246,6 +246,15 @@ MESHES_PROVIDERS = [
     "connections.providers.customerio",
     "connections.providers.mailchimp",
     "connections.providers.zoho",
+    "connections.providers.slack",
+    "connections.providers.discord",
+    "connections.providers.teams",
+    "connections.providers.resend",
+    "connections.providers.segment",
+    "connections.providers.mixpanel",
+    "connections.providers.amplitude",
+    "connections.providers.posthog",
+    "connections.providers.ga4",
 ]
 MESHES_VENDOR_URLS = {slug: url.rstrip("/") for slug, url in envpairs("MESHES_VENDOR_URLS").items()}
 """What stands for a vendor's own hosts, such as a test server or a proxy: `hubspot=https://hubspot.example.com, …`."""

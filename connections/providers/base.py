@@ -60,7 +60,7 @@ __all__ = [
     "throttled",
 ]
 
-Auth = Literal["none", "secret", "api_key", "basic", "bearer", "oauth2"]
+Auth = Literal["none", "secret", "url", "api_key", "basic", "bearer", "oauth2"]
 
 
 FieldKind = Literal["any", "string", "number", "boolean", "object", "array"]
@@ -229,6 +229,10 @@ class Provider:
         The shipment's event is made up and its type is `meshes.test`.
         """
         return None
+
+    def classify_test(self, answer: Response | OutboundError) -> Verdict:
+        """What the answer to `build_test` means. Total. The default: what it would mean to the first action."""
+        return self.classify(answer, self.actions[0].slug)
 
     def read_account(self, response: Response) -> Account | None:
         """Whose account the test's answer speaks of. Connections to one account share its limits."""

@@ -6,6 +6,7 @@ code and message in a body. What it does not declare is read by the status.
 
 import base64
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -39,6 +40,13 @@ FULL_NAME = (
     " && join(' ', [payload.first_name, payload.last_name][?@]) || payload.full_name"
 )
 """The default source of a name in one piece, in JMESPath."""
+SUMMARY = (
+    "join(': ', [event.type, join(', ', [payload.name || payload.first_name, payload.email, payload.company]"
+    "[?type(@) == 'string' && @ != ''])][?@ != ''])"
+)
+"""The default text of a message, in JMESPath: `lead.created: Ada, ada@example.com`. No event is without one."""
+USER = "payload.user_id || payload.email"
+"""Whom an event is about, by default, in JMESPath."""
 
 
 class VendorError(NamedTuple):
@@ -96,6 +104,7 @@ class Vendor(Provider):
     def _completed(self, verdict: Verdict, response: Response, message: str) -> Verdict:
         """With the vendor's own words, and with what its headers ask for."""
         rest = self.rest_of(response)
+        rest = None if rest is None else min(rest, MAX_RETRY_AFTER_SECONDS)
         if verdict.outcome == Outcome.DELIVERED:
             return replace(verdict, rest_seconds=rest) if rest else verdict
         if message := shown(message):
@@ -120,6 +129,30 @@ def needed(fields: Mapping[str, Any], key: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
         raise Unsendable(f"The field {key} is required, and this event has nothing usable for it.")
     return str(value).strip()
+
+
+def given(fields: Mapping[str, Any], key: str) -> str | None:
+    """A field as text; None where this event has nothing for it. Raises Unsendable for what is no text."""
+    value = fields.get(key)
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise Unsendable(f"The field {key} must be text.")
+    return None if value is None else str(value).strip() or None
+
+
+def object_in(fields: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A field that holds an object; empty where this event has none. Raises Unsendable."""
+    value = fields.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise Unsendable(f"The field {key} must be an object.")
+    return value or {}
+
+
+def array_in(fields: Mapping[str, Any], key: str) -> list[Any]:
+    """A field that holds an array; empty where this event has none. Raises Unsendable."""
+    value = fields.get(key)
+    if value is not None and not isinstance(value, list):
+        raise Unsendable(f"The field {key} must be an array.")
+    return value or []
 
 
 def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,6 +194,20 @@ def revealed(shipment: Shipment, key: str) -> str:
         raise NotAuthorized(f"The connection has no {key} yet: authorize it, or set the credential.")
     text: str = secret.reveal()
     return text
+
+
+def uuid_of(shipment: Shipment) -> uuid.UUID:
+    """What stands for the delivery at vendors whose keys take letters, digits and hyphens only: always the same."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, shipment.delivery_id)
+
+
+def iso_time(moment: datetime) -> str:
+    """`2026-03-04T05:06:00.250Z`"""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def unix_milliseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
 
 
 def read_json(response: Response) -> Any:
