@@ -1,5 +1,6 @@
 """What every provider must hold, whichever are installed."""
 
+import contextlib
 import json
 import re
 from dataclasses import replace
@@ -12,7 +13,19 @@ from connections import catalogue, providers
 from connections.management.commands.write_integration_docs import FOLDER
 from connections.masking import Redactor
 from connections.messages import ConnectFailed, ConnectionLost, DeadlineExceeded, RefusedAddress, Response, TlsFailed
-from connections.providers.base import Action, InvalidFields, Outcome, Provider
+from connections.outbound.messages import check_request
+from connections.outbound.urls import parse_url
+from connections.providers.base import (
+    Action,
+    Choice,
+    Exchange,
+    InvalidFields,
+    Outcome,
+    Provider,
+    Request,
+    Unsendable,
+    Verdict,
+)
 from tests.connections.providers.shipments import as_secrets, shipment
 from workspaces.jsonpaths import split_path
 
@@ -27,6 +40,13 @@ VALUES = {
     "object": {"a": "example"},
     "array": [{"type": "example"}],
 }
+
+BODIES = (
+    b"", b"{}", b"[]", b"null", b"1", b"\xff\xfe", b'{"ok":false}', b"<html>", b'{"errors":"x"}', b'{"errors":[1]}',
+    b'{"error":{"code":[]}}', b'[{"errorCode":7}]', b"[" * 50_000, b'{"data":{"items":[1]},"results":[1],"lists":[1]}',
+    b'{"data":[{"id":{}}],"app":[],"fields":[[]],"tags":{}}', b'{"data":[{"id":"../x"}],"results":[{"id":"1/.."}]}',
+)  # fmt: skip
+"""Answers that no vendor's documentation shows."""
 
 
 def example_of(field) -> object:
@@ -154,12 +174,8 @@ def test_every_action_declares_fields_that_a_mapping_can_name(provider):
 
 @pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)
 def test_classify_is_total(provider, action):
-    bodies = (
-        b"", b"{}", b"[]", b"null", b"1", b"\xff\xfe", b'{"ok":false}', b"<html>", b'{"errors":"x"}', b'{"errors":[1]}',
-        b'{"error":{"code":[]}}', b'[{"errorCode":7}]', b"[" * 50_000,
-    )  # fmt: skip
     for status in range(100, 600):
-        for body in bodies:
+        for body in BODIES:
             verdict = provider.classify(Response(status, (), body, False, 1), action.slug)
             assert verdict.outcome in Outcome
             assert (verdict.outcome == Outcome.DELIVERED) == (verdict.words == "")
@@ -167,6 +183,45 @@ def test_classify_is_total(provider, action):
     for error in (ConnectFailed("w"), TlsFailed("w"), RefusedAddress("w"), ConnectionLost("w", sent=True)):
         assert provider.classify(error, action.slug).outcome != Outcome.DELIVERED
     assert provider.classify(DeadlineExceeded("w", sent=True), action.slug).outcome == Outcome.UNCERTAIN
+
+
+@pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)
+def test_whatever_a_call_is_answered_the_next_is_one_that_can_be_sent(provider, action):
+    example = example_shipment(provider, action)
+    first = provider.prepare(example)
+    for status in (200, 201, 202, 204, 207, 400, 404, 409, 410, 500):
+        for body in BODIES:
+            following = provider.follow(example, [Exchange(first, Response(status, (), body, False, 1))])
+            assert following is None or isinstance(following, Request | Verdict)
+            if isinstance(following, Request):
+                assert_sendable(following)
+
+
+@pytest.mark.parametrize("provider", ALL, ids=lambda provider: provider.slug)
+def test_accounts_and_choices_are_read_or_refused(provider):
+    for body in BODIES:
+        answer = Response(200, (), body, False, 1)
+        account = provider.read_account(answer)
+        assert account is None or account.id
+        for field in provider.live_options:
+            with contextlib.suppress(Unsendable):
+                assert all(isinstance(choice, Choice) for choice in provider.read_options(field, answer))
+
+
+@pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)
+def test_the_door_takes_what_is_sent_as_it_is(provider, action):
+    example = example_shipment(provider, action)
+    assert_sendable(provider.prepare(example))
+    for field in provider.live_options:
+        assert_sendable(provider.build_options(field, example))
+    if test := provider.build_test(example):
+        assert_sendable(test)
+
+
+def assert_sendable(request: Request) -> None:
+    check_request(request)
+    assert parse_url(request.url).url == request.url
+    assert not {".", ".."} & set(request.url.split("?")[0].split("/"))
 
 
 @pytest.mark.parametrize("provider", ALL, ids=lambda provider: provider.slug)
