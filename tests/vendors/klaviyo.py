@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from tests.vendors.faults import Window
-from tests.vendors.messages import Answer, Call, Malformed, Problem, Refused, Why
+from tests.vendors.messages import Answer, Call, Problem, Refused, Why
 from tests.vendors.server import VendorServer, route
 
 OLDEST, LATEST = "2024-10-15", "2026-10-15"
@@ -149,7 +149,7 @@ def _inner(attributes: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _profile_of(data: dict[str, Any]) -> dict[str, Any]:
-    """The attributes of a profile. Raises Refused, Malformed."""
+    """The attributes of a profile. Raises Refused."""
     attributes: dict[str, Any] = data["attributes"]
     for name in attributes.keys() - WRITABLE:
         raise _invalid(f"/data/attributes/{name}", f"'{name}' is not a valid field for the resource 'profile'.")
@@ -158,8 +158,8 @@ def _profile_of(data: dict[str, Any]) -> dict[str, Any]:
     for name, pattern, words in (("email", _EMAIL, "Invalid email address"), ("phone_number", _E164, "Not E.164")):
         if attributes.get(name) and not pattern.fullmatch(str(attributes[name])):
             raise _invalid(f"/data/attributes/{name}", words)
-    if not isinstance(attributes.get("properties") or {}, dict):
-        raise Malformed("properties must be an object")
+    if not isinstance(attributes.get("properties"), dict | None):
+        raise _invalid("/data/attributes/properties", "Not a valid object.")
     return attributes
 
 

@@ -189,7 +189,7 @@ class OAuthServer(VendorServer[State]):
         self.codes[code] = Code(
             query.get("login_hint") or self.signed_in,
             query["redirect_uri"],
-            query.get("scope", ""),
+            " ".join(filter(None, (query.get("scope"), query.get("optional_scope")))),
             query.get("code_challenge", ""),
             self.clock() + CODE_SECONDS,
         )

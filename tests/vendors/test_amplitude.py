@@ -79,3 +79,13 @@ def test_troubles(amplitude, fault, status, sign):
     assert answer.status_code == status
     assert answer.json()[sign]
     assert amplitude.state.events == []
+
+
+def test_an_event_that_is_none_is_refused(amplitude):
+    assert send(amplitude, "lead.created").status_code == 400
+
+
+def test_the_limit_has_amplitude_s_form(amplitude):
+    amplitude.limit(0, 60)
+    answer = send(amplitude, event())
+    assert (answer.status_code, answer.json()["eps_threshold"]) == (429, 30)

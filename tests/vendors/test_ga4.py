@@ -55,6 +55,11 @@ def test_what_is_wrong_is_lost_under_a_204_and_only_the_debug_endpoint_tells(ga4
     assert messages[0]["validationCode"] == code
 
 
+def test_a_body_that_is_no_json_gets_a_204_too(ga4):
+    answer = call(ga4, "POST", "/mp/collect", data=b"{", params={"api_secret": ga4.token})
+    assert (answer.status_code, ga4.lost) == (204, [b"{"])
+
+
 @pytest.mark.parametrize("query", [{"api_secret": "wrong"}, {"measurement_id": "G-OTHER"}])
 def test_a_wrong_secret_or_stream_is_lost_and_the_debug_endpoint_does_not_know(ga4, query):
     document = {"client_id": "1.2", "events": [EVENT], "timestamp_micros": int(time.time() * 1e6)}

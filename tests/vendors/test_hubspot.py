@@ -107,6 +107,14 @@ def test_a_contact_is_updated_by_id_or_email(hubspot):
     assert category(missing) == (404, "OBJECT_NOT_FOUND")
 
 
+@pytest.mark.parametrize("path", ["/crm/v3/objects/contacts", "/crm/v3/objects/ships", "/crm/v3/objects/ships/1"])
+def test_wrong_values_and_unknown_kinds_are_refused(hubspot, path):
+    method = "PATCH" if path.endswith("/1") else "POST"
+    answer = call(hubspot, method, path, {"properties": {"firstname": "Ada", "lifecyclestage": "retired"}})
+    assert category(answer) == (400, "VALIDATION_ERROR")
+    assert hubspot.state.contacts == {}
+
+
 def note(contact: str, kind: int = 202, **properties: str) -> dict[str, Any]:
     types = [{"associationCategory": "HUBSPOT_DEFINED", "associationTypeId": kind}]
     return {"properties": properties, "associations": [{"to": {"id": contact}, "types": types}]}

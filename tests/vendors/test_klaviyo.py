@@ -52,6 +52,7 @@ def test_a_profile_is_created_and_then_updated(klaviyo):
         ({"email": "no address"}, "/data/attributes/email"),
         ({"email": "ada@acme.example", "phone_number": "555-1234"}, "/data/attributes/phone_number"),
         ({"email": "ada@acme.example", "company": "Acme"}, "/data/attributes/company"),
+        ({"email": "ada@acme.example", "properties": []}, "/data/attributes/properties"),
     ],
 )
 def test_a_wrong_profile_is_refused_with_a_pointer(klaviyo, attributes, pointer):
@@ -71,6 +72,13 @@ def test_an_id_with_somebody_else_s_email_is_a_misleading_404(klaviyo):
     imported(klaviyo, email="bob@acme.example")
     document = resource("profile", {"email": "bob@acme.example"}, id=ada)
     assert error(ask(klaviyo, "POST", "/api/profile-import", document)) == (404, "not_found")
+
+
+def test_an_id_names_the_profile(klaviyo):
+    ada = imported(klaviyo, email="ada@acme.example").json()["data"]["id"]
+    answer = ask(klaviyo, "POST", "/api/profile-import", resource("profile", {"first_name": "Ada"}, id=ada))
+    assert answer.status_code == 200
+    assert klaviyo.state.profiles[ada]["first_name"] == "Ada"
 
 
 def test_a_plain_creation_refuses_a_duplicate(klaviyo):

@@ -69,6 +69,12 @@ def test_a_status_subscribes_again_who_has_opted_out(mailchimp):
     assert audience(mailchimp).members[HASH]["history"] == ["subscribed", "unsubscribed", "subscribed"]
 
 
+def test_a_member_can_be_asked_for(mailchimp):
+    put(mailchimp, status_if_new="subscribed")
+    assert call(mailchimp, "GET", f"{LIST}/members/ada@ACME.example").json()["id"] == HASH
+    assert title(put(mailchimp, status="happy")) == (400, "Invalid Resource")
+
+
 def test_a_required_merge_field_can_be_skipped(mailchimp):
     audience(mailchimp).merge_fields["FNAME"] = True
     assert title(put(mailchimp, status_if_new="subscribed")) == (400, "Invalid Resource")

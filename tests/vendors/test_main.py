@@ -45,8 +45,3 @@ def test_an_unknown_slug_is_refused():
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 2
     assert "unknown: myspace" in ended.stderr
-
-
-@pytest.mark.parametrize("slug", VENDORS)
-def test_every_slug_is_a_module_of_its_name(slug):
-    assert VENDORS[slug].__module__ == f"tests.vendors.{slug}"

@@ -77,6 +77,20 @@ def test_lines_and_gzip_are_read(mixpanel):
     assert call(mixpanel, "POST", PATH, data=b"no gzip", headers=headers).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("body", "media_type", "status"),
+    [
+        (b"{}", "application/json", 400),
+        (b"{", "application/x-ndjson", 400),
+        (b"[]", "text/plain", 400),
+        (b" " * (10 * 1024 * 1024 + 1), "application/json", 413),
+    ],
+)
+def test_a_body_of_the_wrong_form_is_refused(mixpanel, body, media_type, status):
+    headers = {**basic(mixpanel.token), "content-type": media_type}
+    assert call(mixpanel, "POST", PATH, data=body, headers=headers).status_code == status
+
+
 def test_more_than_2000_events_are_too_many(mixpanel):
     assert send(mixpanel, *[event()] * 2001).status_code == 413
     assert mixpanel.state.events == []

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 
+from tests.polling import eventually
 from tests.vendors.calling import BACK, authorize, basic, call, challenge, tokens
 from tests.vendors.hubspot import HubSpot
 from tests.vendors.intercom import Intercom
@@ -183,6 +184,10 @@ def test_who_is_signed_in_agrees_unless_a_hint_names_another(hubspot):
     assert connected(hubspot, login_hint="888")["hub_id"] == 888
 
 
+def test_optional_scopes_are_granted_too(hubspot):
+    assert connected(hubspot, scope="oauth", optional_scope="crm.lists.read")["scopes"] == ["oauth", "crm.lists.read"]
+
+
 def test_a_person_can_refuse(hubspot):
     hubspot.deny_next()
     back = authorize(hubspot, "/oauth/authorize", scope="oauth")
@@ -265,7 +270,7 @@ def test_a_hanging_token_endpoint_is_counted_and_gives_nothing(hubspot):
     hubspot.fail_token("HANG")
     with pytest.raises(requests.Timeout):
         requests.post(hubspot.url + "/oauth/2026-09/token", data={"code": code}, timeout=0.2)
-    assert hubspot.token_requests == 1
+    assert eventually(lambda: hubspot.token_requests) == 1
     assert hubspot.installations == []
 
 

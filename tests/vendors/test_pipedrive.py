@@ -83,10 +83,11 @@ def test_whose_token_it_is(pipedrive):
 
 
 def test_the_limit_of_a_burst(pipedrive):
-    pipedrive.limit(1, 2)
+    pipedrive.limit(1, 60)
     first, second = (ask(pipedrive, "GET", "/v1/users/me") for _ in range(2))
     assert (first.headers["x-ratelimit-limit"], first.headers["x-ratelimit-remaining"]) == ("1", "0")
-    assert (second.status_code, second.headers["x-ratelimit-reset"]) == (429, "2")
+    assert second.status_code == 429
+    assert 1 <= int(second.headers["x-ratelimit-reset"]) <= 60
     pipedrive.no_limit()
     pipedrive.fail_next("BLOCKED")
     assert ask(pipedrive, "GET", "/v1/users/me").status_code == 403

@@ -62,6 +62,11 @@ def test_a_wrong_event_or_key_is_refused(posthog, given, status):
     assert posthog.state.events == posthog.lost == []
 
 
+def test_a_body_beyond_20_mib_is_refused(posthog):
+    answer = call(posthog, "POST", "/i/v0/e/", data=b" " * (20 * 1024 * 1024 + 1))
+    assert answer.status_code == 413
+
+
 def test_an_empty_batch_is_refused(posthog):
     assert call(posthog, "POST", "/batch/", {"api_key": posthog.token, "batch": []}).status_code == 400
 

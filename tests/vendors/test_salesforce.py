@@ -144,6 +144,13 @@ def test_a_collection_answers_200_whatever_became_of_its_records(salesforce):
     assert len(salesforce.state.records["Lead"]) == 1
 
 
+def test_an_ambiguous_key_fails_its_record(salesforce):
+    for _ in range(2):
+        salesforce.state.plant("Lead", {**ADA, "LeadKey__c": "1"})
+    (result,) = batch(salesforce, {"LeadKey__c": "1", **ADA})
+    assert result["errors"][0]["statusCode"] == "DUPLICATE_EXTERNAL_ID"
+
+
 def test_all_or_none_rolls_back(salesforce):
     results = batch(salesforce, {"LeadKey__c": "1", **ADA}, {"LeadKey__c": "2"}, all_or_none=True)
     assert results[0]["errors"][0]["statusCode"] == "ALL_OR_NONE_OPERATION_ROLLED_BACK"

@@ -13,7 +13,7 @@ import requests
 from tests.polling import eventually
 from tests.vendors.calling import call
 from tests.vendors.faults import Window
-from tests.vendors.messages import Answer, Call, Problem
+from tests.vendors.messages import Answer, Call, Malformed, Problem
 from tests.vendors.server import VendorServer, route
 
 
@@ -120,6 +120,31 @@ def test_accounts_are_apart(pigeon):
 def test_a_body_that_cannot_be_read_is_refused(pigeon, body, media_type, status, why):
     answer = call(pigeon, "POST", "/lofts/a/messages", data=body, headers={"content-type": media_type})
     assert (answer.status_code, answer.json()) == (status, {"why": why})
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("Basic dXNlcjpwYTpzcw==", ("user", "pa:ss")),
+        ("basic dXNlcjo=", ("user", "")),
+        ("Basic dXNlcg==", None),
+        ("Basic ?", None),
+        ("Basic /w==", None),
+        ("Bearer dXNlcjo=", None),
+        ("", None),
+    ],
+)
+def test_basic_authentication_is_read(header, expected):
+    assert Call("GET", "/", {}, {"authorization": header}, b"").basic() == expected
+
+
+def test_fields_come_as_a_form_or_as_json():
+    form = Call("POST", "/", {}, {"content-type": "application/x-www-form-urlencoded"}, b"a=1+2&b=")
+    assert form.fields() == {"a": "1 2", "b": ""}
+    json_type = {"content-type": "application/json; charset=utf-8"}
+    assert Call("POST", "/", {}, json_type, b'{"a": 1}').fields() == {"a": 1}
+    with pytest.raises(Malformed):
+        Call("POST", "/", {}, json_type, b"[1]").fields()
 
 
 def test_connections_stay_open_between_requests(pigeon):

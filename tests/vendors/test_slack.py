@@ -124,6 +124,7 @@ def test_an_incoming_webhook_answers_in_plain_text(slack):
 def test_a_wrong_message_to_a_webhook(slack, document, expected):
     assert hook(slack, document) == (400, expected)
     assert hook(slack, data=b"{") == (400, "invalid_payload")
+    assert hook(slack, data=b"{", headers={"content-type": "application/json"}) == (400, "invalid_payload")
     assert slack.state.messages == []
 
 

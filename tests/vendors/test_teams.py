@@ -67,3 +67,10 @@ def test_a_suspended_flow_and_a_large_message(teams):
     teams.state.is_enabled = False
     assert code(trigger(teams, message())) == (400, "WorkflowTriggerIsNotEnabled")
     assert teams.state.cards == teams.state.failed == []
+
+
+def test_a_body_that_is_no_json_is_refused(teams):
+    parts = urlsplit(teams.webhook_url)
+    headers = {"content-type": "application/json"}
+    answer = requests.post(f"{teams.url}{parts.path}?{parts.query}", data=b"{", headers=headers, timeout=10)
+    assert code(answer) == (400, "InvalidRequestContent")
