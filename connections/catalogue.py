@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 
-from connections.providers.base import Action, Field, Limits, Provider
+from connections.providers.base import Action, Field, Limits, OAuth, Provider
 
 _AUTH = {
     "none": "none",
@@ -51,7 +51,7 @@ def page(provider: Provider) -> str:
     ]
     lines += [f"Credentials: {_AUTH[provider.auth]}. Test: {provider.test}", ""]
     lines += _fields("Config", provider.config_fields) + _fields("Credentials", provider.credential_fields)
-    lines += _limits(provider.limits)
+    lines += _authorization(provider.oauth) + _limits(provider.limits)
     if provider.live_options:
         rows = [(f"`{key}`", words) for key, words in provider.live_options.items()]
         lines += ["## Live options", "", "`GET /api/v1/connections/{id}/options/{field}` lists them.", ""]
@@ -83,6 +83,16 @@ def _notes(field: Field) -> str:
     if field.default is not None:
         notes.append(f"Default `{field.default}`.")
     return " ".join(notes)
+
+
+def _authorization(oauth: OAuth | None) -> list[str]:
+    if oauth is None or not oauth.is_by_person:
+        return []
+    optional = dict(oauth.authorize_with).get("optional_scope", "").split()
+    scopes = [f"`{scope}`" for scope in oauth.scopes] + [f"`{scope}` (may be refused)" for scope in optional]
+    asked = f"Asks for {', '.join(scopes)}." if scopes else "The app's own settings say what it may do."
+    words = "`POST /api/v1/connections/{id}/authorize`, or a connect link: see [OAuth](../oauth.md)."
+    return ["## Authorization", "", f"{words} {asked}", ""]
 
 
 def _limits(limits: Limits) -> list[str]:

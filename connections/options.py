@@ -1,13 +1,13 @@
 """Live choices for a field, such as a Mailchimp account's audiences: asked of the vendor, and kept for five minutes."""
 
 import hashlib
+from functools import partial
 
 from django.core.cache import cache
 
-from connections import credentials as keeping
 from connections import outbound, probing, providers, vault
-from connections.masking import Redactor
 from connections.models import Connection
+from connections.oauth.troubles import NoToken
 from connections.outbound.conversations import CONVERSATION_BODY_LIMIT
 from connections.providers.base import Choice, Outcome, Unsendable
 
@@ -42,17 +42,19 @@ def choices(connection: Connection, field: str, *, actor: str) -> list[Choice]:
 
 def _ask(connection: Connection, field: str, actor: str) -> list[Choice]:
     provider = providers.get(connection.type)
+    build = partial(provider.build_options, field)
     try:
-        credentials = keeping.open_all(connection, actor, "options")
+        asked = probing.ask(connection, build, actor=actor, purpose="options", body_limit=CONVERSATION_BODY_LIMIT)
+        if asked is None:
+            raise UnknownField(field)
+        verdict = provider.classify(asked.answer, provider.actions[0].slug)
+        if verdict.outcome != Outcome.DELIVERED or not isinstance(asked.answer, outbound.Response):
+            raise NoChoices(asked.redactor.text(verdict.words))
+        return provider.read_options(field, asked.answer)
     except vault.CredentialRefused:
         raise NoChoices("The stored credentials do not open. Replace them.") from None
-    try:
-        request = provider.build_options(field, probing.shipment_of(provider, connection, credentials))
-        answer = probing.send(request, connection, CONVERSATION_BODY_LIMIT)
-        verdict = provider.classify(answer, provider.actions[0].slug)
-        if verdict.outcome != Outcome.DELIVERED or not isinstance(answer, outbound.Response):
-            raise NoChoices(Redactor(credentials, request).text(verdict.words))
-        return provider.read_options(field, answer)
+    except NoToken as trouble:
+        raise NoChoices(str(trouble)) from None
     except Unsendable as error:
         raise NoChoices(error.words) from None
 

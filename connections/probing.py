@@ -1,5 +1,7 @@
 """The test of a connection: one real request through the door, judged as a delivery's answer would be."""
 
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +12,8 @@ from connections import credentials as keeping
 from connections import lifecycle, outbound, providers, vault
 from connections.masking import Redactor
 from connections.models import Connection
+from connections.oauth import refreshing
+from connections.oauth.troubles import NoToken
 from connections.providers.base import Account, NotAuthorized, Outcome, Provider, Shipment, Unsendable, Verdict
 from workspaces import ids
 
@@ -17,6 +21,9 @@ EVENT_TYPE = "meshes.test"
 EVENT_BODY = '{"message":"This is a test of your connection. Nothing has happened."}'
 ANSWER_LIMIT = 16 * 1024
 """Bytes of the answer that are shown."""
+
+TOKEN_SECONDS = 15.0
+"""For a new token, where one is needed."""
 
 NO_TEST = "no_test"
 _REFUSED = Verdict(
@@ -50,30 +57,68 @@ def probe(connection: Connection, *, actor: str) -> Probe:
     """
     provider = providers.get(connection.type)
     try:
-        credentials = keeping.open_all(connection, actor, "test")
+        asked = ask(connection, provider.build_test, actor=actor, purpose="test")
     except vault.CredentialRefused:
         lifecycle.hold(connection, Connection.Status.CREDENTIAL_ERROR, _REFUSED.words)
-        return Probe(False, _REFUSED.outcome, _status(connection), _REFUSED.error_class, _REFUSED.words)
-    try:
-        request = provider.build_test(shipment_of(provider, connection, credentials))
+        return _unsent(connection, _REFUSED)
+    except NoToken as trouble:
+        return _unsent(connection, trouble.verdict)
     except Unsendable as error:
         outcome = Outcome.BROKEN if isinstance(error, NotAuthorized) else Outcome.REJECTED
-        return Probe(False, outcome, _status(connection), "unsendable", error.words)
-    if request is None:
+        return _unsent(connection, Verdict(outcome, "unsendable", error.words))
+    if asked is None:
         return Probe(None, NO_TEST, _status(connection), words=provider.test)
-    answer = send(request, connection)
-    verdict = provider.classify_test(answer)
+    verdict = provider.classify_test(asked.answer)
     account = None
-    if verdict.outcome == Outcome.DELIVERED and isinstance(answer, outbound.Response):
-        account = provider.read_account(answer)
+    if verdict.outcome == Outcome.DELIVERED and isinstance(asked.answer, outbound.Response):
+        account = provider.read_account(asked.answer)
         lifecycle.mend(connection)
         if account is not None:
             lifecycle.learn_account(connection, account)
-    described = _describe(verdict, request, answer, Redactor(credentials, request), _status(connection))
-    return replace(described, account=account)
+    return replace(_describe(verdict, asked, _status(connection)), account=account)
 
 
-def shipment_of(provider: Provider, connection: Connection, credentials: dict[str, Any]) -> Shipment:
+def _unsent(connection: Connection, verdict: Verdict) -> Probe:
+    return Probe(False, verdict.outcome, _status(connection), verdict.error_class, verdict.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a vendor was asked beside deliveries, and what came of it."""
+
+    request: outbound.Request
+    answer: outbound.Response | outbound.OutboundError
+    redactor: Redactor
+
+
+def ask(
+    connection: Connection,
+    build: Callable[[Shipment], outbound.Request | None],
+    *,
+    actor: str,
+    purpose: str,
+    body_limit: int = ANSWER_LIMIT,
+) -> Asked | None:
+    """Send what `build` makes of a made-up event, with a token that is renewed where it is due or refused.
+
+    None where `build` makes nothing. Raises vault.CredentialRefused, NoToken, and what `build` raises.
+    """
+    provider = providers.get(connection.type)
+    opened = keeping.open_document(connection, actor, purpose)
+    authorization = refreshing.of_connection(connection, provider, opened.version, opened.secret, actor)
+    authorization.prepare(time.monotonic() + TOKEN_SECONDS)
+    while True:
+        request = build(shipment_of(provider, connection, authorization.credentials))
+        if request is None:
+            return None
+        answer = send(request, connection, body_limit)
+        until = time.monotonic() + TOKEN_SECONDS
+        if isinstance(answer, outbound.Response) and authorization.renew_after(answer, until):
+            continue
+        return Asked(request, answer, Redactor({"opened": authorization.opened}, request))
+
+
+def shipment_of(provider: Provider, connection: Connection, credentials: Mapping[str, Any]) -> Shipment:
     """A shipment of a made-up event, for what is asked of the vendor beside deliveries."""
     now = datetime.now(UTC)
     return Shipment(
@@ -107,13 +152,8 @@ def _status(connection: Connection) -> str:
     return connection.status
 
 
-def _describe(
-    verdict: Verdict,
-    request: outbound.Request,
-    answer: outbound.Response | outbound.OutboundError,
-    redactor: Redactor,
-    status: str,
-) -> Probe:
+def _describe(verdict: Verdict, asked: Asked, status: str) -> Probe:
+    request, answer, redactor = asked.request, asked.answer, asked.redactor
     response = None
     if isinstance(answer, outbound.Response):
         response = {

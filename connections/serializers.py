@@ -235,6 +235,12 @@ class VendorLimitsOut(serializers.Serializer[Any]):
     body_bytes = serializers.IntegerField(allow_null=True)
 
 
+class AuthorizationNeedOut(serializers.Serializer[Any]):
+    """Connections are authorized at the vendor, by `POST …/authorize` or a connect link."""
+
+    scopes = serializers.ListField(child=serializers.CharField(), help_text="What the app must be allowed to ask for.")
+
+
 class IntegrationOut(serializers.Serializer[Any]):
     """An integration's declaration."""
 
@@ -243,6 +249,7 @@ class IntegrationOut(serializers.Serializer[Any]):
     description = serializers.CharField()
     docs_url = serializers.CharField()
     auth = serializers.CharField()
+    authorization = AuthorizationNeedOut(allow_null=True)
     config_fields = _FieldOut(many=True)
     credential_fields = _FieldOut(many=True)
     actions = ActionOut(many=True)

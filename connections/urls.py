@@ -3,6 +3,7 @@
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
+from connections.oauth.views import OAuthAppViewSet
 from connections.views import ConnectionViewSet, IntegrationViewSet
 
 router = SimpleRouter(trailing_slash=False)
@@ -11,5 +12,10 @@ router.register("connections", ConnectionViewSet, basename="connection")
 urlpatterns = [
     path("integrations", IntegrationViewSet.as_view({"get": "list"}), name="integration-list"),
     path("integrations/<str:type>", IntegrationViewSet.as_view({"get": "retrieve"}), name="integration-detail"),
+    path(
+        "workspaces/<str:id>/oauth-apps/<str:type>",
+        OAuthAppViewSet.as_view({"get": "retrieve", "put": "update", "delete": "destroy"}),
+        name="oauth-app",
+    ),
     *router.urls,
 ]

@@ -12,24 +12,24 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from django.db import connection, transaction
+from cryptography.fernet import InvalidToken
+from django.db import transaction
 from django.db.models import Func, QuerySet, TextField, Value
 from fernet_fields import EncryptedTextField
 
 from connections.models import AccessRecord, SealedDocument
 from connections.secret import Secret
 
-OwnerKind = Literal["connection", "api_key"]
+OwnerKind = Literal["connection", "api_key", "oauth_app"]
 
 CREDENTIALS = "credentials"
 """The kind of document that holds all of a connection's credentials."""
 
-_FIELD: EncryptedTextField = SealedDocument._meta.get_field("document")
+FIELD: EncryptedTextField = SealedDocument._meta.get_field("document")
 
 SQL_OPENED = """
 opened (delivery_id, sealed_version, sealed_document) AS (
@@ -68,6 +68,10 @@ class CredentialRefused(Exception):  # noqa: N818 - named by what happened
         self.reason = reason
 
 
+class Overtaken(Exception):  # noqa: N818 - named by what happened
+    """The document has been replaced since the version that was to be replaced was read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """An opened document: `secret` as it was sealed, every string in it a `Secret`."""
@@ -88,27 +92,25 @@ class Refusal:
     actor: str
 
 
-@dataclass(frozen=True, slots=True)
-class Resealed:
-    """What one batch of a key rotation did. `last_id` is where the next one goes on; None when there was nothing."""
-
-    last_id: uuid.UUID | None
-    resealed: int
-    overtaken: int
-    unreadable: list[uuid.UUID]
-
-
 def seal(
-    secret: Mapping[str, Any], *, workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID, kind: str
+    secret: Mapping[str, Any],
+    *,
+    workspace_id: uuid.UUID | None,
+    owner_kind: OwnerKind,
+    owner_id: uuid.UUID,
+    kind: str,
+    over: int | None = None,
 ) -> int:
     """Seal `secret` (JSON, Secrets allowed as strings) as the owner's document of this kind; returns its version.
 
     An existing document is replaced under the next version. The caller holds the owner's row, so that two do not seal
-    at once.
+    at once. Raises Overtaken where `over` is given and is not the version that would be replaced.
     """
     rows = _rows(workspace_id, owner_kind, owner_id, kind)
     with transaction.atomic():
         current = rows.select_for_update().values_list("version", flat=True).first()
+        if over is not None and current != over:
+            raise Overtaken
         version = (current or 0) + 1
         values = {
             "version": version,
@@ -133,15 +135,17 @@ def open(
     actor: str,
     purpose: str,
     oldest_version: int = 1,
+    delivery_id: uuid.UUID | None = None,
+    attempt_number: int | None = None,
 ) -> Opened:
     """Open the owner's document and record who did, and why, in the transaction that reads it.
 
     Raises CredentialRefused, also for a version before `oldest_version`. A refusal is recorded too, unless the caller's
-    own transaction rolls back because of it.
+    own transaction rolls back because of it. The delivery and its attempt are named where it is for one.
     """
     opened, refused = None, None
     with transaction.atomic():
-        row = _with_token(_rows(workspace_id, owner_kind, owner_id, kind)).values_list("version", "token").first()
+        row = with_token(_rows(workspace_id, owner_kind, owner_id, kind)).values_list("version", "token").first()
         version, token = row or (0, None)
         try:
             if version < oldest_version:
@@ -161,6 +165,8 @@ def open(
             actor=actor,
             purpose=purpose,
             granted=opened is not None,
+            delivery_id=delivery_id,
+            attempt_number=attempt_number,
         )
     if opened is None:
         raise refused or CredentialRefused("there is no document")
@@ -184,7 +190,7 @@ def open_document(
     if document is None or version is None:
         raise CredentialRefused("there is no document")
     try:
-        content = json.loads(_FIELD.fernet.decrypt(document.encode()))
+        content = json.loads(FIELD.fernet.decrypt(document.encode()))
     except InvalidToken:
         raise CredentialRefused("it does not decrypt with the keys at hand") from None
     except ValueError:
@@ -247,75 +253,7 @@ def destroy(*, workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: 
 
 def newest_key_id() -> str:
     """The fingerprint of the key that seals: the first of `FERNET_KEYS`. It does not lead back to the key."""
-    return _fingerprint(_FIELD.fernet_keys[0])
-
-
-def count_by_key() -> dict[str, int]:
-    """How many documents each key has sealed, by fingerprint."""
-    counts: dict[str, int] = {}
-    for key_id in SealedDocument.objects.values_list("key_id", flat=True).iterator():
-        counts[key_id] = counts.get(key_id, 0) + 1
-    return counts
-
-
-def count_on_older_keys() -> int:
-    """How many documents the newest key has not sealed."""
-    return SealedDocument.objects.exclude(key_id=newest_key_id()).count()
-
-
-def reseal_batch(after: uuid.UUID | None, limit: int, *, actor: str) -> Resealed:
-    """Re-seal with the newest key the next `limit` documents (by id, after `after`) that an older key has sealed.
-
-    The secret, the version and what the document is bound to stay the same. A document that changes meanwhile is left
-    as it was changed: the UPDATE requires the version and the key that were read.
-    """
-    rows = _with_token(SealedDocument.objects.exclude(key_id=newest_key_id())).order_by("id")
-    if after is not None:
-        rows = rows.filter(id__gt=after)
-    fernet = MultiFernet([Fernet(key) for key in _FIELD.fernet_keys])
-    with transaction.atomic():
-        batch = [_OldDocument(*values) for values in rows.values_list(*_OldDocument._fields)[:limit]]
-        tokens = [_rotate(fernet, old.token) for old in batch]
-        readable = [(old, token) for old, token in zip(batch, tokens, strict=True) if token is not None]
-        resealed = _write_tokens(readable)
-        AccessRecord.objects.bulk_create(
-            old.access_record(actor, granted=token is not None) for old, token in zip(batch, tokens, strict=True)
-        )
-    return Resealed(
-        last_id=batch[-1].id if batch else None,
-        resealed=resealed,
-        overtaken=len(readable) - resealed,
-        unreadable=[old.id for old, token in zip(batch, tokens, strict=True) if token is None],
-    )
-
-
-class _OldDocument(NamedTuple):
-    id: uuid.UUID
-    version: int
-    key_id: str
-    token: str
-    workspace_id: uuid.UUID | None
-    connection_id: uuid.UUID | None
-    api_key_id: uuid.UUID | None
-    kind: str
-
-    @property
-    def owner_id(self) -> uuid.UUID:
-        owner = self.connection_id or self.api_key_id
-        assert owner is not None  # noqa: S101 - the table's constraint `sealed_documents_one_owner`
-        return owner
-
-    def access_record(self, actor: str, *, granted: bool) -> AccessRecord:
-        return AccessRecord(
-            workspace_id=self.workspace_id,
-            owner_kind="connection" if self.connection_id else "api_key",
-            owner_id=self.owner_id,
-            kind=self.kind,
-            version=self.version,
-            actor=actor,
-            purpose="key rotation",
-            granted=granted,
-        )
+    return _fingerprint(FIELD.fernet_keys[0])
 
 
 def _rows(
@@ -325,7 +263,7 @@ def _rows(
     return SealedDocument.objects.filter(**owned)
 
 
-def _with_token(rows: QuerySet[SealedDocument]) -> QuerySet[Any]:
+def with_token(rows: QuerySet[SealedDocument]) -> QuerySet[Any]:
     """The rows with their ciphertext as `token`; selecting the field itself would decrypt it."""
     token = Func("document", Value("escape"), function="encode", output_field=TextField())
     return rows.annotate(token=token)
@@ -370,30 +308,3 @@ def _as_secrets(value: Any) -> Any:
 
 def _fingerprint(key: bytes) -> str:
     return hashlib.sha256(b"meshes: id of a Fernet key\0" + key).hexdigest()[:16]
-
-
-def _rotate(fernet: MultiFernet, token: str) -> bytes | None:
-    try:
-        return fernet.rotate(token.encode())
-    except InvalidToken:
-        return None
-
-
-def _write_tokens(changes: Sequence[tuple[_OldDocument, bytes]]) -> int:
-    """Write re-sealed tokens where the row is still the one that was read; how many were."""
-    if not changes:
-        return 0
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE sealed_documents AS sealed SET document = changed.document, key_id = %s"
-            " FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::bytea[]) AS changed (id, version, key_id, document)"
-            " WHERE sealed.id = changed.id AND sealed.version = changed.version AND sealed.key_id = changed.key_id",
-            [
-                newest_key_id(),
-                [old.id for old, _ in changes],
-                [old.version for old, _ in changes],
-                [old.key_id for old, _ in changes],
-                [token for _, token in changes],
-            ],
-        )
-        return int(cursor.rowcount)

@@ -14,6 +14,7 @@ from rest_framework.viewsets import ViewSet
 from connections import lifecycle, options, probing, providers
 from connections.lifecycle import Change
 from connections.models import Connection
+from connections.oauth.views import AuthorizationActions
 from connections.providers.base import InvalidFields
 from connections.serializers import (
     ChoiceOut,
@@ -27,7 +28,7 @@ from connections.serializers import (
     IntegrationPageOut,
     ProbeOut,
 )
-from meshes.api import Endpoint, Problem, QuerySerializer, StrictSerializer, TenantViewSet
+from meshes.api import Endpoint, Problem, QuerySerializer, StrictSerializer
 from workspaces import ids
 
 
@@ -51,15 +52,18 @@ class IntegrationViewSet(Endpoint, ViewSet):
             raise NotFound from None
 
 
-class ConnectionViewSet(TenantViewSet):
+class ConnectionViewSet(AuthorizationActions):
     """Destinations of a workspace."""
 
     queryset = Connection.objects.all()
     id_prefix = ids.CONNECTION
     required_scope = "config"
-    problems = {action: {409} for action in ("partial_update", "pause", "resume", "rotate_secret")} | {
-        "options_of": {502}
-    }
+    problems = {
+        action: {409}
+        for action in (
+            "partial_update", "pause", "resume", "rotate_secret", "authorize", "connect_link", "disconnect",
+        )
+    } | {"options_of": {502}}  # fmt: skip
 
     @extend_schema(parameters=[ConnectionQuery], responses=ConnectionOut(many=True))
     def list(self, request: Request) -> Response:
@@ -124,8 +128,11 @@ class ConnectionViewSet(TenantViewSet):
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, id: str) -> Response:
-        """Delete a connection: its secrets are destroyed, its rules disabled; its history stays readable."""
-        lifecycle.delete(self.get_object())
+        """Delete a connection: its secrets are destroyed, its rules disabled; its history stays readable.
+
+        An authorization is revoked at the vendor, as far as it answers.
+        """
+        lifecycle.delete(self.get_object(), actor=self.identity.actor)
         return Response(status=204)
 
     @extend_schema(request=StrictSerializer, responses=ProbeOut)

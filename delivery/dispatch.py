@@ -6,6 +6,8 @@ that send never touch the database. `attempt` does one try and returns what `del
 
 import json
 import logging
+import os
+import socket
 import time
 import uuid
 from collections.abc import Mapping
@@ -20,18 +22,12 @@ from connections import outbound, providers, vault
 from connections.masking import Redactor
 from connections.messages import Request, Response
 from connections.models import Connection
-from connections.providers.base import (
-    Exchange,
-    NotAuthorized,
-    Outcome,
-    Provider,
-    Shipment,
-    Unsendable,
-    Verdict,
-    reauthorize,
-)
+from connections.oauth.refreshing import DIRECT, Authorization, Steps, User
+from connections.oauth.troubles import NoToken
+from connections.providers.base import NotAuthorized, Outcome, Shipment, Unsendable, Verdict, reauthorize
 from delivery import steering
 from delivery.breaker import HALF_OPEN, OPEN
+from delivery.conversing import Conversation
 from delivery.models import event_time
 from workspaces import ids
 
@@ -82,14 +78,6 @@ class Received:
     truncated: bool
 
 
-@dataclass(slots=True)
-class Call:
-    """One request of an attempt, and its answer if one came."""
-
-    request: Request
-    response: Response | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one attempt came to. Secrets are already masked in everything it holds."""
@@ -108,10 +96,8 @@ class Result:
     """Every call of an action that needs several, as it is recorded; the last one is also `request` and `response`."""
 
 
-MOST_CALLS = 5
-"""Of one attempt; no action declares as many."""
-STEP_BODY_BYTES = 4096
-"""Of a step's request and of its answer as much is recorded."""
+SETTLING_SECONDS = 5
+"""Of the lease, kept for settling: whatever an attempt waits for ends before."""
 PAYLOAD_GONE_WORDS = "The event's payload has been erased or has expired."
 OUR_FAULT_WORDS = "A fault on our side; it costs none of the attempts."
 CREDENTIAL_WORDS = "The stored credentials could not be opened. Nothing was sent; set the credentials anew."
@@ -239,23 +225,21 @@ def _start_probes(candidates: dict[uuid.UUID, Probe]) -> list[uuid.UUID]:
     return [candidates[connection_id].delivery_id for connection_id in started]
 
 
-def attempt(job: Job) -> Result:
-    """Make one attempt of a claimed delivery. Never raises; touches no database."""
+def attempt(job: Job, steps: Steps = DIRECT) -> Result:
+    """Make one attempt of a claimed delivery. Never raises; touches the database through `steps` alone, for tokens."""
     started_at, clock = datetime.now(UTC), time.monotonic()
-    credentials: Mapping[str, Any] = {}
-    calls: list[Call] = []
+    calls: Conversation | None = None
     answer: Response | Verdict | Exception
     try:
-        provider = providers.get(job.connection_type)
-        credentials = _open_credentials(job)
-        answer = _converse(job, provider, _shipment(job, credentials, started_at), calls)
+        calls = _begin(job, steps, started_at, clock)
+        answer = calls.run()
     except Exception as error:  # noqa: BLE001  (judged below, by its type)
         answer = error
-    last = calls[-1] if calls else None
-    redactor = Redactor(credentials, last.request if last else None)
+    last = calls.last if calls else None
+    redactor = calls.redactor() if calls else Redactor({})
     verdict = _judge(job, answer)
     return Result(
-        job=job,
+        job=replace(job, sealed_version=calls.version) if calls else job,
         verdict=replace(verdict, words=redactor.text(verdict.words)),  # which may quote the vendor
         started_at=started_at,
         duration_ms=round((time.monotonic() - clock) * 1000),
@@ -263,43 +247,23 @@ def attempt(job: Job) -> Result:
         may_repeat=repeatable(job.connection_type, job.action),
         request=_sent(last.request, redactor) if last else None,
         response=_received(last.response, redactor) if last and last.response else None,
-        steps=[_step(call, redactor) for call in calls] if len(calls) > 1 else None,
+        steps=calls.steps(redactor) if calls else None,
     )
 
 
-def _converse(job: Job, provider: Provider, shipment: Shipment, calls: list[Call]) -> Response | Verdict:
-    """Make the calls of an attempt, one deadline over all. `calls` is filled as they are made.
-
-    Returns the answer that decides, or the provider's verdict on all of them. Raises Unsendable and the door's errors.
-    """
-    ends_at = time.monotonic() + (job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS)
-    following: Request | Verdict | None = provider.prepare(shipment)
-    while isinstance(following, Request):
-        left = ends_at - time.monotonic()
-        if left <= 0 or len(calls) == MOST_CALLS:
-            raise outbound.DeadlineExceeded("The calls of this attempt took too long together.", sent=False)
-        calls.append(Call(provider.fitting(following)))
-        response = outbound.send(following, deadline_seconds=left, pool_key=(job.workspace_id, job.connection_id))
-        calls[-1].response = response
-        exchanges = [Exchange(call.request, call.response) for call in calls if call.response]
-        following = provider.follow(shipment, exchanges)
-    return response if following is None else following
-
-
-def _step(call: Call, redactor: Redactor) -> dict[str, Any]:
-    """`{method, url, request_body, status, response_body}`; without an answer status and body are null."""
-    response = call.response
-    return {
-        "method": call.request.method,
-        "url": redactor.url(call.request.url),
-        "request_body": _excerpt(redactor.body(call.request.body)),
-        "status": response.status if response else None,
-        "response_body": _excerpt(redactor.body(response.body)) if response else None,
-    }
-
-
-def _excerpt(body: bytes) -> str:
-    return body[:STEP_BODY_BYTES].decode("utf-8", "replace").replace("\x00", "\ufffd")
+def _begin(job: Job, steps: Steps, now: datetime, clock: float) -> Conversation:
+    provider = providers.get(job.connection_type)
+    actor = f"{socket.gethostname()}:{os.getpid()}"[:100]
+    user = User(job.workspace_id, job.connection_id, actor, job.delivery_id, job.attempt_number)
+    credentials = _open_credentials(job)
+    return Conversation(
+        provider,
+        Authorization(user, provider, job.config, job.sealed_version or 0, credentials, steps),
+        _shipment(job, credentials, now),
+        seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS,
+        until=clock + settings.MESHES_LEASE_SECONDS - SETTLING_SECONDS,
+        pool_key=(job.workspace_id, job.connection_id),
+    )
 
 
 def _sent(request: Request, redactor: Redactor) -> Sent:
@@ -349,6 +313,8 @@ def _judge(job: Job, answer: Response | Verdict | Exception) -> Verdict:
         case vault.CredentialRefused():
             logger.error("credentials of connection %s refused to open: %s", job.connection_id, answer.reason)
             return Verdict(Outcome.BROKEN, "credential_refused", CREDENTIAL_WORDS, hold="credential_error")
+        case NoToken():
+            return answer.verdict
         case NotAuthorized():
             return reauthorize(answer.words, "not_authorized")
         case Unsendable():

@@ -27,6 +27,8 @@ from workspaces import ids
 MOST_LOSSES = 5
 """Workers that one delivery may lose before it is dead: it is then more likely the cause than a victim."""
 OUR_FAULT_DELAY = timedelta(seconds=30)
+ABOUT_CREDENTIALS = frozenset({"needs_reauth", "credential_error"})
+"""Holds that new credentials end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +181,26 @@ class Change:
     """The vendor has nothing left of its limit until then, by its headers; no fault of anybody's."""
     hold: str | None = None
     reason: str = ""
+    refused_version: int | None = None
+    """Of the credentials that a hold is about: newer ones are not held by it."""
 
     def take(self, result: Result, now: datetime) -> None:
         """Add one more result, in the order in which they were settled."""
         verdict = result.verdict
         if verdict.rest_seconds is not None:
             self.rests_until = max(now + timedelta(seconds=verdict.rest_seconds), self.rests_until or now)
-        if verdict.hold is not None and self.hold is None:
-            self.hold, self.reason = verdict.hold, verdict.words
+        if verdict.hold is not None:
+            self._take_hold(verdict.hold, result)
         elif verdict.outcome == Outcome.DELIVERED:
             self.health, self.paused_until = breaker.after_success(self.health, now), None
         elif verdict.outcome in (Outcome.RETRY, Outcome.UNCERTAIN) and not verdict.is_ours:
             self._take_failure(result, now)
+
+    def _take_hold(self, hold: str, result: Result) -> None:
+        version = result.job.sealed_version if hold in ABOUT_CREDENTIALS else None
+        is_newer = version is not None and self.refused_version is not None and version > self.refused_version
+        if self.hold is None or is_newer:
+            self.hold, self.reason, self.refused_version = hold, result.verdict.words, version
 
     def _take_failure(self, result: Result, now: datetime) -> None:
         pause: timedelta | None
@@ -202,6 +212,7 @@ class Change:
             self.paused_until = max(now + pause, self.paused_until or now)
         if breaker.is_failing_for_days(self.health, now):
             self.hold, self.reason = "disabled", "The destination has failed for five days."
+            self.refused_version = None
 
     @property
     def sleeps_until(self) -> datetime | None:
@@ -296,9 +307,11 @@ def _write_changes(changes: list[Change], now: datetime) -> None:
         _write_rows(
             cursor,
             "UPDATE connections c SET status = v.status, status_reason = v.reason, status_changed_at = v.now"
-            " FROM (VALUES {rows}) AS v (id, status, reason, now) WHERE c.id = v.id AND c.status = 'active'",
-            "(%s::uuid, %s, %s, %s::timestamptz)",
-            [(c.connection_id, c.hold, c.reason, now) for c in changes if c.hold is not None],
+            " FROM (VALUES {rows}) AS v (id, status, reason, now, version) WHERE c.id = v.id AND c.status = 'active'"
+            " AND NOT EXISTS (SELECT FROM sealed_documents s WHERE s.workspace_id = c.workspace_id"
+            " AND s.connection_id = c.id AND s.kind = 'credentials' AND s.version > v.version)",
+            "(%s::uuid, %s, %s, %s::timestamptz, %s::int)",
+            [(c.connection_id, c.hold, c.reason, now, c.refused_version) for c in changes if c.hold is not None],
         )
 
 

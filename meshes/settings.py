@@ -10,6 +10,7 @@ from datetime import timedelta
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
+from connections.oauth.clients import read_clients
 from meshes.stack_folder import data_folder
 
 DATA_DIR = data_folder()
@@ -236,6 +237,8 @@ MESHES_RETENTION = {
 }
 """How long partitions are kept; "events" also covers deliveries, routing ledgers and what refers to them."""
 
+# --- destinations --------------------------------------------------------------------------------------------------
+
 MESHES_PROVIDERS = [
     "connections.providers.webhook",
     "connections.providers.hubspot",
@@ -258,6 +261,13 @@ MESHES_PROVIDERS = [
 ]
 MESHES_VENDOR_URLS = {slug: url.rstrip("/") for slug, url in envpairs("MESHES_VENDOR_URLS").items()}
 """What stands for a vendor's own hosts, such as a test server or a proxy: `hubspot=https://hubspot.example.com, …`."""
+try:
+    MESHES_OAUTH_CLIENTS = read_clients(env("MESHES_OAUTH_CLIENTS"))
+except ValueError as error:
+    raise ImproperlyConfigured(f"MESHES_OAUTH_CLIENTS: {error}") from None
+"""The installation's apps at vendors: `hubspot=<client id>:<client secret>,…` or a JSON object; see docs/oauth.md."""
+MESHES_PUBLIC_URL = env("MESHES_PUBLIC_URL")
+"""Where browsers reach Meshes, `https://meshes.example.com`; unset: where the request came in."""
 
 # --- logging -------------------------------------------------------------------------------------------------------
 

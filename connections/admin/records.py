@@ -35,6 +35,8 @@ class SealedDocumentAdmin(OperatorAdmin):
     def show_owner(self, document: SealedDocument) -> str:
         if document.connection_id is not None:
             return owner_link("connection", document.connection_id)
+        if document.oauth_app_id is not None:
+            return owner_link("oauth_app", document.oauth_app_id)
         return owner_link("api_key", document.api_key_id)
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from connections.messages import USER_AGENT, OutboundError, Request, Response
 from connections.providers.fields import Field, FieldProblem, InvalidFields, clean, pointer_to
+from connections.providers.oauth import CLIENT_CREDENTIALS, Account, Granted, OAuth
 from connections.providers.verdicts import (
     Outcome,
     Verdict,
@@ -29,6 +30,7 @@ from connections.providers.verdicts import (
 from connections.secret import Secret
 
 __all__ = [
+    "CLIENT_CREDENTIALS",
     "USER_AGENT",
     "Account",
     "Action",
@@ -36,10 +38,12 @@ __all__ = [
     "Exchange",
     "Field",
     "FieldProblem",
+    "Granted",
     "InvalidFields",
     "Limits",
     "MappingField",
     "NotAuthorized",
+    "OAuth",
     "OutboundError",
     "Outcome",
     "Provider",
@@ -159,14 +163,6 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """The vendor's account behind a connection: its own id, and its name for people."""
-
-    id: str
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
     """One live choice for a field: the value to store, and how the vendor's users call it."""
 
@@ -195,6 +191,8 @@ class Provider:
     description: ClassVar[str] = ""
     docs_url: ClassVar[str] = ""
     auth: ClassVar[Auth] = "none"
+    oauth: ClassVar[OAuth | None] = None
+    """How connections are authorized, where the vendor, or the customer's own server, gives tokens."""
     config_fields: ClassVar[Sequence[Field]] = ()
     credential_fields: ClassVar[Sequence[Field]] = ()
     actions: ClassVar[Sequence[Action]]
@@ -237,6 +235,14 @@ class Provider:
     def read_account(self, response: Response) -> Account | None:
         """Whose account the test's answer speaks of. Connections to one account share its limits."""
         return None
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        """What the reply to an authorization says beside the tokens; `details` is what `oauth.details_url` answered."""
+        return Granted()
+
+    def is_unauthorized(self, response: Response) -> bool:
+        """Whether the vendor no longer takes the access token, so that a new one may help."""
+        return response.status == 401
 
     def build_options(self, field: str, shipment: Shipment) -> Request:
         """The request that lists the choices for a field of `live_options`. Raises KeyError, Unsendable."""
@@ -316,6 +322,7 @@ class Provider:
             "description": self.description,
             "docs_url": self.docs_url,
             "auth": self.auth,
+            "authorization": {"scopes": list(self.oauth.scopes)} if self.oauth and self.oauth.is_by_person else None,
             "config_fields": [declared.describe() for declared in self.config_fields],
             "credential_fields": [declared.describe() for declared in self.credential_fields],
             "actions": [action.describe() for action in self.actions],

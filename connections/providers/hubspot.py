@@ -4,7 +4,8 @@ Contacts are written by batch upsert, of one, because the single calls have no u
 failed. Paths are dated since 2026-03, each supported for 18 months.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from connections.messages import Request, Response
 from connections.providers.base import (
@@ -13,8 +14,10 @@ from connections.providers.base import (
     Choice,
     Exchange,
     Field,
+    Granted,
     Limits,
     MappingField,
+    OAuth,
     Shipment,
     Unsendable,
     Verdict,
@@ -57,6 +60,15 @@ class HubSpot(Vendor):
     description = "Writes contacts, adds them to lists and leaves notes in HubSpot CRM."
     docs_url = "https://developers.hubspot.com/docs/api-reference/overview"
     auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://app.hubspot.com/oauth/authorize",
+        token_url="https://api.hubapi.com/oauth/2026-09/token",  # noqa: S106  (no secret)
+        revoke_url="https://api.hubapi.com/oauth/2026-09/token/revoke",
+        scopes=("oauth", "crm.objects.contacts.read", "crm.objects.contacts.write"),
+        authorize_with=(("optional_scope", "crm.lists.read crm.lists.write"),),
+        lifetime_seconds=1800,
+        ends_with=frozenset({"invalid_grant", "BAD_REFRESH_TOKEN"}),
+    )
     base_urls = {"": "https://api.hubapi.com"}
     config_fields = (
         Field(
@@ -145,6 +157,10 @@ class HubSpot(Vendor):
         document = read_object(response)
         portal = text_at(document, "portalId")
         return Account(portal, text_at(document, "uiDomain")) if portal else None
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        portal = text_at(reply, "hub_id")
+        return Granted(account=Account(portal, text_at(reply, "hub_domain")) if portal else None)
 
     def build_options(self, field: str, shipment: Shipment) -> Request:
         if field == "list_id":

@@ -16,8 +16,10 @@ from connections.providers.base import (
     Choice,
     Exchange,
     Field,
+    Granted,
     Limits,
     MappingField,
+    OAuth,
     Shipment,
     Unsendable,
     Verdict,
@@ -78,6 +80,13 @@ class Intercom(Vendor):
     description = "Creates and updates contacts, tags them and records their events in Intercom."
     docs_url = "https://developers.intercom.com/docs/references/rest-api/api.intercom.io"
     auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://app.intercom.com/oauth",
+        token_url="https://api.intercom.io/auth/eagle/token",  # noqa: S106  (no secret)
+        details_url="https://api.intercom.io/me",
+        details_headers=(("intercom-version", VERSION),),
+        refreshes=False,
+    )
     base_urls = {
         "us": "https://api.intercom.io",
         "eu": "https://api.eu.intercom.io",
@@ -200,6 +209,11 @@ class Intercom(Vendor):
         document = read_object(response)
         app = text_at(document, "app", "id_code")
         return Account(app, text_at(document, "app", "name")) if app else None
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        app, region = text_at(details, "app", "id_code"), text_at(details, "app", "region").lower()
+        account = Account(app, text_at(details, "app", "name")) if app else None
+        return Granted({"region": region} if region in self.base_urls else {}, account)
 
     def build_options(self, field: str, shipment: Shipment) -> Request:
         if field != "tag_id":

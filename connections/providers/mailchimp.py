@@ -17,9 +17,11 @@ from connections.providers.base import (
     Choice,
     Exchange,
     Field,
+    Granted,
     Limits,
     MappingField,
     NotAuthorized,
+    OAuth,
     Shipment,
     Unsendable,
     Verdict,
@@ -61,6 +63,13 @@ class Mailchimp(Vendor):
     description = "Adds and updates members of a Mailchimp audience, tags them and records their events."
     docs_url = "https://mailchimp.com/developer/marketing/api/list-members/"
     auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://login.mailchimp.com/oauth2/authorize",
+        token_url="https://login.mailchimp.com/oauth2/token",  # noqa: S106  (no secret)
+        details_url="https://login.mailchimp.com/oauth2/metadata",
+        details_scheme="OAuth",
+        refreshes=False,
+    )
     config_fields = (
         Field("list_id", "Audience", required=True, pattern=r"[A-Za-z0-9]{1,40}", help="The audience's id."),
         Field(
@@ -160,6 +169,9 @@ class Mailchimp(Vendor):
         document = read_object(response)
         account = text_at(document, "account_id")
         return Account(account, text_at(document, "account_name")) if account else None
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        return Granted({"dc": text_at(details, "dc")})
 
     def build_options(self, field: str, shipment: Shipment) -> Request:
         if field == "list_id":

@@ -14,8 +14,10 @@ from connections.providers.base import (
     Exchange,
     Field,
     FieldProblem,
+    Granted,
     Limits,
     MappingField,
+    OAuth,
     Shipment,
     Verdict,
     disabled,
@@ -58,6 +60,14 @@ class Pipedrive(Vendor):
     description = "Creates and updates persons in Pipedrive."
     docs_url = "https://developers.pipedrive.com/docs/api/v1/Persons"
     auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://oauth.pipedrive.com/oauth/authorize",
+        token_url="https://oauth.pipedrive.com/oauth/token",  # noqa: S106  (no secret)
+        revoke_url="https://oauth.pipedrive.com/oauth/revoke",
+        client_auth="basic",
+        lifetime_seconds=3600,
+        hosts=("pipedrive.com",),
+    )
     base_urls = {"": "https://api.pipedrive.com"}
     config_fields = (
         Field("api_domain", "API domain", type="url", help="The company's own, such as https://acme.pipedrive.com."),
@@ -123,6 +133,9 @@ class Pipedrive(Vendor):
         document = read_object(response)
         company = text_at(document, "data", "company_id")
         return Account(company, text_at(document, "data", "company_name")) if company else None
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        return Granted({"api_domain": text_at(reply, "api_domain")})
 
     def root(self, shipment: Shipment) -> str:
         if self.override or not shipment.config.get("api_domain"):

@@ -16,9 +16,11 @@ from connections.providers.base import (
     Exchange,
     Field,
     FieldProblem,
+    Granted,
     Limits,
     MappingField,
     NotAuthorized,
+    OAuth,
     Shipment,
     Unsendable,
     Verdict,
@@ -52,6 +54,7 @@ REQUIRED = {"LastName": "[not provided]", "Company": "[not provided]"}
 LIMIT_REST_SECONDS = 3600.0
 """The allocation covers the last 24 hours, so it comes back little by little; answers do not tell when."""
 
+_LOGIN_HOST = r"(login|test)\.salesforce\.com|[a-z0-9-]+(\.[a-z0-9-]+)*\.my\.salesforce\.com"
 MY_DOMAIN = re.compile(
     r"https://(?:[a-z0-9-]+\.)+(?:salesforce\.com|force\.com|salesforce\.mil|cloudforce\.com)/?", re.IGNORECASE
 )
@@ -80,7 +83,18 @@ class Salesforce(Vendor):
     description = "Creates and updates leads, contacts and records of any other object in Salesforce."
     docs_url = "https://developer.salesforce.com/docs/platform/api-rest/guide/dome-upsert.html"
     auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://{login_host}/services/oauth2/authorize",
+        token_url="https://{login_host}/services/oauth2/token",  # noqa: S106  (no secret)
+        revoke_url="https://{login_host}/services/oauth2/revoke",
+        scopes=("api", "refresh_token"),
+        hosts=("salesforce.com", "salesforce.mil"),
+    )
     config_fields = (
+        Field(
+            "login_host", "Login host", default="login.salesforce.com", pattern=_LOGIN_HOST, max_length=255,
+            help="Where the org's people sign in: test.salesforce.com for a sandbox, or the My Domain host.",
+        ),
         Field(
             "instance_url", "My Domain URL", type="url", example="https://acme.my.salesforce.com",
             help="Set by authorizing the connection. Needed with an access token that you bring.",
@@ -165,6 +179,10 @@ class Salesforce(Vendor):
         document = read_object(response)
         org = text_at(document, "organization_id")
         return Account(org, text_at(document, "name")) if org else None
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        org = text_at(reply, "id").rstrip("/").rpartition("/")[0].rpartition("/")[2]
+        return Granted({"instance_url": text_at(reply, "instance_url")}, Account(org) if org else None)
 
     def build_options(self, field: str, shipment: Shipment) -> Request:
         if field != "external_id_field":

@@ -16,8 +16,10 @@ from connections.providers.base import (
     Choice,
     Field,
     FieldProblem,
+    Granted,
     Limits,
     MappingField,
+    OAuth,
     Outcome,
     Shipment,
     Unsendable,
@@ -62,6 +64,17 @@ class Slack(Vendor):
     description = "Posts messages to Slack channels, by an incoming webhook or as an app."
     docs_url = "https://docs.slack.dev"
     auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://slack.com/oauth/v2/authorize",
+        token_url="https://slack.com/api/oauth.v2.access",  # noqa: S106  (no secret)
+        revoke_url="https://slack.com/api/auth.revoke",
+        scopes=("chat:write", "channels:read"),
+        scope_separator=",",
+        pkce=False,  # Slack has it for apps without a secret
+        ends_with=frozenset({"invalid_grant", "invalid_refresh_token", "token_revoked"}),
+        revoke_with="bearer",
+        shares_tokens=True,
+    )
     base_urls = {"": "https://slack.com/api"}
     credential_fields = (
         Field("access_token", "Bot token", sensitive=True, help="xoxb-…, with chat:write. For “Post a message”."),
@@ -180,6 +193,13 @@ class Slack(Vendor):
         document = read_object(response)
         team = text_at(document, "team_id")
         return Account(team, text_at(document, "team")) if team else None
+
+    def is_unauthorized(self, response: Response) -> bool:
+        return self.error_of(response).code in ("token_expired", "invalid_auth", "token_revoked")
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        team = text_at(reply, "team", "id")
+        return Granted(account=Account(team, text_at(reply, "team", "name")) if team else None)
 
     def build_options(self, field: str, shipment: Shipment) -> Request:
         if field != "channel":

@@ -10,6 +10,7 @@ from typing import Any
 import standardwebhooks
 
 from connections.providers.base import (
+    CLIENT_CREDENTIALS,
     USER_AGENT,
     Action,
     Field,
@@ -34,6 +35,7 @@ class Webhook(Provider):
     description = "Sends each event to an HTTP endpoint, signed by the Standard Webhooks specification."
     docs_url = "https://www.standardwebhooks.com"
     auth = "secret"
+    oauth = CLIENT_CREDENTIALS
     config_fields = (
         Field("url", "URL", type="url", required=True, help="Where events are sent."),
         Field("method", "Method", type="select", options=("POST", "PUT", "PATCH"), default="POST"),

@@ -8,7 +8,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 
-from connections import vault
+from connections import resealing, vault
 from connections.models import AccessRecord, SealedDocument
 from meshes.stack_folder import PROJECT
 from tests.factories import make_connection, make_workspace
@@ -54,7 +54,7 @@ def tokens(owners) -> list[str]:
 def test_everything_is_sealed_with_the_newest_key(owners, use_keys):
     out = rotate(batch_size=3)
     assert "7 of 7 re-sealed; 0 do not open" in out
-    assert vault.count_by_key() == {vault.newest_key_id(): 7}
+    assert resealing.count_by_key() == {vault.newest_key_id(): 7}
     use_keys("new")
     assert tokens(owners) == [f"{CANARY}-{number}" for number in range(7)]
 
@@ -75,13 +75,15 @@ def test_a_rotation_that_was_killed_goes_on_where_it_was(owners):
         SealedDocument.objects.select_for_update().values_list("id").get(connection=fourth)
         process = start_rotation()
         try:
-            eventually(lambda: vault.count_on_older_keys() == 4, 30)  # three are done, the fourth waits for our lock
+            eventually(
+                lambda: resealing.count_on_older_keys() == 4, 30
+            )  # three are done, the fourth waits for our lock
         finally:
             process.kill()
             process.communicate()
-    assert vault.count_on_older_keys() == 4
+    assert resealing.count_on_older_keys() == 4
     assert "4 of 4 re-sealed" in rotate(batch_size=1)
-    assert vault.count_on_older_keys() == 0
+    assert resealing.count_on_older_keys() == 0
     assert tokens(owners) == [f"{CANARY}-{number}" for number in range(7)]
 
 
@@ -107,7 +109,7 @@ def test_running_it_again_changes_nothing(owners):
 
 
 def test_a_change_that_comes_between_wins(owners, monkeypatch):
-    changed, real = owners[0], vault._write_tokens
+    changed, real = owners[0], resealing._write_tokens
 
     def after_a_change(changes):
         vault.seal(
@@ -119,8 +121,8 @@ def test_a_change_that_comes_between_wins(owners, monkeypatch):
         )
         return real(changes)
 
-    monkeypatch.setattr(vault, "_write_tokens", after_a_change)
-    batch = vault.reseal_batch(None, 100, actor="a test")
+    monkeypatch.setattr(resealing, "_write_tokens", after_a_change)
+    batch = resealing.reseal_batch(None, 100, actor="a test")
     assert (batch.resealed, batch.overtaken, batch.unreadable) == (6, 1, [])
     assert tokens([changed]) == ["newer"]
 
@@ -133,7 +135,7 @@ def test_what_no_key_opens_is_named_and_left(owners, use_keys):
     assert str(caught.value).startswith("7 documents open with none of the keys and were left: ")
     assert str(broken[0]) in str(caught.value)
     use_keys("new", "old")
-    assert vault.count_on_older_keys() == 7
+    assert resealing.count_on_older_keys() == 7
     assert tokens(owners[:1]) == [f"{CANARY}-0"]
 
 
@@ -148,7 +150,7 @@ def test_a_copied_document_stays_refused(owners):
 
 def test_a_dry_run_counts_only(owners):
     assert ": 7" in rotate(dry_run=True)
-    assert vault.count_on_older_keys() == 7
+    assert resealing.count_on_older_keys() == 7
 
 
 def test_a_batch_has_at_least_one_document(owners):

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from connections import vault
+from connections import resealing, vault
 
 ACTOR = "manage.py rotate_encryption_keys"
 
@@ -24,10 +24,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, batch_size: int, dry_run: bool, **options: Any) -> None:
         if batch_size < 1:
             raise CommandError("--batch-size must be at least 1")
-        waiting = vault.count_on_older_keys()
+        waiting = resealing.count_on_older_keys()
         self.stdout.write(f"newest key: {vault.newest_key_id()}; sealed with older keys: {waiting}")
         if dry_run:
-            for key_id, count in sorted(vault.count_by_key().items()):
+            for key_id, count in sorted(resealing.count_by_key().items()):
                 self.stdout.write(f"  key {key_id}: {count}")
             return
         unreadable = self._reseal_all(waiting, batch_size)
@@ -49,7 +49,7 @@ class Command(BaseCommand):
     def _one_round(self, waiting: int, resealed: int, batch_size: int) -> tuple[int, list[uuid.UUID]]:
         unreadable: list[uuid.UUID] = []
         after, count = None, 0
-        while (batch := vault.reseal_batch(after, batch_size, actor=ACTOR)).last_id is not None:
+        while (batch := resealing.reseal_batch(after, batch_size, actor=ACTOR)).last_id is not None:
             after = batch.last_id
             count += batch.resealed
             unreadable += batch.unreadable

@@ -1,0 +1,122 @@
+"""The vault's documents under a new key: the batches of `manage.py rotate_encryption_keys`."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.db import connection, transaction
+
+from connections.models import AccessRecord, SealedDocument
+from connections.vault import FIELD, OwnerKind, newest_key_id, with_token
+
+
+@dataclass(frozen=True, slots=True)
+class Resealed:
+    """What one batch of a key rotation did. `last_id` is where the next one goes on; None when there was nothing."""
+
+    last_id: uuid.UUID | None
+    resealed: int
+    overtaken: int
+    unreadable: list[uuid.UUID]
+
+
+def count_by_key() -> dict[str, int]:
+    """How many documents each key has sealed, by fingerprint."""
+    counts: dict[str, int] = {}
+    for key_id in SealedDocument.objects.values_list("key_id", flat=True).iterator():
+        counts[key_id] = counts.get(key_id, 0) + 1
+    return counts
+
+
+def count_on_older_keys() -> int:
+    """How many documents the newest key has not sealed."""
+    return SealedDocument.objects.exclude(key_id=newest_key_id()).count()
+
+
+def reseal_batch(after: uuid.UUID | None, limit: int, *, actor: str) -> Resealed:
+    """Re-seal with the newest key the next `limit` documents (by id, after `after`) that an older key has sealed.
+
+    The secret, the version and what the document is bound to stay the same. A document that changes meanwhile is left
+    as it was changed: the UPDATE requires the version and the key that were read.
+    """
+    rows = with_token(SealedDocument.objects.exclude(key_id=newest_key_id())).order_by("id")
+    if after is not None:
+        rows = rows.filter(id__gt=after)
+    fernet = MultiFernet([Fernet(key) for key in FIELD.fernet_keys])
+    with transaction.atomic():
+        batch = [_OldDocument(*values) for values in rows.values_list(*_OldDocument._fields)[:limit]]
+        tokens = [_rotate(fernet, old.token) for old in batch]
+        readable = [(old, token) for old, token in zip(batch, tokens, strict=True) if token is not None]
+        resealed = _write_tokens(readable)
+        AccessRecord.objects.bulk_create(
+            old.access_record(actor, granted=token is not None) for old, token in zip(batch, tokens, strict=True)
+        )
+    return Resealed(
+        last_id=batch[-1].id if batch else None,
+        resealed=resealed,
+        overtaken=len(readable) - resealed,
+        unreadable=[old.id for old, token in zip(batch, tokens, strict=True) if token is None],
+    )
+
+
+class _OldDocument(NamedTuple):
+    id: uuid.UUID
+    version: int
+    key_id: str
+    token: str
+    workspace_id: uuid.UUID | None
+    connection_id: uuid.UUID | None
+    api_key_id: uuid.UUID | None
+    oauth_app_id: uuid.UUID | None
+    kind: str
+
+    @property
+    def owner(self) -> tuple[OwnerKind, uuid.UUID]:
+        if self.connection_id is not None:
+            return "connection", self.connection_id
+        if self.api_key_id is not None:
+            return "api_key", self.api_key_id
+        assert self.oauth_app_id is not None  # noqa: S101 - the table's constraint `sealed_documents_one_owner`
+        return "oauth_app", self.oauth_app_id
+
+    def access_record(self, actor: str, *, granted: bool) -> AccessRecord:
+        owner_kind, owner_id = self.owner
+        return AccessRecord(
+            workspace_id=self.workspace_id,
+            owner_kind=owner_kind,
+            owner_id=owner_id,
+            kind=self.kind,
+            version=self.version,
+            actor=actor,
+            purpose="key rotation",
+            granted=granted,
+        )
+
+
+def _rotate(fernet: MultiFernet, token: str) -> bytes | None:
+    try:
+        return fernet.rotate(token.encode())
+    except InvalidToken:
+        return None
+
+
+def _write_tokens(changes: Sequence[tuple[_OldDocument, bytes]]) -> int:
+    """Write re-sealed tokens where the row is still the one that was read; how many were."""
+    if not changes:
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE sealed_documents AS sealed SET document = changed.document, key_id = %s"
+            " FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::bytea[]) AS changed (id, version, key_id, document)"
+            " WHERE sealed.id = changed.id AND sealed.version = changed.version AND sealed.key_id = changed.key_id",
+            [
+                newest_key_id(),
+                [old.id for old, _ in changes],
+                [old.version for old, _ in changes],
+                [old.key_id for old, _ in changes],
+                [token for _, token in changes],
+            ],
+        )
+        return int(cursor.rowcount)
