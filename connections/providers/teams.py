@@ -44,7 +44,7 @@ class Teams(Vendor):
         Field(
             "webhook_url", "Flow's URL", type="url", required=True, sensitive=True,
             pattern=r"https://[A-Za-z0-9.-]+\.(environment\.api\.powerplatform|logic\.azure)\.com(:443)?/[!-~]+",
-            example="https://default1234.56.environment.api.powerplatform.com:443/powerautomate/automations/direct/"
+            example="https://default1234.56.environment.api.powerplatform.com/powerautomate/automations/direct/"
             "workflows/################/triggers/manual/paths/invoke?api-version=1&sig=################",
             help="Of the flow's trigger, which must let Anyone trigger it.",
         ),
