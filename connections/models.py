@@ -177,6 +177,7 @@ class OAuthApp(models.Model):
 
     class Meta:
         db_table = "oauth_apps"
+        verbose_name = "OAuth app"
         constraints = [
             models.UniqueConstraint(fields=["workspace", "type"], name="oauth_apps_workspace_type_unique"),
             models.UniqueConstraint(fields=["workspace", "id"], name="oauth_apps_workspace_id_unique"),
@@ -207,6 +208,7 @@ class OAuthGrant(models.Model):
 
     class Meta:
         db_table = "oauth_grants"
+        verbose_name = "authorization"
 
     def __str__(self) -> str:
         return "ended" if self.ended_at else f"until {self.expires_at}" if self.expires_at else "without an end"
@@ -215,7 +217,8 @@ class OAuthGrant(models.Model):
 class OAuthState(models.Model):
     """An authorization that has been started: good once, for ten minutes, for the one who started it."""
 
-    state_hash = models.CharField(primary_key=True, max_length=64, help_text="SHA-256 of the state; hexadecimal.")
+    id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
+    state_hash = models.CharField(unique=True, max_length=64, help_text="SHA-256 of the state; hexadecimal.")
     connection = models.ForeignKey(Connection, on_delete=models.CASCADE, related_name="+", db_constraint=False)
     workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="+")
     session = models.CharField(max_length=80, help_text="key:<id of an API key> or browser:<hash of a cookie>.")
@@ -227,6 +230,7 @@ class OAuthState(models.Model):
 
     class Meta:
         db_table = "oauth_states"
+        verbose_name = "started authorization"
 
     def __str__(self) -> str:
         return f"started {self.created_at}"

@@ -22,6 +22,7 @@ class Migration(migrations.Migration):
                 ('updated_at', models.DateTimeField(auto_now=True)),
             ],
             options={
+                'verbose_name': 'OAuth app',
                 'db_table': 'oauth_apps',
             },
         ),
@@ -42,13 +43,15 @@ class Migration(migrations.Migration):
                 ('link_generation', models.IntegerField(default=1, help_text='Connect links of an earlier one are void.')),
             ],
             options={
+                'verbose_name': 'authorization',
                 'db_table': 'oauth_grants',
             },
         ),
         migrations.CreateModel(
             name='OAuthState',
             fields=[
-                ('state_hash', models.CharField(help_text='SHA-256 of the state; hexadecimal.', max_length=64, primary_key=True, serialize=False)),
+                ('id', models.UUIDField(default=workspaces.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('state_hash', models.CharField(help_text='SHA-256 of the state; hexadecimal.', max_length=64, unique=True)),
                 ('session', models.CharField(help_text='key:<id of an API key> or browser:<hash of a cookie>.', max_length=80)),
                 ('client_id', models.CharField(max_length=255)),
                 ('redirect_uri', models.TextField()),
@@ -57,6 +60,7 @@ class Migration(migrations.Migration):
                 ('used_at', models.DateTimeField(blank=True, null=True)),
             ],
             options={
+                'verbose_name': 'started authorization',
                 'db_table': 'oauth_states',
             },
         ),

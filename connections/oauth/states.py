@@ -52,7 +52,7 @@ def start(connection: Connection, session: str, client_id: str, redirect_uri: st
     """A new state for the connection, and its end."""
     state, now = secrets.token_urlsafe(32), datetime.now(UTC)
     of_connection = OAuthState.objects.filter(connection=connection, workspace_id=connection.workspace_id)
-    newest = of_connection.filter(expires_at__gt=now).order_by("-created_at").values_list("pk", flat=True)
+    newest = of_connection.filter(expires_at__gt=now).order_by("-pk").values_list("pk", flat=True)
     of_connection.exclude(pk__in=list(newest[: MOST_OPEN - 1])).delete()
     OAuthState.objects.create(
         state_hash=_hash(state),
