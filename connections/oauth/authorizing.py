@@ -129,7 +129,7 @@ def _check_answer(answer: Mapping[str, str], provider: Provider, oauth: OAuth) -
     if answer.get("error") == "access_denied":
         raise _Refused("Access was not granted", f"{provider.name} was told not to connect. Nothing has changed.")
     if "error" in answer or not answer.get("code"):
-        words = f"{provider.name} reported a problem before it gave access. Start again; if it stays, tell us when."
+        words = f"{provider.name} reported a problem before it gave access. Nothing has changed. Start it again."
         raise _Refused(f"{provider.name} did not complete it", words)
 
 
@@ -158,7 +158,7 @@ def _exchange(
     new, reply = exchange.by_code(provider, config, client, answer["code"], started.redirect_uri, verifier)
     missing = set() if new.scopes is None or provider.oauth is None else set(provider.oauth.scopes) - new.scopes
     if missing:
-        words = f"{provider.name} granted less than this connection needs: {', '.join(sorted(missing))} is missing."
+        words = f"{provider.name} granted less than this connection needs. Missing: {', '.join(sorted(missing))}."
         raise _Refused("Some permissions are missing", f"{words} Start again and leave all permissions checked.")
     granted = provider.read_grant(reply, exchange.details(provider, config, new.access))
     _check_additions(provider, connection, granted)

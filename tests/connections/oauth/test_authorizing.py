@@ -305,7 +305,7 @@ def test_permissions_that_are_missing_are_named(api, vendor):
     connection = make()
     answer = authorize(api, vendor, connection)
     assert answer.status_code == 400
-    assert "crm.objects.contacts.write is missing" in answer.content.decode()
+    assert "Missing: crm.objects.contacts.write." in answer.content.decode()
     unchanged(connection)
     assert "access_token" not in opened(connection).secret
 
