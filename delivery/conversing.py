@@ -88,8 +88,10 @@ class Conversation:
 
     def _next(self, exchanges: list[Exchange]) -> Request | Verdict | None:
         """The same exchanges lead to the same request, with the token of this moment."""
-        shipment = replace(self._shipment, credentials=self._authorization.credentials)
-        return self._provider.follow(shipment, exchanges) if exchanges else self._provider.prepare(shipment)
+        if self._shipment.credentials is not self._authorization.credentials:
+            self._shipment = replace(self._shipment, credentials=self._authorization.credentials)
+        provider, shipment = self._provider, self._shipment
+        return provider.follow(shipment, exchanges) if exchanges else provider.prepare(shipment)
 
     def _call(self, request: Request, ends_at: float) -> Response:
         left = min(ends_at, self._until) - time.monotonic()

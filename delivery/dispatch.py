@@ -239,7 +239,7 @@ def attempt(job: Job, steps: Steps = DIRECT) -> Result:
     redactor = calls.redactor() if calls else Redactor({})
     verdict = _judge(job, answer)
     return Result(
-        job=replace(job, sealed_version=calls.version) if calls else job,
+        job=replace(job, sealed_version=calls.version) if calls and calls.version != job.sealed_version else job,
         verdict=replace(verdict, words=redactor.text(verdict.words)),  # which may quote the vendor
         started_at=started_at,
         duration_ms=round((time.monotonic() - clock) * 1000),

@@ -330,15 +330,16 @@ def _show_hints(connection: Connection, document: Mapping[str, Any]) -> None:
 
 
 def _fail(lease: Lease, verdict: Verdict) -> Lost:
-    """End the lease. What only the owner can mend holds the connection, and is told once."""
+    """End the lease. What only the owner can mend holds the connection; an end of the authorization is told once."""
     need, now = lease.need, datetime.now(UTC)
+    is_end = verdict.hold == Connection.Status.NEEDS_REAUTH
     changed: dict[str, Any] = {
         "lease_id": None,
         "lease_until": None,
         "refresh_failures": F("refresh_failures") + 1,
         "last_error": verdict.words[:300],
     }
-    if verdict.hold is not None:
+    if is_end:
         changed["ended_at"] = now
     elif verdict.retry_after_seconds is not None:
         changed["not_before"] = now + timedelta(seconds=verdict.retry_after_seconds)
@@ -347,7 +348,7 @@ def _fail(lease: Lease, verdict: Verdict) -> Lost:
         is_ours = connection is not None and bool(_rows(need).update(**changed))
         if connection is not None and is_ours and verdict.hold is not None:
             lifecycle.hold(connection, verdict.hold, verdict.words)
-    if is_ours and verdict.hold is not None:
+    if is_ours and is_end:
         public_id = ids.encode(ids.CONNECTION, need.connection_id)
         logger.error("connection %s gets no more tokens: %s", public_id, verdict.words)
     return Lost(is_gone=False)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from django.db import InterfaceError, OperationalError, close_old_connections
+
 from connections.messages import Response
 from connections.models import Connection
 from connections.oauth import exchange, tokens
@@ -32,6 +34,8 @@ from connections.providers.base import Provider
 
 WAIT_SECONDS = 10.0
 """How long one waits for a token that somebody else asks for."""
+KEEP_SECONDS = 15.0
+"""How long one tries to keep new tokens while the database is away; with the request before it, less than a lease."""
 POLL_SECONDS = 0.1
 BUSY_WORDS = "Another worker is still asking for a new token."
 BUSY_REST_SECONDS = 5.0
@@ -174,7 +178,7 @@ def _ask(lease: Lease, steps: Steps, until: float) -> Renewed | None:
         rested = NoToken(with_rest(trouble.verdict, lease.failures))
         steps.finish(Finish(lease, rested.verdict))
         raise rested from None
-    kept = steps.finish(Finish(lease, new))
+    kept = _keep(Finish(lease, new), steps)
     if isinstance(kept, Renewed):
         return kept
     if kept.is_gone:
@@ -182,6 +186,19 @@ def _ask(lease: Lease, steps: Steps, until: float) -> Renewed | None:
             exchange.revoke(lease.provider, lease.config, tokens.merged(lease.credentials, new), lease.client)
         raise NoToken(ended(lease.provider.name))
     return None
+
+
+def _keep(finish: Finish, steps: Steps) -> Renewed | Lost:
+    """Keep new tokens, with patience while PostgreSQL restarts: nobody else has them, and the old ones may be void."""
+    ends_at = time.monotonic() + KEEP_SECONDS
+    while True:
+        try:
+            return steps.finish(finish)
+        except (OperationalError, InterfaceError):
+            if time.monotonic() >= ends_at:
+                raise
+            time.sleep(0.5)
+            close_old_connections()
 
 
 def _wait(need: Need, steps: Steps, until: float) -> None:

@@ -11,7 +11,7 @@ from connections.oauth import leases
 from connections.oauth.leases import Busy, Finish, Lease, Lost, Need, Renewed
 from connections.oauth.tokens import Tokens
 from connections.oauth.troubles import ended, unavailable
-from connections.providers.base import Verdict
+from connections.providers.base import Verdict, disabled
 from connections.secret import Secret
 from tests.connections.oauth.making import authorized, need_of, opened
 from tests.factories import make_connection, make_workspace
@@ -257,6 +257,14 @@ def test_an_end_holds_the_connection_and_is_told_once(connection, caplog):
     for _ in range(3):
         assert begin(connection).words == over.words
     assert not [record for record in caplog.records if record.levelname == "ERROR"][1:]
+
+
+def test_an_address_that_is_refused_is_no_end_of_the_authorization(connection, caplog):
+    finish(begin(connection), disabled("The token endpoint cannot be asked: This address is not allowed."))
+    connection.refresh_from_db()
+    assert (connection.status, grant_of(connection).ended_at) == ("disabled", None)
+    lifecycle.resume(connection)
+    assert isinstance(begin(connection), Lease)
 
 
 def test_resuming_alone_gets_no_more_tokens(connection):

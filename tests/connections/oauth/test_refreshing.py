@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from django.conf import settings as project
+from django.db import OperationalError
 from django.db import connection as database
 from django.db import connections as databases
 
@@ -364,6 +365,24 @@ def test_nothing_is_asked_inside_a_transaction(vendor):
     vendor.gate.open()
     thread.join(10)
     assert access_token(connection) in vendor.access_tokens
+
+
+def test_a_database_that_is_away_for_a_moment_loses_no_token(vendor):
+    """Nobody else has the new refresh token, and the vendor takes the old one no more."""
+    vendor.rotates = True
+    connection = expired(vendor)
+    tries = []
+
+    def finish(item):
+        tries.append(item)
+        if len(tries) < 3:
+            raise OperationalError("the server is restarting")
+        return DIRECT.finish(item)
+
+    authorization = authorization_of(connection, Steps(DIRECT.begin, finish, DIRECT.read))
+    authorization.prepare(FAR)
+    assert (len(tries), len(vendor.token_requests)) == (3, 1)
+    assert opened(connection).secret["refresh_token"].reveal() in vendor.refresh_tokens
 
 
 def test_a_lost_answer_of_ours_is_read_again(vendor):
