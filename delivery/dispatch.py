@@ -96,8 +96,8 @@ class Result:
     """Every call of an action that needs several, as it is recorded; the last one is also `request` and `response`."""
 
 
-SETTLING_SECONDS = 5
-"""Of the lease, kept for settling: whatever an attempt waits for ends before."""
+USABLE_SHARE = 11 / 12
+"""Of the lease; whatever an attempt waits for ends before. The rest is for settling."""
 PAYLOAD_GONE_WORDS = "The event's payload has been erased or has expired."
 OUR_FAULT_WORDS = "A fault on our side; it costs none of the attempts."
 CREDENTIAL_WORDS = "The stored credentials could not be opened. Nothing was sent; set the credentials anew."
@@ -261,7 +261,7 @@ def _begin(job: Job, steps: Steps, now: datetime, clock: float) -> Conversation:
         Authorization(user, provider, job.config, job.sealed_version or 0, credentials, steps),
         _shipment(job, credentials, now),
         seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS,
-        until=clock + settings.MESHES_LEASE_SECONDS - SETTLING_SECONDS,
+        until=clock + settings.MESHES_LEASE_SECONDS * USABLE_SHARE,
         pool_key=(job.workspace_id, job.connection_id),
     )
 
