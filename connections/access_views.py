@@ -35,7 +35,9 @@ class AccessRecordOut(serializers.Serializer[Any]):
     granted = serializers.BooleanField(help_text="false: it did not open, and nothing was sent.")
     connection = PublicIdField(ids.CONNECTION, source="connection_id", allow_null=True)
     api_key = PublicIdField(ids.KEY, source="api_key_id", allow_null=True)
-    kind = serializers.CharField(help_text="`credentials`, `signing_secret`, or `access_log`.")
+    kind = serializers.CharField(
+        help_text="`credentials`, `signing_secret`, `client` (of an OAuth app), or `access_log`."
+    )
     version = serializers.IntegerField(help_text="Of the secret; each change makes the next one.")
     delivery = PublicIdField(ids.DELIVERY, source="delivery_id", allow_null=True)
     attempt = serializers.IntegerField(source="attempt_number", allow_null=True)

@@ -6,16 +6,26 @@ stand in the connection's row. A hint that is sent back leaves its secret as it 
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from connections import vault
 from connections.models import Connection
+from connections.oauth import tokens
 from connections.providers.base import FieldProblem, InvalidFields, Provider, pointer_to
 from connections.secret import MASK, Secret
 
 
 class Lost(Exception):  # noqa: N818 - names the state
     """The stored credentials do not open, and only their owner can give them again."""
+
+
+class Replacement(NamedTuple):
+    """A document that replaces the one of version `over` (None: whatever is there), and the secrets in it that were
+    made, in plain text."""
+
+    document: dict[str, Any]
+    made: dict[str, str]
+    over: int | None
 
 
 def read_given(provider: Provider, given: Mapping[str, Any], hints: Mapping[str, str]) -> dict[str, Any]:
@@ -53,31 +63,29 @@ def make(provider: Provider, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
     return wrapped({**given, **made}), _strings(made)
 
 
-def replace(
-    provider: Provider, connection: Connection, changed: Mapping[str, Any], actor: str
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The document with the change, and what had to be made for it because the old document does not open.
+def replace(provider: Provider, connection: Connection, changed: Mapping[str, Any], actor: str) -> Replacement:
+    """The document with the change; secrets are made for it where the old document does not open.
 
     Raises Lost where something of the owner's would be missing then.
     """
     made: dict[str, Any] = {}
+    version: int | None = None
     try:
-        current = open_all(connection, actor, "replace credentials")
+        version, current = _versioned(open_document(connection, actor, "replace credentials"))
     except vault.CredentialRefused:
         if (user_keys(provider) & connection.credential_hints.keys()) - changed.keys():
             raise Lost from None
         current = made = provider.make_secrets()
     merged = {key: value for key, value in {**current, **changed}.items() if value is not None}
-    return wrapped(merged), _strings(made)
+    return Replacement(wrapped(merged), _strings(made), version)
 
 
-def rotate(provider: Provider, connection: Connection, actor: str) -> tuple[dict[str, Any], dict[str, str]] | None:
-    """The document with newly generated secrets, and these in plain text; None where the provider has none.
-
-    Raises Lost.
-    """
+def rotate(provider: Provider, connection: Connection, actor: str) -> Replacement | None:
+    """The document with newly generated secrets; None where the provider has none. Raises Lost."""
+    version: int | None = None
+    document: dict[str, Any] | None
     try:
-        current = open_all(connection, actor, "rotate secret")
+        version, current = _versioned(open_document(connection, actor, "rotate secret"))
         document = provider.rotate_secrets(current, datetime.now(UTC))
     except vault.CredentialRefused:
         if user_keys(provider) & connection.credential_hints.keys():
@@ -86,28 +94,22 @@ def rotate(provider: Provider, connection: Connection, actor: str) -> tuple[dict
     if not document:
         return None
     sealed = wrapped(document)
-    return sealed, {key: sealed[key].reveal() for key in generated_keys(provider) & sealed.keys()}
+    made = {key: sealed[key].reveal() for key in generated_keys(provider) & sealed.keys()}
+    return Replacement(sealed, made, version)
+
+
+def _versioned(opened: vault.Opened) -> tuple[int, dict[str, Any]]:
+    return opened.version, opened.secret
 
 
 def open_all(connection: Connection, actor: str, purpose: str) -> dict[str, Any]:
+    """The opened document's secrets, with an access record. Raises vault.CredentialRefused."""
+    return open_document(connection, actor, purpose).secret
+
+
+def open_document(connection: Connection, actor: str, purpose: str) -> vault.Opened:
     """The opened document, with an access record. Raises vault.CredentialRefused."""
     return vault.open(
-        workspace_id=connection.workspace_id,
-        owner_kind="connection",
-        owner_id=connection.pk,
-        kind=vault.CREDENTIALS,
-        actor=actor,
-        purpose=purpose,
-    ).secret
-
-
-def seal(connection: Connection, document: Mapping[str, Any], actor: str = "", purpose: str = "") -> None:
-    """Keep the document under its next version; the one before is gone. In the transaction that holds the row.
-
-    `actor` and `purpose` stand in the access record; see `vault.seal`.
-    """
-    vault.seal(
-        document,
         workspace_id=connection.workspace_id,
         owner_kind="connection",
         owner_id=connection.pk,
@@ -117,14 +119,47 @@ def seal(connection: Connection, document: Mapping[str, Any], actor: str = "", p
     )
 
 
+def seal(
+    connection: Connection,
+    document: Mapping[str, Any],
+    actor: str = "",
+    purpose: str = "",
+    *,
+    over: int | None = None,
+) -> None:
+    """Keep the document under its next version; the one before is gone. In the transaction that holds the row.
+
+    `actor` and `purpose` stand in the access record; see `vault.seal`. Raises vault.Overtaken where the document is no
+    longer the one of version `over`.
+    """
+    vault.seal(
+        document,
+        workspace_id=connection.workspace_id,
+        owner_kind="connection",
+        owner_id=connection.pk,
+        kind=vault.CREDENTIALS,
+        actor=actor,
+        purpose=purpose,
+        over=over,
+    )
+
+
 def destroy(connection: Connection, actor: str = "") -> None:
     """Delete everything that is sealed for the connection."""
     vault.destroy(workspace_id=connection.workspace_id, owner_kind="connection", owner_id=connection.pk, actor=actor)
 
 
 def hints_of(document: Mapping[str, Any]) -> dict[str, str]:
-    """The masks to show: `{"token": "••••1234"}`."""
-    return {key: value.masked_hint() for key, value in document.items() if isinstance(value, Secret)}
+    """The masks to show: `{"token": "••••1234"}`.
+
+    Tokens that a vendor gave show nothing of themselves: nobody knows them by their end, and the mask stays the same
+    however often they are renewed.
+    """
+    secrets = {key: value for key, value in document.items() if isinstance(value, Secret)}
+    hints = {key: value.masked_hint() for key, value in secrets.items()}
+    if tokens.is_granted(document):
+        hints = tokens.without_tokens(hints) | dict.fromkeys(tokens.SHOWN_KEYS & secrets.keys(), MASK)
+    return hints
 
 
 def generated_keys(provider: Provider) -> set[str]:

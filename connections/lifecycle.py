@@ -18,13 +18,22 @@ from django.db.models import F
 from connections import credentials as keeping
 from connections import outbound, providers, vault
 from connections.models import Connection
-from connections.providers.base import FieldProblem, InvalidFields, Provider
+from connections.oauth import grants, revoking, states, tokens
+from connections.oauth.tokens import Tokens
+from connections.providers.base import Account, FieldProblem, Granted, InvalidFields, Provider
 from connections.signals import connection_changed
 
 Status = Connection.Status
 
 TUNING = frozenset({"retry_schedule", "in_flight", "rate", "timeout_seconds"})
 """Columns that an owner may set as they are."""
+AWAITING_CREDENTIALS = (Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR)
+"""What new credentials end."""
+TO_AUTHORIZE_WORDS = "It has not been authorized yet: open its authorization URL or connect link."
+TO_GIVE_WORDS = "It has no credentials yet."
+DISCONNECTED_WORDS = "It was disconnected. Authorize it again to use it."
+DELETED_WORDS = "The connection has been deleted."
+CHANGED_WORDS = "The connection has been changed or deleted meanwhile; read it again."
 
 
 class Conflict(Exception):  # noqa: N818 - names the state
@@ -49,7 +58,10 @@ def create(
     *,
     actor: str = "",
 ) -> Change:
-    """A new, active connection. Raises UnknownProvider and InvalidFields. `actor` is for the access record."""
+    """A new connection: active, or waiting to be authorized. Raises UnknownProvider and InvalidFields.
+
+    `actor` is for the access record.
+    """
     provider = providers.get(type)
     given = keeping.read_given(provider, credentials, {})
     cleaned = check(provider, config, given)
@@ -61,6 +73,7 @@ def create(
             name=name,
             config=cleaned,
             credential_hints=keeping.hints_of(document),
+            **(_waiting(_to_authorize(provider)) if provider.auth == "oauth2" and not given else {}),
             **{column: value for column, value in tuning.items() if column in TUNING},
         )
         keeping.seal(connection, document, actor, vault.CREATED)
@@ -91,13 +104,16 @@ def edit(
         merged = {key: value for key, value in {**connection.config, **(config or {})}.items() if value is not None}
         present = keeping.present_after(provider, connection.credential_hints, changed)
         values["config"] = check(provider, merged, present, saved=connection.config)
+    void = tokens.are_void(provider.oauth, changed, connection.config, values.get("config", connection.config))
+    if void and "access_token" in connection.credential_hints:
+        changed |= dict.fromkeys(tokens.TOKEN_KEYS - changed.keys())
     if not changed:
-        return _save(connection, values)
+        return _save(connection, values, ends_grant=void)
     try:
-        document, made = keeping.replace(provider, connection, changed, actor)
+        replacement = keeping.replace(provider, connection, changed, actor)
     except keeping.Lost:
         raise Conflict("The stored credentials do not open. Send all of them again.") from None
-    return _save(connection, values, document, made, actor=actor, purpose=vault.REPLACED)
+    return _save(connection, values, replacement, ends_grant=void, actor=actor, purpose=vault.REPLACED)
 
 
 def rotate_secret(connection: Connection, *, actor: str) -> Change:
@@ -109,7 +125,67 @@ def rotate_secret(connection: Connection, *, actor: str) -> Change:
         raise Conflict("The stored credentials do not open. Send all of them again.") from None
     if rotated is None:
         raise Conflict(f"{provider.name} has no secret that Meshes makes.")
-    return _save(connection, {}, *rotated, actor=actor, purpose=vault.ROTATED)
+    return _save(connection, {}, rotated, actor=actor, purpose=vault.ROTATED)
+
+
+def authorize(
+    connection: Connection,
+    new: Tokens,
+    granted: Granted,
+    *,
+    client_id: str,
+    actor: str,
+) -> Connection:
+    """Keep what an authorization gave; it ends `needs_reauth` and `credential_error`.
+
+    The config additions are checked already. Raises Conflict for a connection that was deleted meanwhile.
+    """
+    provider = providers.get(connection.type)
+    account = granted.account or Account("")
+    with transaction.atomic():
+        row = _rows(connection).exclude(status=Status.DELETED).select_for_update(no_key=True).first()
+        if row is None:
+            raise Conflict(DELETED_WORDS)
+        try:
+            current = keeping.open_all(row, actor, "oauth authorize")
+        except vault.CredentialRefused:
+            current = provider.make_secrets()
+        document = tokens.granted(current, new)
+        keeping.seal(row, document, actor, vault.AUTHORIZED)
+        now = datetime.now(UTC)
+        _rows(row).update(
+            config={**row.config, **granted.config}, credential_hints=keeping.hints_of(document), updated_at=now,
+            account_id=account.id[:200], account_name=account.name[:200], version=F("version") + 1,
+        )  # fmt: skip
+        _rows(row).filter(status__in=AWAITING_CREDENTIALS).update(
+            status=Status.ACTIVE, status_reason="", status_changed_at=now, paused_until=None
+        )
+        grants.establish(row, new, client_id)
+        _announce(row)
+    return _reload(connection)
+
+
+def disconnect(connection: Connection, *, actor: str) -> Connection:
+    """Take the tokens out of the vault, make connect links void, and revoke at the vendor after the commit.
+
+    Raises Conflict where nothing is authorized this way, and when the connection changed meanwhile.
+    """
+    provider = providers.get(connection.type)
+    if provider.oauth is None or not provider.oauth.is_by_person:
+        raise Conflict(f"{provider.name} connections are not authorized, so there is nothing to disconnect.")
+    revocation = revoking.prepare(connection, actor)
+    replacement = None
+    if revocation is not None:
+        is_open = revocation.version is not None
+        document = tokens.without_tokens(revocation.document) if is_open else provider.make_secrets()
+        replacement = keeping.Replacement(document, {}, revocation.version)
+    with transaction.atomic():
+        waiting = _waiting(DISCONNECTED_WORDS)
+        _save(connection, waiting, replacement, mends=False, actor=actor, purpose=vault.DISCONNECTED)
+        grants.clear(connection, void_links=True)
+        states.forget(connection)
+        _revoke_later(revocation)
+    return _reload(connection)
 
 
 def pause(connection: Connection) -> Connection:
@@ -125,13 +201,14 @@ def resume(connection: Connection) -> Connection:
     """End whatever holds the connection, a pause of its lane too. Raises Conflict for a deleted one."""
     held = [status for status in Status if status != Status.DELETED]
     if not _move(connection, held, Status.ACTIVE, ""):
-        raise Conflict("The connection has been deleted.")
+        raise Conflict(DELETED_WORDS)
     return _reload(connection)
 
 
 def delete(connection: Connection, *, actor: str = "") -> bool:
     """Leave a tombstone: history stays readable, secrets are destroyed. False when that was done before."""
     now = datetime.now(UTC)
+    revocation = revoking.prepare(connection, actor)
     with transaction.atomic():
         rows = _rows(connection).exclude(status=Status.DELETED)
         if not rows.update(
@@ -140,6 +217,9 @@ def delete(connection: Connection, *, actor: str = "") -> bool:
         ):  # fmt: skip
             return False
         keeping.destroy(connection, actor)
+        grants.clear(connection, void_links=True)
+        states.forget(connection)
+        _revoke_later(revocation)
         _announce(connection)
     return True
 
@@ -152,6 +232,16 @@ def hold(connection: Connection, status: str, reason: str) -> bool:
 def mend(connection: Connection) -> bool:
     """A test has succeeded: end what a failure began. A user's own pause stays. False when there was nothing."""
     return _move(connection, [Status.DISABLED, Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR], Status.ACTIVE, "")
+
+
+def learn_account(connection: Connection, account: Account) -> bool:
+    """Keep whose account a test has found behind the connection. False when that was known."""
+    values = {"account_id": account.id[:200], "account_name": account.name[:200]}
+    with transaction.atomic():
+        learnt = bool(_rows(connection).exclude(**values).update(**values))
+        if learnt:
+            _announce(connection)
+    return learnt
 
 
 def check(
@@ -197,26 +287,42 @@ def _reload(connection: Connection) -> Connection:
 def _save(
     connection: Connection,
     values: Mapping[str, Any],
-    document: Mapping[str, Any] | None = None,
-    made: Mapping[str, str] | None = None,
+    replacement: keeping.Replacement | None = None,
     *,
+    ends_grant: bool = False,
+    mends: bool = True,
     actor: str = "",
     purpose: str = "",
 ) -> Change:
-    """Write the columns, and a new document, over the version that was read. Raises Conflict."""
+    """Write the columns, and a new document, over the versions that were read. Raises Conflict."""
     now = datetime.now(UTC)
-    hints = {} if document is None else {"credential_hints": keeping.hints_of(document)}
+    hints = {} if replacement is None else {"credential_hints": keeping.hints_of(replacement.document)}
     rows = _rows(connection).filter(version=connection.version).exclude(status=Status.DELETED)
     with transaction.atomic():
         if not rows.update(**values, **hints, version=F("version") + 1, updated_at=now):
-            raise Conflict("The connection has been changed or deleted meanwhile; read it again.")
-        if document is not None:
-            keeping.seal(connection, document, actor, purpose)
-            _rows(connection).filter(status__in=[Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR]).update(
+            raise Conflict(CHANGED_WORDS)
+        if replacement is not None:
+            try:
+                keeping.seal(connection, replacement.document, actor, purpose, over=replacement.over)
+            except vault.Overtaken:
+                raise Conflict(CHANGED_WORDS) from None
+        if replacement is not None and mends:
+            _rows(connection).filter(status__in=AWAITING_CREDENTIALS).update(
                 status=Status.ACTIVE, status_reason="", status_changed_at=now
             )
+        if ends_grant:
+            grants.clear(connection)
         _announce(connection)
-    return Change(_reload(connection), made or {})
+    return Change(_reload(connection), replacement.made if replacement else {})
+
+
+def _to_authorize(provider: Provider) -> str:
+    return TO_AUTHORIZE_WORDS if provider.oauth is not None else TO_GIVE_WORDS
+
+
+def _waiting(reason: str) -> dict[str, Any]:
+    """The columns of a connection that waits to be authorized."""
+    return {"status": Status.NEEDS_REAUTH, "status_reason": reason, "status_changed_at": datetime.now(UTC)}
 
 
 def _move(connection: Connection, origins: list[Any], status: str, reason: str) -> bool:
@@ -230,6 +336,11 @@ def _move(connection: Connection, origins: list[Any], status: str, reason: str) 
         if moved:
             _announce(connection)
     return moved
+
+
+def _revoke_later(revocation: revoking.Revocation | None) -> None:
+    if revocation is not None:
+        transaction.on_commit(revocation.send, robust=True)
 
 
 def _announce(connection: Connection) -> None:

@@ -17,6 +17,9 @@ from connections.secret import MASK, Secret
 SHORTEST_NEEDLE = 6
 """Secrets below this length are not searched for in texts: they would take ordinary words out with them."""
 
+SHORTEST_PART = 16
+"""Parts of a secret URL from this length are searched for by themselves: vendors quote the token in a webhook's URL."""
+
 _MASK_BYTES = MASK.encode()
 _CUT = "…"
 """Where a text was cut, which may have left the beginning of a secret."""
@@ -30,11 +33,12 @@ class QuotedSecret(Exception):  # noqa: N818 - named by what it did
 class Redactor:
     """Knows the secrets of one attempt and replaces them wherever they appear, also JSON- or URL-encoded."""
 
-    def __init__(self, credentials: Mapping[str, Any], request: Request | None = None) -> None:
-        """`credentials` as the vault opened them; `request` for what was made of them, such as a Basic header."""
+    def __init__(self, credentials: Mapping[str, Any], *requests: Request) -> None:
+        """`credentials` as the vault opened them; `requests` for what was made of them, such as a Basic header."""
         secrets = set(_leaves(credentials))
-        if request is not None:
+        for request in requests:
             secrets |= {value.rpartition(" ")[2] for name, value in request.headers if _is_secret_name(name)}
+        secrets |= {part for secret in secrets for part in _parts_of_url(secret)}
         needles = {form for secret in secrets if len(secret) >= SHORTEST_NEEDLE for form in _forms(secret)}
         self._needles = sorted(needles, key=len, reverse=True)
         self._byte_needles = [needle.encode() for needle in self._needles]
@@ -113,6 +117,17 @@ def _length_without_beginning(text: Any, needles: Iterable[Any]) -> int:
             if text.endswith(needle[:length]):
                 return len(text) - length
     return len(text)
+
+
+def _parts_of_url(secret: str) -> set[str]:
+    """Of a secret that is a URL: path and query, the last name in the path, each value in the query."""
+    scheme, _, rest = secret.partition("://")
+    if scheme not in ("https", "http"):
+        return set()
+    path_and_query = rest.partition("/")[2]
+    path, _, query = path_and_query.partition("?")
+    parts = {path_and_query, path, path.rstrip("/").rpartition("/")[2], *(value for _, value in parse_qsl(query))}
+    return {part for part in parts if len(part) >= SHORTEST_PART}
 
 
 def _forms(secret: str) -> set[str]:

@@ -111,6 +111,9 @@ class SealedDocument(models.Model):
         Connection, null=True, on_delete=models.CASCADE, related_name="sealed_documents", db_constraint=False
     )
     api_key = models.ForeignKey(ApiKey, null=True, on_delete=models.CASCADE, related_name="sealed_documents")
+    oauth_app = models.ForeignKey(
+        "OAuthApp", null=True, on_delete=models.CASCADE, related_name="sealed_documents", db_constraint=False
+    )
     kind = models.CharField(max_length=32)
     version = models.IntegerField()
     document = EncryptedTextField()
@@ -121,12 +124,14 @@ class SealedDocument(models.Model):
         db_table = "sealed_documents"
         constraints = [
             models.CheckConstraint(
-                condition=Q(connection=None, api_key__isnull=False)
-                | Q(connection__isnull=False, api_key=None, workspace__isnull=False),
+                condition=Q(connection=None, api_key__isnull=False, oauth_app=None)
+                | Q(connection__isnull=False, api_key=None, oauth_app=None, workspace__isnull=False)
+                | Q(connection=None, api_key=None, oauth_app__isnull=False, workspace__isnull=False),
                 name="sealed_documents_one_owner",
             ),
             models.UniqueConstraint(fields=["connection", "kind"], name="sealed_documents_connection_kind"),
             models.UniqueConstraint(fields=["api_key", "kind"], name="sealed_documents_api_key_kind"),
+            models.UniqueConstraint(fields=["oauth_app", "kind"], name="sealed_documents_oauth_app_kind"),
         ]
         indexes = [models.Index(fields=["key_id", "id"], name="sealed_documents_by_key")]
 
@@ -206,3 +211,75 @@ class AccessLogSeal(models.Model):
 
     def __str__(self) -> str:
         return f"segment {self.segment}"
+
+
+class OAuthApp(models.Model):
+    """A workspace's own app at a vendor, with which its connections are authorized; the secret is in the vault."""
+
+    id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="+")
+    type = models.CharField(max_length=64)
+    client_id = models.CharField(max_length=255)
+    secret_hint = models.CharField(max_length=16, help_text="A mask to show; never the secret.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        db_table = "oauth_apps"
+        verbose_name = "OAuth app"
+        constraints = [
+            models.UniqueConstraint(fields=["workspace", "type"], name="oauth_apps_workspace_type_unique"),
+            models.UniqueConstraint(fields=["workspace", "id"], name="oauth_apps_workspace_id_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} app {self.client_id}"
+
+
+class OAuthGrant(models.Model):
+    """What is known of a connection's authorization without a secret, and the lease under which a token is renewed."""
+
+    connection = models.OneToOneField(
+        Connection, primary_key=True, on_delete=models.CASCADE, related_name="oauth_grant", db_constraint=False
+    )
+    workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="+")
+    client_id = models.CharField(max_length=255, blank=True, default="", help_text="The app that was authorized.")
+    scope = models.TextField(blank=True, default="")
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: not known, or never.")
+    refreshed_at = models.DateTimeField(null=True, blank=True)
+    refresh_failures = models.IntegerField(default=0, help_text="In a row.")
+    not_before = models.DateTimeField(null=True, blank=True, help_text="No refresh until then, after a failure.")
+    last_error = models.CharField(max_length=300, blank=True, default="")
+    ended_at = models.DateTimeField(null=True, blank=True, help_text="The vendor ended it: no refresh any more.")
+    lease_id = models.UUIDField(null=True, blank=True)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    link_generation = models.IntegerField(default=1, help_text="Connect links of an earlier one are void.")
+
+    class Meta:
+        db_table = "oauth_grants"
+        verbose_name = "authorization"
+
+    def __str__(self) -> str:
+        return "ended" if self.ended_at else f"until {self.expires_at}" if self.expires_at else "without an end"
+
+
+class OAuthState(models.Model):
+    """An authorization that has been started: good once, for ten minutes, for the one who started it."""
+
+    id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
+    state_hash = models.CharField(unique=True, max_length=64, help_text="SHA-256 of the state; hexadecimal.")
+    connection = models.ForeignKey(Connection, on_delete=models.CASCADE, related_name="+", db_constraint=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="+")
+    session = models.CharField(max_length=80, help_text="key:<id of an API key> or browser:<hash of a cookie>.")
+    client_id = models.CharField(max_length=255)
+    redirect_uri = models.TextField()
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "oauth_states"
+        verbose_name = "started authorization"
+
+    def __str__(self) -> str:
+        return f"started {self.created_at}"

@@ -1,6 +1,8 @@
 """The test of a connection: one real request through the door, judged as a delivery's answer would be."""
 
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,13 +12,18 @@ from connections import credentials as keeping
 from connections import lifecycle, outbound, providers, vault
 from connections.masking import Redactor
 from connections.models import Connection
-from connections.providers.base import Outcome, Provider, Shipment, Verdict
+from connections.oauth import refreshing
+from connections.oauth.troubles import NoToken
+from connections.providers.base import Account, NotAuthorized, Outcome, Provider, Shipment, Unsendable, Verdict
 from workspaces import ids
 
 EVENT_TYPE = "meshes.test"
 EVENT_BODY = '{"message":"This is a test of your connection. Nothing has happened."}'
 ANSWER_LIMIT = 16 * 1024
 """Bytes of the answer that are shown."""
+
+TOKEN_SECONDS = 15.0
+"""For a new token, where one is needed."""
 
 NO_TEST = "no_test"
 _REFUSED = Verdict(
@@ -39,34 +46,84 @@ class Probe:
     duration_ms: int | None = None
     request: dict[str, Any] | None = field(default=None, repr=False)
     response: dict[str, Any] | None = field(default=None, repr=False)
+    account: Account | None = None
 
 
 def probe(connection: Connection, *, actor: str) -> Probe:
-    """Send the provider's test request and judge the answer.
+    """Send the provider's test request, judge the answer, and keep whose account it speaks of.
 
     Success ends `disabled`, `needs_reauth` and `credential_error`; failure changes nothing, but credentials that do not
     open put an active connection in `credential_error`. Raises nothing.
     """
     provider = providers.get(connection.type)
     try:
-        credentials = keeping.open_all(connection, actor, "test")
+        asked = ask(connection, provider.build_test, actor=actor, purpose="test")
     except vault.CredentialRefused:
         lifecycle.hold(connection, Connection.Status.CREDENTIAL_ERROR, _REFUSED.words)
-        return Probe(False, _REFUSED.outcome, _status(connection), _REFUSED.error_class, _REFUSED.words)
-    with Redactor(credentials).guarding():
-        request = provider.build_test(_shipment(provider, connection, credentials))
-    if request is None:
+        return _unsent(connection, _REFUSED)
+    except NoToken as trouble:
+        return _unsent(connection, trouble.verdict)
+    except Unsendable as error:
+        outcome = Outcome.BROKEN if isinstance(error, NotAuthorized) else Outcome.REJECTED
+        return _unsent(connection, Verdict(outcome, "unsendable", error.words))
+    if asked is None:
         return Probe(None, NO_TEST, _status(connection), words=provider.test)
-    answer = _send(request, connection)
-    redactor = Redactor(credentials, request)
-    with redactor.guarding():
-        verdict = provider.classify(answer, provider.actions[0].slug)
+    account = None
+    with asked.redactor.guarding():
+        verdict = provider.classify_test(asked.answer)
+        if verdict.outcome == Outcome.DELIVERED and isinstance(asked.answer, outbound.Response):
+            account = provider.read_account(asked.answer)
     if verdict.outcome == Outcome.DELIVERED:
         lifecycle.mend(connection)
-    return _describe(verdict, request, answer, redactor, _status(connection))
+        if account is not None:
+            lifecycle.learn_account(connection, account)
+    return replace(_describe(verdict, asked, _status(connection)), account=account)
 
 
-def _shipment(provider: Provider, connection: Connection, credentials: dict[str, Any]) -> Shipment:
+def _unsent(connection: Connection, verdict: Verdict) -> Probe:
+    return Probe(False, verdict.outcome, _status(connection), verdict.error_class, verdict.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a vendor was asked beside deliveries, and what came of it."""
+
+    request: outbound.Request
+    answer: outbound.Response | outbound.OutboundError
+    redactor: Redactor
+
+
+def ask(
+    connection: Connection,
+    build: Callable[[Shipment], outbound.Request | None],
+    *,
+    actor: str,
+    purpose: str,
+    body_limit: int = ANSWER_LIMIT,
+) -> Asked | None:
+    """Send what `build` makes of a made-up event, with a token that is renewed where it is due or refused.
+
+    None where `build` makes nothing. Raises vault.CredentialRefused, NoToken, and what `build` raises.
+    """
+    provider = providers.get(connection.type)
+    opened = keeping.open_document(connection, actor, purpose)
+    authorization = refreshing.of_connection(connection, provider, opened.version, opened.secret, actor)
+    authorization.prepare(time.monotonic() + TOKEN_SECONDS)
+    while True:
+        redactor = Redactor({"opened": authorization.opened})
+        with redactor.guarding():
+            request = build(shipment_of(provider, connection, authorization.credentials))
+        if request is None:
+            return None
+        answer = send(request, connection, body_limit)
+        until = time.monotonic() + TOKEN_SECONDS
+        if isinstance(answer, outbound.Response) and authorization.renew_after(answer, until):
+            continue
+        return Asked(request, answer, Redactor({"opened": authorization.opened}, request))
+
+
+def shipment_of(provider: Provider, connection: Connection, credentials: Mapping[str, Any]) -> Shipment:
+    """A shipment of a made-up event, for what is asked of the vendor beside deliveries."""
     now = datetime.now(UTC)
     return Shipment(
         delivery_id=ids.encode(ids.DELIVERY, ids.uuid7()),
@@ -83,10 +140,13 @@ def _shipment(provider: Provider, connection: Connection, credentials: dict[str,
     )
 
 
-def _send(request: outbound.Request, connection: Connection) -> outbound.Response | outbound.OutboundError:
+def send(
+    request: outbound.Request, connection: Connection, body_limit: int = ANSWER_LIMIT
+) -> outbound.Response | outbound.OutboundError:
+    """The answer, or why there is none."""
     deadline = connection.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
     try:
-        return outbound.send(request, deadline_seconds=deadline, body_limit=ANSWER_LIMIT)
+        return outbound.send(request, deadline_seconds=deadline, body_limit=body_limit)
     except outbound.OutboundError as error:
         return error
 
@@ -96,13 +156,8 @@ def _status(connection: Connection) -> str:
     return connection.status
 
 
-def _describe(
-    verdict: Verdict,
-    request: outbound.Request,
-    answer: outbound.Response | outbound.OutboundError,
-    redactor: Redactor,
-    status: str,
-) -> Probe:
+def _describe(verdict: Verdict, asked: Asked, status: str) -> Probe:
+    request, answer, redactor = asked.request, asked.answer, asked.redactor
     response = None
     if isinstance(answer, outbound.Response):
         response = {

@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.db import connection, transaction
 
 from connections.models import AccessRecord, SealedDocument
-from connections.vault import newest_key_id, sealing_keys, with_token
+from connections.vault import OwnerKind, newest_key_id, sealing_keys, with_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +72,24 @@ class _OldDocument(NamedTuple):
     workspace_id: uuid.UUID | None
     connection_id: uuid.UUID | None
     api_key_id: uuid.UUID | None
+    oauth_app_id: uuid.UUID | None
     kind: str
 
     @property
-    def owner_id(self) -> uuid.UUID:
-        owner = self.connection_id or self.api_key_id
-        assert owner is not None  # noqa: S101 - the table's constraint `sealed_documents_one_owner`
-        return owner
+    def owner(self) -> tuple[OwnerKind, uuid.UUID]:
+        if self.connection_id is not None:
+            return "connection", self.connection_id
+        if self.api_key_id is not None:
+            return "api_key", self.api_key_id
+        assert self.oauth_app_id is not None  # noqa: S101 - the table's constraint `sealed_documents_one_owner`
+        return "oauth_app", self.oauth_app_id
 
     def access_record(self, actor: str, *, granted: bool) -> AccessRecord:
+        owner_kind, owner_id = self.owner
         return AccessRecord(
             workspace_id=self.workspace_id,
-            owner_kind="connection" if self.connection_id else "api_key",
-            owner_id=self.owner_id,
+            owner_kind=owner_kind,
+            owner_id=owner_id,
             kind=self.kind,
             version=self.version,
             actor=actor,

@@ -96,6 +96,13 @@ class LimitsOut(serializers.Serializer[Any]):
     timeout = serializers.FloatField(allow_null=True, source="timeout_seconds")
 
 
+class AccountOut(serializers.Serializer[Any]):
+    """The vendor's account. Connections to the same one share its limits."""
+
+    id = serializers.CharField(source="account_id")
+    name = serializers.CharField(source="account_name")
+
+
 class ConnectionOut(serializers.Serializer[Any]):
     """A connection; of its credentials the masks."""
 
@@ -112,6 +119,7 @@ class ConnectionOut(serializers.Serializer[Any]):
     status = serializers.ChoiceField(Connection.Status.choices)
     status_reason = serializers.CharField()
     status_changed_at = serializers.DateTimeField(allow_null=True)
+    account = AccountOut(source="*", help_text="Whose account a test has found; empty before.")
     paused_until = serializers.DateTimeField(allow_null=True, help_text="The lane rests until then, by itself.")
     version = serializers.IntegerField()
     created_at = serializers.DateTimeField()
@@ -154,6 +162,11 @@ class AnsweredOut(serializers.Serializer[Any]):
     truncated = serializers.BooleanField()
 
 
+class ProbedAccountOut(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    name = serializers.CharField()
+
+
 class ProbeOut(serializers.Serializer[Any]):
     """What a test came to; `ok` is null where the integration has no test."""
 
@@ -165,6 +178,7 @@ class ProbeOut(serializers.Serializer[Any]):
     request = SentOut(allow_null=True)
     response = AnsweredOut(allow_null=True)
     status = serializers.CharField(help_text="The connection's status now.")
+    account = ProbedAccountOut(allow_null=True, help_text="Whose account it is; null where the vendor does not say.")
 
 
 _FieldOut = type(  # made so, as some fields have the names of a serializer's own attributes
@@ -184,6 +198,7 @@ _FieldOut = type(  # made so, as some fields have the names of a serializer's ow
         "maximum": serializers.FloatField(required=False),
         "max_length": serializers.IntegerField(required=False),
         "help": serializers.CharField(required=False),
+        "example": serializers.CharField(required=False),
     },
 )
 _MappingFieldOut = type(
@@ -195,6 +210,8 @@ _MappingFieldOut = type(
         "type": serializers.CharField(),
         "required": serializers.BooleanField(),
         "source": serializers.CharField(help_text="The default, a JMESPath expression; empty: none."),
+        "help": serializers.CharField(),
+        "example": serializers.CharField(),
     },
 )
 
@@ -202,14 +219,26 @@ _MappingFieldOut = type(
 class ActionOut(serializers.Serializer[Any]):
     slug = serializers.CharField()
     name = serializers.CharField()
-    idempotent = serializers.BooleanField()
+    idempotent = serializers.BooleanField(help_text="Sent twice it has the effect of once.")
     help = serializers.CharField()
+    fields = _MappingFieldOut(many=True, help_text="What its mapping can fill; none: the payload goes as it is.")
+    is_open = serializers.BooleanField(help_text="Also takes fields that are not listed, by the vendor's own names.")
+    steps = serializers.ListField(child=serializers.CharField(), help_text="The calls, where it needs several.")
+    default_mapping = serializers.ListField(
+        child=serializers.DictField(), help_text="In the form of a rule's mapping, which overrides it field by field."
+    )
 
 
 class VendorLimitsOut(serializers.Serializer[Any]):
     in_flight = serializers.IntegerField(allow_null=True)
     rate = serializers.FloatField(allow_null=True)
     body_bytes = serializers.IntegerField(allow_null=True)
+
+
+class AuthorizationNeedOut(serializers.Serializer[Any]):
+    """Connections are authorized at the vendor, by `POST …/authorize` or a connect link."""
+
+    scopes = serializers.ListField(child=serializers.CharField(), help_text="What the app must be allowed to ask for.")
 
 
 class IntegrationOut(serializers.Serializer[Any]):
@@ -220,12 +249,29 @@ class IntegrationOut(serializers.Serializer[Any]):
     description = serializers.CharField()
     docs_url = serializers.CharField()
     auth = serializers.CharField()
+    authorization = AuthorizationNeedOut(allow_null=True)
     config_fields = _FieldOut(many=True)
     credential_fields = _FieldOut(many=True)
     actions = ActionOut(many=True)
     limits = VendorLimitsOut()
-    mapping_fields = _MappingFieldOut(many=True)
+    live_options = serializers.DictField(
+        child=serializers.CharField(), help_text="Fields whose choices can be asked for, and what they are."
+    )
     test = serializers.CharField()
+
+
+class ChoiceOut(serializers.Serializer[Any]):
+    value = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # a field's own attribute has this name
+
+
+@extend_schema_serializer(many=False)
+class ChoicePageOut(serializers.Serializer[Any]):
+    """All of them on one page; the form is that of every list."""
+
+    data = ChoiceOut(many=True)  # type: ignore[assignment]  # a list's name for its rows
+    next = serializers.CharField(allow_null=True)
+    previous = serializers.CharField(allow_null=True)
 
 
 @extend_schema_serializer(many=False)

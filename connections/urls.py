@@ -4,6 +4,7 @@ from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from connections.access_views import AccessLogViewSet
+from connections.oauth.views import OAuthAppViewSet
 from connections.views import ConnectionViewSet, IntegrationViewSet
 
 router = SimpleRouter(trailing_slash=False)
@@ -13,5 +14,10 @@ urlpatterns = [
     path("integrations", IntegrationViewSet.as_view({"get": "list"}), name="integration-list"),
     path("integrations/<str:type>", IntegrationViewSet.as_view({"get": "retrieve"}), name="integration-detail"),
     path("workspaces/<str:id>/access-log", AccessLogViewSet.as_view({"get": "list"}), name="workspace-access-log"),
+    path(
+        "workspaces/<str:id>/oauth-apps/<str:type>",
+        OAuthAppViewSet.as_view({"get": "retrieve", "put": "update", "delete": "destroy"}),
+        name="oauth-app",
+    ),
     *router.urls,
 ]

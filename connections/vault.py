@@ -32,13 +32,17 @@ from workspaces import ids
 
 logger = logging.getLogger(__name__)
 
-OwnerKind = Literal["connection", "api_key"]
+OwnerKind = Literal["connection", "api_key", "oauth_app"]
 
 CREDENTIALS = "credentials"
 """The kind of document that holds all of a connection's credentials."""
 
 CREATED, REPLACED, ROTATED, DELETED = "created", "replaced", "rotated", "deleted"
+AUTHORIZED, REFRESHED, DISCONNECTED = "authorized", "refreshed", "disconnected"
 """The purposes of records that tell of a change."""
+
+_PREFIXES: dict[OwnerKind, str] = {"connection": ids.CONNECTION, "api_key": ids.KEY}
+"""Of the public ids of owners that have one."""
 
 _FIELD: EncryptedTextField = SealedDocument._meta.get_field("document")
 
@@ -79,6 +83,10 @@ class CredentialRefused(Exception):  # noqa: N818 - named by what happened
         self.reason = reason
 
 
+class Overtaken(Exception):  # noqa: N818 - named by what happened
+    """The document has been replaced since the version that was to be replaced was read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """An opened document: `secret` as it was sealed, every string in it a `Secret`."""
@@ -108,15 +116,19 @@ def seal(
     kind: str,
     actor: str = "",
     purpose: str = "",
+    over: int | None = None,
 ) -> int:
     """Seal `secret` (JSON, Secrets allowed as strings) as the owner's document of this kind; returns its version.
 
     An existing document is replaced under the next version. The caller holds the owner's row, so that two do not seal
     at once. Recorded as done by `actor` (else this process) for `purpose` (else "created" or "replaced").
+    Raises Overtaken where `over` is given and is not the version that would be replaced.
     """
     rows = _rows(workspace_id, owner_kind, owner_id, kind)
     with transaction.atomic():
         current = rows.select_for_update().values_list("version", flat=True).first()
+        if over is not None and current != over:
+            raise Overtaken
         version = (current or 0) + 1
         values = {
             "version": version,
@@ -150,11 +162,14 @@ def open(
     actor: str,
     purpose: str,
     oldest_version: int = 1,
+    delivery_id: uuid.UUID | None = None,
+    attempt_number: int | None = None,
 ) -> Opened:
     """Open the owner's document and record who did, and why, in the transaction that reads it.
 
     Raises CredentialRefused, also for a version before `oldest_version`. A refusal sounds the alarm, and is recorded
-    too unless the caller's own transaction rolls back because of it.
+    too unless the caller's own transaction rolls back because of it. The delivery and its attempt are named where it is
+    for one.
     """
     opened, refused = None, None
     with transaction.atomic():
@@ -178,6 +193,8 @@ def open(
             actor=actor,
             purpose=purpose,
             granted=opened is not None,
+            delivery_id=delivery_id,
+            attempt_number=attempt_number,
         )
     if opened is None:
         refused = refused or CredentialRefused("there is no document")
@@ -262,7 +279,8 @@ def sound_alarm(
     refused: CredentialRefused, workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID
 ) -> None:
     """The line at ERROR that operators watch for: somebody may have moved sealed documents about."""
-    owner = ids.encode(ids.CONNECTION if owner_kind == "connection" else ids.KEY, owner_id)
+    prefix = _PREFIXES.get(owner_kind)
+    owner = ids.encode(prefix, owner_id) if prefix else f"OAuth app {owner_id}"
     workspace = "no workspace" if workspace_id is None else f"workspace {ids.encode(ids.WORKSPACE, workspace_id)}"
     logger.error("credentials of %s of %s refused to open: %s", owner, workspace, refused.reason)
 

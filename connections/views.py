@@ -13,12 +13,15 @@ from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
 from connections import credentials as keeping
-from connections import lifecycle, probing, providers
+from connections import lifecycle, options, probing, providers
 from connections.lifecycle import Change
 from connections.masking import Redactor
 from connections.models import Connection
+from connections.oauth.views import AuthorizationActions
 from connections.providers.base import InvalidFields
 from connections.serializers import (
+    ChoiceOut,
+    ChoicePageOut,
     ConnectionChangeIn,
     ConnectionIn,
     ConnectionMadeOut,
@@ -28,7 +31,7 @@ from connections.serializers import (
     IntegrationPageOut,
     ProbeOut,
 )
-from meshes.api import Endpoint, Problem, QuerySerializer, StrictSerializer, TenantViewSet
+from meshes.api import Endpoint, Problem, QuerySerializer, StrictSerializer
 from workspaces import ids
 
 
@@ -52,13 +55,18 @@ class IntegrationViewSet(Endpoint, ViewSet):
             raise NotFound from None
 
 
-class ConnectionViewSet(TenantViewSet):
+class ConnectionViewSet(AuthorizationActions):
     """Destinations of a workspace."""
 
     queryset = Connection.objects.all()
     id_prefix = ids.CONNECTION
     required_scope = "config"
-    problems = {action: {409} for action in ("partial_update", "pause", "resume", "rotate_secret")}
+    problems = {
+        action: {409}
+        for action in (
+            "partial_update", "pause", "resume", "rotate_secret", "authorize", "connect_link", "disconnect",
+        )
+    } | {"options_of": {502}}  # fmt: skip
 
     @extend_schema(parameters=[ConnectionQuery], responses=ConnectionOut(many=True))
     def list(self, request: Request) -> Response:
@@ -123,7 +131,10 @@ class ConnectionViewSet(TenantViewSet):
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, id: str) -> Response:
-        """Delete a connection: its secrets are destroyed, its rules disabled; its history stays readable."""
+        """Delete a connection: its secrets are destroyed, its rules disabled; its history stays readable.
+
+        An authorization is revoked at the vendor, as far as it answers.
+        """
         lifecycle.delete(self.get_object(), actor=self.identity.actor)
         return Response(status=204)
 
@@ -164,6 +175,24 @@ class ConnectionViewSet(TenantViewSet):
         self.read(StrictSerializer)
         with _as_problems():
             return _show(lifecycle.rotate_secret(connection, actor=self.identity.actor), 200)
+
+    @extend_schema(
+        parameters=[OpenApiParameter("field", str, OpenApiParameter.PATH)], request=None, responses=ChoicePageOut
+    )
+    @action(detail=True, methods=["get"], url_path="options/(?P<field>[a-z_]{1,64})")
+    def options_of(self, request: Request, id: str, field: str) -> Response:
+        """The choices for a field, as the vendor lists them now or did in the last five minutes.
+
+        Which fields have any, the integration says in `live_options`; for others the answer is 404.
+        """
+        self.read_query(QuerySerializer)
+        try:
+            found = options.choices(self.living(), field, actor=self.identity.actor)
+        except options.UnknownField:
+            raise NotFound from None
+        except options.NoChoices as error:
+            raise Problem(502, detail=str(error)) from None
+        return Response({"data": ChoiceOut(found, many=True).data, "next": None, "previous": None})
 
     def living(self) -> Connection:
         """The connection that the path names. Raises 404, also for a deleted one."""

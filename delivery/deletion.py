@@ -17,6 +17,7 @@ from django.dispatch import receiver
 
 from connections import vault
 from connections.models import Connection, ConnectionHealth
+from connections.oauth import apps, revoking
 from delivery import cancelling
 from delivery.models import (
     Attempt,
@@ -160,12 +161,18 @@ def _remove_keys_kept(workspace_id: uuid.UUID, now: datetime) -> int:
     return _remove(IdempotencyRecord, pk__in=list(records.values_list("pk", flat=True)[:BATCH]))
 
 
+def _revoke(workspace_id: uuid.UUID, now: datetime) -> int:
+    """One authorization at a time, as each may take seconds of a vendor's."""
+    return revoking.revoke_one_of(workspace_id, "purge")
+
+
 STEPS: list[Callable[[uuid.UUID, datetime], int]] = [
     _cancel,
     _remove_unrouted,
     _remove_deliveries,
     _remove_events,
     _remove_keys_kept,
+    _revoke,
 ]
 
 
@@ -176,6 +183,7 @@ def _remove_configuration(workspace_id: uuid.UUID) -> int:
     destroyed = sum(
         vault.destroy(owner_kind="connection", owner_id=pk, workspace_id=workspace_id) for pk in connections
     )
+    destroyed += apps.remove(workspace_id)
     for pk in ApiKey.objects.filter(**owned).values_list("pk", flat=True):
         destroyed += vault.destroy(owner_kind="api_key", owner_id=pk, workspace_id=workspace_id)
     ApiKey.objects.filter(**owned, revoked_at=None).update(revoked_at=datetime.now(UTC))

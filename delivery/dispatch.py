@@ -6,6 +6,8 @@ that send never touch the database. `attempt` does one try and returns what `del
 
 import json
 import logging
+import os
+import socket
 import time
 import uuid
 from collections.abc import Mapping
@@ -20,9 +22,12 @@ from connections import outbound, providers, vault
 from connections.masking import Redactor
 from connections.messages import Request, Response
 from connections.models import Connection
-from connections.providers.base import Outcome, Shipment, Unsendable, Verdict
+from connections.oauth.refreshing import DIRECT, Authorization, Steps, User
+from connections.oauth.troubles import NoToken
+from connections.providers.base import NotAuthorized, Outcome, Shipment, Unsendable, Verdict, reauthorize
 from delivery import steering
 from delivery.breaker import HALF_OPEN, OPEN
+from delivery.conversing import Conversation
 from delivery.models import event_time
 from workspaces import ids
 
@@ -87,8 +92,12 @@ class Result:
     """Whether the action may be sent again although the first request may have arrived."""
     request: Sent | None = None
     response: Received | None = None
+    steps: list[dict[str, Any]] | None = None
+    """Every call of an action that needs several, as it is recorded; the last one is also `request` and `response`."""
 
 
+USABLE_SHARE = 11 / 12
+"""Of the lease; whatever an attempt waits for ends before. The rest is for settling."""
 PAYLOAD_GONE_WORDS = "The event's payload has been erased or has expired."
 OUR_FAULT_WORDS = "A fault on our side; it costs none of the attempts."
 CREDENTIAL_WORDS = "The stored credentials could not be opened. Nothing was sent; set the credentials anew."
@@ -216,36 +225,45 @@ def _start_probes(candidates: dict[uuid.UUID, Probe]) -> list[uuid.UUID]:
     return [candidates[connection_id].delivery_id for connection_id in started]
 
 
-def attempt(job: Job) -> Result:
-    """Make one attempt of a claimed delivery. Never raises; touches no database."""
+def attempt(job: Job, steps: Steps = DIRECT) -> Result:
+    """Make one attempt of a claimed delivery. Never raises; touches the database through `steps` alone, for tokens."""
     started_at, clock = datetime.now(UTC), time.monotonic()
-    credentials: Mapping[str, Any] = {}
-    request: Request | None = None
-    answer: Response | Exception
+    calls: Conversation | None = None
+    answer: Response | Verdict | Exception
     try:
-        provider = providers.get(job.connection_type)
-        credentials = _open_credentials(job)
-        request = provider.prepare(_shipment(job, credentials, started_at))
-        answer = outbound.send(
-            request,
-            deadline_seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS,
-            pool_key=(job.workspace_id, job.connection_id),
-        )
+        calls = _begin(job, steps, started_at, clock)
+        answer = calls.run()
     except Exception as error:  # noqa: BLE001  (judged below, by its type)
         answer = error
-    redactor = Redactor(credentials, request)
+    last = calls.last if calls else None
+    redactor = calls.redactor() if calls else Redactor({})
     with redactor.guarding():
         verdict = _judge(job, answer, redactor)
-    verdict = replace(verdict, words=redactor.text(verdict.words))  # a vendor's message may quote what it was sent
     return Result(
-        job=job,
-        verdict=verdict,
+        job=replace(job, sealed_version=calls.version) if calls and calls.version != job.sealed_version else job,
+        verdict=replace(verdict, words=redactor.text(verdict.words)),  # which may quote the vendor
         started_at=started_at,
         duration_ms=round((time.monotonic() - clock) * 1000),
         is_overloaded=verdict.throttled or isinstance(answer, outbound.DeadlineExceeded),
         may_repeat=repeatable(job.connection_type, job.action),
-        request=_sent(request, redactor) if request else None,
-        response=_received(answer, redactor) if isinstance(answer, Response) else None,
+        request=_sent(last.request, redactor) if last else None,
+        response=_received(last.response, redactor) if last and last.response else None,
+        steps=calls.steps(redactor) if calls else None,
+    )
+
+
+def _begin(job: Job, steps: Steps, now: datetime, clock: float) -> Conversation:
+    provider = providers.get(job.connection_type)
+    actor = f"{socket.gethostname()}:{os.getpid()}"[:100]
+    user = User(job.workspace_id, job.connection_id, actor, job.delivery_id, job.attempt_number)
+    credentials = _open_credentials(job)
+    return Conversation(
+        provider,
+        Authorization(user, provider, job.config, job.sealed_version or 0, credentials, steps),
+        _shipment(job, credentials, now),
+        seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS,
+        until=clock + settings.MESHES_LEASE_SECONDS * USABLE_SHARE,
+        pool_key=(job.workspace_id, job.connection_id),
     )
 
 
@@ -287,13 +305,19 @@ def _shipment(job: Job, credentials: dict[str, Any], now: datetime) -> Shipment:
     )
 
 
-def _judge(job: Job, answer: Response | Exception, redactor: Redactor) -> Verdict:
+def _judge(job: Job, answer: Response | Verdict | Exception, redactor: Redactor) -> Verdict:
     match answer:
+        case Verdict():
+            return answer
         case Response() | outbound.OutboundError():
             return providers.get(job.connection_type).classify(answer, job.action)
         case vault.CredentialRefused():
             vault.sound_alarm(answer, job.workspace_id, "connection", job.connection_id)
             return Verdict(Outcome.BROKEN, "credential_refused", CREDENTIAL_WORDS, hold="credential_error")
+        case NoToken():
+            return answer.verdict
+        case NotAuthorized():
+            return reauthorize(answer.words, "not_authorized")
         case Unsendable():
             return Verdict(Outcome.REJECTED, "unsendable", answer.words)
         case PayloadGone():

@@ -58,10 +58,17 @@ def try_render(connection: Connection, draft: Draft) -> dict[str, Any]:
 
 
 def _made_up(provider: Provider, connection: Connection) -> dict[str, Any]:
-    """Credentials of the same names as the connection's, which open nothing."""
+    """Credentials of the same names as the connection's, which open nothing. One without any is shown with all."""
     generated = provider.make_secrets()
-    given = {key: secrets.token_urlsafe(24) for key in connection.credential_hints if key not in generated}
-    return _as_secrets(generated | given)
+    examples = {declared.key: declared.example for declared in provider.credential_fields}
+    names = [key for key in connection.credential_hints or examples if key not in generated]
+    return _as_secrets(generated | {key: _made_up_like(examples.get(key, "")) for key in names})
+
+
+def _made_up_like(example: str) -> str:
+    if not example:
+        return secrets.token_urlsafe(24)
+    return "".join(secrets.choice("0123456789abcdef") if letter == "#" else letter for letter in example)
 
 
 def _as_secrets(document: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from django.dispatch import receiver
 from connections.models import Connection, ConnectionHealth
 from connections.signals import connection_changed
 from delivery import deletion, steering
+from delivery.budgets import Limits, limits_of
 
 
 @receiver(connection_changed)
@@ -17,13 +18,23 @@ def follow_connection(sender: Any, connection_id: uuid.UUID, **kwargs: Any) -> N
     workspace_id, is_deleted = connection.workspace_id, connection.status == Connection.Status.DELETED
     if is_deleted:
         deletion.on_connection_deleted(connection_id)
-    limits = (None, None) if is_deleted else (connection.in_flight, connection.rate)
-    steering.limit([steering.Limits(workspace_id, connection_id, *limits)])
+    steering.limit([Limits(workspace_id, connection_id, None, None) if is_deleted else _limits(connection)])
     if connection.status != Connection.Status.ACTIVE:
         steering.purge(workspace_id, connection_id)
     elif connection.paused_until is None:
         _forget_failures(connection)
         steering.resume(workspace_id, connection_id)
+
+
+def _limits(connection: Connection) -> Limits:
+    return limits_of(
+        connection.workspace_id,
+        connection.pk,
+        connection.in_flight,
+        connection.rate,
+        connection.type,
+        connection.account_id,
+    )
 
 
 def _forget_failures(connection: Connection) -> None:

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from connections import mapping, providers
+from connections import mapping, providers, shaping
+from connections.providers.base import Action
 from delivery import matching
 from delivery.models import Rule
 from workspaces import ids
+from workspaces.jsonpaths import join_path
 from workspaces.models import Workspace
 
 MOST_RULES_KEPT = 20_000
@@ -36,10 +38,10 @@ class CompiledRule:
         }
         """What the ledger says of the rule, whatever becomes of it."""
 
-    @property
+    @cached_property
     def reads_event(self) -> bool:
         """Whether it needs the event's content, and not only its type."""
-        return self.rule.filter is not None or self.rule.mapping is not None
+        return self.rule.filter is not None or self.mapping is not None
 
     @cached_property
     def filter(self) -> matching.Filter | None:
@@ -47,7 +49,13 @@ class CompiledRule:
 
     @cached_property
     def mapping(self) -> mapping.Mapping | None:
-        return None if self.rule.mapping is None else mapping.compile_mapping(self.rule.mapping)
+        """The rule's own entries, and the defaults of the action's fields that it does not name."""
+        entries = shaping.complete(self.action, self.rule.mapping)
+        return None if entries is None else mapping.compile_mapping(entries)
+
+    @property
+    def action(self) -> Action:
+        return providers.get(self.rule.connection.type).action(self.rule.action)
 
     @cached_property
     def frozen(self) -> str:
@@ -59,7 +67,20 @@ class CompiledRule:
         """The JSON text that the rule's mapping makes, or None without a mapping. Raises `mapping.MappingFailed`."""
         if self.mapping is None:
             return None
-        return json.dumps(self.mapping.apply(context), ensure_ascii=False, separators=(",", ":"))
+        try:
+            shaped = self.mapping.apply(context)
+        except mapping.MappingFailed as failure:
+            raise _explained(self, failure) from None
+        return json.dumps(shaped, ensure_ascii=False, separators=(",", ":"))
+
+
+def _explained(compiled: CompiledRule, failure: mapping.MappingFailed) -> mapping.MappingFailed:
+    """A default that failed is named by its field: it stands nowhere in the rule's own mapping."""
+    index = failure.pointer.partition("/")[2].partition("/")[0]
+    if compiled.mapping is None or not index or int(index) < len(compiled.rule.mapping or ()):
+        return failure
+    field = join_path(compiled.mapping.entries[int(index)].to)
+    return mapping.MappingFailed("", f"the default of the field {field}, which is required, {failure.message}")
 
 
 class Routing:

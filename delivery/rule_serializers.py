@@ -27,7 +27,11 @@ class RuleChangeIn(StrictSerializer):
     connection = PublicIdField(ids.CONNECTION)
     event = serializers.CharField(max_length=128, trim_whitespace=False, help_text="`lead.created`, `lead.*` or `*`.")
     filter = FilterField(required=False, allow_null=True, help_text="null: every event that the pattern names.")
-    mapping = MappingField(required=False, allow_null=True, help_text="null: the payload as it is.")
+    mapping = MappingField(
+        required=False,
+        allow_null=True,
+        help_text="null: the action's default mapping, or without one the payload as it is.",
+    )
     action = serializers.CharField(required=False, max_length=64, help_text="Left out: the integration's first.")
     enabled = serializers.BooleanField(required=False)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import transaction
 
-from connections import mapping, providers
+from connections import mapping, providers, shaping
 from connections.models import Connection
 from delivery import fanout, matching, preview
 from delivery.models import Rule
@@ -64,6 +64,7 @@ def _fill(rule: Rule, fields: Mapping[str, Any]) -> None:
             setattr(rule, name, fields[name])
     mistakes += _mistakes_in_documents(rule)
     mistakes += _choose_action(rule, fields)
+    mistakes = mistakes or _mistakes_about_fields(rule)
     if mistakes:
         raise Problem(422, errors=mistakes)
 
@@ -103,6 +104,13 @@ def _choose_action(rule: Rule, fields: Mapping[str, Any]) -> list[Mistake]:
     if rule.action in known:
         return []
     return [_mistake("/action", f"{provider.name} can {', '.join(known)}.", "action")]
+
+
+def _mistakes_about_fields(rule: Rule) -> list[Mistake]:
+    """What a mapping that is right in itself gets wrong about its action: it is asked once the action is known."""
+    action = providers.get(rule.connection.type).action(rule.action)
+    found = shaping.mistakes(action, rule.mapping)
+    return [_mistake(f"/mapping{each.pointer}", each.message, each.rule) for each in found]
 
 
 def _mistake(pointer: str, detail: str, rule: str) -> Mistake:

@@ -90,10 +90,21 @@ class AttemptRequestOut(serializers.Serializer[Any]):
     headers = serializers.ListField(source="request_headers", help_text="Pairs; secrets are masked.")
 
 
+class StepOut(serializers.Serializer[Any]):
+    """One call of several; bodies are cut to 4 KB."""
+
+    method = serializers.CharField()
+    url = serializers.CharField()
+    request_body = serializers.CharField()
+    status = serializers.IntegerField(allow_null=True)
+    response_body = serializers.CharField(allow_null=True)
+
+
 class AttemptOut(AttemptSummaryOut):
     request = AttemptRequestOut(source="*")
     response_headers = serializers.ListField()
     response_body = serializers.SerializerMethodField()
+    steps = StepOut(many=True, allow_null=True, help_text="Every call, where the action needs several; else null.")
     credential_version = serializers.IntegerField(allow_null=True)
     worker = serializers.CharField()
 

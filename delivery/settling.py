@@ -27,6 +27,8 @@ from workspaces import ids
 MOST_LOSSES = 5
 """Workers that one delivery may lose before it is dead: it is then more likely the cause than a victim."""
 OUR_FAULT_DELAY = timedelta(seconds=30)
+ABOUT_CREDENTIALS = frozenset({"needs_reauth", "credential_error"})
+"""Holds that new credentials end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ SETTLE = """
 WITH results (id, lease_id, status, outcome, cause, detail, budget_used, losses, next_attempt_at, settled_at,
     attempt_id, workspace_id, connection_id, number, started_at, duration_ms, status_code, error_class, error,
     request_method, request_url, request_headers, response_headers, response_body, response_truncated,
-    credential_version) AS (VALUES {rows}),
+    credential_version, steps) AS (VALUES {rows}),
 settled AS (
     UPDATE deliveries d
     SET status = r.status, outcome = r.outcome, cause = r.cause, detail = r.detail, budget_used = r.budget_used,
@@ -92,10 +94,10 @@ settled AS (
 recorded AS (
     INSERT INTO attempts (id, workspace_id, delivery_id, number, started_at, duration_ms, outcome, status_code,
         error_class, error, request_method, request_url, request_headers, response_headers, response_body,
-        response_truncated, credential_version, worker)
+        response_truncated, credential_version, steps, worker)
     SELECT r.attempt_id, r.workspace_id, r.id, r.number, r.started_at, r.duration_ms, r.outcome, r.status_code,
         r.error_class, r.error, r.request_method, r.request_url, r.request_headers, r.response_headers,
-        r.response_body, r.response_truncated, r.credential_version, %s
+        r.response_body, r.response_truncated, r.credential_version, r.steps, %s
     FROM results r JOIN settled USING (id)
 )
 SELECT r.id, h.connection_id, h.breaker, h.consecutive_failures, h.opened_times, h.first_failure_at, h.last_failure_at,
@@ -108,7 +110,7 @@ by which PostgreSQL leaves out all other partitions while it plans."""
 RESULT = (
     "(%s::uuid, %s::uuid, %s, %s, %s, %s, %s, %s, %s::timestamptz, %s::timestamptz,"
     " %s::uuid, %s::uuid, %s::uuid, %s, %s::timestamptz, %s, %s::int, %s, %s, %s, %s, %s::jsonb, %s::jsonb, %s::bytea,"
-    " %s, %s::int)"
+    " %s, %s::int, %s::jsonb)"
 )
 
 
@@ -152,6 +154,7 @@ def _row(result: Result, now: datetime) -> tuple[Any, ...]:
         request.method if request else "", request.url if request else "",
         json.dumps(request.headers if request else []), json.dumps(response.headers if response else []),
         Binary(response.body) if response else None, bool(response and response.truncated), job.sealed_version,
+        json.dumps(result.steps) if result.steps else None,
     )  # fmt: skip
 
 
@@ -174,18 +177,30 @@ class Change:
     before: Health
     health: Health
     paused_until: datetime | None = None
+    rests_until: datetime | None = None
+    """The vendor has nothing left of its limit until then, by its headers; no fault of anybody's."""
     hold: str | None = None
     reason: str = ""
+    refused_version: int | None = None
+    """Of the credentials that a hold is about: newer ones are not held by it."""
 
     def take(self, result: Result, now: datetime) -> None:
         """Add one more result, in the order in which they were settled."""
         verdict = result.verdict
-        if verdict.hold is not None and self.hold is None:
-            self.hold, self.reason = verdict.hold, verdict.words
+        if verdict.rest_seconds is not None:
+            self.rests_until = max(now + timedelta(seconds=verdict.rest_seconds), self.rests_until or now)
+        if verdict.hold is not None:
+            self._take_hold(verdict.hold, result)
         elif verdict.outcome == Outcome.DELIVERED:
             self.health, self.paused_until = breaker.after_success(self.health, now), None
         elif verdict.outcome in (Outcome.RETRY, Outcome.UNCERTAIN) and not verdict.is_ours:
             self._take_failure(result, now)
+
+    def _take_hold(self, hold: str, result: Result) -> None:
+        version = result.job.sealed_version if hold in ABOUT_CREDENTIALS else None
+        is_newer = version is not None and self.refused_version is not None and version > self.refused_version
+        if self.hold is None or is_newer:
+            self.hold, self.reason, self.refused_version = hold, result.verdict.words, version
 
     def _take_failure(self, result: Result, now: datetime) -> None:
         pause: timedelta | None
@@ -197,18 +212,24 @@ class Change:
             self.paused_until = max(now + pause, self.paused_until or now)
         if breaker.is_failing_for_days(self.health, now):
             self.hold, self.reason = "disabled", "The destination has failed for five days."
+            self.refused_version = None
+
+    @property
+    def sleeps_until(self) -> datetime | None:
+        """When the lane may run again: a pause of the breaker's, or a rest that the vendor's limit needs."""
+        return max((until for until in (self.paused_until, self.rests_until) if until), default=None)
 
     @property
     def is_repaused(self) -> bool:
         """Whether the connection's `paused_until` changes: it is set, or ended by the breaker's closing."""
-        return self.paused_until is not None or self.health.breaker != self.before.breaker
+        return self.sleeps_until is not None or self.health.breaker != self.before.breaker
 
     def steer(self) -> None:
         """Give the lane its copy, after the commit."""
         if self.hold is not None:
             steering.purge(self.workspace_id, self.connection_id)
-        elif self.paused_until is not None:
-            steering.pause(self.workspace_id, self.connection_id, self.paused_until)
+        elif self.sleeps_until is not None:
+            steering.pause(self.workspace_id, self.connection_id, self.sleeps_until)
         elif self.before.breaker != breaker.CLOSED and self.health.breaker == breaker.CLOSED:
             steering.resume(self.workspace_id, self.connection_id)
 
@@ -232,6 +253,8 @@ def _update_connections(settled: list[Result], healths: dict[uuid.UUID, Health],
 
 def _changes_nothing(result: Result, healths: dict[uuid.UUID, Health]) -> bool:
     health = healths.get(result.job.connection_id)
+    if result.verdict.rest_seconds is not None:
+        return False
     if result.verdict.outcome == Outcome.DELIVERED and health is not None:
         return breaker.after_success(health, datetime.now(UTC)) is health
     return result.verdict.outcome == Outcome.REJECTED or result.verdict.is_ours
@@ -279,14 +302,16 @@ def _write_changes(changes: list[Change], now: datetime) -> None:
             "UPDATE connections c SET paused_until = CASE WHEN v.until IS NULL THEN NULL"
             " ELSE greatest(c.paused_until, v.until) END FROM (VALUES {rows}) AS v (id, until) WHERE c.id = v.id",
             "(%s::uuid, %s::timestamptz)",
-            [(change.connection_id, change.paused_until) for change in changes if change.is_repaused],
+            [(change.connection_id, change.sleeps_until) for change in changes if change.is_repaused],
         )
         _write_rows(
             cursor,
             "UPDATE connections c SET status = v.status, status_reason = v.reason, status_changed_at = v.now"
-            " FROM (VALUES {rows}) AS v (id, status, reason, now) WHERE c.id = v.id AND c.status = 'active'",
-            "(%s::uuid, %s, %s, %s::timestamptz)",
-            [(c.connection_id, c.hold, c.reason, now) for c in changes if c.hold is not None],
+            " FROM (VALUES {rows}) AS v (id, status, reason, now, version) WHERE c.id = v.id AND c.status = 'active'"
+            " AND NOT EXISTS (SELECT FROM sealed_documents s WHERE s.workspace_id = c.workspace_id"
+            " AND s.connection_id = c.id AND s.kind = 'credentials' AND s.version > v.version)",
+            "(%s::uuid, %s, %s, %s::timestamptz, %s::int)",
+            [(c.connection_id, c.hold, c.reason, now, c.refused_version) for c in changes if c.hold is not None],
         )
 
 

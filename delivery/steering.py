@@ -8,7 +8,6 @@ import hashlib
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -18,7 +17,8 @@ from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from delivery.lanes.control import Lanes
+from delivery.budgets import Limits
+from delivery.lanes.control import Lanes, Terms
 
 logger = logging.getLogger(__name__)
 
@@ -91,24 +91,13 @@ def purge(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:
 # --- many lanes -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a connection's lane may do; None: the default."""
-
-    workspace_id: uuid.UUID
-    connection_id: uuid.UUID
-    in_flight: int | None
-    """Deliveries open at once."""
-    rate: float | None
-    """Deliveries per second."""
-
-
 def limit(limits: Sequence[Limits]) -> None:
-    """Give lanes their limits, in one round trip a broker."""
-    by_shard: dict[str, list[tuple[str, int | None, float | None]]] = {}
+    """Give lanes their limits and buckets, in one round trip a broker."""
+    by_shard: dict[str, list[Terms]] = {}
     for each in limits:
-        row = (lane_of(each.connection_id), each.in_flight, each.rate)
-        by_shard.setdefault(shard_of(each.workspace_id), []).append(row)
+        bucket = (each.bucket.name, each.bucket.in_flight, each.bucket.rate) if each.bucket else None
+        terms = Terms(lane_of(each.connection_id), each.in_flight, each.rate, bucket)
+        by_shard.setdefault(shard_of(each.workspace_id), []).append(terms)
     for url, rows in by_shard.items():
         _try(lanes_at(url).limit_many, rows)
 

@@ -18,6 +18,7 @@ from django.db import close_old_connections, connection
 
 from connections import access_log
 from delivery import deletion, fanout, publishing, replay, retention, settling, steering
+from delivery.budgets import Limits, limits_of
 from delivery.lanes.options import CAPACITY
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ WITH RECURSIVE lanes (connection_id) AS (
             WHERE d.status = 'pending' AND d.connection_id > lanes.connection_id ORDER BY d.connection_id LIMIT 1)
     FROM lanes WHERE lanes.connection_id IS NOT NULL
 )
-SELECT c.workspace_id, c.id, c.in_flight, c.rate, c.status FROM lanes JOIN connections c ON c.id = lanes.connection_id
+SELECT c.workspace_id, c.id, c.in_flight, c.rate, c.type, c.account_id, c.status
+FROM lanes JOIN connections c ON c.id = lanes.connection_id
 WHERE c.status <> 'active' OR c.paused_until IS NULL OR c.paused_until <= clock_timestamp()
 """
 """Every connection with pending deliveries, by hopping from one to the next in the index `deliveries_due_by_lane`."""
@@ -102,19 +104,19 @@ def top_up_lanes(now: datetime) -> int:
     with connection.cursor() as cursor:
         cursor.execute(LANES_WITH_DUE)
         lanes = cursor.fetchall()
-    active = [steering.Limits(*row[:4]) for row in lanes if row[4] == "active"]
-    stopped = [row[1] for row in lanes if row[4] != "active"]
+    active = [limits_of(*row[:6]) for row in lanes if row[6] == "active"]
+    stopped = [row[1] for row in lanes if row[6] != "active"]
     moved = hold(stopped) if stopped else 0
     return moved + _top_up(_low_lanes(active), now)
 
 
-def _low_lanes(active: list[steering.Limits]) -> list[uuid.UUID]:
+def _low_lanes(active: list[Limits]) -> list[uuid.UUID]:
     """Those of the lanes that run low; their own limits are set again, since an emptied broker has forgotten them."""
     if not active:
         return []
     depths = steering.depths([(lane.workspace_id, lane.connection_id) for lane in active])
     low = [lane for lane, depth in zip(active, depths, strict=True) if depth < TOP_UP_BELOW]
-    steering.limit([lane for lane in low if lane.in_flight is not None or lane.rate is not None])
+    steering.limit([lane for lane in low if lane.says_something])
     return [lane.connection_id for lane in low]
 
 

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections
 
 from connections.providers.base import Outcome
-from delivery import dispatch, fanout, publishing, settling
+from delivery import dispatch, fanout, publishing, settling, tokens
 from delivery.batching import Group
 from delivery.lanes.lease import report
 
@@ -46,7 +46,7 @@ def deliver(delivery_id: str) -> None:
     _forbid_database()
     job = _claims.submit(uuid.UUID(delivery_id))
     if job is not None:
-        result = dispatch.attempt(job)
+        result = dispatch.attempt(job, tokens.GROUPED)
         _settle(result)
         tell_lane(result)
 

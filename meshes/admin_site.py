@@ -19,7 +19,13 @@ GROUPS: list[tuple[str, str, list[str]]] = [
     (
         "destinations",
         "Destinations",
-        ["connections.Connection", "connections.ConnectionHealth", "delivery.Rule"],
+        [
+            "connections.Connection",
+            "connections.ConnectionHealth",
+            "connections.OAuthGrant",
+            "connections.OAuthApp",
+            "delivery.Rule",
+        ],
     ),
     (
         "traffic",
@@ -33,6 +39,7 @@ GROUPS: list[tuple[str, str, list[str]]] = [
             "connections.AccessRecord",
             "connections.SealedDocument",
             "connections.AccessLogSeal",
+            "connections.OAuthState",
             "delivery.Attempt",
             "delivery.RoutingLedger",
             "delivery.Payload",

@@ -45,6 +45,7 @@ _TITLES = {
     422: ("invalid", "The request is not valid"),
     429: ("rate-limited", "Too many requests"),
     500: ("internal", "Something went wrong on our side"),
+    502: ("vendor", "The vendor did not answer as it should"),
     503: ("unavailable", "The service is not available for a moment"),
 }
 _UNNAMED = ("error", "The request failed")

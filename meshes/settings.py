@@ -10,6 +10,7 @@ from datetime import timedelta
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
+from connections.oauth.clients import read_clients
 from meshes.stack_folder import data_folder
 
 DATA_DIR = data_folder()
@@ -55,6 +56,14 @@ def envint(name: str, default: int) -> int:
 
 def envlist(name: str, default: str = "") -> list[str]:
     return [item.strip() for item in env(name, default).split(",") if item.strip()]
+
+
+def envpairs(name: str) -> dict[str, str]:
+    """`key=value` pairs, separated by commas."""
+    pairs = [item.partition("=") for item in envlist(name)]
+    if wrong := [key for key, sign, value in pairs if not (key.strip() and sign and value.strip())]:
+        raise ImproperlyConfigured(f"{name} must be pairs like hubspot=https://…, not {wrong[0]!r}")
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 # --- secrets and servers -------------------------------------------------------------------------------------------
@@ -228,9 +237,37 @@ MESHES_RETENTION = {
 }
 """How long partitions are kept; "events" also covers deliveries, routing ledgers and what refers to them."""
 
+# --- destinations --------------------------------------------------------------------------------------------------
+
 MESHES_PROVIDERS = [
     "connections.providers.webhook",
+    "connections.providers.hubspot",
+    "connections.providers.salesforce",
+    "connections.providers.intercom",
+    "connections.providers.pipedrive",
+    "connections.providers.klaviyo",
+    "connections.providers.customerio",
+    "connections.providers.mailchimp",
+    "connections.providers.zoho",
+    "connections.providers.slack",
+    "connections.providers.discord",
+    "connections.providers.teams",
+    "connections.providers.resend",
+    "connections.providers.segment",
+    "connections.providers.mixpanel",
+    "connections.providers.amplitude",
+    "connections.providers.posthog",
+    "connections.providers.ga4",
 ]
+MESHES_VENDOR_URLS = {slug: url.rstrip("/") for slug, url in envpairs("MESHES_VENDOR_URLS").items()}
+"""What stands for a vendor's own hosts, such as a test server or a proxy: `hubspot=https://hubspot.example.com, …`."""
+try:
+    MESHES_OAUTH_CLIENTS = read_clients(env("MESHES_OAUTH_CLIENTS"))
+except ValueError as error:
+    raise ImproperlyConfigured(f"MESHES_OAUTH_CLIENTS: {error}") from None
+"""The installation's apps at vendors: `hubspot=<client id>:<client secret>,…` or a JSON object; see docs/oauth.md."""
+MESHES_PUBLIC_URL = env("MESHES_PUBLIC_URL")
+"""Where browsers reach Meshes, `https://meshes.example.com`; unset: where the request came in."""
 
 # --- logging -------------------------------------------------------------------------------------------------------
 

@@ -10,10 +10,8 @@ from meshes.views import openapi
 urlpatterns = [
     path("api/v1/", include("workspaces.urls")),
     path("api/v1/", include("connections.urls")),
-    path("api/v1/", include("connections.urls")),
     path("api/v1/", include("delivery.urls")),
-    path("api/v1/", include("connections.urls")),
-    path("api/v1/", include("delivery.urls")),
+    path("", include("connections.oauth.urls")),
     path("api/schema", openapi, name="schema"),
     path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     path("healthz", healthz),

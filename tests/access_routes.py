@@ -65,6 +65,10 @@ def key(things: Things) -> dict[str, Any]:
     return {"name": "Key", "kind": "workspace", "workspace": things.workspace, "scopes": ["admin"]}
 
 
+def app(things: Things) -> dict[str, Any]:
+    return {"client_id": "app", "client_secret": "secret"}
+
+
 WORKSPACES = (
     Route("GET /workspaces", SEEING, 200, names="nowhere"),
     Route("POST /workspaces", ADMIN, 201, named, names="nowhere", account_only=True),
@@ -75,6 +79,9 @@ WORKSPACES = (
     Route("POST /workspaces/{workspace}/erasures", ADMIN, 200, lambda things: {"match": {"payload.email": "nobody"}}),
     Route("GET /workspaces/{workspace}/access-log", ADMIN, 200),
     Route("GET /workspaces/{external_id}/access-log?connection={connection}", ADMIN, 200),
+    Route("GET /workspaces/{workspace}/oauth-apps/hubspot", CONFIG, 200),
+    Route("PUT /workspaces/{external_id}/oauth-apps/hubspot", CONFIG, 200, app),
+    Route("DELETE /workspaces/{workspace}/oauth-apps/hubspot", CONFIG, 204),
     Route("GET /api-keys", ADMIN, 200, names="nowhere"),
     Route("GET /api-keys?workspace={workspace}", ADMIN, 200),
     Route("POST /api-keys", ADMIN, 201, key, names="body"),
@@ -96,6 +103,10 @@ CONNECTIONS = (
     Route("POST /connections/{connection}/pause", CONFIG, 200),
     Route("POST /connections/{connection}/resume", CONFIG, 200),
     Route("POST /connections/{connection}/rotate-secret", CONFIG, 200),
+    Route("POST /connections/{crm}/authorize", CONFIG, 200),
+    Route("POST /connections/{crm}/connect-link", CONFIG, 200),
+    Route("POST /connections/{crm}/disconnect", CONFIG, 200),
+    Route("GET /connections/{connection}/options/list_id", CONFIG, 404),
 )
 
 RULES = (
@@ -134,8 +145,22 @@ DELIVERIES = (
 
 ROUTES = (*WORKSPACES, *CONNECTIONS, *RULES, *EVENTS, *DELIVERIES)
 
-OPEN = {"GET /api/schema", "GET /api/docs", "GET /healthz", "GET /readyz"}
-"""Routes that ask for no key."""
+OPEN = {
+    "GET /api/schema": 200,
+    "GET /api/docs": 200,
+    "GET /healthz": 200,
+    "GET /readyz": 200,
+    "GET /oauth/callback": 400,
+    "GET /connect/{link}": 404,
+}
+"""Routes that ask for no key, and what they answer to whoever brings nothing."""
+
+NAMED = {
+    "integrations/webhook": "integrations/*",
+    "oauth-apps/hubspot": "oauth-apps/*",
+    "options/list_id": "options/*",
+}
+"""Names that stand in the paths above as examples."""
 
 CROSSED: dict[str, Callable[[Things, Things], dict[str, Any]]] = {
     "POST /rules": lambda own, other: rule(own) | {"connection": other.connection},

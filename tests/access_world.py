@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from django.db import connection
 from django.test import Client
 
+from connections.oauth import apps
+from connections.secret import Secret
 from delivery.models import Delivery, Replay
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.workspaces.callers import bearer, issue
@@ -22,6 +24,8 @@ class Things:
     external_id: str
     key: str
     connection: str
+    crm: str
+    """A connection that is authorized at its vendor."""
     rule: str
     event: str
     delivery: str
@@ -52,12 +56,14 @@ class World:
 def _furnish(workspace: Workspace) -> Things:
     destination = make_connection(workspace, url="https://127.0.0.1/refused-before-it-is-dialled")
     pending, dead = make_deliveries(destination, 2)
+    apps.put(workspace.pk, "hubspot", "app", Secret("secret"))
     Delivery.objects.filter(pk=dead.pk).update(status=Delivery.Status.DEAD, cause="exhausted")
     return Things(
         workspace=workspace.public_id,
         external_id=workspace.external_id or "",
         key=issue("workspace", ["admin"], workspace).row.public_id,
         connection=destination.public_id,
+        crm=make_connection(workspace, type="hubspot", config={}, secret={}).public_id,
         rule=ids.encode(ids.RULE, pending.rule_id),
         event=ids.encode(ids.EVENT, pending.event_id),
         delivery=pending.public_id,
@@ -68,7 +74,7 @@ def _furnish(workspace: Workspace) -> Things:
 
 def _unknown() -> Things:
     prefixes = {"workspace": ids.WORKSPACE, "connection": ids.CONNECTION, "replay": ids.REPLAY, "dead_letter": "dlv"}
-    prefixes |= {"key": ids.KEY, "rule": ids.RULE, "event": ids.EVENT, "delivery": ids.DELIVERY}
+    prefixes |= {"crm": ids.CONNECTION, "key": ids.KEY, "rule": ids.RULE, "event": ids.EVENT, "delivery": ids.DELIVERY}
     made = {name: ids.encode(prefix, ids.uuid7()) for name, prefix in prefixes.items()}
     return Things(external_id="unknown", **made)
 

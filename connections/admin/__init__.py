@@ -1,5 +1,5 @@
 """Pages for operators: connections, their health, and the records of their credentials (never the credentials)."""
 
-from connections.admin import destinations, records
+from connections.admin import authorizations, destinations, records
 
-__all__ = ["destinations", "records"]
+__all__ = ["authorizations", "destinations", "records"]

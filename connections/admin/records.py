@@ -34,7 +34,8 @@ class SealedDocumentAdmin(WatchedAdmin):
         return SealedDocument.objects.defer("document").select_related("workspace")
 
     def seen(self, row: SealedDocument) -> AccessRecord:
-        kind, owner_id = ("connection", row.connection_id) if row.connection_id else ("api_key", row.api_key_id)
+        owners = {"connection": row.connection_id, "api_key": row.api_key_id, "oauth_app": row.oauth_app_id}
+        kind, owner_id = next((kind, pk) for kind, pk in owners.items() if pk is not None)
         owner: dict[str, Any] = {"workspace_id": row.workspace_id, "owner_kind": kind, "owner_id": owner_id}
         return AccessRecord(**owner, kind=row.kind, version=row.version)
 
@@ -42,6 +43,8 @@ class SealedDocumentAdmin(WatchedAdmin):
     def show_owner(self, document: SealedDocument) -> str:
         if document.connection_id is not None:
             return owner_link("connection", document.connection_id)
+        if document.oauth_app_id is not None:
+            return owner_link("oauth_app", document.oauth_app_id)
         return owner_link("api_key", document.api_key_id)
 
 

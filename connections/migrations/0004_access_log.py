@@ -45,7 +45,7 @@ def guard_partitions(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('connections', '0002_accounts'),
+        ('connections', '0003_oauth'),
     ]
 
     operations = [

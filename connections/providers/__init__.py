@@ -27,5 +27,9 @@ def all() -> list[Provider]:
 
 @cache
 def _registry() -> dict[str, Provider]:
-    modules = [import_module(path) for path in settings.MESHES_PROVIDERS]
-    return {module.PROVIDER.slug: module.PROVIDER for module in modules}
+    found = {}
+    for path in settings.MESHES_PROVIDERS:
+        provider = import_module(path).PROVIDER
+        provider.override = settings.MESHES_VENDOR_URLS.get(provider.slug, "")
+        found[provider.slug] = provider
+    return found

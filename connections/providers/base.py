@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from connections.messages import USER_AGENT, OutboundError, Request, Response
 from connections.providers.fields import Field, FieldProblem, InvalidFields, clean, pointer_to
+from connections.providers.oauth import CLIENT_CREDENTIALS, Account, Granted, OAuth
 from connections.providers.verdicts import (
     Outcome,
     Verdict,
@@ -29,6 +30,7 @@ from connections.providers.verdicts import (
 from connections.secret import Secret
 
 __all__ = [
+    "CLIENT_CREDENTIALS",
     "USER_AGENT",
     "Account",
     "Action",
@@ -36,10 +38,12 @@ __all__ = [
     "Exchange",
     "Field",
     "FieldProblem",
+    "Granted",
     "InvalidFields",
     "Limits",
     "MappingField",
     "NotAuthorized",
+    "OAuth",
     "OutboundError",
     "Outcome",
     "Provider",
@@ -60,7 +64,7 @@ __all__ = [
     "throttled",
 ]
 
-Auth = Literal["none", "secret", "api_key", "basic", "bearer", "oauth2"]
+Auth = Literal["none", "secret", "url", "api_key", "basic", "bearer", "oauth2"]
 
 
 FieldKind = Literal["any", "string", "number", "boolean", "object", "array"]
@@ -81,6 +85,8 @@ class MappingField:
     required: bool = False
     source: str = ""
     help: str = ""
+    example: str = ""
+    """A string that the vendor would take, where not any one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,20 @@ class Action:
     fields: tuple[MappingField, ...] = ()
     is_open: bool = False
     steps: tuple[str, ...] = ()
+
+    @property
+    def default_mapping(self) -> list[dict[str, Any]]:
+        """The mapping of a rule that brings none: an entry for each field with a default. The optional are skipped."""
+        return [
+            {"to": field.key, "from": field.source} | ({} if field.required else {"on_error": "skip"})
+            for field in self.fields
+            if field.source
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """The action as the catalogue shows it."""
+        lists = {"fields": [asdict(field) for field in self.fields], "steps": list(self.steps)}
+        return asdict(self) | lists | {"default_mapping": self.default_mapping}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +163,6 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """The vendor's account behind a connection: its own id, and its name for people."""
-
-    id: str
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
     """One live choice for a field: the value to store, and how the vendor's users call it."""
 
@@ -179,6 +191,8 @@ class Provider:
     description: ClassVar[str] = ""
     docs_url: ClassVar[str] = ""
     auth: ClassVar[Auth] = "none"
+    oauth: ClassVar[OAuth | None] = None
+    """How connections are authorized, where the vendor, or the customer's own server, gives tokens."""
     config_fields: ClassVar[Sequence[Field]] = ()
     credential_fields: ClassVar[Sequence[Field]] = ()
     actions: ClassVar[Sequence[Action]]
@@ -214,9 +228,21 @@ class Provider:
         """
         return None
 
+    def classify_test(self, answer: Response | OutboundError) -> Verdict:
+        """What the answer to `build_test` means. Total. The default: what it would mean to the first action."""
+        return self.classify(answer, self.actions[0].slug)
+
     def read_account(self, response: Response) -> Account | None:
         """Whose account the test's answer speaks of. Connections to one account share its limits."""
         return None
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        """What the reply to an authorization says beside the tokens; `details` is what `oauth.details_url` answered."""
+        return Granted()
+
+    def is_unauthorized(self, response: Response) -> bool:
+        """Whether the vendor no longer takes the access token, so that a new one may help."""
+        return response.status == 401
 
     def build_options(self, field: str, shipment: Shipment) -> Request:
         """The request that lists the choices for a field of `live_options`. Raises KeyError, Unsendable."""
@@ -228,10 +254,8 @@ class Provider:
 
     def root(self, shipment: Shipment) -> str:
         """The URL without a slash at its end below which the vendor is reached for this connection."""
-        if self.override:
-            return self.override
         region = shipment.config.get("region") if len(self.base_urls) > 1 else None
-        return self.base_urls.get(region or "", next(iter(self.base_urls.values())))
+        return self.moved(self.base_urls.get(region or "", next(iter(self.base_urls.values()))))
 
     def moved(self, url: str) -> str:
         """A URL of the vendor's, at `override` where that is set."""
@@ -257,7 +281,10 @@ class Provider:
 
     def prepare(self, shipment: Shipment) -> Request:
         """`build_request`, and the vendor's limit on a body. Raises Unsendable."""
-        request = self.build_request(shipment)
+        return self.fitting(self.build_request(shipment))
+
+    def fitting(self, request: Request) -> Request:
+        """The request, if the vendor takes a body of its size. Raises Unsendable."""
         limit = self.limits.body_bytes
         if limit is not None and len(request.body) > limit:
             raise Unsendable(f"The request has {len(request.body):,} bytes; {self.name} takes at most {limit:,}.")
@@ -295,9 +322,10 @@ class Provider:
             "description": self.description,
             "docs_url": self.docs_url,
             "auth": self.auth,
+            "authorization": {"scopes": list(self.oauth.scopes)} if self.oauth and self.oauth.is_by_person else None,
             "config_fields": [declared.describe() for declared in self.config_fields],
             "credential_fields": [declared.describe() for declared in self.credential_fields],
-            "actions": [asdict(action) for action in self.actions],
+            "actions": [action.describe() for action in self.actions],
             "limits": asdict(self.limits),
             "live_options": dict(self.live_options),
             "test": self.test,

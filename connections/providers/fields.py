@@ -50,6 +50,8 @@ class Field:
     maximum: float | None = None
     max_length: int = 2048
     help: str = ""
+    example: str = ""
+    """A made-up value that `pattern` takes, in which every # stands for any hexadecimal digit."""
 
     def describe(self) -> dict[str, Any]:
         """The field as the catalogue shows it; what does not apply is left out."""
@@ -69,6 +71,7 @@ class Field:
             "maximum": self.maximum,
             "max_length": self.max_length if self.type in {"string", "url"} else None,
             "help": self.help or None,
+            "example": self.example or None,
         }
         return described | {key: value for key, value in optional.items() if value is not None}
 

@@ -4,7 +4,8 @@ Contacts are written by batch upsert, of one, because the single calls have no u
 failed. Paths are dated since 2026-03, each supported for 18 months.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from connections.messages import Request, Response
 from connections.providers.base import (
@@ -13,8 +14,10 @@ from connections.providers.base import (
     Choice,
     Exchange,
     Field,
+    Granted,
     Limits,
     MappingField,
+    OAuth,
     Shipment,
     Unsendable,
     Verdict,
@@ -29,10 +32,10 @@ from connections.providers.vendor import (
     bearer,
     fields_of,
     json_request,
+    listed,
     needed,
     number_header,
     read_object,
-    rows_at,
     text_at,
 )
 
@@ -57,6 +60,15 @@ class HubSpot(Vendor):
     description = "Writes contacts, adds them to lists and leaves notes in HubSpot CRM."
     docs_url = "https://developers.hubspot.com/docs/api-reference/overview"
     auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://app.hubspot.com/oauth/authorize",
+        token_url="https://api.hubapi.com/oauth/2026-09/token",  # noqa: S106  (no secret)
+        revoke_url="https://api.hubapi.com/oauth/2026-09/token/revoke",
+        scopes=("oauth", "crm.objects.contacts.read", "crm.objects.contacts.write"),
+        authorize_with=(("optional_scope", "crm.lists.read crm.lists.write"),),
+        lifetime_seconds=1800,
+        ends_with=frozenset({"invalid_grant", "BAD_REFRESH_TOKEN"}),
+    )
     base_urls = {"": "https://api.hubapi.com"}
     config_fields = (
         Field(
@@ -71,7 +83,7 @@ class HubSpot(Vendor):
         Action("upsert_contact", "Create or update a contact", True, fields=PERSON, is_open=True),
         Action(
             "add_to_list", "Add a contact to a list", True, is_open=True, steps=("upsert contact", "add to list"),
-            fields=(MappingField("list_id", "List", required=True, help="A manual list's id."), *PERSON),
+            fields=(MappingField("list_id", "List", required=True, help="A manual list's id.", example="42"), *PERSON),
         ),
         Action(
             "create_note", "Leave a note on a contact", False, is_open=True, steps=("upsert contact", "create note"),
@@ -89,6 +101,7 @@ class HubSpot(Vendor):
         ),
         "TEN_SECONDLY_ROLLING": throttled("HubSpot takes no more requests in these ten seconds.", seconds=10),
         "DAILY": throttled("The HubSpot account's daily limit is used up.", "daily_limit", DAILY_RETRY_SECONDS),
+        404: rejected("HubSpot has no such list or property. Check the rule's mapping and id_property."),
         423: retry("HubSpot has locked the record for a moment.", "locked", 2),
         477: retry("HubSpot is moving this account to another host.", "moving"),
     }
@@ -145,6 +158,10 @@ class HubSpot(Vendor):
         portal = text_at(document, "portalId")
         return Account(portal, text_at(document, "uiDomain")) if portal else None
 
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        portal = text_at(reply, "hub_id")
+        return Granted(account=Account(portal, text_at(reply, "hub_domain")) if portal else None)
+
     def build_options(self, field: str, shipment: Shipment) -> Request:
         if field == "list_id":
             search = {"processingTypes": ["MANUAL"], "count": 250}
@@ -154,10 +171,9 @@ class HubSpot(Vendor):
         raise KeyError(field)
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
-        document = read_object(response)
         if field == "list_id":
-            return [Choice(text_at(row, "listId"), text_at(row, "name")) for row in rows_at(document, "lists")]
-        unique = [row for row in rows_at(document, "results") if isinstance(row, dict) and row.get("hasUniqueValue")]
+            return [Choice(text_at(row, "listId"), text_at(row, "name")) for row in listed(response, "lists")]
+        unique = [row for row in listed(response, "results") if row.get("hasUniqueValue")]
         choices = [Choice(text_at(row, "name"), text_at(row, "label")) for row in unique if row.get("name") != "email"]
         return [Choice("email", "Email"), *choices]
 

@@ -4,18 +4,24 @@ A vendor's file declares `answers`, from its error codes and statuses to verdict
 code and message in a body. What it does not declare is read by the status.
 """
 
+import base64
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, ClassVar, NamedTuple
+from urllib.parse import quote
 
 from connections.messages import OutboundError, Request, Response
 from connections.providers.base import NotAuthorized, Provider, Shipment, Unsendable
 from connections.providers.verdicts import (
+    MAX_RETRY_AFTER_SECONDS,
     Outcome,
     Verdict,
     disabled,
     header,
+    read_date,
     read_error,
     reauthorize,
     rejected,
@@ -26,6 +32,21 @@ from connections.providers.verdicts import (
 
 MAX_MESSAGE = 300
 """Characters of a vendor's message that are shown."""
+MAX_URL_PART = 1000
+"""Characters of a value inside a URL, encoded. A longer URL is refused at the door, which would stop the connection."""
+
+FULL_NAME = (
+    "payload.name || (payload.first_name || payload.last_name)"
+    " && join(' ', [payload.first_name, payload.last_name][?@]) || payload.full_name"
+)
+"""The default source of a name in one piece, in JMESPath."""
+SUMMARY = (
+    "join(': ', [event.type, join(', ', [payload.name || payload.first_name, payload.email, payload.company]"
+    "[?type(@) == 'string' && @ != ''])][?@ != ''])"
+)
+"""The default text of a message, in JMESPath: `lead.created: Ada, ada@example.com`. No event is without one."""
+USER = "payload.user_id || payload.email"
+"""Whom an event is about, by default, in JMESPath."""
 
 
 class VendorError(NamedTuple):
@@ -83,6 +104,7 @@ class Vendor(Provider):
     def _completed(self, verdict: Verdict, response: Response, message: str) -> Verdict:
         """With the vendor's own words, and with what its headers ask for."""
         rest = self.rest_of(response)
+        rest = None if rest is None else min(rest, MAX_RETRY_AFTER_SECONDS)
         if verdict.outcome == Outcome.DELIVERED:
             return replace(verdict, rest_seconds=rest) if rest else verdict
         if message := shown(message):
@@ -109,21 +131,60 @@ def needed(fields: Mapping[str, Any], key: str) -> str:
     return str(value).strip()
 
 
+def given(fields: Mapping[str, Any], key: str) -> str | None:
+    """A field as text; None where this event has nothing for it. Raises Unsendable for what is no text."""
+    value = fields.get(key)
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise Unsendable(f"The field {key} must be text.")
+    return None if value is None else str(value).strip() or None
+
+
+def object_in(fields: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A field that holds an object; empty where this event has none. Raises Unsendable."""
+    value = fields.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise Unsendable(f"The field {key} must be an object.")
+    return value or {}
+
+
+def array_in(fields: Mapping[str, Any], key: str) -> list[Any]:
+    """A field that holds an array; empty where this event has none. Raises Unsendable."""
+    value = fields.get(key)
+    if value is not None and not isinstance(value, list):
+        raise Unsendable(f"The field {key} must be an array.")
+    return value or []
+
+
 def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def json_request(method: str, url: str, document: Any, *headers: tuple[str, str]) -> Request:
+def url_part(text: str) -> str:
+    """A value as one part of a path or query, encoded, so that it reaches nothing beside it. Raises Unsendable."""
+    part = quote(text, safe="")
+    if text in {".", ".."} or len(part) > MAX_URL_PART:
+        raise Unsendable("A value that identifies the record is too long, or cannot stand in a URL.")
+    return part
+
+
+def json_request(
+    method: str, url: str, document: Any, *headers: tuple[str, str], content_type: str = "application/json"
+) -> Request:
     """A request with a JSON body, written without spaces; None: without a body."""
     if document is None:
         return Request(method, url, headers)
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    return Request(method, url, (("content-type", "application/json"), *headers), body)
+    return Request(method, url, (("content-type", content_type), *headers), body)
 
 
 def bearer(shipment: Shipment, key: str = "access_token") -> tuple[str, str]:
     """The header with a token of the credentials. Raises NotAuthorized where the connection has none yet."""
     return ("authorization", f"Bearer {revealed(shipment, key)}")
+
+
+def basic(user: str, password: str = "") -> tuple[str, str]:
+    """The header of Basic authentication, in UTF-8 (RFC 7617, section 2.1)."""
+    return ("authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
 
 
 def revealed(shipment: Shipment, key: str) -> str:
@@ -133,6 +194,20 @@ def revealed(shipment: Shipment, key: str) -> str:
         raise NotAuthorized(f"The connection has no {key} yet: authorize it, or set the credential.")
     text: str = secret.reveal()
     return text
+
+
+def uuid_of(shipment: Shipment) -> uuid.UUID:
+    """What stands for the delivery at vendors whose keys take letters, digits and hyphens only: always the same."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, shipment.delivery_id)
+
+
+def iso_time(moment: datetime) -> str:
+    """`2026-03-04T05:06:00.250Z`"""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def unix_milliseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
 
 
 def read_json(response: Response) -> Any:
@@ -168,12 +243,28 @@ def rows_at(document: Any, *path: str | int) -> list[Any]:
     return document if isinstance(document, list) else []
 
 
+def listed(response: Response, *path: str) -> list[dict[str, Any]]:
+    """The objects of a list in an answer that must have one there. Raises Unsendable."""
+    document = read_json(response)
+    for step in path:
+        document = document.get(step) if isinstance(document, dict) else None
+    if not isinstance(document, list):
+        raise Unsendable("The vendor's answer could not be read as a list of choices.")
+    return [row for row in document if isinstance(row, dict)]
+
+
 def number_header(response: Response, name: str) -> float | None:
     """A header that holds a number of at most ten digits before its point."""
     text = header(response, name)
     if text is None or len(text) > 20 or not text.replace(".", "", 1).isdecimal() or not text.isascii():
         return None
     return float(text)
+
+
+def seconds_until(response: Response, moment: float) -> float:
+    """From the answer's own `Date`, or without one from now, to a moment in unix seconds; 0 to 86,400."""
+    since = read_date(header(response, "date")) or datetime.now(UTC)
+    return min(max(moment - since.timestamp(), 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
 def shown(message: str) -> str:

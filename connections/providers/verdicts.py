@@ -150,7 +150,7 @@ def retry_after(response: Response) -> float | None:
     if _SECONDS.fullmatch(text):
         seconds = float(text)
     else:
-        until, since = _read_date(text), _read_date(header(response, "date"))
+        until, since = read_date(text), read_date(header(response, "date"))
         if until is None:
             return None
         seconds = (until - (since or datetime.now(UTC))).total_seconds()
@@ -190,7 +190,8 @@ def header(response: Response, name: str) -> str | None:
     return next((value.strip() for key, value in response.headers if key.lower() == name), None)
 
 
-def _read_date(text: str | None) -> datetime | None:
+def read_date(text: str | None) -> datetime | None:
+    """The moment in a header such as `Date`; None where it is not readable."""
     if text is None:
         return None
     try:

@@ -3,17 +3,19 @@
 import base64
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import standardwebhooks
 
 from connections.providers.base import (
+    CLIENT_CREDENTIALS,
     USER_AGENT,
     Action,
     Field,
     FieldProblem,
+    NotAuthorized,
     Provider,
     Request,
     Shipment,
@@ -33,6 +35,7 @@ class Webhook(Provider):
     description = "Sends each event to an HTTP endpoint, signed by the Standard Webhooks specification."
     docs_url = "https://www.standardwebhooks.com"
     auth = "secret"
+    oauth = CLIENT_CREDENTIALS
     config_fields = (
         Field("url", "URL", type="url", required=True, help="Where events are sent."),
         Field("method", "Method", type="select", options=("POST", "PUT", "PATCH"), default="POST"),
@@ -41,26 +44,25 @@ class Webhook(Provider):
             help="wrapped: {type, timestamp, data, id}; raw: the data alone. Holds for events from now on.",
         ),
         Field("headers", "Extra headers", type="headers", help="Sent with every request. Shown, so not for secrets."),
+        Field(
+            "oauth_token_url", "Token URL", type="url",
+            help="OAuth 2.0: where your authorization server gives tokens for client credentials.",
+        ),
+        Field("oauth_scope", "Scope", max_length=1024, help="OAuth 2.0: asked for with the token; may be left out."),
     )  # fmt: skip
     credential_fields = (
         Field("signing_secret", "Signing secret", sensitive=True, generated=True, help="whsec_…, shown once."),
         Field("username", "User name", sensitive=True, pattern=r"[^:]+", max_length=255, help="Basic authentication."),
         Field("password", "Password", sensitive=True, max_length=1024, help="Basic authentication."),
         Field("token", "Token", sensitive=True, pattern=r"[\x21-\x7e]+", max_length=4096, help="Bearer token."),
+        Field("oauth_client_id", "Client id", sensitive=True, max_length=1024, help="OAuth 2.0 client credentials."),
+        Field("oauth_client_secret", "Client secret", sensitive=True, max_length=4096, help="Likewise."),
     )
     actions = (Action("send", "Send the event", idempotent=True, help="Receivers drop repeats by their webhook-id."),)
     test = "Sends one signed event of type meshes.test to the URL; any 2xx answer passes."
 
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
-        problems = []
-        if ("username" in credentials) != ("password" in credentials):
-            missing = "password" if "username" in credentials else "username"
-            words = "Basic authentication needs a user name and a password."
-            problems.append(FieldProblem(f"/credentials/{missing}", words, "required"))
-        if "token" in credentials and "username" in credentials:
-            words = "Give a token (Bearer) or a user name and password (Basic), not both."
-            problems.append(FieldProblem("/credentials/token", words, "exclusive"))
-        return problems
+        return [*_halves(config, credentials), *_rivals(credentials)]
 
     def make_secrets(self) -> dict[str, Any]:
         return {"signing_secret": new_signing_secret(), "previous": []}
@@ -85,6 +87,26 @@ class Webhook(Provider):
 
     def build_test(self, shipment: Shipment) -> Request:
         return self.build_request(shipment)
+
+
+def _halves(config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    """Parts of an authentication that are there without the others."""
+    basic = {f"/credentials/{key}": credentials.get(key) for key in ("username", "password")}
+    oauth = {f"/credentials/{key}": credentials.get(key) for key in ("oauth_client_id", "oauth_client_secret")}
+    oauth["/config/oauth_token_url"] = config.get("oauth_token_url")
+    for parts, words in (
+        (basic, "Basic authentication needs a user name and a password."),
+        (oauth, "OAuth 2.0 needs a client id, a client secret and a token URL."),
+    ):
+        if any(parts.values()):
+            yield from (FieldProblem(pointer, words, "required") for pointer, value in parts.items() if not value)
+
+
+def _rivals(credentials: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    """All but the first of several ways to authenticate: one header holds one."""
+    ways = [key for key in ("username", "token", "oauth_client_id") if credentials.get(key)]
+    words = "Give one of: a token (Bearer), a user name and password (Basic), OAuth 2.0 client credentials."
+    yield from (FieldProblem(f"/credentials/{key}", words, "exclusive") for key in ways[1:])
 
 
 def new_signing_secret() -> str:
@@ -117,11 +139,17 @@ def _live_previous(credentials: Mapping[str, Any], now: datetime) -> list[Mappin
 
 
 def _authorization(credentials: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Raises NotAuthorized where a token is to come from an authorization server and has not come yet."""
     if "token" in credentials:
         return [("authorization", "Bearer " + credentials["token"].reveal())]
     if "username" in credentials:
         pair = f"{credentials['username'].reveal()}:{credentials['password'].reveal()}"
         return [("authorization", "Basic " + base64.b64encode(pair.encode()).decode())]  # UTF-8: RFC 7617, section 2.1
+    if "oauth_client_id" in credentials:
+        if "access_token" not in credentials:
+            words = "The authorization server has given no token yet. Check the token URL and the client's credentials."
+            raise NotAuthorized(words)
+        return [("authorization", "Bearer " + credentials["access_token"].reveal())]
     return []
 
 

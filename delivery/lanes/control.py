@@ -99,6 +99,16 @@ class Repairs:
     fallen: int
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What one lane may do, as `Lanes.limit` says; `bucket` is the budget that it shares: name, in-flight cap, rate."""
+
+    lane: str
+    in_flight: int | None
+    rate: float | None
+    bucket: tuple[str, int | None, float | None] | None = None
+
+
 class Lanes:
     """Control of the lanes of one server. Raises ValueError for a name that is no lane, and redis-py's errors."""
 
@@ -153,11 +163,15 @@ class Lanes:
         """
         self._limit(self._client, lane, in_flight, rate, burst)
 
-    def limit_many(self, limits: Iterable[tuple[str, int | None, float | None]]) -> None:
-        """Limit many lanes in one round trip: `(lane, in_flight, rate)` each."""
+    def limit_many(self, limits: Iterable[Terms]) -> None:
+        """Limit many lanes, and let them share their buckets or none, in one round trip."""
         with self._client.pipeline(transaction=False) as pipeline:
-            for lane, in_flight, rate in limits:
-                self._limit(pipeline, lane, in_flight, rate, None)
+            for each in limits:
+                self._limit(pipeline, each.lane, each.in_flight, each.rate, None)
+                if each.bucket is not None:
+                    name, in_flight, rate = each.bucket
+                    self._bucket(pipeline, key_prefix(ring_of_lane(each.lane)), name, _terms(in_flight, rate, None))
+                self._share(pipeline, each.lane, each.bucket[0] if each.bucket else None)
             pipeline.execute()
 
     def _limit(self, client: Redis, lane: str, in_flight: int | None, rate: float | None, burst: float | None) -> None:
@@ -174,13 +188,18 @@ class Lanes:
         ring: str = "deliver",
     ) -> None:
         """Define a budget that lanes of one ring may share, in the terms of `limit`; without any it is forgotten."""
-        keys = [key_prefix(ring_named(ring))]
-        self._scripts.bucket(keys=keys, args=(self._caps, bucket_name(name), _terms(in_flight, rate, burst)))
+        self._bucket(self._client, key_prefix(ring_named(ring)), name, _terms(in_flight, rate, burst))
+
+    def _bucket(self, client: Redis, prefix: str, name: str, terms: str) -> None:
+        self._scripts.bucket(keys=[prefix], args=(self._caps, bucket_name(name), terms), client=client)
 
     def share(self, lane: str, bucket: str | None) -> None:
         """Let the lane draw on a bucket, beside limits of its own; None ends it. The bucket may be defined later."""
+        self._share(self._client, lane, bucket)
+
+    def _share(self, client: Redis, lane: str, bucket: str | None) -> None:
         name = "" if bucket is None else bucket_name(bucket)
-        self._scripts.share(keys=_keys(lane), args=(self._caps, lane, name))
+        self._scripts.share(keys=_keys(lane), args=(self._caps, lane, name), client=client)
 
     def pause(self, lane: str, until: datetime) -> None:
         """Take nothing from the lane before ``until`` (aware). What is leased goes on. A past moment resumes."""

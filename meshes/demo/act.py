@@ -125,6 +125,10 @@ class Act:
         arrived = self._count("dead", "succeeded") - 1
         return Rescue(letter, self._delivery(letter["id"]), waiting, arrived)
 
+    def own_endpoints(self) -> dict[str, Endpoint]:
+        """A healthy endpoint of each tenant."""
+        return {ACME: self.endpoints["healthy-a"], GLOBEX: self.endpoints["healthy-b"]}
+
     # --- what the claims are reckoned from
 
     def of(self, endpoint: str) -> list[Destination]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from connections import outbound
 
-_LOOPBACK = outbound.Policy.of(allow_nets=["127.0.0.0/8"], allow_http=True, ports="*")
+LOOPBACK = outbound.Policy.of(allow_nets=["127.0.0.0/8"], allow_http=True, ports="*")
 _BODY_LIMIT = 8 * 1024 * 1024
 
 
@@ -47,7 +47,7 @@ class Api:
             headers.append(("content-type", "application/json"))
             body = json.dumps(document).encode()
         request = outbound.Request(method, self._url + path, tuple(headers), body)
-        response = outbound.send(request, deadline_seconds=10, body_limit=_BODY_LIMIT, policy=_LOOPBACK)
+        response = outbound.send(request, deadline_seconds=10, body_limit=_BODY_LIMIT, policy=LOOPBACK)
         if not 200 <= response.status < 300:
             raise ApiError(f"{method} {path}: {response.status} {response.body[:2000].decode(errors='replace')}")
         return json.loads(response.body) if response.body else None

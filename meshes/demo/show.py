@@ -10,6 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from meshes.demo.proof import Claim, Row
+from meshes.demo.second_proof import OutletRow
 
 STYLES = {"delivered": "green", "succeeded": "green", "matched": "green", "dead": "red", "rejected": "red",
           "held": "yellow", "retry": "yellow", "uncertain": "yellow", "broken": "red"}  # fmt: skip
@@ -71,6 +72,23 @@ def _attempt(attempt: Mapping[str, Any]) -> Text:
         (attempt["outcome"], STYLES.get(attempt["outcome"], "")),
         f" ({code}, {attempt['duration_ms']} ms){words}",
     )
+
+
+def show_outlets(console: Console, rows: list[OutletRow]) -> None:
+    """Tenant × vendor."""
+    made = Table(title="Act two: one lead.created, seven destinations", title_justify="left", title_style="bold")
+    for name in ("tenant", "destination"):
+        made.add_column(name)
+    for name in ("leads wanted", "delivered", "retried", "waited", "in the tenant's account"):
+        made.add_column(name, justify="right")
+    previous = ""
+    for row in rows:
+        if previous and row.tenant != previous:
+            made.add_section()
+        previous = row.tenant
+        numbers = (row.wanted, row.delivered, row.retried, row.waited, row.at_vendor)
+        made.add_row(row.tenant, row.vendor, *(str(number) if number else "·" for number in numbers))
+    console.print(made)
 
 
 def show_claims(console: Console, claims: list[Claim]) -> bool:

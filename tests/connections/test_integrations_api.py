@@ -1,7 +1,7 @@
 from connections import providers
 from tests.workspaces.callers import caller
 
-CONFIG_FIELDS = ["url", "method", "body", "headers"]
+CONFIG_FIELDS = ["url", "method", "body", "headers", "oauth_token_url", "oauth_scope"]
 
 
 def test_the_catalogue_lists_every_provider(api):
@@ -25,6 +25,10 @@ def test_one_integration_describes_itself(api):
             "name": "Send the event",
             "idempotent": True,
             "help": "Receivers drop repeats by their webhook-id.",
+            "fields": [],
+            "is_open": False,
+            "steps": [],
+            "default_mapping": [],
         }
     ]
     assert {field["key"]: field["generated"] for field in described["credential_fields"]} == {
@@ -32,6 +36,8 @@ def test_one_integration_describes_itself(api):
         "username": False,
         "password": False,
         "token": False,
+        "oauth_client_id": False,
+        "oauth_client_secret": False,
     }
 
 

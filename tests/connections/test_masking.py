@@ -104,6 +104,26 @@ def test_an_error_that_quotes_none_leaves_as_it_is():
     assert caught.value is error
 
 
+FLOW = "https://x.example.com/workflows/0a1b2c3d4e5f6a7b/paths/invoke?api-version=1&sig=canary-9f3c_0123456789"
+WEBHOOK = "https://discord.example.com/api/webhooks/112233/canary-9f3c_0123456789"
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "masked"),
+    [
+        (WEBHOOK, f"POST {WEBHOOK}?wait=true", f"POST {MASK}?wait=true"),
+        (WEBHOOK, "http://127.0.0.1:9/api/webhooks/112233/canary-9f3c_0123456789", f"http://127.0.0.1:9/{MASK}"),
+        (WEBHOOK, '{"id": "112233", "token": "canary-9f3c_0123456789"}', f'{{"id": "112233", "token": "{MASK}"}}'),
+        (WEBHOOK + "/", "token canary-9f3c_0123456789", f"token {MASK}"),
+        (FLOW, "the sig canary-9f3c_0123456789 is wrong", f"the sig {MASK} is wrong"),
+        (FLOW, "invoke api-version 1", "invoke api-version 1"),
+        ("https://[", "https://[", f"{MASK}"),
+    ],
+)
+def test_parts_of_a_secret_url_are_found_by_themselves(secret, text, masked):
+    assert Redactor({"webhook_url": Secret(secret)}).text(text) == masked
+
+
 def test_short_secrets_do_not_take_words_with_them():
     assert Redactor({"token": Secret("the")}).text("the answer") == "the answer"
 

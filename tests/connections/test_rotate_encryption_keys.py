@@ -223,7 +223,7 @@ class Users:
             opened = vault.open(**owner, kind=vault.CREDENTIALS, actor="worker", purpose="oauth refresh")
             assert opened.secret["token"].reveal() == self.tokens[target.pk]
             fresh = f"{CANARY}-{target.pk}-{opened.version}"
-            vault.seal(opened.secret | {"token": fresh}, **owner, kind=vault.CREDENTIALS, purpose="oauth refresh")
+            vault.seal(opened.secret | {"token": fresh}, **owner, kind=vault.CREDENTIALS, purpose=vault.REFRESHED)
         self.tokens[target.pk] = fresh
         self.refreshed += 1
 

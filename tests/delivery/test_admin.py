@@ -11,6 +11,7 @@ from connections.models import Connection
 from connections.providers.webhook import new_signing_secret
 from delivery import dispatch, fanout, publishing, settling, steering
 from delivery.admin import timeline
+from delivery.budgets import Limits
 from delivery.models import Attempt, Delivery, Event, Payload, Replay, Rule, Unrouted
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
 from tests.operators import operator, said, superuser, words
@@ -399,7 +400,7 @@ def test_rules_show_filter_and_mapping():
 
 def test_a_connection_shows_its_lane_and_deliveries():
     target, root = make_connection(make_workspace(), in_flight=3), superuser()
-    steering.limit([steering.Limits(target.workspace_id, target.pk, 3, None)])
+    steering.limit([Limits(target.workspace_id, target.pk, 3, None)])
     (dead,), pending = make_dead(target), make_deliveries(target, 2)
     publishing.publish_deliveries([(target.workspace_id, target.pk, row.pk) for row in pending])
     assert publishing.flush()

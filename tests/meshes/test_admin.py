@@ -10,7 +10,16 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from connections import access_log
-from connections.models import AccessLogSeal, AccessRecord, Connection, ConnectionHealth, SealedDocument
+from connections.models import (
+    AccessLogSeal,
+    AccessRecord,
+    Connection,
+    ConnectionHealth,
+    OAuthApp,
+    OAuthGrant,
+    OAuthState,
+    SealedDocument,
+)
 from delivery import overview
 from delivery.models import (
     Attempt,
@@ -34,13 +43,23 @@ from workspaces.models import ApiKey, Workspace
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
 MODELS = (
-    Workspace, ApiKey, Connection, ConnectionHealth, SealedDocument, AccessRecord, AccessLogSeal, Event, Payload,
+    Workspace, ApiKey, Connection, ConnectionHealth, OAuthGrant, OAuthApp, OAuthState,
+    SealedDocument, AccessRecord, AccessLogSeal, Event, Payload,
     Unrouted, RoutingLedger, RoutingStamp, Rule, Replay, Delivery, DeadLetter, Attempt, IdempotencyRecord, LogEntry,
 )  # fmt: skip
 
 
 def name_of(model):
     return model._meta.label_lower.replace(".", "_")
+
+
+def make_authorization(target):
+    owned = {"workspace_id": target.workspace_id}
+    OAuthGrant.objects.create(connection=target, **owned)
+    OAuthApp.objects.create(type="hubspot", client_id="app", secret_hint="••••", **owned)
+    OAuthState.objects.create(
+        state_hash=target.pk.hex, connection=target, session="key:x", expires_at=datetime.now(UTC), **owned
+    )
 
 
 @pytest.fixture
@@ -53,6 +72,7 @@ def world():
     owned = {"workspace_id": workspace.pk}
     Attempt.objects.create(delivery=delivery, number=1, started_at=now, outcome="retry", **owned)
     ConnectionHealth.objects.create(connection=target, **owned)
+    make_authorization(target)
     AccessRecord.objects.create(
         owner_kind="connection", owner_id=target.pk, kind="credentials", version=1, actor="me", purpose="x", **owned
     )
@@ -110,6 +130,7 @@ def make_more():
                 outcome="retry",
             )
         ConnectionHealth.objects.create(connection=target, workspace=target.workspace)
+        make_authorization(target)
         make_event(target.workspace)
 
 

@@ -12,10 +12,12 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.status import Status
 
-from meshes.demo import proof, show
+from meshes.demo import proof, second_proof, show
 from meshes.demo.act import Act
 from meshes.demo.client import Api
 from meshes.demo.receivers import Receivers
+from meshes.demo.second_act import SecondAct
+from meshes.demo.vendors import Vendors
 from meshes.embedded import ServerStartError
 from meshes.management.commands.up import stop_on_signals
 from meshes.stack import Stack, StackError
@@ -40,12 +42,13 @@ class Command(BaseCommand):
         self.console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
         self.started = time.monotonic()
         folder = StackFolder(data_folder())
-        stack = Stack(folder, _environment(), port=0, durable=False, report=self.say)
         stop_on_signals()
+        vendors = Vendors(_environment())
+        stack = Stack(folder, _environment() | vendors.settings, port=0, durable=False, report=self.say)
         try:
             self.say("PostgreSQL, Valkey and the services, on free ports and in a folder of their own")
             stack.start()
-            held = self._play_beside(stack)
+            held = self._play_beside(stack, vendors)
         except KeyboardInterrupt:
             raise CommandError("Interrupted.", returncode=130) from None
         except (StackError, ServerStartError) as error:
@@ -53,6 +56,7 @@ class Command(BaseCommand):
         finally:
             self.say("Stopping everything")
             stack.stop()
+            vendors.stop()
             shutil.rmtree(folder.path, ignore_errors=True)
         self.say(f"Done in {time.monotonic() - self.started:.0f} s")
         if not held:
@@ -61,19 +65,20 @@ class Command(BaseCommand):
     def say(self, sentence: str) -> None:
         self.console.print(f"[dim]{time.monotonic() - self.started:5.1f} s[/dim]  {sentence}", highlight=False)
 
-    def _play_beside(self, stack: Stack) -> bool:
+    def _play_beside(self, stack: Stack, vendors: Vendors) -> bool:
         """Play in a thread while the main one, whose children the services are, tends them."""
         played: list[bool | BaseException] = []
-        thread = threading.Thread(target=lambda: played.append(self._play(stack)), daemon=True)
+        thread = threading.Thread(target=lambda: played.append(self._play(stack, vendors)), daemon=True)
         thread.start()
         while thread.is_alive():
             stack.tend()
             time.sleep(TEND_SECONDS)
         return bool(played and played[0] is True)
 
-    def _play(self, stack: Stack) -> bool:
+    def _play(self, stack: Stack, vendors: Vendors) -> bool:
         with Status("", console=self.console) as status:
-            act = Act(Api(stack.api_url, stack.account_key), self.say, _progress_to(status))
+            progress, api = _progress_to(status), Api(stack.api_url, stack.account_key)
+            act = Act(api, self.say, progress)
             with Receivers(act.make_endpoints()) as receivers:
                 act.set_up()
                 act.post_without_hung()
@@ -81,7 +86,13 @@ class Command(BaseCommand):
                 status.update("reckoning")
                 rows, claims = self._reckon(act)
                 rescue = act.mend_the_dead(receivers)
+                second = SecondAct(api, vendors, self.say, progress, act.own_endpoints())
+                second.play()
+                outlets = second_proof.rows(second)
+                claims += second_proof.claims(second, outlets)
         self._show(act, rows, rescue)
+        self.console.print()
+        show.show_outlets(self.console, outlets)
         without, beside, isolated = proof.isolation(act)
         healthy = f"{show.milliseconds(without)} without, {show.milliseconds(beside)} with the hung one"
         self.console.print(f"\n[bold]Isolation[/bold]: p99 of the healthy endpoints {healthy}\n", highlight=False)

@@ -1,41 +1,98 @@
 """What every provider must hold, whichever are installed."""
 
+import contextlib
+import json
 import re
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
 from django.conf import settings
 
-from connections import providers
+from connections import catalogue, providers
+from connections.management.commands.write_integration_docs import FOLDER
+from connections.masking import Redactor
 from connections.messages import ConnectFailed, ConnectionLost, DeadlineExceeded, RefusedAddress, Response, TlsFailed
-from connections.providers.base import InvalidFields, Outcome, Provider
+from connections.outbound.messages import check_request
+from connections.outbound.urls import parse_url
+from connections.providers.base import (
+    Action,
+    Choice,
+    Exchange,
+    InvalidFields,
+    Outcome,
+    Provider,
+    Request,
+    Unsendable,
+    Verdict,
+)
 from tests.connections.providers.shipments import as_secrets, shipment
+from workspaces.jsonpaths import split_path
 
-CANARY = "canary-9f3c"
 ALL = providers.all()
 ACTIONS = [(provider, action) for provider in ALL for action in provider.actions]
 KEY = re.compile(r"[a-z][a-z0-9_]*")
+VALUES = {
+    "any": "example",
+    "string": "example",
+    "number": 1,
+    "boolean": True,
+    "object": {"a": "example"},
+    "array": [{"type": "example"}],
+}
+
+BODIES = (
+    b"", b"{}", b"[]", b"null", b"1", b"\xff\xfe", b'{"ok":false}', b"<html>", b'{"errors":"x"}', b'{"errors":[1]}',
+    b'{"error":{"code":[]}}', b'[{"errorCode":7}]', b"[" * 50_000, b'{"data":{"items":[1]},"results":[1],"lists":[1]}',
+    b'{"data":[{"id":{}}],"app":[],"fields":[[]],"tags":{}}', b'{"data":[{"id":"../x"}],"results":[{"id":"1/.."}]}',
+)  # fmt: skip
+"""Answers that no vendor's documentation shows."""
+
+
+def example_of(field) -> object:
+    types = {"url": "https://example.com/x", "integer": 1, "number": 1.0, "boolean": True, "headers": {"X-A": "b"}}
+    return field.example.replace("#", "7") or types.get(field.type) or "example"
 
 
 def example_config(provider: Provider) -> dict:
-    examples = {"url": "https://example.com/x", "integer": 1, "number": 1.0, "boolean": True, "headers": {"X-A": "b"}}
     return provider.clean_config(
         {
-            field.key: field.options[0] if field.options else examples.get(field.type, "example")
+            field.key: field.options[0] if field.options else example_of(field)
             for field in provider.config_fields
-            if field.required or field.type == "headers"
+            if field.required or field.example or field.type == "headers"
         }
     )
 
 
-def example_shipment(provider: Provider, action: str):
-    credentials = {field.key: f"{CANARY}-{field.key}" for field in provider.credential_fields} | provider.make_secrets()
+def example_credentials(provider: Provider) -> dict[str, str]:
+    """Of every field, each with a part of its own to look for."""
+    given = {}
+    for number, field in enumerate(provider.credential_fields):
+        digit = "0123456789abcdef"[number]
+        given[field.key] = field.example.replace("#", digit) or f"canary-{field.key}-9f3c"
+    return given | {key: value for key, value in provider.make_secrets().items() if isinstance(value, str)}
+
+
+def example_body(action: Action) -> str:
+    body: dict = {}
+    for field in action.fields:
+        *path, last = split_path(field.key)
+        place = body
+        for name in path:
+            place = place.setdefault(name, {})
+        email = "ada@example.com" if last in ("email", "to") else VALUES[field.type]
+        place[last] = field.example or email
+    return json.dumps(body or {"email": "ada@example.com"})
+
+
+def example_shipment(provider: Provider, action: Action):
     config = example_config(provider)
     return shipment(
-        action=action,
+        action=action.slug,
         config=config,
         frozen=provider.frozen_config(config),
-        credentials=as_secrets(credentials),
+        body=example_body(action),
+        credentials=as_secrets({**provider.make_secrets(), **example_credentials(provider)}),
     )
 
 
@@ -78,27 +135,47 @@ def test_unknown_fields_are_refused(provider):
 
 @pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)
 def test_build_request_is_pure(provider, action):
-    first, second = (example_shipment(provider, action.slug) for _ in range(2))
-    sent = provider.prepare(first)
-    assert provider.prepare(first) == sent
-    assert first.config == second.config
+    example = example_shipment(provider, action)
+    sent = provider.prepare(example)
+    assert provider.prepare(example) == sent
+    later = provider.prepare(replace(example, attempt_number=3))
+    assert (later.method, later.url, later.body) == (sent.method, sent.url, sent.body)
     assert sent.method in {"GET", "POST", "PUT", "PATCH", "DELETE"}
     assert sent.url.startswith("https://")
     assert isinstance(sent.body, bytes)
 
 
 @pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)
-def test_no_secret_in_a_repr(provider, action):
-    example = example_shipment(provider, action.slug)
+def test_no_secret_is_seen_in_a_repr_or_in_what_is_recorded(provider, action):
+    example = example_shipment(provider, action)
     request = provider.prepare(example)
-    assert CANARY not in f"{example!r} {example} {request!r} {request}"
+    redactor = Redactor(example.credentials, request)
+    recorded = f"{redactor.url(request.url)} {redactor.headers(request.headers)} {redactor.body(request.body)!r}"
+    for secret in example_credentials(provider).values():
+        assert secret not in f"{example!r} {example} {request!r} {request}"
+        assert secret not in recorded
+
+
+@pytest.mark.parametrize("provider", ALL, ids=lambda provider: provider.slug)
+def test_examples_are_what_the_patterns_take(provider):
+    for field in (*provider.config_fields, *provider.credential_fields):
+        if field.example:
+            assert re.fullmatch(field.pattern or ".*", field.example.replace("#", "7")), field.key
+
+
+@pytest.mark.parametrize("provider", ALL, ids=lambda provider: provider.slug)
+def test_every_action_declares_fields_that_a_mapping_can_name(provider):
+    for action in provider.actions:
+        keys = [field.key for field in action.fields]
+        assert len(set(keys)) == len(keys)
+        assert all(split_path(key) for key in keys)
+        assert len(action.steps) != 1
 
 
 @pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)
 def test_classify_is_total(provider, action):
-    bodies = (b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"ok":false}', b"<html>", b'{"errors":"x"}')
     for status in range(100, 600):
-        for body in bodies:
+        for body in BODIES:
             verdict = provider.classify(Response(status, (), body, False, 1), action.slug)
             assert verdict.outcome in Outcome
             assert (verdict.outcome == Outcome.DELIVERED) == (verdict.words == "")
@@ -108,9 +185,57 @@ def test_classify_is_total(provider, action):
     assert provider.classify(DeadlineExceeded("w", sent=True), action.slug).outcome == Outcome.UNCERTAIN
 
 
+@pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)
+def test_whatever_a_call_is_answered_the_next_is_one_that_can_be_sent(provider, action):
+    example = example_shipment(provider, action)
+    first = provider.prepare(example)
+    for status in (200, 201, 202, 204, 207, 400, 404, 409, 410, 500):
+        for body in BODIES:
+            following = provider.follow(example, [Exchange(first, Response(status, (), body, False, 1))])
+            assert following is None or isinstance(following, Request | Verdict)
+            if isinstance(following, Request):
+                assert_sendable(following)
+
+
+@pytest.mark.parametrize("provider", ALL, ids=lambda provider: provider.slug)
+def test_accounts_and_choices_are_read_or_refused(provider):
+    for body in BODIES:
+        answer = Response(200, (), body, False, 1)
+        account = provider.read_account(answer)
+        assert account is None or account.id
+        for field in provider.live_options:
+            with contextlib.suppress(Unsendable):
+                assert all(isinstance(choice, Choice) for choice in provider.read_options(field, answer))
+
+
+@pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)
+def test_the_door_takes_what_is_sent_as_it_is(provider, action):
+    example = example_shipment(provider, action)
+    assert_sendable(provider.prepare(example))
+    for field in provider.live_options:
+        assert_sendable(provider.build_options(field, example))
+    if test := provider.build_test(example):
+        assert_sendable(test)
+
+
+def assert_sendable(request: Request) -> None:
+    check_request(request)
+    assert parse_url(request.url).url == request.url
+    assert not {".", ".."} & set(request.url.split("?")[0].split("/"))
+
+
 @pytest.mark.parametrize("provider", ALL, ids=lambda provider: provider.slug)
 def test_the_catalogue_says_what_is_declared(provider):
     described = provider.describe()
     assert described["type"] == provider.slug
     assert [field["key"] for field in described["config_fields"]] == [field.key for field in provider.config_fields]
     assert [action["slug"] for action in described["actions"]] == [action.slug for action in provider.actions]
+
+
+@pytest.mark.parametrize("provider", ALL, ids=lambda provider: provider.slug)
+def test_the_documentation_is_what_is_declared(provider):
+    assert (FOLDER / f"{provider.slug}.md").read_text() == catalogue.page(provider)
+
+
+def test_the_index_of_the_documentation_names_all():
+    assert (FOLDER / "README.md").read_text() == catalogue.index(ALL)

@@ -42,5 +42,5 @@ def test_the_example_of_the_readme_is_a_provider():
     credentials = as_secrets(provider.clean_credentials({"api_key": "k3y"}))
     sent = provider.prepare(shipment(body='{"text":"hi"}', config=config, credentials=credentials))
     assert (sent.method, sent.url) == ("POST", "https://api.example.com/lofts/north-1/messages")
-    assert json.loads(sent.body) == {"message": {"text": "hi"}, "idempotency_key": shipment().delivery_id}
+    assert json.loads(sent.body) == {"message": "hi", "idempotency_key": shipment().delivery_id}
     assert dict(sent.headers)["authorization"] == "Bearer k3y"

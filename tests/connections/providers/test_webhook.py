@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 import standardwebhooks
 
-from connections.providers.base import InvalidFields, Secret
+from connections.providers.base import InvalidFields, NotAuthorized, Secret
 from connections.providers.webhook import MAX_PREVIOUS, PROVIDER, new_signing_secret
 from tests.connections.providers.shipments import NOW, SECRET, as_secrets, shipment
 
@@ -84,6 +84,26 @@ def test_basic_authentication_is_utf_8():
 def test_a_token_is_sent_as_bearer():
     request = PROVIDER.build_request(shipment(credentials=as_secrets({"signing_secret": SECRET, "token": "t0k3n"})))
     assert headers_of(request)["authorization"] == "Bearer t0k3n"
+
+
+OAUTH = {"signing_secret": SECRET, "oauth_client_id": "client", "oauth_client_secret": "canary-9f3c"}
+
+
+def test_a_token_of_the_receiver_s_authorization_server_is_sent_as_bearer():
+    request = PROVIDER.build_request(shipment(credentials=as_secrets({**OAUTH, "access_token": "t0k3n"})))
+    assert headers_of(request)["authorization"] == "Bearer t0k3n"
+    assert "canary-9f3c" not in f"{request.url} {request.headers} {request.body!r}"
+
+
+def test_without_that_token_nothing_is_sent():
+    with pytest.raises(NotAuthorized, match="Check the token URL and the client's credentials"):
+        PROVIDER.build_request(shipment(credentials=as_secrets(OAUTH)))
+
+
+def test_rotation_keeps_that_token():
+    rotated = PROVIDER.rotate_secrets(as_secrets({**OAUTH, "access_token": "t0k3n", "previous": []}), NOW)
+    assert rotated["access_token"].reveal() == "t0k3n"
+    assert rotated["oauth_client_secret"].reveal() == "canary-9f3c"
 
 
 def test_receivers_verify_with_the_public_package():
@@ -182,12 +202,50 @@ def test_a_config_that_breaks_the_declaration_is_refused(config, pointer, rule):
     [
         ({"username": "ada"}, "/credentials/password", "required"),
         ({"password": "x"}, "/credentials/username", "required"),
+        ({"username": "ada", "password": None}, "/credentials/password", "required"),
         ({"username": "ada", "password": "x", "token": "t"}, "/credentials/token", "exclusive"),
     ],
 )
 def test_half_or_double_authentication_is_refused(credentials, pointer, rule):
     (problem,) = PROVIDER.check({"url": URL}, credentials)
     assert (problem.pointer, problem.rule) == (pointer, rule)
+
+
+TOKEN_URL = {"url": URL, "oauth_token_url": "https://example.com/token"}
+CLIENT = {"oauth_client_id": "c", "oauth_client_secret": "s"}
+
+
+@pytest.mark.parametrize(
+    ("config", "credentials", "pointer", "rule"),
+    [
+        ({"url": URL}, CLIENT, "/config/oauth_token_url", "required"),
+        (TOKEN_URL, {"oauth_client_id": "c"}, "/credentials/oauth_client_secret", "required"),
+        (TOKEN_URL, {"oauth_client_secret": "s"}, "/credentials/oauth_client_id", "required"),
+        (TOKEN_URL, {**CLIENT, "token": "t"}, "/credentials/oauth_client_id", "exclusive"),
+        (TOKEN_URL, {**CLIENT, "username": "u", "password": "p"}, "/credentials/oauth_client_id", "exclusive"),
+    ],
+)
+def test_client_credentials_are_whole_and_alone(config, credentials, pointer, rule):
+    (problem,) = PROVIDER.check(config, credentials)
+    assert (problem.pointer, problem.rule) == (pointer, rule)
+
+
+def test_each_way_to_authenticate_is_enough_and_none_is_needed():
+    for config, credentials in (
+        ({"url": URL}, {}),
+        ({"url": URL}, {"token": "t"}),
+        ({"url": URL}, {"username": "u", "password": "p"}),
+        (TOKEN_URL | {"oauth_scope": "hooks.write"}, CLIENT),
+    ):
+        assert PROVIDER.check(config, credentials) == []
+
+
+def test_a_token_url_without_a_client_is_refused():
+    problems = PROVIDER.check(TOKEN_URL, {})
+    assert [(problem.pointer, problem.rule) for problem in problems] == [
+        ("/credentials/oauth_client_id", "required"),
+        ("/credentials/oauth_client_secret", "required"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,183 @@
+"""An authorization from its first step, the vendor's page, to the redirect that comes back from there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlencode, urlsplit
+
+from connections import lifecycle, providers
+from connections.models import Connection
+from connections.oauth import apps, exchange, states
+from connections.oauth.clients import Client
+from connections.oauth.states import Started
+from connections.oauth.tokens import Tokens
+from connections.oauth.troubles import NoToken
+from connections.providers.base import Granted, InvalidFields, OAuth, Provider
+from connections.secret import MASK
+
+PURPOSE = "oauth authorize"
+
+OVER_TITLE = "This authorization is no longer valid"
+OVER_WORDS = (
+    "It was used already, has taken longer than ten minutes, or was started in another browser. Start it again."
+)
+
+
+class NotAuthorizable(Exception):  # noqa: N818 - names the state
+    """The connection cannot be authorized. `str()` says why, for its owner."""
+
+
+class AuthorizationFailed(Exception):  # noqa: N818 - named by what happened
+    """The authorization came to nothing, and the connection is as it was.
+
+    `title` and `words` are for the person at the browser; `connection` is None where it is not known.
+    """
+
+    def __init__(self, title: str, words: str, connection: Connection | None = None) -> None:
+        super().__init__(title)
+        self.title = title
+        self.words = words
+        self.connection = connection
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Where the browser goes, and until when it has to come back."""
+
+    url: str
+    expires_at: datetime
+
+
+def provider_of(connection: Connection) -> tuple[Provider, OAuth]:
+    """The connection's provider and how it authorizes. Raises NotAuthorizable where it does not."""
+    provider = providers.get(connection.type)
+    oauth = provider.oauth
+    if oauth is None or not oauth.is_by_person:
+        raise NotAuthorizable(f"{provider.name} connections are not authorized; they take credentials.")
+    return provider, oauth
+
+
+def begin(connection: Connection, session: str, redirect_uri: str) -> Begun:
+    """Start an authorization for a session (see `states`). Raises NotAuthorizable."""
+    provider, oauth = provider_of(connection)
+    client_id = apps.client_id_for(connection.workspace_id, connection.type)
+    if client_id is None:
+        raise NotAuthorizable(f"No {provider.name} app is set up: neither the workspace nor the installation has one.")
+    try:
+        address = exchange.url_of(provider, oauth.authorize_url, connection.config)
+    except NoToken as trouble:
+        raise NotAuthorizable(str(trouble)) from None
+    state, expires_at = states.start(connection, session, client_id, redirect_uri)
+    parameters = {"response_type": "code", "client_id": client_id, "redirect_uri": redirect_uri, "state": state}
+    if oauth.scopes:
+        parameters["scope"] = oauth.scope_separator.join(oauth.scopes)
+    if oauth.pkce:
+        parameters |= {"code_challenge": states.challenge_of(state), "code_challenge_method": "S256"}
+    query = urlencode(parameters | dict(oauth.authorize_with))
+    return Begun(f"{address}{'&' if '?' in address else '?'}{query}", expires_at)
+
+
+def complete(answer: Mapping[str, str], cookie: str) -> Connection:
+    """Take the redirect's parameters to their end: the connection, authorized. Raises AuthorizationFailed."""
+    started = states.use(answer.get("state", ""), cookie)
+    if started is None:
+        raise AuthorizationFailed(OVER_TITLE, OVER_WORDS)
+    connection = _connection_of(started)
+    provider, oauth = provider_of(connection)
+    try:
+        _check_answer(answer, provider, oauth)
+        client = _client_of(started, connection)
+        new, granted = _exchange(provider, connection, started, client, answer)
+        return lifecycle.authorize(connection, new, granted, client_id=client.id, actor=started.actor)
+    except _Refused as refused:
+        raise AuthorizationFailed(refused.title, refused.words, connection) from None
+    except NoToken as trouble:
+        raise AuthorizationFailed(f"{provider.name} did not complete it", str(trouble), connection) from None
+    except lifecycle.Conflict as conflict:
+        raise AuthorizationFailed("The connection is gone", str(conflict)) from None
+
+
+class _Refused(Exception):  # noqa: N818 - named by what happened
+    def __init__(self, title: str, words: str) -> None:
+        super().__init__(title)
+        self.title, self.words = title, words
+
+
+def _connection_of(started: Started) -> Connection:
+    rows = Connection.objects.filter(pk=started.connection_id, workspace_id=started.workspace_id)
+    live = rows.exclude(status=Connection.Status.DELETED).filter(workspace__deleted_at=None)
+    connection = live.select_related("workspace").first()
+    if connection is None:
+        raise AuthorizationFailed("The connection is gone", lifecycle.DELETED_WORDS)
+    return connection
+
+
+def _client_of(started: Started, connection: Connection) -> Client:
+    client = apps.client_for(
+        connection.workspace_id, connection.type, actor=started.actor, purpose=PURPOSE, id=started.client_id
+    )
+    if client is None:
+        raise _Refused("The app has changed meanwhile", "The app that asked is not set up any more. Start it again.")
+    return client
+
+
+def _check_answer(answer: Mapping[str, str], provider: Provider, oauth: OAuth) -> None:
+    if not _is_issuer(answer.get("iss"), provider, oauth):
+        raise _Refused(
+            "The answer came from elsewhere", f"It does not name {provider.name} as its sender. Start again."
+        )
+    if answer.get("error") == "access_denied":
+        raise _Refused("Access was not granted", f"{provider.name} was told not to connect. Nothing has changed.")
+    if "error" in answer or not answer.get("code"):
+        words = f"{provider.name} reported a problem before it gave access. Nothing has changed. Start it again."
+        raise _Refused(f"{provider.name} did not complete it", words)
+
+
+def _is_issuer(issuer: str | None, provider: Provider, oauth: OAuth) -> bool:
+    """RFC 9207: the answer comes from whom we asked. A vendor that is not known to name itself may leave it out."""
+    if oauth.issuer:
+        return issuer is not None and issuer.rstrip("/") == provider.moved(oauth.issuer).rstrip("/")
+    if issuer is None:
+        return True
+    return exchange.is_vendor_s(provider, issuer) or _site(issuer) == _site(provider.moved(oauth.authorize_url))
+
+
+def _site(url: str) -> list[str]:
+    """The last two labels of a URL's host."""
+    try:
+        return (urlsplit(url).hostname or "").split(".")[-2:]
+    except ValueError:
+        return []
+
+
+def _exchange(
+    provider: Provider, connection: Connection, started: Started, client: Client, answer: Mapping[str, str]
+) -> tuple[Tokens, Granted]:
+    """The tokens, and what goes into the connection beside them, checked. Raises NoToken and _Refused."""
+    config, verifier = connection.config, states.verifier_of(answer["state"])
+    new, reply = exchange.by_code(provider, config, client, answer["code"], started.redirect_uri, verifier)
+    missing = set() if new.scopes is None or provider.oauth is None else set(provider.oauth.scopes) - new.scopes
+    if missing:
+        words = f"{provider.name} granted less than this connection needs. Missing: {', '.join(sorted(missing))}."
+        raise _Refused("Some permissions are missing", f"{words} Start again and leave all permissions checked.")
+    granted = provider.read_grant(reply, exchange.details(provider, config, new.access))
+    _check_additions(provider, connection, granted)
+    return new, granted
+
+
+def _check_additions(provider: Provider, connection: Connection, granted: Granted) -> None:
+    """What a vendor's reply adds to the config decides where tokens are sent: it must lead to the vendor."""
+    urls = {declared.key for declared in provider.config_fields if declared.type == "url"}
+    for key, value in granted.config.items():
+        if (key in urls or "://" in str(value)) and not exchange.is_vendor_s(provider, str(value)):
+            raise _refusal_of(provider)
+    hints = {**connection.credential_hints, "access_token": MASK}
+    try:
+        lifecycle.check(provider, {**connection.config, **granted.config}, hints, saved=connection.config)
+    except InvalidFields:
+        raise _refusal_of(provider) from None
+
+
+def _refusal_of(provider: Provider) -> _Refused:
+    words = f"{provider.name}'s answer names an address or a region that is not {provider.name}'s. Nothing was kept."
+    return _Refused("The answer was not accepted", words)

@@ -1,0 +1,127 @@
+"""The pages that a customer's browser sees: a connect link, and the end of an authorization.
+
+They run no script, load nothing from elsewhere, tell nobody where they were, and hold no secret. A cookie that says
+nothing names the browser, so that an authorization ends in the one that began it.
+"""
+
+import hmac
+import re
+import secrets
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from django.utils.crypto import salted_hmac
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_http_methods, require_safe
+
+from connections import providers
+from connections.models import Connection
+from connections.oauth import authorizing, links, states
+from connections.oauth.addresses import redirect_uri
+from connections.oauth.authorizing import AuthorizationFailed, NotAuthorizable
+from connections.oauth.links import Link
+
+COOKIE = "meshes_connect"
+COOKIE_SECONDS = 3600
+_COOKIE_FORM = re.compile(r"[A-Za-z0-9_-]{43}")
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
+    " frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "X-Frame-Options": "DENY",
+    "X-Robots-Tag": "noindex",
+}
+
+VOID_TITLE = "This link is no longer valid"
+VOID_WORDS = "It has expired or was withdrawn. Ask whoever sent it to you for a new one."
+AGAIN_TITLE = "Please try again"
+AGAIN_WORDS = (
+    "Your browser did not send back the cookie of this page. Allow cookies for this site and open the link again."
+)
+
+
+@require_safe
+def callback(request: HttpRequest) -> HttpResponse:
+    """Where vendors send the browser back to."""
+    answer = {name: value for name, value in request.GET.items() if isinstance(value, str)}
+    try:
+        connection = authorizing.complete(answer, request.COOKIES.get(COOKIE, ""))
+    except AuthorizationFailed as failed:
+        return _failure(request, failed.title, failed.words, 400, failed.connection)
+    return _page(request, "connected", 200, _facts_of(connection) | {"account": _account_of(connection)})
+
+
+@csrf_exempt  # Django's check needs an origin, which pages without a referrer do not send; `_proof` stands for it
+@require_http_methods(["GET", "HEAD", "POST"])
+def connect(request: HttpRequest, token: str) -> HttpResponse:
+    """A connect link: what it connects, and after a click the way to the vendor."""
+    link = links.read(token)
+    if link is None:
+        return _failure(request, VOID_TITLE, VOID_WORDS, 404)
+    cookie = _cookie_of(request)
+    if request.method != "POST":
+        return _offer(request, link, token, cookie or secrets.token_urlsafe(32))
+    if cookie is None or not hmac.compare_digest(
+        request.POST.get("proof", "").encode(), _proof(cookie, token).encode()
+    ):
+        return _failure(request, AGAIN_TITLE, AGAIN_WORDS, 403, link.connection)
+    try:
+        begun = authorizing.begin(link.connection, states.browser_session(cookie), redirect_uri(request))
+    except NotAuthorizable as problem:
+        return _failure(request, "It cannot be connected now", str(problem), 409, link.connection)
+    return _page(request, "leaving", 200, _facts_of(link.connection) | {"url": begun.url})
+
+
+def _offer(request: HttpRequest, link: Link, token: str, cookie: str) -> HttpResponse:
+    connection = link.connection
+    try:
+        _, oauth = authorizing.provider_of(connection)
+    except NotAuthorizable as problem:
+        return _failure(request, "It cannot be connected", str(problem), 409, connection)
+    facts = {
+        "proof": _proof(cookie, token),
+        "expires_at": link.expires_at,
+        "scopes": oauth.scopes,
+        "is_connected": "access_token" in connection.credential_hints,
+        "account": _account_of(connection),
+    }
+    response = _page(request, "connect", 200, _facts_of(connection) | facts)
+    response.set_cookie(
+        COOKIE, cookie, max_age=COOKIE_SECONDS, secure=settings.SESSION_COOKIE_SECURE, httponly=True, samesite="Lax"
+    )  # Lax: the vendor's redirect back brings it along
+    return response
+
+
+def _cookie_of(request: HttpRequest) -> str | None:
+    cookie = request.COOKIES.get(COOKIE, "")
+    return cookie if _COOKIE_FORM.fullmatch(cookie) else None
+
+
+def _proof(cookie: str, token: str) -> str:
+    """What only a page that was shown to this browser has in its form."""
+    return salted_hmac("connections.oauth.pages", f"{cookie}\n{token}", algorithm="sha256").hexdigest()
+
+
+def _facts_of(connection: Connection) -> dict[str, Any]:
+    vendor = providers.get(connection.type).name
+    return {"vendor": vendor, "workspace": connection.workspace.name, "connection": connection.name}
+
+
+def _account_of(connection: Connection) -> str:
+    return connection.account_name or connection.account_id
+
+
+def _failure(
+    request: HttpRequest, title: str, words: str, status: int, connection: Connection | None = None
+) -> HttpResponse:
+    facts = {} if connection is None else _facts_of(connection)
+    return _page(request, "failed", status, facts | {"title": title, "words": words})
+
+
+def _page(request: HttpRequest, name: str, status: int, context: dict[str, Any]) -> HttpResponse:
+    body = render_to_string(f"oauth/{name}.html", context, request=request)
+    return HttpResponse(body, status=status, headers=HEADERS)

@@ -1,0 +1,56 @@
+"""Authorizations and a workspace's own apps as the API reads and shows them."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from connections.oauth import links
+from meshes.api import PublicIdField, StrictSerializer
+from workspaces import ids
+
+
+class AuthorizationOut(serializers.Serializer[Any]):
+    """Where to send the browser of whoever may give access."""
+
+    url = serializers.CharField(help_text="At the vendor. Open it in a browser; it is good once.")
+    expires_at = serializers.DateTimeField()
+
+
+class ConnectLinkIn(StrictSerializer):
+    expires_in = serializers.IntegerField(
+        required=False,
+        default=links.DEFAULT_SECONDS,
+        min_value=links.SHORTEST_SECONDS,
+        max_value=links.LONGEST_SECONDS,
+        help_text="Seconds; 7 days unless given, 30 at most.",
+    )
+
+
+class ConnectLinkOut(serializers.Serializer[Any]):
+    """A page of ours that starts the authorization."""
+
+    url = serializers.CharField(help_text="Whoever has it may authorize this one connection.")
+    expires_at = serializers.DateTimeField()
+
+
+class OAuthAppIn(StrictSerializer):
+    client_id = serializers.RegexField(r"\A[\x21-\x7e]+\Z", max_length=255, trim_whitespace=False)
+    client_secret = serializers.RegexField(
+        r"\A[\x21-\x7e]+\Z", max_length=1024, trim_whitespace=False, help_text="Sealed, and never shown again."
+    )
+
+
+class OAuthAppOut(serializers.Serializer[Any]):
+    """A workspace's own app at a vendor."""
+
+    workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    type = serializers.CharField()
+    client_id = serializers.CharField()
+    client_secret = serializers.CharField(source="secret_hint", help_text="A mask, such as `••••1234`.")
+    redirect_uri = serializers.SerializerMethodField(help_text="Register it with the app.")
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+    def get_redirect_uri(self, app: Any) -> str:
+        uri: str = self.context["redirect_uri"]
+        return uri

@@ -1,0 +1,130 @@
+"""What the API has for authorizations: three actions of a connection, and a workspace's own apps."""
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import ViewSet
+
+from connections import lifecycle, providers
+from connections.models import Connection
+from connections.oauth import apps, authorizing, links, states
+from connections.oauth.addresses import link_url, redirect_uri
+from connections.oauth.serializers import (
+    AuthorizationOut,
+    ConnectLinkIn,
+    ConnectLinkOut,
+    OAuthAppIn,
+    OAuthAppOut,
+)
+from connections.secret import Secret
+from connections.serializers import ConnectionOut
+from meshes.api import Endpoint, Problem, StrictSerializer, TenantViewSet
+from workspaces.access import resolve_workspace
+from workspaces.models import Workspace
+
+
+class AuthorizationActions(TenantViewSet):
+    """Actions of a connection that is authorized at its vendor."""
+
+    def living(self) -> Connection:
+        raise NotImplementedError
+
+    @extend_schema(request=StrictSerializer, responses=AuthorizationOut)
+    @action(detail=True, methods=["post"])
+    def authorize(self, request: Request, id: str) -> Response:
+        """Start an authorization. Send the browser of whoever may give access to `url`, within ten minutes.
+
+        It ends `needs_reauth` and `credential_error` when it comes back. For somebody who is not at your application
+        just now, make a connect link instead.
+        """
+        connection = self.living()
+        self.read(StrictSerializer)
+        try:
+            begun = authorizing.begin(connection, states.key_session(self.identity), redirect_uri(request))
+        except authorizing.NotAuthorizable as problem:
+            raise Problem(409, detail=str(problem)) from None
+        return Response(AuthorizationOut(begun).data)
+
+    @extend_schema(request=ConnectLinkIn, responses=ConnectLinkOut)
+    @action(detail=True, methods=["post"], url_path="connect-link")
+    def connect_link(self, request: Request, id: str) -> Response:
+        """A link with which a person without an account here authorizes this connection, and nothing else.
+
+        Disconnecting or deleting the connection makes all its links void.
+        """
+        connection = self.living()
+        seconds = self.read(ConnectLinkIn)["expires_in"]
+        try:
+            authorizing.provider_of(connection)
+        except authorizing.NotAuthorizable as problem:
+            raise Problem(409, detail=str(problem)) from None
+        token, expires_at = links.issue(connection, seconds)
+        return Response(ConnectLinkOut({"url": link_url(request, token), "expires_at": expires_at}).data)
+
+    @extend_schema(request=StrictSerializer, responses=ConnectionOut)
+    @action(detail=True, methods=["post"])
+    def disconnect(self, request: Request, id: str) -> Response:
+        """Destroy the tokens here and revoke them at the vendor, as far as it answers. Deliveries are held."""
+        connection = self.living()
+        self.read(StrictSerializer)
+        try:
+            return Response(ConnectionOut(lifecycle.disconnect(connection, actor=self.identity.actor)).data)
+        except lifecycle.Conflict as conflict:
+            raise Problem(409, detail=str(conflict)) from None
+
+
+_PATH = [OpenApiParameter(name, str, OpenApiParameter.PATH) for name in ("id", "type")]
+
+
+@extend_schema(parameters=_PATH)
+class OAuthAppViewSet(Endpoint, ViewSet):
+    """The app that a workspace brings itself: its own name on the vendor's page, its own quota there."""
+
+    required_scope = "config"
+
+    @extend_schema(responses=OAuthAppOut)
+    def retrieve(self, request: Request, id: str, type: str) -> Response:
+        """The workspace's app at a vendor, without its secret."""
+        app = apps.find(self.workspace(id).pk, self.integration(type))
+        if app is None:
+            raise NotFound
+        return self.show(app)
+
+    @extend_schema(request=OAuthAppIn, responses=OAuthAppOut)
+    def update(self, request: Request, id: str, type: str) -> Response:
+        """Set the workspace's app at a vendor. New authorizations use it instead of the installation's.
+
+        Connections that another app authorized go on with that one, as long as it is set up.
+        """
+        workspace, slug = self.workspace(id), self.integration(type)
+        given = self.read(OAuthAppIn)
+        secret, actor = Secret(given["client_secret"]), self.identity.actor
+        return self.show(apps.put(workspace.pk, slug, given["client_id"], secret, actor=actor))
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, id: str, type: str) -> Response:
+        """Forget the workspace's app, and its secret. Connections that it authorized get no new tokens."""
+        if not apps.remove(self.workspace(id).pk, self.integration(type), actor=self.identity.actor):
+            raise NotFound
+        return Response(status=204)
+
+    def workspace(self, reference: str) -> Workspace:
+        """Raises UnknownWorkspace, a 404."""
+        return resolve_workspace(self.identity, reference)
+
+    def integration(self, type: str) -> str:
+        """The slug of an integration that authorizes connections. Raises 404."""
+        try:
+            provider = providers.get(type)
+        except providers.UnknownProvider:
+            raise NotFound from None
+        if provider.oauth is None or not provider.oauth.is_by_person:
+            raise NotFound
+        return provider.slug
+
+    def show(self, app: Any) -> Response:
+        return Response(OAuthAppOut(app, context={"redirect_uri": redirect_uri(self.request)}).data)

@@ -1,0 +1,65 @@
+"""Live choices for a field, such as a Mailchimp account's audiences: asked of the vendor, and kept for five minutes."""
+
+import hashlib
+from functools import partial
+
+from django.core.cache import cache
+
+from connections import outbound, probing, providers, vault
+from connections.models import Connection
+from connections.oauth.troubles import NoToken
+from connections.outbound.conversations import CONVERSATION_BODY_LIMIT
+from connections.providers.base import Choice, Outcome, Unsendable
+
+KEPT_SECONDS = 300
+MOST_CHOICES = 1000
+
+
+class UnknownField(LookupError):  # noqa: N818 - names what was looked up
+    """The integration cannot list choices for this field."""
+
+
+class NoChoices(Exception):  # noqa: N818 - names what happened
+    """The vendor did not list them; `str()` says why, in words for the tenant."""
+
+
+def choices(connection: Connection, field: str, *, actor: str) -> list[Choice]:
+    """At most 1,000 choices, in the vendor's order. Raises UnknownField, NoChoices.
+
+    What is kept goes by the connection's version: an edit of it, or of its credentials, asks anew.
+    """
+    provider = providers.get(connection.type)
+    if field not in provider.live_options:
+        raise UnknownField(field)
+    key = _key(connection, field)
+    kept = cache.get(key)
+    if kept is not None:
+        return [Choice(*pair) for pair in kept]
+    found = _ask(connection, field, actor)[:MOST_CHOICES]
+    cache.set(key, [(choice.value, choice.label) for choice in found], KEPT_SECONDS)
+    return found
+
+
+def _ask(connection: Connection, field: str, actor: str) -> list[Choice]:
+    provider = providers.get(connection.type)
+    build = partial(provider.build_options, field)
+    try:
+        asked = probing.ask(connection, build, actor=actor, purpose="options", body_limit=CONVERSATION_BODY_LIMIT)
+        if asked is None:
+            raise UnknownField(field)
+        with asked.redactor.guarding():
+            verdict = provider.classify(asked.answer, provider.actions[0].slug)
+            if verdict.outcome != Outcome.DELIVERED or not isinstance(asked.answer, outbound.Response):
+                raise NoChoices(asked.redactor.text(verdict.words))
+            return provider.read_options(field, asked.answer)
+    except vault.CredentialRefused:
+        raise NoChoices("The stored credentials do not open. Replace them.") from None
+    except NoToken as trouble:
+        raise NoChoices(str(trouble)) from None
+    except Unsendable as error:
+        raise NoChoices(error.words) from None
+
+
+def _key(connection: Connection, field: str) -> str:
+    text = f"{connection.pk}:{connection.version}:{field}"
+    return "options:" + hashlib.sha256(text.encode()).hexdigest()

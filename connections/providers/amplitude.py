@@ -1,0 +1,127 @@
+"""Amplitude (amplitude.com/docs): events by HTTP V2. `insert_id`, the delivery's id, drops doubles for a week."""
+
+from connections.messages import Request, Response
+from connections.providers.base import (
+    Action,
+    Field,
+    Limits,
+    MappingField,
+    Shipment,
+    Unsendable,
+    reauthorize,
+    rejected,
+    retry,
+    throttled,
+)
+from connections.providers.vendor import (
+    USER,
+    Vendor,
+    VendorError,
+    fields_of,
+    given,
+    json_request,
+    needed,
+    object_in,
+    read_object,
+    revealed,
+    text_at,
+    unix_milliseconds,
+    without_nulls,
+)
+
+MIN_ID_LENGTH = 5
+THROTTLED_SECONDS = 30
+
+
+class Amplitude(Vendor):
+    slug = "amplitude"
+    name = "Amplitude"
+    description = "Records events in an Amplitude project."
+    docs_url = "https://amplitude.com/docs/apis/analytics/http-v2"
+    auth = "api_key"
+    base_urls = {"us": "https://api2.amplitude.com", "eu": "https://api.eu.amplitude.com"}
+    config_fields = (
+        Field(
+            "region", "Region", type="select", options=("us", "eu"), default="us",
+            help="Where the project's data is kept.",
+        ),
+        Field(
+            "min_id_length", "Shortest id", type="integer", minimum=1, maximum=MIN_ID_LENGTH, default=MIN_ID_LENGTH,
+            frozen=True, help="Characters of a user's or device's id. Lower it where ids are short numbers.",
+        ),
+    )  # fmt: skip
+    credential_fields = (
+        Field(
+            "api_key", "API key", required=True, sensitive=True, pattern=r"[!-~]+", max_length=255,
+            help="Of the project; not its secret key.",
+        ),
+    )  # fmt: skip
+    actions = (
+        Action(
+            "track", "Record an event", True,
+            fields=(
+                MappingField("user_id", "User id", source=USER),
+                MappingField("device_id", "Device id", source="payload.device_id", help="Instead of a user id."),
+                MappingField("event_type", "Event", required=True, source="event.type"),
+                MappingField("event_properties", "Properties", type="object", source="payload"),
+                MappingField("user_properties", "User's properties", type="object"),
+            ),
+        ),
+    )  # fmt: skip
+    limits = Limits(body_bytes=1_000_000)
+    test = "Amplitude offers no check of an API key without recording an event."
+    answers = {
+        "invalid_api_key": reauthorize("Amplitude does not accept the API key. Copy it from the project's settings."),
+        "silenced": rejected("Amplitude has silenced this event or device: the project has blocked it there."),
+        "not_ingested": rejected("Amplitude has not stored the event. Mend the rule's mapping."),
+        "daily_quota": rejected("This user or device has used up Amplitude's quota for the day.", "daily_limit"),
+        "throttled_person": retry(
+            "Amplitude takes no more events of this user or device for now.", "rate_limited", THROTTLED_SECONDS
+        ),
+        400: rejected("Amplitude refuses the event. Mend the rule's mapping."),
+        413: rejected("The event is too large for Amplitude. Map fewer properties."),
+        429: throttled("Amplitude asks for fewer events (429).", seconds=THROTTLED_SECONDS),
+    }
+
+    def build_request(self, shipment: Shipment) -> Request:
+        fields = fields_of(shipment)
+        shortest = int(shipment.frozen.get("min_id_length") or MIN_ID_LENGTH)
+        ids = without_nulls({key: given(fields, key) for key in ("user_id", "device_id")})
+        if not ids:
+            raise Unsendable("Amplitude needs a user_id or a device_id, and this event has nothing usable for either.")
+        if any(len(value) < shortest for value in ids.values()):
+            raise Unsendable(f"Amplitude takes ids of at least {shortest} characters. Map a longer one.")
+        event = ids | {
+            "event_type": needed(fields, "event_type"),
+            "time": unix_milliseconds(shipment.occurred_at),
+            "insert_id": shipment.delivery_id,
+            "event_properties": object_in(fields, "event_properties"),
+            "user_properties": object_in(fields, "user_properties") or None,
+        }
+        document = {
+            "api_key": revealed(shipment, "api_key"),
+            "events": [without_nulls(event)],
+            "options": {"min_id_length": shortest} if shortest < MIN_ID_LENGTH else None,
+        }
+        return json_request("POST", f"{self.root(shipment)}/2/httpapi", without_nulls(document))
+
+    def error_of(self, response: Response) -> VendorError:
+        document = read_object(response)
+        if response.status < 300:
+            return VendorError("not_ingested" if text_at(document, "events_ingested") == "0" else "")
+        message = f"{text_at(document, 'error')} {text_at(document, 'missing_field')}".strip()
+        if response.status == 400 and "api key" in message.lower().replace("_", " "):
+            return VendorError("invalid_api_key", message)
+        named = [code for code, keys in _SIGNS.items() if any(document.get(key) for key in keys)]
+        return VendorError(named[0] if named else "", message)
+
+
+_SIGNS = {
+    "silenced": ("silenced_events", "silenced_devices"),
+    "daily_quota": ("exceeded_daily_quota_users", "exceeded_daily_quota_devices"),
+    "throttled_person": ("throttled_users", "throttled_devices"),
+}
+"""What a body says of the one event of a request by filling these."""
+
+
+PROVIDER = Amplitude()

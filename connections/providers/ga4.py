@@ -1,0 +1,125 @@
+"""Google Analytics 4 (developers.google.com/analytics): events by the Measurement Protocol.
+
+Google answers 2xx to whatever arrives and processes it later, or not. So what it would drop without a word is refused
+here: names, sizes, age. Its terms forbid what identifies a person, so the default parameters hold no such thing. Google
+drops no doubles, and asks not to repeat unchanged what it has refused.
+"""
+
+import re
+from datetime import timedelta
+from typing import Any
+
+from connections.messages import Request
+from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable, rejected
+from connections.providers.vendor import (
+    Vendor,
+    fields_of,
+    given,
+    json_request,
+    needed,
+    object_in,
+    revealed,
+    unix_milliseconds,
+    url_part,
+    without_nulls,
+)
+
+MAX_PARAMS = 25
+MAX_AGE = timedelta(hours=72)
+ENGAGEMENT_MSEC = 100
+"""Without an engagement time events do not show in the Realtime report."""
+PARAMS = "payload.{source: source, medium: medium, campaign: campaign, value: value, currency: currency}"
+NAMES = "One has at most 40 letters, digits and _, and begins with a letter, and not with firebase_, ga_ or google_."
+_NAME = re.compile(r"(?!(?:firebase|ga|google)_)[A-Za-z][A-Za-z0-9_]{0,39}")
+_REFUSED = rejected("Google Analytics refuses the request. Mend the rule's mapping, then replay.")
+
+
+class GoogleAnalytics(Vendor):
+    slug = "ga4"
+    name = "Google Analytics"
+    description = "Records events in a Google Analytics 4 property by the Measurement Protocol."
+    docs_url = "https://developers.google.com/analytics/devguides/collection/protocol/ga4"
+    auth = "api_key"
+    base_urls = {"global": "https://www.google-analytics.com", "eu": "https://region1.google-analytics.com"}
+    config_fields = (
+        Field(
+            "measurement_id", "Measurement id", required=True, pattern=r"G-[A-Z0-9]+", max_length=30,
+            example="G-ABC1234567", help="Of the web data stream.",
+        ),
+        Field("region", "Region", type="select", options=("global", "eu"), default="global"),
+        Field(
+            "max_value_length", "Longest value", type="integer", minimum=100, maximum=500, default=100, frozen=True,
+            help="Characters of a parameter's value: 100, and 500 in Google Analytics 360.",
+        ),
+    )  # fmt: skip
+    credential_fields = (
+        Field(
+            "api_secret", "API secret", required=True, sensitive=True, pattern=r"[!-~]+", max_length=255,
+            help="Of the data stream's Measurement Protocol. Google does not say when it is wrong.",
+        ),
+    )  # fmt: skip
+    actions = (
+        Action(
+            "track", "Record an event", False, help="Recorded as received; Google does not say what becomes of it.",
+            fields=(
+                MappingField(
+                    "client_id", "Client id", required=True, source="payload.client_id",
+                    help="The browser's, as the Google tag knows it.",
+                ),
+                MappingField("user_id", "User id", source="payload.user_id", help="Must not be an email address."),
+                MappingField("name", "Event", required=True, source="event.type", help="lead.created is lead_created."),
+                MappingField("session_id", "Session id", source="payload.session_id"),
+                MappingField(
+                    "params", "Parameters", type="object", source=PARAMS,
+                    help="Texts and numbers. Google forbids email addresses, telephone numbers and the like.",
+                ),
+            ),
+        ),
+    )  # fmt: skip
+    limits = Limits(body_bytes=130_000)
+    test = "Google offers no check: it answers 2xx whatever it is sent. Look into Realtime after a first delivery."
+    answers = {400: _REFUSED, **dict.fromkeys((408, 409, 423, 425, 429), _REFUSED)}
+
+    def build_request(self, shipment: Shipment) -> Request:
+        if shipment.now - shipment.occurred_at > MAX_AGE:
+            raise Unsendable("Google Analytics takes events of the last 72 hours; this one is older.")
+        fields = fields_of(shipment)
+        params = {"engagement_time_msec": ENGAGEMENT_MSEC, **_params(object_in(fields, "params"), shipment)}
+        if session := given(fields, "session_id"):
+            params["session_id"] = session
+        if len(params) > MAX_PARAMS:
+            raise Unsendable(f"The event has {len(params)} parameters; Google Analytics takes at most {MAX_PARAMS}.")
+        document = {
+            "client_id": needed(fields, "client_id"),
+            "user_id": given(fields, "user_id"),
+            "timestamp_micros": unix_milliseconds(shipment.occurred_at) * 1000,
+            "events": [{"name": _name(needed(fields, "name")), "params": params}],
+        }
+        secret = url_part(revealed(shipment, "api_secret"))
+        url = f"{self.root(shipment)}/mp/collect?measurement_id={shipment.config['measurement_id']}&api_secret={secret}"
+        return json_request("POST", url, without_nulls(document))
+
+
+def _name(text: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9_]", "_", text)
+    if not _NAME.fullmatch(name):
+        raise Unsendable(f"Google Analytics does not take the event name “{name[:60]}”. {NAMES} Map name.")
+    return name
+
+
+def _params(given_params: dict[str, Any], shipment: Shipment) -> dict[str, Any]:
+    longest = int(shipment.frozen.get("max_value_length") or 100)
+    params = without_nulls(given_params)
+    for key, value in params.items():
+        if not _NAME.fullmatch(key):
+            raise Unsendable(
+                f"Google Analytics does not take the parameter name “{key[:60]}”. {NAMES} Map it by another."
+            )
+        if not isinstance(value, str | int | float):
+            raise Unsendable(f"The parameter {key} must be a text or a number.")
+        if len(str(value)) > longest:
+            raise Unsendable(f"The parameter {key} is longer than {longest} characters. Shorten it by substring.")
+    return {key: str(value).lower() if isinstance(value, bool) else value for key, value in params.items()}
+
+
+PROVIDER = GoogleAnalytics()

@@ -1,0 +1,253 @@
+"""Intercom (developers.intercom.com): contacts, their events and their tags.
+
+There is no upsert: a contact is searched by its email, then updated or created. A new contact may not be found for
+minutes, so a creation can answer 409 with the id of the one that exists.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from connections.messages import Request, Response
+from connections.providers.base import (
+    Account,
+    Action,
+    Choice,
+    Exchange,
+    Field,
+    Granted,
+    Limits,
+    MappingField,
+    OAuth,
+    Shipment,
+    Unsendable,
+    Verdict,
+    header,
+    reauthorize,
+    rejected,
+    retry,
+)
+from connections.providers.vendor import (
+    FULL_NAME,
+    Vendor,
+    VendorError,
+    bearer,
+    fields_of,
+    json_request,
+    listed,
+    needed,
+    number_header,
+    read_object,
+    rows_at,
+    seconds_until,
+    text_at,
+    url_part,
+    without_nulls,
+)
+
+VERSION = "2.16"
+MAX_CALLS = 3
+FINDABLE_AFTER = timedelta(minutes=30)
+"""For so long a contact that is not found may only be new to the search: Intercom says minutes."""
+RATE_SLICE_SECONDS = 10.0
+
+EXISTING_ID = re.compile(r"\bid=([0-9A-Za-z]+)")
+CANONICAL = re.compile(r'</contacts/([0-9A-Za-z]+)>\s*;\s*rel="?canonical"?')
+
+WHO = (
+    MappingField("email", "Email", source="payload.email"),
+    MappingField("external_id", "External id", source="payload.user_id", help="Your own id of the person."),
+)
+CONTACT = (
+    *WHO,
+    MappingField("name", "Name", source=FULL_NAME),
+    MappingField("phone", "Phone", source="payload.phone"),
+    MappingField("role", "Role", help="user or lead, when the contact is created; Intercom takes user without it."),
+)
+EVENT = (
+    MappingField("event_name", "Event name", required=True, source="event.type"),
+    MappingField("email", "Email", source="payload.email"),
+    MappingField("user_id", "External id", source="payload.user_id", help="Your own id of the person."),
+    MappingField("id", "Contact id", help="Intercom's own; it alone finds leads."),
+    MappingField("metadata", "Metadata", type="object", help="At most ten values, not nested."),
+)
+
+
+class Intercom(Vendor):
+    slug = "intercom"
+    name = "Intercom"
+    description = "Creates and updates contacts, tags them and records their events in Intercom."
+    docs_url = "https://developers.intercom.com/docs/references/rest-api/api.intercom.io"
+    auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://app.intercom.com/oauth",
+        token_url="https://api.intercom.io/auth/eagle/token",  # noqa: S106  (no secret)
+        details_url="https://api.intercom.io/me",
+        details_headers=(("intercom-version", VERSION),),
+        refreshes=False,
+    )
+    base_urls = {
+        "us": "https://api.intercom.io",
+        "eu": "https://api.eu.intercom.io",
+        "au": "https://api.au.intercom.io",
+    }
+    config_fields = (
+        Field(
+            "region", "Region", type="select", options=("us", "eu", "au"), default="us",
+            help="Where Intercom hosts the workspace.",
+        ),
+    )  # fmt: skip
+    credential_fields = (Field("access_token", "Access token", sensitive=True, help="Of an app in the workspace."),)
+    actions = (
+        Action(
+            "upsert_contact", "Create or update a contact", False, fields=CONTACT, is_open=True,
+            steps=("find", "create or update", "update the one that exists"),
+            help="Not repeated when no answer came: Intercom may hold several contacts with one email.",
+        ),
+        Action(
+            "track_event", "Track an event", True, fields=EVENT,
+            help="Of events with one name of one contact in one second Intercom keeps the first.",
+        ),
+        Action(
+            "tag_contact", "Tag a contact", True, steps=("find", "tag"),
+            fields=(MappingField("tag_id", "Tag", required=True, help="A tag's id."), *WHO),
+        ),
+    )  # fmt: skip
+    limits = Limits(in_flight=10, rate=50)
+    live_options = {"tag_id": "Tags"}
+    test = "Asks who the token belongs to; writes nothing."
+    answers = {
+        "parameter_invalid": rejected("Intercom refuses a value. Mend the rule's mapping."),
+        "parameter_not_found": rejected("Intercom misses a value. Map it in the rule."),
+        "data_invalid": rejected(
+            "Intercom refuses a value, or has no such attribute. Define it in Intercom, or mend the rule's mapping."
+        ),
+        "not_found": rejected("Intercom has no such contact or tag. Create the contact first, and check the tag's id."),
+        "not_restorable": rejected("The contact was deleted for good, and Intercom does not restore it."),
+        "api_plan_restricted": rejected("The workspace's plan does not include this. Change the plan, or the rule."),
+        401: reauthorize("Intercom does not accept the token (401). Authorize again, and check the region."),
+        409: rejected("Intercom has several contacts that match. Merge them there, or map an external_id.", "conflict"),
+        410: retry("The contact has been merged with another; it is looked up again.", "contact_moved"),
+    }  # fmt: skip
+
+    def build_request(self, shipment: Shipment) -> Request:
+        fields = fields_of(shipment)
+        if shipment.action == "track_event":
+            return self._call("POST", "/events", shipment, _event(shipment, fields))
+        if shipment.action == "tag_contact":
+            needed(fields, "tag_id")
+        key, value = _identity(fields, "email", "external_id")
+        if shipment.action == "upsert_contact" and key == "external_id":
+            return self._create(shipment)
+        search = {"query": {"field": key, "operator": "=", "value": value}}
+        return self._call("POST", "/contacts/search", shipment, search)
+
+    def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
+        last = exchanges[-1]
+        if shipment.action == "track_event":
+            return None
+        if last.request.url.endswith("/contacts/search"):
+            return self._after_search(shipment, last.response)
+        if shipment.action == "tag_contact":
+            return None
+        if last.request.method == "POST":
+            return self._after_create(shipment, last.response)
+        return self._after_update(shipment, exchanges)
+
+    def _after_search(self, shipment: Shipment, response: Response) -> Request | Verdict | None:
+        if response.status != 200:
+            return None
+        document = read_object(response)
+        rows = rows_at(document, "data")
+        users = [row for row in rows if text_at(row, "role") == "user"]
+        contact = text_at((users or rows or [None])[0], "id")
+        if not contact and (rows or "data" not in document):
+            return retry("Intercom's answer to the search could not be read.", "unreadable_answer")
+        if shipment.action == "upsert_contact":
+            return self._update(shipment, contact) if contact else self._create(shipment)
+        if contact:
+            tag = {"id": needed(fields_of(shipment), "tag_id")}
+            return self._call("POST", f"/contacts/{url_part(contact)}/tags", shipment, tag)
+        if shipment.now - shipment.occurred_at < FINDABLE_AFTER:
+            return retry("Intercom does not find the contact; a new one takes minutes.", "contact_not_found", 60)
+        return rejected("Intercom has no such contact. Create it first, then replay.", "contact_not_found")
+
+    def _after_create(self, shipment: Shipment, response: Response) -> Request | None:
+        existing = EXISTING_ID.search(self.error_of(response).message) if response.status == 409 else None
+        return self._update(shipment, existing[1]) if existing else None
+
+    def _after_update(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
+        """A contact that was found may be merged (410, with a link to the other) or archived (404)."""
+        response = exchanges[-1].response
+        if response.status not in (404, 410):
+            return None
+        merged = CANONICAL.search(header(response, "link") or "")
+        if merged and len(exchanges) < MAX_CALLS:
+            return self._update(shipment, merged[1])
+        if any(exchange.response.status == 409 for exchange in exchanges):
+            words = "An archived contact has this email or external_id. Restore it in Intercom, or delete it for good."
+            return rejected(words, "archived")
+        return retry("The contact was merged or deleted just now; it is looked up again.", "contact_moved")
+
+    def error_of(self, response: Response) -> VendorError:
+        if response.status < 300:
+            return VendorError()
+        document = read_object(response)
+        return VendorError(text_at(document, "errors", 0, "code"), text_at(document, "errors", 0, "message"))
+
+    def rest_of(self, response: Response) -> float | None:
+        if number_header(response, "x-ratelimit-remaining") != 0:
+            return None
+        reset = number_header(response, "x-ratelimit-reset")
+        return RATE_SLICE_SECONDS if reset is None else seconds_until(response, reset)
+
+    def build_test(self, shipment: Shipment) -> Request:
+        return self._call("GET", "/me", shipment)
+
+    def read_account(self, response: Response) -> Account | None:
+        document = read_object(response)
+        app = text_at(document, "app", "id_code")
+        return Account(app, text_at(document, "app", "name")) if app else None
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        app, region = text_at(details, "app", "id_code"), text_at(details, "app", "region").lower()
+        account = Account(app, text_at(details, "app", "name")) if app else None
+        return Granted({"region": region} if region in self.base_urls else {}, account)
+
+    def build_options(self, field: str, shipment: Shipment) -> Request:
+        if field != "tag_id":
+            raise KeyError(field)
+        return self._call("GET", "/tags", shipment)
+
+    def read_options(self, field: str, response: Response) -> list[Choice]:
+        return [Choice(text_at(row, "id"), text_at(row, "name")) for row in listed(response, "data")]
+
+    def _create(self, shipment: Shipment) -> Request:
+        return self._call("POST", "/contacts", shipment, without_nulls(fields_of(shipment)))
+
+    def _update(self, shipment: Shipment, contact: str) -> Request:
+        fields = {key: value for key, value in without_nulls(fields_of(shipment)).items() if key != "role"}
+        return self._call("PUT", f"/contacts/{url_part(contact)}", shipment, fields)
+
+    def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
+        own = (("accept", "application/json"), ("intercom-version", VERSION))
+        return json_request(method, self.root(shipment) + path, document, bearer(shipment), *own)
+
+
+def _event(shipment: Shipment, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The same over all attempts, to the second, so that Intercom drops a second one."""
+    _identity(fields, "id", "user_id", "email")
+    event = {"event_name": needed(fields, "event_name"), "created_at": int(shipment.occurred_at.timestamp())}
+    return event | without_nulls({key: value for key, value in fields.items() if key not in event})
+
+
+def _identity(fields: Mapping[str, Any], *keys: str) -> tuple[str, str]:
+    """The first of these fields that is filled, and its value. Raises Unsendable."""
+    for key in keys:
+        if fields.get(key):
+            return key, needed(fields, key)
+    raise Unsendable(f"Intercom finds a contact by {' or '.join(keys)}; this event has none of them.")
+
+
+PROVIDER = Intercom()

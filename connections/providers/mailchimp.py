@@ -1,0 +1,231 @@
+"""Mailchimp Marketing (mailchimp.com/developer): members of an audience, their tags and their events.
+
+A member's address in the API is the MD5 of the e-mail address in lower case. `status` is never sent: it would subscribe
+again whoever has opted out; `status_if_new` holds for new members only.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from connections.messages import Request, Response
+from connections.providers.base import (
+    Account,
+    Action,
+    Choice,
+    Exchange,
+    Field,
+    Granted,
+    Limits,
+    MappingField,
+    NotAuthorized,
+    OAuth,
+    Shipment,
+    Unsendable,
+    Verdict,
+    reauthorize,
+    rejected,
+    throttled,
+)
+from connections.providers.vendor import (
+    Vendor,
+    VendorError,
+    basic,
+    bearer,
+    fields_of,
+    json_request,
+    listed,
+    needed,
+    read_object,
+    revealed,
+    text_at,
+    url_part,
+    without_nulls,
+)
+
+DATA_CENTRE = r"[a-z]{2}[0-9]{1,3}"
+THROTTLED = "403 without JSON"
+
+EMAIL = MappingField("email", "Email", required=True, source="payload.email")
+MEMBER = (
+    EMAIL,
+    MappingField("FNAME", "First name", source="payload.first_name"),
+    MappingField("LNAME", "Last name", source="payload.last_name"),
+    MappingField("PHONE", "Phone number", source="payload.phone"),
+)
+
+
+class Mailchimp(Vendor):
+    slug = "mailchimp"
+    name = "Mailchimp"
+    description = "Adds and updates members of a Mailchimp audience, tags them and records their events."
+    docs_url = "https://mailchimp.com/developer/marketing/api/list-members/"
+    auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://login.mailchimp.com/oauth2/authorize",
+        token_url="https://login.mailchimp.com/oauth2/token",  # noqa: S106  (no secret)
+        details_url="https://login.mailchimp.com/oauth2/metadata",
+        details_scheme="OAuth",
+        refreshes=False,
+    )
+    config_fields = (
+        Field("list_id", "Audience", required=True, pattern=r"[A-Za-z0-9]{1,40}", help="The audience's id."),
+        Field(
+            "status_if_new", "Status of new members", type="select", default="subscribed", frozen=True,
+            options=("subscribed", "pending", "unsubscribed", "transactional"),
+            help="pending asks them by e-mail to confirm. Members that exist keep theirs.",
+        ),
+        Field(
+            "dc", "Data centre", pattern=DATA_CENTRE, example="us21",
+            help="Set by authorizing the connection. An API key ends in it.",
+        ),
+    )  # fmt: skip
+    credential_fields = (
+        Field("access_token", "Access token", sensitive=True),
+        Field(
+            "api_key",
+            "API key",
+            sensitive=True,
+            pattern=rf"[A-Za-z0-9]{{1,100}}-{DATA_CENTRE}",
+            example=f"{'#' * 32}-us21",
+            help="In place of authorizing the connection.",
+        ),
+    )
+    actions = (
+        Action(
+            "upsert_member", "Add or update a member", True, fields=MEMBER, is_open=True,
+            help="Fields of other names are the audience's merge fields.",
+        ),
+        Action(
+            "add_tags", "Tag a member", True, is_open=True, steps=("upsert member", "add tags"),
+            fields=(MappingField("tags", "Tags", "any", required=True, help="A name, or a list of names."), *MEMBER),
+        ),
+        Action(
+            "track_event", "Track an event of a member", False,
+            fields=(
+                EMAIL,
+                MappingField("name", "Event name", required=True, source="event.type", help="2 to 30 characters."),
+                MappingField("properties", "Properties", "object", help="Of texts."),
+            ),
+        ),
+    )  # fmt: skip
+    limits = Limits(in_flight=10)
+    live_options = {"list_id": "Audiences", "tags": "Tags of the audience"}
+    test = "Asks for the account's details; writes nothing."
+    answers = {
+        THROTTLED: throttled("Mailchimp takes no more requests just now.", seconds=60),
+        "Invalid Resource": rejected(
+            "Mailchimp refuses the address, which may look fake, or a merge field. Mend the rule's mapping."
+        ),
+        "Forgotten Email Not Subscribed": rejected(
+            "This person was deleted for good. Only they can come back, by the audience's sign-up form.", "forgotten"
+        ),
+        "Member In Compliance State": rejected(
+            "This person has unsubscribed or bounced. Only they can subscribe again, by a form.", "compliance"
+        ),
+        "Member Exists": rejected("Another member of the audience has this address. Merge them in Mailchimp."),
+        401: reauthorize("Mailchimp does not accept the credentials (401). Authorize again, or replace the API key."),
+        404: rejected("The audience or the member does not exist. Check list_id; events and tags need a member."),
+    }  # fmt: skip
+
+    def build_request(self, shipment: Shipment) -> Request:
+        fields = fields_of(shipment)
+        email = needed(fields, "email")
+        if shipment.action == "track_event":
+            return self._call("POST", _member(shipment, email, "/events"), shipment, _event(shipment, fields))
+        if shipment.action == "add_tags":
+            _tags(fields)
+        merge_fields = {key: value for key, value in without_nulls(fields).items() if key not in {"email", "tags"}}
+        member = {
+            "email_address": email,
+            "status_if_new": shipment.frozen.get("status_if_new") or "subscribed",
+            "merge_fields": merge_fields,
+        }
+        return self._call("PUT", _member(shipment, email), shipment, member)
+
+    def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
+        if shipment.action != "add_tags" or len(exchanges) > 1 or exchanges[0].response.status != 200:
+            return None
+        fields = fields_of(shipment)
+        tags = {"tags": [{"name": name, "status": "active"} for name in _tags(fields)]}
+        return self._call("POST", _member(shipment, needed(fields, "email"), "/tags"), shipment, tags)
+
+    def error_of(self, response: Response) -> VendorError:
+        document = read_object(response)
+        if response.status == 403 and not document:
+            return VendorError(THROTTLED)
+        if response.status < 300:
+            return VendorError()
+        field, problem = (text_at(document, "errors", 0, key) for key in ("field", "message"))
+        message = f"{field}: {problem}" if problem else text_at(document, "detail")
+        return VendorError(text_at(document, "title"), message)
+
+    def build_test(self, shipment: Shipment) -> Request:
+        return self._call("GET", "/", shipment)
+
+    def read_account(self, response: Response) -> Account | None:
+        document = read_object(response)
+        account = text_at(document, "account_id")
+        return Account(account, text_at(document, "account_name")) if account else None
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        return Granted({"dc": text_at(details, "dc")})
+
+    def build_options(self, field: str, shipment: Shipment) -> Request:
+        if field == "list_id":
+            return self._call("GET", "/lists?count=1000&fields=lists.id,lists.name", shipment)
+        if field == "tags":
+            return self._call("GET", f"{_list(shipment)}/tag-search", shipment)
+        raise KeyError(field)
+
+    def read_options(self, field: str, response: Response) -> list[Choice]:
+        if field == "list_id":
+            return [Choice(text_at(row, "id"), text_at(row, "name")) for row in listed(response, "lists")]
+        return [Choice(text_at(row, "name"), text_at(row, "name")) for row in listed(response, "tags")]
+
+    def root(self, shipment: Shipment) -> str:
+        dc = shipment.config.get("dc") or ""
+        if not dc and "api_key" in shipment.credentials:
+            dc = revealed(shipment, "api_key").rpartition("-")[2]
+        if not self.override and not re.fullmatch(DATA_CENTRE, dc):
+            raise NotAuthorized("The data centre is not known: set dc, such as us21, or an API key that ends in it.")
+        return self.override or f"https://{dc}.api.mailchimp.com"
+
+    def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
+        if "access_token" in shipment.credentials:
+            authorization = bearer(shipment)
+        else:
+            authorization = basic("meshes", revealed(shipment, "api_key"))
+        return json_request(method, f"{self.root(shipment)}/3.0{path}", document, authorization)
+
+
+def _list(shipment: Shipment) -> str:
+    return f"/lists/{url_part(needed(shipment.config, 'list_id'))}"
+
+
+def _member(shipment: Shipment, email: str, below: str = "") -> str:
+    key = hashlib.md5(email.lower().encode(), usedforsecurity=False).hexdigest()
+    return f"{_list(shipment)}/members/{key}{below}"
+
+
+def _tags(fields: Mapping[str, Any]) -> list[str]:
+    """Their names. Raises Unsendable."""
+    tags = fields.get("tags")
+    names = [tags] if isinstance(tags, str) else tags
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise Unsendable("The field tags must be a name, or a list of names.")
+    return names
+
+
+def _event(shipment: Shipment, fields: Mapping[str, Any]) -> dict[str, Any]:
+    properties = fields.get("properties") or {}
+    if not isinstance(properties, dict) or any(isinstance(value, dict | list) for value in properties.values()):
+        raise Unsendable("The field properties must be an object of texts.")
+    known = without_nulls(properties)
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in known.items()}
+    return {"name": needed(fields, "name"), "properties": texts, "occurred_at": shipment.occurred_at.isoformat()}
+
+
+PROVIDER = Mailchimp()

@@ -1,0 +1,113 @@
+"""Mixpanel (docs.mixpanel.com): events by /import, strictly checked. `$insert_id`, made of the delivery's id, drops
+doubles, together with event, time and person.
+
+A 400 can mean that everything was stored: `num_records_imported` tells.
+"""
+
+from connections.messages import Request, Response
+from connections.providers.base import (
+    Action,
+    Field,
+    Limits,
+    MappingField,
+    Outcome,
+    Shipment,
+    Unsendable,
+    Verdict,
+    reauthorize,
+    rejected,
+    throttled,
+)
+from connections.providers.vendor import (
+    USER,
+    Vendor,
+    VendorError,
+    basic,
+    fields_of,
+    json_request,
+    needed,
+    object_in,
+    read_object,
+    revealed,
+    text_at,
+    unix_milliseconds,
+    uuid_of,
+)
+
+PLACEHOLDERS = frozenset(
+    {
+        "-1", "0", "00000000-0000-0000-0000-000000000000", "[]", "[object object]", "anon", "anonymous",
+        "false", "lmy47d", "n/a", "na", "nil", "none", "null", "true", "undefined", "unknown", "{}",
+    }
+)  # fmt: skip
+"""Ids that Mixpanel refuses, as they stand for everybody whose id somebody failed to fill in."""
+
+
+class Mixpanel(Vendor):
+    slug = "mixpanel"
+    name = "Mixpanel"
+    description = "Records events in a Mixpanel project."
+    docs_url = "https://docs.mixpanel.com/reference/import-events"
+    auth = "api_key"
+    base_urls = {"us": "https://api.mixpanel.com", "eu": "https://api-eu.mixpanel.com"}
+    config_fields = (
+        Field(
+            "region", "Region", type="select", options=("us", "eu"), default="us",
+            help="Where the project's data is kept.",
+        ),
+    )  # fmt: skip
+    credential_fields = (
+        Field(
+            "project_token", "Project token", required=True, sensitive=True, pattern=r"[!-9;-~]+", max_length=255,
+            help="From the project's settings.",
+        ),
+    )  # fmt: skip
+    actions = (
+        Action(
+            "track", "Record an event", True,
+            fields=(
+                MappingField("distinct_id", "Distinct id", required=True, source=USER, help="Whom the event is about."),
+                MappingField("event", "Event", required=True, source="event.type"),
+                MappingField("properties", "Properties", type="object", source="payload", help="Fewer than 255."),
+            ),
+        ),
+    )  # fmt: skip
+    limits = Limits(body_bytes=1_000_000)
+    test = "Mixpanel offers no check of a project token without recording an event."
+    answers = {
+        "imported": Verdict(Outcome.DELIVERED),
+        "not_imported": rejected("Mixpanel has not stored the event. Mend the rule's mapping."),
+        400: rejected("Mixpanel refuses the event. Mend the rule's mapping."),
+        401: reauthorize("Mixpanel does not accept the project token. Copy it from the project's settings."),
+        413: rejected("The event is too large for Mixpanel. Map fewer properties."),
+        429: throttled("Mixpanel asks for fewer events (429).", seconds=60),
+    }
+
+    def build_request(self, shipment: Shipment) -> Request:
+        fields = fields_of(shipment)
+        person = needed(fields, "distinct_id")
+        if person.lower() in PLACEHOLDERS:
+            raise Unsendable(
+                f"Mixpanel refuses the distinct_id “{person}”: it stands for nobody. Map a person's own id."
+            )
+        known = {
+            "time": unix_milliseconds(shipment.occurred_at),
+            "distinct_id": person,
+            "$insert_id": str(uuid_of(shipment)),
+        }
+        event = {"event": needed(fields, "event"), "properties": object_in(fields, "properties") | known}
+        url = f"{self.root(shipment)}/import?strict=1"
+        return json_request("POST", url, [event], basic(revealed(shipment, "project_token"), ""))
+
+    def error_of(self, response: Response) -> VendorError:
+        document = read_object(response)
+        stored = text_at(document, "num_records_imported")
+        message = text_at(document, "failed_records", 0, "message") or text_at(document, "error")
+        if response.status == 400 and stored == "1":
+            return VendorError("imported")
+        if response.status < 300:
+            return VendorError("not_imported", message) if stored == "0" else VendorError()
+        return VendorError("", message)
+
+
+PROVIDER = Mixpanel()

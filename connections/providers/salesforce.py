@@ -1,0 +1,245 @@
+"""Salesforce (developer.salesforce.com): leads, contacts and records of any object, by upsert on an external id.
+
+An external id is a field that the customer's org marks as one. Where a new record lacks what Salesforce always
+requires, a second call fills that in; the first does without, so that a placeholder never replaces what is known.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from connections.messages import Request, Response
+from connections.providers.base import (
+    Account,
+    Action,
+    Choice,
+    Exchange,
+    Field,
+    FieldProblem,
+    Granted,
+    Limits,
+    MappingField,
+    NotAuthorized,
+    OAuth,
+    Shipment,
+    Unsendable,
+    Verdict,
+    disabled,
+    header,
+    reauthorize,
+    rejected,
+    retry,
+    throttled,
+)
+from connections.providers.vendor import (
+    Vendor,
+    VendorError,
+    bearer,
+    fields_of,
+    json_request,
+    listed,
+    needed,
+    read_json,
+    read_object,
+    rows_at,
+    text_at,
+    url_part,
+)
+
+VERSION = "v67.0"
+DATA = f"/services/data/{VERSION}"
+OBJECTS = {"upsert_lead": "Lead", "upsert_contact": "Contact"}
+REQUIRED = {"LastName": "[not provided]", "Company": "[not provided]"}
+"""What a new lead or contact cannot be without, and what stands for it where an event has none."""
+LIMIT_REST_SECONDS = 3600.0
+"""The allocation covers the last 24 hours, so it comes back little by little; answers do not tell when."""
+
+_LOGIN_HOST = r"(login|test)\.salesforce\.com|[a-z0-9-]+(\.[a-z0-9-]+)*\.my\.salesforce\.com"
+MY_DOMAIN = re.compile(
+    r"https://(?:[a-z0-9-]+\.)+(?:salesforce\.com|force\.com|salesforce\.mil|cloudforce\.com)/?", re.IGNORECASE
+)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,79}")
+_USAGE = re.compile(r"api-usage=([0-9]{1,12})/([0-9]{1,12})")
+
+PLACEHOLDER_HELP = "Where a new record has none it gets [not provided]."
+KEY = (
+    MappingField("external_id", "External id", required=True, source="payload.email", help="By it a record is found."),
+    MappingField("external_id_field", "External id field", help="Where this object has another than the connection's."),
+)
+PERSON = (
+    MappingField("FirstName", "First name", source="payload.first_name"),
+    MappingField("LastName", "Last name", source="payload.last_name || payload.name", help=PLACEHOLDER_HELP),
+    MappingField("Email", "Email", source="payload.email"),
+    MappingField("Phone", "Phone", source="payload.phone"),
+)
+COMPANY = MappingField("Company", "Company", source="payload.company", help=PLACEHOLDER_HELP)
+OBJECT = MappingField("object", "Object", required=True, help="Its API name, such as Account or Signup__c.")
+STEPS = ("upsert", "upsert with what a new record requires")
+
+
+class Salesforce(Vendor):
+    slug = "salesforce"
+    name = "Salesforce"
+    description = "Creates and updates leads, contacts and records of any other object in Salesforce."
+    docs_url = "https://developer.salesforce.com/docs/platform/api-rest/guide/dome-upsert.html"
+    auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://{login_host}/services/oauth2/authorize",
+        token_url="https://{login_host}/services/oauth2/token",  # noqa: S106  (no secret)
+        revoke_url="https://{login_host}/services/oauth2/revoke",
+        scopes=("api", "refresh_token"),
+        hosts=("salesforce.com", "salesforce.mil"),
+    )
+    config_fields = (
+        Field(
+            "login_host", "Login host", default="login.salesforce.com", pattern=_LOGIN_HOST, max_length=255,
+            help="Where the org's people sign in: test.salesforce.com for a sandbox, or the My Domain host.",
+        ),
+        Field(
+            "instance_url", "My Domain URL", type="url", example="https://acme.my.salesforce.com",
+            help="Set by authorizing the connection. Needed with an access token that you bring.",
+        ),
+        Field(
+            "external_id_field", "External id field", pattern=_NAME.pattern, frozen=True, example="Meshes_Id__c",
+            help="The API name of a field that the org marks as an external id.",
+        ),
+    )  # fmt: skip
+    credential_fields = (Field("access_token", "Access token", sensitive=True, help="Of an external client app."),)
+    actions = (
+        Action(
+            "upsert_lead", "Create or update a lead", True, fields=(*KEY, *PERSON, COMPANY), is_open=True, steps=STEPS
+        ),
+        Action("upsert_contact", "Create or update a contact", True, fields=(*KEY, *PERSON), is_open=True, steps=STEPS),
+        Action("upsert_record", "Create or update a record", True, fields=(OBJECT, *KEY), is_open=True),
+    )
+    limits = Limits(in_flight=8, rate=20)
+    live_options = {"external_id_field": "Fields that the org marks as external ids"}
+    test = "Asks which user and org the token belongs to; writes nothing."
+    answers = {
+        "REQUIRED_FIELD_MISSING": rejected("A field that this org requires is missing. Map it in the rule."),
+        "INVALID_FIELD": rejected("The mapping fills a field that the object lacks, or the user may not write."),
+        "FIELD_CUSTOM_VALIDATION_EXCEPTION": rejected("A validation rule of the org refuses the record. Meet it."),
+        "STRING_TOO_LONG": rejected("A value is longer than its field. Shorten it in the rule's mapping."),
+        "MALFORMED_ID": rejected("A value is not a Salesforce id. Mend the rule's mapping."),
+        "DUPLICATES_DETECTED": rejected(
+            "A duplicate rule of the org blocks the record. In Salesforce, let that rule alert instead of block, or"
+            " exempt the integration's user.",
+            "duplicate",
+        ),
+        "INSUFFICIENT_ACCESS_OR_READONLY": rejected("The user may not write this record. Give them access to it."),
+        "UNABLE_TO_LOCK_ROW": retry("Somebody else is writing the record just now.", "locked", 5),
+        "INVALID_SESSION_ID": reauthorize("The Salesforce session has ended. Authorize the connection again."),
+        "REQUEST_LIMIT_EXCEEDED": throttled(
+            "The org's limit of API requests is used up.", "daily_limit", LIMIT_REST_SECONDS
+        ),
+        "API_DISABLED_FOR_ORG": disabled("This Salesforce edition has no API. Let Salesforce enable it.", "no_api"),
+        300: rejected("Several records have this external id. Merge them, and mark the field as unique.", "ambiguous"),
+        400: rejected("Salesforce refuses a value. Mend the rule's mapping."),
+        404: rejected(
+            "The org has no such object or external id field, or the user may not see it. Check the names. An external"
+            " id that ends like a file name, as .inc does, is not found either."
+        ),
+        410: disabled(f"Salesforce has retired version {VERSION} of its API: Meshes must be updated.", "retired"),
+    }  # fmt: skip
+
+    def build_request(self, shipment: Shipment) -> Request:
+        return self._upsert(shipment, {})
+
+    def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
+        if shipment.action not in OBJECTS or len(exchanges) > 1:
+            return None
+        document = read_json(exchanges[0].response)
+        missing = rows_at(document[0], "fields") if isinstance(document, list) and document else []
+        if text_at(document, 0, "errorCode") != "REQUIRED_FIELD_MISSING" or not missing:
+            return None
+        filled = fields_of(shipment)
+        if not all(isinstance(name, str) and name in REQUIRED and not filled.get(name) for name in missing):
+            return None
+        return self._upsert(shipment, {name: REQUIRED[name] for name in missing})
+
+    def error_of(self, response: Response) -> VendorError:
+        document = read_json(response)
+        if isinstance(document, list):
+            return VendorError(text_at(document, 0, "errorCode"), text_at(document, 0, "message"))
+        if response.status >= 300:
+            return VendorError(text_at(document, "error"), text_at(document, "error_description"))
+        if not isinstance(document, dict) or document.get("success") is not False:
+            return VendorError()
+        code = text_at(document, "errors", 0, "statusCode") or "error"
+        return VendorError(code, text_at(document, "errors", 0, "message"))
+
+    def rest_of(self, response: Response) -> float | None:
+        usage = _USAGE.findall(header(response, "sforce-limit-info") or "")
+        return LIMIT_REST_SECONDS if any(int(used) >= int(limit) for used, limit in usage) else None
+
+    def build_test(self, shipment: Shipment) -> Request:
+        return self._call("GET", "/services/oauth2/userinfo", shipment)
+
+    def read_account(self, response: Response) -> Account | None:
+        document = read_object(response)
+        org = text_at(document, "organization_id")
+        return Account(org, text_at(document, "name")) if org else None
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        org = text_at(reply, "id").rstrip("/").rpartition("/")[0].rpartition("/")[2]
+        return Granted({"instance_url": text_at(reply, "instance_url")}, Account(org) if org else None)
+
+    def build_options(self, field: str, shipment: Shipment) -> Request:
+        if field != "external_id_field":
+            raise KeyError(field)
+        return self._call("GET", f"{DATA}/sobjects/{_object(shipment)}/describe", shipment)
+
+    def read_options(self, field: str, response: Response) -> list[Choice]:
+        fields = [row for row in listed(response, "fields") if row.get("externalId") is True]
+        return [Choice(text_at(row, "name"), text_at(row, "label")) for row in fields]
+
+    def root(self, shipment: Shipment) -> str:
+        url = self.override or shipment.config.get("instance_url") or ""
+        if not self.override and not MY_DOMAIN.fullmatch(url):
+            raise NotAuthorized("The connection has no My Domain URL yet: authorize it, or set instance_url.")
+        return url.rstrip("/")
+
+    def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
+        url = config.get("instance_url")
+        if self.override or (url is None and "access_token" not in credentials):
+            return ()
+        if url is None:
+            return [FieldProblem("/config/instance_url", "An access token needs its My Domain URL.", "required")]
+        if isinstance(url, str) and MY_DOMAIN.fullmatch(url):
+            return ()
+        words = "Must be the org's own https URL, such as https://acme.my.salesforce.com."
+        return [FieldProblem("/config/instance_url", words, "host")]
+
+    def _upsert(self, shipment: Shipment, placeholders: Mapping[str, str]) -> Request:
+        fields = fields_of(shipment)
+        by = _name(fields.get("external_id_field") or shipment.frozen.get("external_id_field"), "external_id_field")
+        key = url_part(needed(fields, "external_id"))
+        record = _record(fields, REQUIRED if shipment.action in OBJECTS else {})
+        if {"id", by.lower()} & {name.lower() for name in record}:
+            raise Unsendable(f"The mapping must not fill Id or {by}: the field external_id says which record it is.")
+        path = f"{DATA}/sobjects/{_object(shipment)}/{by}/{key}"
+        return self._call("PATCH", path, shipment, {**record, **placeholders})
+
+    def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
+        return json_request(method, self.root(shipment) + path, document, bearer(shipment))
+
+
+def _record(fields: Mapping[str, Any], required: Collection[str]) -> dict[str, Any]:
+    """What is written. Null clears a field; those that Salesforce requires cannot be cleared, so they are left out."""
+    ours = {"object", "external_id", "external_id_field"}
+    kept = {name: value for name, value in fields.items() if name not in ours}
+    return {name: value for name, value in kept.items() if value not in (None, "") or name not in required}
+
+
+def _object(shipment: Shipment) -> str:
+    return OBJECTS.get(shipment.action) or _name(needed(fields_of(shipment), "object"), "object")
+
+
+def _name(value: object, key: str) -> str:
+    """An API name, safe in a path. Raises Unsendable."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise Unsendable(f"{key} must be an API name of Salesforce: set it in the connection or the rule's mapping.")
+    return value
+
+
+PROVIDER = Salesforce()

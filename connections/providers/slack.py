@@ -1,0 +1,237 @@
+"""Slack (docs.slack.dev): messages by an incoming webhook, or with a bot's token by chat.postMessage.
+
+`text` is escaped as Slack asks for, so nothing that a payload holds can mention a channel or dress up a link. Who wants
+Slack's own markup maps `blocks`, which go as they are. The Web API answers 200 also where it refuses: `ok` decides.
+Slack drops no doubles, so an attempt with an unknown end is not made again.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from connections.messages import OutboundError, Request, Response
+from connections.providers.base import (
+    Account,
+    Action,
+    Choice,
+    Field,
+    FieldProblem,
+    Granted,
+    Limits,
+    MappingField,
+    OAuth,
+    Outcome,
+    Shipment,
+    Unsendable,
+    Verdict,
+    disabled,
+    reauthorize,
+    rejected,
+    retry,
+    throttled,
+)
+from connections.providers.vendor import (
+    SUMMARY,
+    Vendor,
+    VendorError,
+    array_in,
+    bearer,
+    fields_of,
+    json_request,
+    listed,
+    needed,
+    read_object,
+    revealed,
+    text_at,
+    without_nulls,
+)
+
+MAX_TEXT = 40_000
+"""Characters of a text; Slack cuts what is longer."""
+MESSAGE = (
+    MappingField(
+        "text", "Text", required=True, source=SUMMARY,
+        help="Escaped: it can hold no links with a name and no mentions. With blocks it is what notifications show.",
+    ),
+    MappingField("blocks", "Blocks", type="array", help="Block Kit, sent as it is: escape what comes from a payload."),
+)  # fmt: skip
+_WORD = re.compile(rb"[a-z_]{1,64}")
+
+
+class Slack(Vendor):
+    slug = "slack"
+    name = "Slack"
+    description = "Posts messages to Slack channels, by an incoming webhook or as an app."
+    docs_url = "https://docs.slack.dev"
+    auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://slack.com/oauth/v2/authorize",
+        token_url="https://slack.com/api/oauth.v2.access",  # noqa: S106  (no secret)
+        revoke_url="https://slack.com/api/auth.revoke",
+        scopes=("chat:write", "channels:read"),
+        scope_separator=",",
+        pkce=False,  # Slack has it for apps without a secret
+        ends_with=frozenset({"invalid_grant", "invalid_refresh_token", "token_revoked"}),
+        revoke_with="bearer",
+        shares_tokens=True,
+    )
+    base_urls = {"": "https://slack.com/api"}
+    credential_fields = (
+        Field("access_token", "Bot token", sensitive=True, help="xoxb-…, with chat:write. For “Post a message”."),
+        Field(
+            "webhook_url", "Incoming webhook's URL", type="url", sensitive=True,
+            pattern=r"https://hooks\.slack\.com/services/[A-Za-z0-9/]+",
+            example="https://hooks.slack.com/services/T########/B########/################",
+            help="Of one channel. For “Send to an incoming webhook”.",
+        ),
+    )  # fmt: skip
+    actions = (
+        Action(
+            "send_webhook", "Send to an incoming webhook", False, fields=MESSAGE, is_open=True,
+            help="To the one channel that the webhook's URL stands for.",
+        ),
+        Action(
+            "post_message", "Post a message", False, is_open=True,
+            fields=(
+                MappingField("channel", "Channel", required=True, help="A channel's id; the app must be in it."),
+                *MESSAGE,
+            ),
+        ),
+    )  # fmt: skip
+    limits = Limits(in_flight=2, rate=1)
+    live_options = {"channel": "Public channels"}
+    test = (
+        "Asks Slack whose token it is; posts nothing. An incoming webhook's URL cannot be tested: "
+        "Slack offers no check for it but a message."
+    )
+    answers = {
+        **dict.fromkeys(
+            ("invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "org_login_required"),
+            reauthorize("Slack does not accept the token any more. Connect Slack again, or replace the token."),
+        ),
+        "missing_scope": reauthorize(
+            "The Slack app lacks a permission, such as chat:write. Add it and connect Slack again.", "forbidden"
+        ),
+        "not_allowed_token_type": reauthorize(
+            "Slack does not take this kind of token here. Give a bot token (xoxb-…).", "forbidden"
+        ),
+        **dict.fromkeys(
+            ("ekm_access_denied", "accesslimited", "restricted_action"),
+            reauthorize("The Slack workspace's rules forbid the app to post. Ask its administrators.", "forbidden"),
+        ),
+        **dict.fromkeys(
+            ("restricted_action_read_only_channel", "restricted_action_thread_only_channel"),
+            rejected("This Slack channel does not let the app post. Map another channel."),
+        ),
+        "channel_not_found": rejected("Slack does not know this channel, or the app may not see it. Map its id."),
+        "not_in_channel": rejected("The app is not in this Slack channel. Invite it there, then replay."),
+        "is_archived": rejected("This Slack channel is archived. Map another channel."),
+        "msg_too_long": rejected("The message is too long for Slack. Shorten it in the rule's mapping."),
+        "no_text": rejected("The message has no text. Map text."),
+        "invalid_blocks": rejected("Slack does not accept the blocks. Mend them in the rule's mapping."),
+        "too_many_attachments": rejected("The message has too many attachments. Map fewer."),
+        **dict.fromkeys(("ratelimited", "rate_limited"), throttled("Slack takes about one message a second.")),
+        **dict.fromkeys(
+            ("internal_error", "service_unavailable", "request_timeout"), retry("Slack cannot take it just now.")
+        ),
+        "fatal_error": Verdict(
+            Outcome.UNCERTAIN, "fatal_error", "Slack broke down on it: the message may be there. Look before a replay."
+        ),
+        **dict.fromkeys(
+            ("invalid_payload", "user_not_found", "missing_text_or_fallback_or_attachments"),
+            rejected("Slack cannot read the message. Mend the rule's mapping."),
+        ),
+        "invalid_token": reauthorize("Slack does not accept the webhook's URL any more. Replace it by a new one."),
+        "action_prohibited": reauthorize("Slack's administrators forbid this webhook to post. Ask them.", "forbidden"),
+        404: disabled("The webhook, or its Slack workspace or channel, is gone. Make a new one and replace the URL."),
+        410: disabled("The webhook's Slack channel is archived. Make a webhook for another and replace the URL."),
+    }
+
+    def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
+        if credentials and not any(credentials.get(key) for key in ("access_token", "webhook_url")):
+            return [FieldProblem("/credentials/access_token", "Give a bot token or a webhook's URL.", "required")]
+        return ()
+
+    def build_request(self, shipment: Shipment) -> Request:
+        fields = fields_of(shipment)
+        text = escape(needed(fields, "text"))
+        if len(text) > MAX_TEXT:
+            raise Unsendable(f"The text has {len(text):,} characters; Slack takes at most {MAX_TEXT:,}.")
+        message = without_nulls({**fields, "text": text, "blocks": array_in(fields, "blocks") or None})
+        if shipment.action == "send_webhook":
+            return _post(self.moved(revealed(shipment, "webhook_url")), message)
+        message["channel"] = needed(fields, "channel")
+        return _post(f"{self.root(shipment)}/chat.postMessage", message, bearer(shipment))
+
+    def classify(self, answer: Response | OutboundError, action: str) -> Verdict:
+        verdict = super().classify(answer, action)
+        if action != "post_message" or verdict.outcome != Outcome.DELIVERED or _is_ok(answer):
+            return verdict
+        words = "Slack's answer does not say whether the message was posted. Look before a replay."
+        return Verdict(Outcome.UNCERTAIN, "unreadable_answer", words)
+
+    def error_of(self, response: Response) -> VendorError:
+        document = read_object(response)
+        if "ok" in document:
+            return VendorError() if document["ok"] is True else _web_api_error(document)
+        word = _WORD.fullmatch(response.body.strip())
+        if word is None or response.status < 300:
+            return VendorError()
+        if response.status in (404, 410):  # a webhook's channel_not_found is another matter than a message's
+            return VendorError("", word[0].decode())
+        return VendorError(word[0].decode())
+
+    def build_test(self, shipment: Shipment) -> Request | None:
+        if "access_token" not in shipment.credentials:
+            return None
+        return json_request("POST", f"{self.root(shipment)}/auth.test", None, bearer(shipment))
+
+    def classify_test(self, answer: Response | OutboundError) -> Verdict:
+        return self.classify(answer, "post_message")
+
+    def read_account(self, response: Response) -> Account | None:
+        document = read_object(response)
+        team = text_at(document, "team_id")
+        return Account(team, text_at(document, "team")) if team else None
+
+    def is_unauthorized(self, response: Response) -> bool:
+        return self.error_of(response).code in ("token_expired", "invalid_auth", "token_revoked")
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        team = text_at(reply, "team", "id")
+        return Granted(account=Account(team, text_at(reply, "team", "name")) if team else None)
+
+    def build_options(self, field: str, shipment: Shipment) -> Request:
+        if field != "channel":
+            raise KeyError(field)
+        url = f"{self.root(shipment)}/conversations.list?exclude_archived=true&limit=1000"
+        return json_request("GET", url, None, bearer(shipment))
+
+    def read_options(self, field: str, response: Response) -> list[Choice]:
+        return [Choice(text_at(row, "id"), "#" + text_at(row, "name")) for row in listed(response, "channels")]
+
+
+def escape(text: str) -> str:
+    """Without the characters that begin links and mentions in Slack's texts."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _post(url: str, message: dict[str, Any], *headers: tuple[str, str]) -> Request:
+    return json_request("POST", url, message, *headers, content_type="application/json; charset=utf-8")
+
+
+def _is_ok(answer: Response | OutboundError) -> bool:
+    """Whether the Web API says so; it repeats the message, so a long answer is cut, and no JSON any more."""
+    return isinstance(answer, Response) and (
+        read_object(answer).get("ok") is True or answer.body.startswith(b'{"ok":true,')
+    )
+
+
+def _web_api_error(document: dict[str, Any]) -> VendorError:
+    message = text_at(document, "response_metadata", "messages", 0)
+    if scope := text_at(document, "needed"):
+        message = f"needs {scope}, has {text_at(document, 'provided') or 'nothing'}"
+    return VendorError(text_at(document, "error") or "error", message)
+
+
+PROVIDER = Slack()

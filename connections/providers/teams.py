@@ -1,0 +1,105 @@
+"""Microsoft Teams: messages by a flow of Power Automate that begins with “When a Teams webhook request is received”.
+
+The flow takes a message and runs afterwards, so an accepted one can still fail there; its history in Power Automate
+tells. The URLs of Office 365 connectors (webhook.office.com) have been retired.
+"""
+
+from typing import Any
+
+from connections.messages import Request, Response
+from connections.providers.base import (
+    Action,
+    Field,
+    Limits,
+    MappingField,
+    Shipment,
+    disabled,
+    reauthorize,
+    rejected,
+)
+from connections.providers.vendor import (
+    SUMMARY,
+    Vendor,
+    VendorError,
+    fields_of,
+    given,
+    json_request,
+    needed,
+    object_in,
+    read_object,
+    revealed,
+    text_at,
+)
+
+
+class Teams(Vendor):
+    slug = "teams"
+    name = "Microsoft Teams"
+    description = "Posts adaptive cards to Microsoft Teams by a flow of Power Automate (Workflows)."
+    docs_url = (
+        "https://learn.microsoft.com/en-us/microsoftteams/platform/webhooks-and-connectors/how-to/add-incoming-webhook"
+    )
+    auth = "url"
+    credential_fields = (
+        Field(
+            "webhook_url", "Flow's URL", type="url", required=True, sensitive=True,
+            pattern=r"https://[A-Za-z0-9.-]+\.(environment\.api\.powerplatform|logic\.azure)\.com(:443)?/[!-~]+",
+            example="https://default1234.56.environment.api.powerplatform.com/powerautomate/automations/direct/"
+            "workflows/################/triggers/manual/paths/invoke?api-version=1&sig=################",
+            help="Of the flow's trigger, which must let Anyone trigger it.",
+        ),
+    )  # fmt: skip
+    actions = (
+        Action(
+            "send_message", "Send a message", False,
+            help="Accepted is not yet posted: the flow runs afterwards.",
+            fields=(
+                MappingField("text", "Text", required=True, source=SUMMARY),
+                MappingField("title", "Title", help="In bold, above the text."),
+                MappingField("card", "Card", type="object", help="An adaptive card of your own, instead of the two."),
+            ),
+        ),
+    )  # fmt: skip
+    limits = Limits(in_flight=4, body_bytes=28_000)
+    test = "Microsoft offers no check of a flow's URL but a message. Replay a delivery to see one arrive."
+    answers = {
+        "WorkflowTriggerIsNotEnabled": disabled("The flow is turned off. Turn it on in Power Automate, then resume."),
+        400: rejected("The flow does not accept the message. Mend the rule's mapping, or the flow's trigger."),
+        401: reauthorize(
+            "The flow does not accept this URL. Let Anyone trigger the flow, or copy its URL anew and replace it."
+        ),
+        403: reauthorize(
+            "The flow refuses this URL. Let Anyone trigger the flow, or copy its URL anew and replace it.", "forbidden"
+        ),
+        404: disabled("The flow has been deleted or moved. Make a new one and replace the URL."),
+        413: rejected("The message is too large for Teams. Shorten it in the rule's mapping."),
+    }
+
+    def build_request(self, shipment: Shipment) -> Request:
+        fields = fields_of(shipment)
+        attachment = {
+            "contentType": "application/vnd.microsoft.card.adaptive",
+            "contentUrl": None,
+            "content": object_in(fields, "card") or _card(given(fields, "title"), needed(fields, "text")),
+        }
+        url = self.moved(revealed(shipment, "webhook_url"))
+        return json_request("POST", url, {"type": "message", "attachments": [attachment]})
+
+    def error_of(self, response: Response) -> VendorError:
+        if response.status < 400:
+            return VendorError()
+        document = read_object(response)
+        return VendorError(text_at(document, "error", "code"), text_at(document, "error", "message"))
+
+
+def _card(title: str | None, text: str) -> dict[str, Any]:
+    heading = [{"type": "TextBlock", "text": title, "weight": "Bolder", "size": "Medium", "wrap": True}]
+    return {
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+        "type": "AdaptiveCard",
+        "version": "1.4",
+        "body": [*(heading if title else []), {"type": "TextBlock", "text": text, "wrap": True}],
+    }
+
+
+PROVIDER = Teams()

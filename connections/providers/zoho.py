@@ -1,0 +1,106 @@
+"""Zoho CRM (zoho.com/crm/developer/docs/api/v8): upserts leads and contacts by email."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from connections.messages import Request, Response
+from connections.providers.base import (
+    Action,
+    Field,
+    FieldProblem,
+    Limits,
+    MappingField,
+    Shipment,
+    Unsendable,
+    reauthorize,
+    rejected,
+    retry,
+)
+from connections.providers.vendor import (
+    Vendor,
+    VendorError,
+    fields_of,
+    json_request,
+    needed,
+    read_object,
+    revealed,
+    text_at,
+    without_nulls,
+)
+
+MODULES = {"upsert_lead": "Leads", "upsert_contact": "Contacts"}
+PERSON = (
+    MappingField("Email", "Email", required=True, source="payload.email"),
+    MappingField("Last_Name", "Last name", required=True, source="payload.last_name || payload.name || payload.email"),
+    MappingField("First_Name", "First name", source="payload.first_name"),
+    MappingField("Phone", "Phone", source="payload.phone"),
+)
+
+
+class Zoho(Vendor):
+    slug = "zoho"
+    name = "Zoho CRM"
+    description = "Creates or updates leads and contacts in Zoho CRM."
+    docs_url = "https://www.zoho.com/crm/developer/docs/api/v8/"
+    auth = "oauth2"
+    base_urls = {"": "https://www.zohoapis.com"}
+    config_fields = (
+        Field(
+            "api_domain", "API domain", type="url", default="https://www.zohoapis.com",
+            help="Of the data centre that the account is in, such as https://www.zohoapis.eu.",
+        ),
+    )  # fmt: skip
+    credential_fields = (Field("access_token", "Access token", sensitive=True),)
+    actions = (
+        Action(
+            "upsert_lead", "Create or update a lead", True, is_open=True,
+            fields=(*PERSON, MappingField("Company", "Company", source="payload.company")),
+        ),
+        Action("upsert_contact", "Create or update a contact", True, is_open=True, fields=PERSON),
+    )  # fmt: skip
+    limits = Limits(in_flight=10, body_bytes=1_000_000)
+    test = "Reads the organisation's name; writes nothing."
+    answers = {
+        "INVALID_TOKEN": reauthorize("Zoho does not accept the token any more. Connect again."),
+        "OAUTH_SCOPE_MISMATCH": reauthorize(
+            "The token lacks the scope ZohoCRM.modules.ALL. Connect again.", "forbidden"
+        ),
+        "MANDATORY_NOT_FOUND": rejected("Zoho misses a field that the account requires. Add it to the mapping."),
+        "INVALID_DATA": rejected("Zoho refuses a value. Mend the rule's mapping."),
+        "DUPLICATE_DATA": rejected("Another record already has this value, which Zoho keeps unique."),
+        "TOO_MANY_REQUESTS": retry("Zoho takes no more requests just now.", "rate_limited", 60),
+    }
+
+    def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
+        host = urlsplit(config.get("api_domain", "")).hostname or ""
+        if self.override or re.fullmatch(r"www\.zohoapis\.(com|eu|in|jp|ca|sa|com\.au|com\.cn)", host):
+            return ()
+        return [FieldProblem("/config/api_domain", "Must be one of Zoho's own API domains.", "options")]
+
+    def build_request(self, shipment: Shipment) -> Request:
+        fields = without_nulls(fields_of(shipment))
+        needed(fields, "Email"), needed(fields, "Last_Name")
+        document = {"data": [fields], "duplicate_check_fields": ["Email"]}
+        return self._call("POST", f"{MODULES[shipment.action]}/upsert", shipment, document)
+
+    def error_of(self, response: Response) -> VendorError:
+        document = read_object(response)
+        if text_at(document, "data", 0, "code") == "SUCCESS":
+            return VendorError()
+        code = text_at(document, "data", 0, "code") or text_at(document, "code")
+        return VendorError(code, text_at(document, "data", 0, "message") or text_at(document, "message"))
+
+    def build_test(self, shipment: Shipment) -> Request:
+        return self._call("GET", "org", shipment)
+
+    def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
+        root = self.override or shipment.config.get("api_domain")
+        if not root:
+            raise Unsendable("The connection names no API domain.")
+        token = ("authorization", f"Zoho-oauthtoken {revealed(shipment, 'access_token')}")
+        return json_request(method, f"{root}/crm/v8/{path}", document, token)
+
+
+PROVIDER = Zoho()

@@ -1,0 +1,118 @@
+"""What a rule's mapping means for an action: the vendor's default mapping, overridden field by field, and its mistakes.
+
+An action without fields takes the event's payload as it is, or what the mapping makes of it. All others take an object
+of fields: those that the rule's mapping names are made by it, the others by the defaults of the declaration.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from connections.providers.base import Action, FieldKind, MappingField
+from workspaces.jsonpaths import pointer, split_path
+
+_MADE_BY: dict[str, FieldKind] = {
+    "to_string": "string",
+    "to_number": "number",
+    "to_boolean": "boolean",
+    "to_date": "string",
+    "to_datetime": "string",
+    "trim": "string",
+    "lower": "string",
+    "upper": "string",
+    "md5": "string",
+    "sha256": "string",
+    "substring": "string",
+    "replace": "string",
+    "join": "string",
+    "split": "array",
+}
+"""What a transform makes whatever it is given; the others depend on that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """What is wrong with a mapping for its action. `pointer` (RFC 6901) leads into the mapping."""
+
+    pointer: str
+    message: str
+    rule: str
+
+
+def complete(action: Action, mapping: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """A rule's mapping with the defaults of the fields that it does not name; None where the payload goes as it is.
+
+    A default gives way to an entry for its field, for a part of it, and for an object around it. The rule's own entries
+    come first, so that a pointer into them stays right.
+    """
+    own = [dict(entry) for entry in mapping or ()]
+    if not action.fields:
+        return own or None
+    paths = [split_path(entry["to"]) for entry in own]
+    kept = [entry for entry in action.default_mapping if not any(_overlap(split_path(entry["to"]), to) for to in paths)]
+    return [*own, *kept] or None
+
+
+def mistakes(action: Action, mapping: Sequence[Mapping[str, Any]] | None) -> list[Mistake]:
+    """What a mapping that compiles gets wrong about the action's fields: missing, unknown, of another type."""
+    if not action.fields:
+        return []
+    return [*_missing(action, mapping or ()), *_misplaced(action, mapping or ())]
+
+
+def _missing(action: Action, mapping: Sequence[Mapping[str, Any]]) -> Iterator[Mistake]:
+    paths = [split_path(entry["to"]) for entry in mapping]
+    for field in action.fields:
+        if field.required and not field.source and not any(_overlap(split_path(field.key), to) for to in paths):
+            yield Mistake("", f"{action.name} needs the field {field.key} ({field.label}); map it.", "required")
+
+
+def _misplaced(action: Action, mapping: Sequence[Mapping[str, Any]]) -> Iterator[Mistake]:
+    declared = {split_path(field.key): field for field in action.fields}
+    for index, entry in enumerate(mapping):
+        to = split_path(entry["to"])
+        field = declared.get(to)
+        if field is None and not action.is_open and not any(_overlap(path, to) for path in declared):
+            known = ", ".join(each.key for each in action.fields)
+            yield Mistake(pointer(index, "to"), f"{action.name} has no field {entry['to']}; it has {known}.", "unknown")
+        elif field is not None and (wrong := _wrong_type(field, entry)):
+            yield Mistake(pointer(index, *wrong), f"The field {field.key} must be {_A[field.type]}.", "type")
+
+
+def _wrong_type(field: MappingField, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where an entry shows that it makes another type than the field has; empty where it does not."""
+    if field.type == "any":
+        return ()
+    transforms = entry.get("transforms") or []
+    names = [transform if isinstance(transform, str) else next(iter(transform)) for transform in transforms]
+    if names:
+        made = _MADE_BY.get(names[-1])
+        return ("transforms", str(len(names) - 1)) if made not in (None, field.type) else ()
+    if "value" not in entry or entry["value"] is None:
+        return ()
+    return () if _kind(entry["value"]) == field.type else ("value",)
+
+
+_A = {
+    "string": "a string",
+    "number": "a number",
+    "boolean": "true or false",
+    "object": "an object",
+    "array": "an array",
+}
+
+
+def _kind(value: Any) -> FieldKind:
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, list):
+        return "array"
+    return "object" if isinstance(value, dict) else "string"
+
+
+def _overlap(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether one is the other, or inside it."""
+    shorter = min(len(path), len(other))
+    return path[:shorter] == other[:shorter]

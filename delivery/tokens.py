@@ -1,0 +1,34 @@
+"""The steps of a token's renewal for threads that deliver: in batches, over one database connection of a process."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from connections.oauth.leases import begin_refresh, finish_refresh, read_tokens
+from connections.oauth.refreshing import Steps
+from delivery.batching import Group
+
+Step = Callable[[Sequence[Any]], Sequence[Any]]
+STEPS: tuple[Step, ...] = (begin_refresh, finish_refresh, read_tokens)
+
+
+def _run(calls: list[tuple[Step, Any]]) -> list[Any]:
+    """Run each step once with all its items; the answers in the order of the calls."""
+    answers: dict[int, Any] = {}
+    for step in STEPS:
+        places = [place for place, (called, _) in enumerate(calls) if called is step]
+        if places:
+            answers |= zip(places, step([calls[place][1] for place in places]), strict=True)
+    return [answers[place] for place in range(len(calls))]
+
+
+_steps: Group[tuple[Step, Any], Any] = Group("tokens", _run)
+
+
+def _submit(step: Step, item: Any) -> Any:
+    return _steps.submit((step, item))
+
+
+GROUPED = Steps(
+    begin=partial(_submit, begin_refresh), finish=partial(_submit, finish_refresh), read=partial(_submit, read_tokens)
+)

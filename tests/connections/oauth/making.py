@@ -1,0 +1,54 @@
+"""Connections for tests of authorizations."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from connections import credentials as keeping
+from connections import vault
+from connections.models import Connection
+from connections.oauth import grants, tokens
+from connections.oauth.leases import Need
+from connections.providers.base import OAuth
+from tests.connections.oauth.vendor import CLIENT_ID, Vendor
+from tests.factories import make_connection, make_workspace
+
+
+def authorized(
+    vendor: Vendor, type: str = "hubspot", *, left: timedelta = timedelta(minutes=20), **values: Any
+) -> Connection:
+    """A connection with tokens of the vendor's that end after `left`, of a life of half an hour."""
+    reply = vendor.grant() | {"expires_in": 1800}
+    new = tokens.read_tokens(reply, OAuth(), datetime.now(UTC) - timedelta(minutes=30) + left)
+    document = tokens.granted({}, new)
+    defaults = {"type": type, "config": {}, "credential_hints": keeping.hints_of(document)}
+    workspace = values.pop("workspace", None) or make_workspace()
+    connection = make_connection(workspace, secret=document, **defaults | values)
+    grants.establish(connection, new, CLIENT_ID)
+    return connection
+
+
+def expired(vendor: Vendor, type: str = "hubspot", **values: Any) -> Connection:
+    """A connection whose access token is over, for the vendor too; its refresh token is good."""
+    connection = authorized(vendor, type, left=timedelta(minutes=-1), **values)
+    vendor.expire_access()
+    return connection
+
+
+def opened(connection: Connection) -> vault.Opened:
+    return vault.open(
+        workspace_id=connection.workspace_id,
+        owner_kind="connection",
+        owner_id=connection.pk,
+        kind=vault.CREDENTIALS,
+        actor="a test",
+        purpose="testing",
+    )
+
+
+def need_of(connection: Connection, version: int = 1) -> Need:
+    return Need(connection.workspace_id, connection.pk, version, "a test")
+
+
+def access_token(connection: Connection) -> str:
+    token: str = opened(connection).secret["access_token"].reveal()
+    return token

@@ -1,0 +1,53 @@
+"""A provider like those that rotate refresh tokens, separate scopes by commas, and hide errors behind a 200."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from connections.messages import Request, Response
+from connections.providers.base import Account, Action, Field, Granted, OAuth, Shipment
+from connections.providers.vendor import Vendor, VendorError, bearer, json_request, read_object, text_at
+
+
+class Rotating(Vendor):
+    slug = "rotating"
+    name = "Rotating"
+    description = "Every refresh token is good once."
+    auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://rotating.example/oauth/v2/authorize",
+        token_url="https://rotating.example/api/oauth.v2/token",
+        revoke_url="https://rotating.example/api/auth/revoke",
+        details_url="https://rotating.example/api/whoami",
+        details_scheme="OAuth",
+        scopes=("chat:write", "channels:read"),
+        scope_separator=",",
+        client_auth="basic",
+        pkce=False,
+        lifetime_seconds=43_200,
+        ends_with=frozenset({"invalid_grant", "invalid_refresh_token", "token_revoked"}),
+        revoke_with="bearer",
+        shares_tokens=True,
+    )
+    base_urls = {"": "https://rotating.example/api"}
+    config_fields = (Field("dc", "Data centre", pattern=r"[a-z]{2}[0-9]{1,2}", max_length=4),)
+    credential_fields = (Field("access_token", "Access token", sensitive=True),)
+    actions = (Action("send", "Send", idempotent=False),)
+    test = "Asks who it is."
+
+    def build_request(self, shipment: Shipment) -> Request:
+        return json_request("POST", f"{self.root(shipment)}/post", {}, bearer(shipment))
+
+    def build_test(self, shipment: Shipment) -> Request:
+        return json_request("GET", f"{self.root(shipment)}/whoami", None, bearer(shipment))
+
+    def error_of(self, response: Response) -> VendorError:
+        return VendorError(text_at(read_object(response), "error"))
+
+    def is_unauthorized(self, response: Response) -> bool:
+        return response.status == 401 or self.error_of(response).code == "token_expired"
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        return Granted({"dc": text_at(details, "dc")}, Account(text_at(details, "team_id"), text_at(details, "team")))
+
+
+PROVIDER = Rotating()

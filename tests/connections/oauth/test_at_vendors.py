@@ -1,0 +1,219 @@
+"""Six vendors as their documentation has them: authorized, tested, refreshed, ended and revoked."""
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from django.test import Client as Browser
+
+from connections import lifecycle, probing, providers
+from connections.models import OAuthGrant
+from connections.oauth.clients import Client
+from connections.secret import Secret
+from tests.connections.oauth.making import opened
+from tests.connections.oauth.test_refreshing import outcomes, storm
+from tests.factories import make_workspace
+from tests.vendors.registry import VENDORS
+from tests.workspaces.callers import caller, post
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What authorizing a connection comes to."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    """Added by the vendor's answer."""
+    account: str = ""
+    refreshes: bool = True
+    ends: bool = True
+    """Whether its access tokens have an end that the reply tells."""
+    revokes: bool = True
+    given: dict[str, Any] = field(default_factory=dict)
+    """The config that it is made with."""
+
+
+EXPECTED = {
+    "hubspot": Expected(account="62515"),
+    "salesforce": Expected({"instance_url": "https://acme.my.salesforce.com"}, "00D5e822B33AD87EAA", ends=False),
+    "mailchimp": Expected({"dc": "us21"}, "", False, False, False, {"list_id": "a1b2c3d4e5"}),
+    "intercom": Expected({"region": "us"}, "abc123", False, False, False),
+    "slack": Expected(account="T0ACME"),
+    "pipedrive": Expected({"api_domain": "https://acme.pipedrive.com"}),
+}
+REFRESHING = [slug for slug, expected in EXPECTED.items() if expected.refreshes]
+
+
+@pytest.fixture
+def server(request, loopback, settings, monkeypatch):
+    with VENDORS[request.param]() as server:
+        monkeypatch.setattr(providers.get(server.slug), "override", server.url)
+        settings.MESHES_OAUTH_CLIENTS = {server.slug: Client(server.client_id, Secret(server.client_secret))}
+        yield server
+
+
+every_vendor = pytest.mark.parametrize("server", sorted(EXPECTED), indirect=True)
+every_refreshing = pytest.mark.parametrize("server", sorted(REFRESHING), indirect=True)
+
+
+def connect(server):
+    """A connection that its owner has authorized at the vendor."""
+    config = EXPECTED[server.slug].given
+    connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", config, {}, {}).connection
+    assert connection.status == "needs_reauth"
+    answer = agree(connection)
+    assert answer.status_code == 200, answer.content.decode()
+    connection.refresh_from_db()
+    return connection
+
+
+def agree(connection):
+    """What the owner's browser does."""
+    url = post(caller(), f"/api/v1/connections/{connection.public_id}/authorize", {}).json()["url"]
+    page = requests.get(url, allow_redirects=False, timeout=10)
+    assert page.status_code == 302, page.text
+    return Browser().get("/oauth/callback?" + urlsplit(page.headers["location"]).query)
+
+
+@every_vendor
+def test_a_connection_is_authorized(server):
+    expected = EXPECTED[server.slug]
+    connection = connect(server)
+    assert connection.status == "active"
+    assert connection.account_id == expected.account
+    assert {key: connection.config[key] for key in expected.config} == expected.config
+    document = opened(connection).secret
+    assert ("refresh_token" in document, "expires_at" in document) == (expected.refreshes, expected.ends)
+    assert server.account_of(document["access_token"].reveal()) == server.account
+    assert server.token_requests == 1
+
+
+@every_vendor
+def test_what_was_authorized_passes_its_test(server):
+    connection = connect(server)
+    found = probing.probe(connection, actor="a test")
+    assert found.ok, found
+    connection.refresh_from_db()
+    assert connection.account_id == (EXPECTED[server.slug].account or connection.account_id) != ""
+
+
+@every_vendor
+def test_a_person_who_says_no_changes_nothing(server):
+    config = EXPECTED[server.slug].given
+    connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", config, {}, {}).connection
+    server.deny_next()
+    assert agree(connection).status_code == 400
+    assert (server.token_requests, connection.status) == (0, "needs_reauth")
+
+
+@every_refreshing
+def test_a_token_that_has_ended_is_renewed_once(server):
+    connection = connect(server)
+    server.expire_access_tokens()
+    assert probing.probe(connection, actor="a test").ok
+    assert (server.token_requests, opened(connection).version) == (2, 3)
+    assert probing.probe(connection, actor="a test").ok
+    assert server.token_requests == 2
+
+
+@every_vendor
+def test_an_app_that_was_removed_at_the_vendor_ends_the_connection(server):
+    connection = connect(server)
+    server.uninstall(server.account)
+    found = probing.probe(connection, actor="a test")
+    assert (found.ok, found.outcome) == (False, "broken"), found
+    ended = OAuthGrant.objects.filter(connection=connection, ended_at__isnull=False).exists()
+    assert ended is EXPECTED[server.slug].refreshes
+    assert agree(connection).status_code == 200
+    connection.refresh_from_db()
+    assert connection.status == "active"
+    assert probing.probe(connection, actor="a test").ok
+
+
+@every_refreshing
+def test_trouble_at_the_token_endpoint_ends_nothing(server):
+    connection = connect(server)
+    server.expire_access_tokens()
+    server.fail_token(503)
+    found = probing.probe(connection, actor="a test")
+    assert (found.ok, found.outcome, found.status) == (False, "retry", "active")
+    OAuthGrant.objects.update(not_before=None)
+    assert probing.probe(connection, actor="a test").ok
+
+
+@every_vendor
+def test_a_disconnect_reaches_the_vendor(server):
+    connection = connect(server)
+    lifecycle.disconnect(connection, actor="a test")
+    calls = [call for call in server.requests if call.path.endswith("revoke")]
+    assert len(calls) == EXPECTED[server.slug].revokes
+    if server.slug in ("salesforce", "pipedrive"):
+        assert server.installations == []
+    found = probing.probe(connection, actor="a test")
+    assert (found.ok, found.outcome) == ((None, "no_test") if server.slug == "slack" else (False, "broken"))
+
+
+@pytest.mark.parametrize("server", ["slack"], indirect=True)
+def test_fifty_workers_use_a_refresh_token_of_slack_s_once(server):
+    """Used twice, it would end the installation."""
+    server.change_reply(expires_in=1)
+    connection = connect(server)
+    server.expire_access_tokens()
+    server.change_reply(expires_in=43_200)
+    got = outcomes(storm(connection, server, client=[server.client_id, server.client_secret]))
+    token = opened(connection).secret["access_token"].reveal()
+    assert (server.token_requests, got) == (2, {token: 50})
+    assert server.account_of(token) == server.account
+
+
+@pytest.mark.parametrize("server", ["hubspot", "pipedrive", "slack"], indirect=True)
+@pytest.mark.parametrize("said", ["1800", 0, -1, None, 10**12])
+def test_whatever_a_vendor_says_of_a_lifetime(server, said):
+    """What says nothing is the declared lifetime; Slack's tokens have none unless they rotate."""
+    server.change_reply(expires_in=said)
+    document = opened(connect(server)).secret
+    assert ("expires_at" in document) == (server.slug != "slack" or said in ("1800", 10**12))
+
+
+@pytest.mark.parametrize("server", ["salesforce"], indirect=True)
+@pytest.mark.parametrize(
+    "url", ["https://evil.example", "https://acme.my.salesforce.com.evil.example", "http://10.0.0.1"]
+)
+def test_a_hostile_instance_is_not_kept(server, url):
+    server.instance_url = url
+    connection = lifecycle.create(make_workspace().pk, "salesforce", "Theirs", {}, {}, {}).connection
+    assert agree(connection).status_code == 400
+    connection.refresh_from_db()
+    assert (connection.status, "instance_url" in connection.config) == ("needs_reauth", False)
+
+
+def test_pages_are_at_the_vendors_own_hosts():
+    hosts = {
+        provider.slug: sorted(
+            urlsplit(url.format(login_host="login.salesforce.com")).hostname
+            for url in {provider.oauth.authorize_url, provider.oauth.token_url, provider.oauth.revoke_url} - {""}
+        )
+        for provider in providers.all()
+        if provider.oauth is not None and provider.oauth.is_by_person
+    }
+    assert hosts == {
+        "hubspot": ["api.hubapi.com", "api.hubapi.com", "app.hubspot.com"],
+        "salesforce": ["login.salesforce.com"] * 3,
+        "mailchimp": ["login.mailchimp.com"] * 2,
+        "intercom": ["api.intercom.io", "app.intercom.com"],
+        "slack": ["slack.com"] * 3,
+        "pipedrive": ["oauth.pipedrive.com"] * 3,
+    }
+
+
+@pytest.mark.parametrize("provider", providers.all(), ids=lambda provider: provider.slug)
+def test_reading_an_answer_is_total(provider):
+    odd = ({}, {"id": None}, {"team": []}, {"app": "x"}, {"instance_url": 3, "hub_id": True}, {"dc": {"a": 1}})
+    for reply in odd:
+        for details in odd:
+            granted = provider.read_grant(reply, details)
+            assert granted.account is None or granted.account.id
+            assert all(isinstance(value, str) for value in granted.config.values())

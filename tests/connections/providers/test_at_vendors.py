@@ -1,0 +1,150 @@
+"""Every action of every provider, sent through the outbound door to a server that checks what the vendor checks."""
+
+import json
+
+import pytest
+
+from connections import mapping, outbound, providers, shaping
+from connections.providers.base import Exchange, Outcome
+from tests.connections.providers.shipments import as_secrets, shipment
+from tests.vendors.registry import VENDORS
+
+LEAD = {
+    "email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace", "company": "Analytical Engines",
+    "phone": "+15550100", "user_id": "user-4711", "client_id": "123.456",
+}  # fmt: skip
+CONTEXT = {
+    "payload": LEAD,
+    "event": {"id": "evt_01h455vb4pex5vsknk084sn02q", "type": "lead.created", "created_at": "2026-03-04T05:06:00Z"},
+    "workspace": {"id": "ws_1", "external_id": "tenant_abc", "name": "ABC"},
+}
+CONFIGS = {
+    "salesforce": {"external_id_field": "LeadKey__c"},
+    "mailchimp": {"list_id": "a1b2c3d4e5"},
+    "ga4": {"measurement_id": "G-DEVELOPER1"},
+    "resend": {"sender": "Acme <hello@acme.example>"},
+}
+SECRETS = {
+    "mailchimp": "api_key", "klaviyo": "api_key", "amplitude": "api_key", "posthog": "api_key", "resend": "api_key",
+    "segment": "write_key", "mixpanel": "project_token", "ga4": "api_secret", "pipedrive": "api_token",
+}  # fmt: skip
+"""The credential that opens the account where it is not `access_token`."""
+OWN = {
+    ("hubspot", "add_to_list"): {"list_id": "11"},
+    ("hubspot", "create_note"): {"note": "Called."},
+    ("salesforce", "upsert_contact"): {"external_id_field": "ContactKey__c"},
+    ("salesforce", "upsert_record"): {"object": "Account", "external_id_field": "AccountKey__c", "Name": "Engines"},
+    ("mailchimp", "add_tags"): {"tags": ["Lead"]},
+    ("intercom", "tag_contact"): {"tag_id": "1"},
+    ("slack", "post_message"): {"channel": "C0LEADS"},
+    ("resend", "send_email"): {"subject": "Welcome", "text": "Hello Ada"},
+}
+"""What a tenant maps beside the defaults."""
+SILENT = {"segment", "ga4", "posthog"}
+"""They answer 200 to any key, and what it should have opened never gets the event."""
+UNTESTABLE = {"segment", "mixpanel", "amplitude", "posthog", "ga4", "teams"}
+
+
+@pytest.fixture(params=sorted(VENDORS))
+def vendor(request, settings, monkeypatch):
+    settings.MESHES_OUTBOUND_ALLOW_NETS = ["127.0.0.0/8"]
+    settings.MESHES_OUTBOUND_ALLOW_HTTP = True
+    settings.MESHES_OUTBOUND_PORTS = "*"
+    with VENDORS[request.param]() as server:
+        monkeypatch.setattr(providers.get(server.slug), "override", server.url)
+        yield server
+
+
+def credentials_of(server):
+    if server.slug == "customerio":
+        site, _, key = server.token.partition(":")
+        return {"site_id": site, "api_key": key}
+    if server.slug in ("slack", "discord", "teams"):
+        return {"webhook_url": server.webhook_url} | ({"access_token": server.token} if server.slug == "slack" else {})
+    return {SECRETS.get(server.slug, "access_token"): server.token}
+
+
+def shipment_for(server, action):
+    provider = providers.get(server.slug)
+    own = [{"to": key, "value": value} for key, value in OWN.get((server.slug, action.slug), {}).items()]
+    assert shaping.mistakes(action, own) == []
+    body = mapping.compile_mapping(shaping.complete(action, own)).apply(CONTEXT)
+    config = provider.clean_config(CONFIGS.get(server.slug, {}))
+    return shipment(
+        action=action.slug,
+        body=json.dumps(body),
+        config=config,
+        frozen=provider.frozen_config(config),
+        credentials=as_secrets(provider.clean_credentials(credentials_of(server))),
+    )
+
+
+def deliver(provider, sending):
+    """All calls of one attempt, and the verdict."""
+    exchanges, following = [], provider.prepare(sending)
+    while isinstance(following, outbound.Request):
+        exchanges.append(Exchange(following, outbound.send(following, deadline_seconds=5)))
+        following = provider.follow(sending, exchanges)
+    last = exchanges[-1].response
+    return following or provider.classify(last, sending.action), [each.response for each in exchanges]
+
+
+def test_every_action_is_taken_by_the_vendor_and_twice_is_as_good(vendor):
+    provider = providers.get(vendor.slug)
+    for action in provider.actions:
+        if vendor.slug == "intercom" and action.slug == "tag_contact":
+            continue  # a new contact is not found for a while: below
+        sending = shipment_for(vendor, action)
+        for _ in range(2):
+            verdict, answers = deliver(provider, sending)
+            told = [(answer.status, answer.body[:300]) for answer in answers]
+            assert verdict.outcome == Outcome.DELIVERED, (action.slug, verdict, told)
+
+
+def test_wrong_credentials_hold_the_connection_where_the_vendor_tells(vendor):
+    provider = providers.get(vendor.slug)
+    action = provider.action("post_message") if vendor.slug == "slack" else provider.actions[0]
+    sending = shipment_for(vendor, action)
+    vendor.revoke(vendor.token)
+    verdict, answers = deliver(provider, sending)
+    if vendor.slug in SILENT:
+        assert verdict.outcome == Outcome.DELIVERED
+    else:
+        assert verdict.outcome == Outcome.BROKEN, (verdict, answers[-1].body)
+
+
+def test_a_limit_rests_the_lane(vendor):
+    provider = providers.get(vendor.slug)
+    sending = shipment_for(vendor, provider.actions[0])
+    vendor.limit(1, 30)
+    verdict, answers = deliver(provider, sending)
+    while verdict.outcome == Outcome.DELIVERED:
+        assert len(vendor.requests) < 10
+        verdict, answers = deliver(provider, sending)
+    if vendor.slug == "ga4":  # Google asks not to send again what it did not take
+        assert verdict.outcome == Outcome.REJECTED
+    else:
+        assert (verdict.outcome, verdict.throttled) == (Outcome.RETRY, True), (verdict, answers[-1].body)
+
+
+def test_the_test_of_a_connection_passes_and_learns_the_account(vendor):
+    provider = providers.get(vendor.slug)
+    request = provider.build_test(shipment_for(vendor, provider.actions[-1]))
+    assert (request is None) == (provider.slug in UNTESTABLE)
+    if request is None:
+        return
+    answer = outbound.send(request, deadline_seconds=5)
+    assert provider.classify_test(answer).outcome == Outcome.DELIVERED, answer.body
+    account = provider.read_account(answer)
+    assert account is None or account.id
+
+
+def test_live_options_list_what_the_vendor_has(vendor):
+    provider = providers.get(vendor.slug)
+    for field in provider.live_options:
+        request = provider.build_options(field, shipment_for(vendor, provider.actions[0]))
+        answer = outbound.send(request, deadline_seconds=5)
+        assert provider.classify(answer, provider.actions[0].slug).outcome == Outcome.DELIVERED, (field, answer.body)
+        choices = provider.read_options(field, answer)
+        assert choices
+        assert all(choice.value and choice.label for choice in choices)

@@ -1,0 +1,76 @@
+import json
+
+import pytest
+
+from connections.messages import Response
+from connections.providers.base import NotAuthorized, Outcome, Unsendable
+from connections.providers.zoho import PROVIDER
+from tests.connections.providers.shipments import as_secrets, shipment
+
+CONFIG = {"api_domain": "https://www.zohoapis.eu"}
+LEAD = {"Email": "a@b.co", "Last_Name": "B", "First_Name": None, "Company": "C"}
+
+
+def of(action="upsert_lead", body=None, **changes):
+    values = {"action": action, "config": CONFIG, "credentials": as_secrets({"access_token": "1000.abc"})}
+    return shipment(body=json.dumps(LEAD if body is None else body), **{**values, **changes})
+
+
+def judged(status, document, action="upsert_lead"):
+    return PROVIDER.classify(Response(status, (), json.dumps(document).encode(), False, 1), action)
+
+
+def test_a_lead_is_upserted_by_its_email():
+    request = PROVIDER.build_request(of())
+    assert (request.method, request.url) == ("POST", "https://www.zohoapis.eu/crm/v8/Leads/upsert")
+    assert dict(request.headers) == {"content-type": "application/json", "authorization": "Zoho-oauthtoken 1000.abc"}
+    assert json.loads(request.body) == {
+        "data": [{"Email": "a@b.co", "Last_Name": "B", "Company": "C"}],
+        "duplicate_check_fields": ["Email"],
+    }
+
+
+def test_a_contact_goes_to_its_own_module():
+    assert PROVIDER.build_request(of("upsert_contact")).url.endswith("/crm/v8/Contacts/upsert")
+
+
+@pytest.mark.parametrize("missing", ["Email", "Last_Name"])
+def test_what_zoho_requires_must_be_there(missing):
+    with pytest.raises(Unsendable, match=missing):
+        PROVIDER.build_request(of(body={**LEAD, missing: " "}))
+
+
+def test_without_a_token_nothing_is_built():
+    with pytest.raises(NotAuthorized):
+        PROVIDER.build_request(of(credentials={}))
+
+
+def test_a_200_is_read_by_its_record():
+    assert judged(200, {"data": [{"code": "SUCCESS", "action": "insert"}]}).outcome == Outcome.DELIVERED
+    refused = judged(200, {"data": [{"code": "MANDATORY_NOT_FOUND", "message": "required field not found"}]})
+    assert refused.outcome == Outcome.REJECTED
+    assert "Add it to the mapping" in refused.words
+    assert "required field not found" in refused.words
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "outcome", "hold"),
+    [
+        (401, "INVALID_TOKEN", Outcome.BROKEN, "needs_reauth"),
+        (401, "OAUTH_SCOPE_MISMATCH", Outcome.BROKEN, "needs_reauth"),
+        (202, "INVALID_DATA", Outcome.REJECTED, None),
+        (429, "TOO_MANY_REQUESTS", Outcome.RETRY, None),
+        (500, "INTERNAL_ERROR", Outcome.RETRY, None),
+    ],
+)
+def test_codes_say_what_is_to_be_done(status, code, outcome, hold):
+    verdict = judged(status, {"code": code, "message": "m"})
+    assert (verdict.outcome, verdict.hold) == (outcome, hold)
+
+
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [("https://www.zohoapis.eu", True), ("https://www.zohoapis.eu.evil.example", False), ("https://8.8.8.8", False)],
+)
+def test_the_api_domain_is_zoho_s_own(url, right):
+    assert (PROVIDER.check({"api_domain": url}, {}) == ()) is right

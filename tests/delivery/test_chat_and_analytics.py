@@ -1,0 +1,111 @@
+"""One event to each chat, mail and analytics vendor by its default mapping: routed, sent over real HTTP, settled."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from connections import providers
+from delivery import dispatch, fanout, settling
+from delivery.models import Attempt, Delivery
+from tests.factories import make_connection, make_event, make_rule, make_workspace
+
+pytestmark = pytest.mark.django_db
+
+CANARY = "canary9f3c0123456789"
+PAYLOAD = {"email": "ada@example.com", "first_name": "Ada", "user_id": "user-1", "client_id": "1.2", "source": "web"}
+FLOW = f"https://a.environment.api.powerplatform.com/workflows/1/triggers/manual/paths/invoke?sig={CANARY}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One action at a vendor: what its connection holds, what the vendor answers, where the first request must go."""
+
+    slug: str
+    action: str
+    secret: dict[str, str]
+    path: str
+    status: int = 200
+    body: bytes = b"{}"
+    config: dict[str, Any] = field(default_factory=dict)
+    mapping: list[dict[str, Any]] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.slug}.{self.action}"
+
+
+def value(to: str, literal: Any) -> dict[str, Any]:
+    return {"to": to, "value": literal}
+
+
+HOOK = f"https://hooks.slack.com/services/T1/B1/{CANARY}"
+DISCORD = f"https://discord.com/api/webhooks/1/{CANARY}"
+EMAIL = [value("subject", "Welcome"), value("text", "Hello")]
+KEY = {"api_key": CANARY}
+CASES = [
+    Case("slack", "send_webhook", {"webhook_url": HOOK}, f"/services/T1/B1/{CANARY}", body=b"ok"),
+    Case(
+        "slack", "post_message", {"access_token": CANARY}, "/api/chat.postMessage", body=b'{"ok":true}',
+        mapping=[value("channel", "C1")],
+    ),
+    Case("discord", "send_message", {"webhook_url": DISCORD}, f"/api/webhooks/1/{CANARY}?wait=true"),
+    Case(
+        "teams", "send_message", {"webhook_url": FLOW}, f"/workflows/1/triggers/manual/paths/invoke?sig={CANARY}", 202
+    ),
+    Case("resend", "send_email", KEY, "/emails", config={"sender": "crm@example.com"}, mapping=EMAIL),
+    Case("resend", "upsert_contact", KEY, "/contacts/ada%40example.com"),
+    Case("resend", "send_event", KEY, "/events/send", 202),
+    Case("segment", "track", {"write_key": CANARY}, "/v1/track", body=b'{"success":true}'),
+    Case("segment", "identify", {"write_key": CANARY}, "/v1/identify", body=b'{"success":true}'),
+    Case("mixpanel", "track", {"project_token": CANARY}, "/import?strict=1", body=b'{"num_records_imported":1}'),
+    Case("amplitude", "track", KEY, "/2/httpapi", body=b'{"code":200,"events_ingested":1}'),
+    Case("posthog", "track", KEY, "/i/v0/e/", body=b'{"status":"Ok"}'),
+    Case(
+        "ga4", "track", {"api_secret": CANARY}, f"/mp/collect?measurement_id=G-1&api_secret={CANARY}", 204, b"",
+        config={"measurement_id": "G-1"},
+    ),
+]  # fmt: skip
+
+
+def delivered(case: Case, endpoint, monkeypatch) -> Delivery:
+    provider = providers.get(case.slug)
+    monkeypatch.setattr(provider, "override", endpoint.url.rpartition("/")[0])
+    endpoint.answer(case.status, body=case.body)
+    target = make_connection(
+        make_workspace(), type=case.slug, config=provider.clean_config(case.config), secret=case.secret
+    )
+    make_rule(target, action=case.action, mapping=case.mapping)
+    event = make_event(target.workspace, PAYLOAD)
+    fanout.fan_out([event.pk])
+    delivery = Delivery.objects.get(event=event)
+    jobs = dispatch.claim([delivery.pk], "worker")
+    settling.settle([dispatch.attempt(job) for job in jobs if job], "worker")
+    delivery.refresh_from_db()
+    return delivery
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_event_reaches_the_vendor_by_the_default_mapping(case, endpoint, monkeypatch):
+    delivery = delivered(case, endpoint, monkeypatch)
+    assert (delivery.status, [got.path for got in endpoint.got]) == ("succeeded", [case.path])
+    assert endpoint.got[0].headers["user-agent"] == "Meshes/0.1"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_nothing_recorded_of_it_holds_a_secret(case, endpoint, monkeypatch):
+    attempt = Attempt.objects.get(delivery=delivered(case, endpoint, monkeypatch))
+    answer = bytes(attempt.response_body or b"").decode()
+    recorded = [attempt.request_url, attempt.request_headers, attempt.response_headers, attempt.steps, attempt.error]
+    assert CANARY not in json.dumps([*recorded, answer])
+
+
+def test_a_contact_that_is_not_there_yet_takes_two_calls(endpoint, monkeypatch):
+    case = Case("resend", "upsert_contact", KEY, "", 404, b'{"name":"not_found"}')
+    delivery = delivered(case, endpoint, monkeypatch)
+    assert delivery.status == "dead"
+    assert [(got.method, got.path) for got in endpoint.got] == [
+        ("PATCH", "/contacts/ada%40example.com"),
+        ("POST", "/contacts"),
+    ]
+    assert [step["status"] for step in Attempt.objects.get(delivery=delivery).steps] == [404, 404]
