@@ -277,7 +277,7 @@ def test_a_connection_that_was_never_authorized_holds_what_it_gets(hubspot):
 
 def test_a_long_wait_ends_before_the_claim_does(hubspot, monkeypatch, settings):
     """Whatever is left of a short lease: the attempt ends in time to be settled."""
-    settings.MESHES_LEASE_SECONDS = 11
+    settings.MESHES_LEASE_SECONDS = 8
     target = expired(hubspot)
     leases.begin_refresh([need_of(target)])  # somebody is at it, and never ends
     (delivery,) = deliveries_of(target)
