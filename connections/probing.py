@@ -111,8 +111,14 @@ def ask(
     authorization.prepare(time.monotonic() + TOKEN_SECONDS)
     while True:
         redactor = Redactor({"opened": authorization.opened})
+        refusal: Unsendable | None = None
         with redactor.guarding():
-            request = build(shipment_of(provider, connection, authorization.credentials))
+            try:
+                request = build(shipment_of(provider, connection, authorization.credentials))
+            except Unsendable as error:
+                refusal = type(error)(redactor.text(error.words))
+        if refusal is not None:
+            raise refusal
         if request is None:
             return None
         answer = send(request, connection, body_limit)

@@ -6,7 +6,9 @@ import pytest
 
 from connections import probing, providers
 from connections.models import Connection
+from connections.providers.base import Unsendable
 from tests.factories import make_connection, make_workspace
+from tests.workspaces.callers import post
 
 pytestmark = pytest.mark.django_db
 
@@ -70,3 +72,17 @@ def test_the_token_in_discord_s_answer_is_masked(vendor):
     assert (probe.ok, connection.account_name) == (True, "Leads")
     assert here.got[0].path == f"/api/webhooks/112233/{TOKEN}"
     assert TOKEN not in json.dumps([probe.request, probe.response])
+
+
+def test_what_cannot_be_asked_is_told_without_the_secret(api, loopback, monkeypatch):
+    """A provider that quotes the credential in its refusal."""
+    token = "pat-na1-canary-quoted-4242"
+    target = make_connection(make_workspace(), type="hubspot", config={}, secret={"access_token": token})
+
+    def refuse(sending):
+        raise Unsendable(f"No request can be made with {token}.")
+
+    monkeypatch.setattr(providers.get("hubspot"), "build_test", refuse)
+    answer = post(api, f"/api/v1/connections/{target.public_id}/test", {})
+    assert answer.status_code == 200
+    assert (answer.json()["ok"], answer.json()["error"]) == (False, "No request can be made with ••••.")
