@@ -6,8 +6,6 @@ that send never touch the database. `attempt` does one try and returns what `del
 
 import json
 import logging
-import os
-import socket
 import time
 import uuid
 from collections.abc import Mapping
@@ -254,8 +252,7 @@ def attempt(job: Job, steps: Steps = DIRECT) -> Result:
 
 def _begin(job: Job, steps: Steps, now: datetime, clock: float) -> Conversation:
     provider = providers.get(job.connection_type)
-    actor = f"{socket.gethostname()}:{os.getpid()}"[:100]
-    user = User(job.workspace_id, job.connection_id, actor, job.delivery_id, job.attempt_number)
+    user = User(job.workspace_id, job.connection_id, vault.this_process(), job.delivery_id, job.attempt_number)
     credentials = _open_credentials(job)
     return Conversation(
         provider,

@@ -1,8 +1,6 @@
 """The two Celery tasks. They carry ids; rows carry everything else; sweeps start again what a lost task left."""
 
 import logging
-import os
-import socket
 import threading
 import time
 import uuid
@@ -13,6 +11,7 @@ from celery import shared_task
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections
 
+from connections import vault
 from connections.providers.base import Outcome
 from delivery import dispatch, fanout, publishing, settling, tokens
 from delivery.batching import Group
@@ -20,7 +19,7 @@ from delivery.lanes.lease import report
 
 logger = logging.getLogger(__name__)
 
-WORKER = f"{socket.gethostname()}:{os.getpid()}"[:100]
+WORKER = vault.this_process()
 
 
 def _route(event_ids: list[uuid.UUID]) -> list[None]:

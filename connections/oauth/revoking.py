@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from connections import credentials as keeping
 from connections import providers, vault
 from connections.models import Connection, OAuthGrant
 from connections.oauth import apps, exchange, tokens
@@ -46,14 +47,7 @@ def prepare(connection: Connection, actor: str) -> Revocation | None:
     if provider is None or "access_token" not in connection.credential_hints:
         return None
     try:
-        opened = vault.open(
-            workspace_id=connection.workspace_id,
-            owner_kind="connection",
-            owner_id=connection.pk,
-            kind=vault.CREDENTIALS,
-            actor=actor,
-            purpose=PURPOSE,
-        )
+        opened = keeping.open_document(connection, actor, PURPOSE)
     except vault.CredentialRefused:
         return Revocation(connection, provider, None, {}, None)
     grant = OAuthGrant.objects.filter(connection=connection, workspace_id=connection.workspace_id).first()

@@ -9,6 +9,7 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     reauthorize,
+    region,
     rejected,
     retry,
     throttled,
@@ -41,10 +42,7 @@ class Amplitude(Vendor):
     auth = "api_key"
     base_urls = {"us": "https://api2.amplitude.com", "eu": "https://api.eu.amplitude.com"}
     config_fields = (
-        Field(
-            "region", "Region", type="select", options=("us", "eu"), default="us",
-            help="Where the project's data is kept.",
-        ),
+        region("us", "eu", help="Where the project's data is kept."),
         Field(
             "min_id_length", "Shortest id", type="integer", minimum=1, maximum=MIN_ID_LENGTH, default=MIN_ID_LENGTH,
             frozen=True, help="Characters of a user's or device's id. Lower it where ids are short numbers.",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from connections.messages import USER_AGENT, OutboundError, Request, Response
-from connections.providers.fields import Field, FieldProblem, InvalidFields, clean, pointer_to
+from connections.providers.fields import Field, FieldProblem, InvalidFields, clean, pointer_to, region
 from connections.providers.oauth import CLIENT_CREDENTIALS, Account, Granted, OAuth
 from connections.providers.verdicts import (
     Outcome,
@@ -58,6 +58,7 @@ __all__ = [
     "pointer_to",
     "read_answer",
     "reauthorize",
+    "region",
     "rejected",
     "retry",
     "retry_after",

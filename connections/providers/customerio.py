@@ -16,6 +16,7 @@ from connections.providers.base import (
     Unsendable,
     disabled,
     reauthorize,
+    region,
     rejected,
 )
 from connections.providers.vendor import (
@@ -46,12 +47,7 @@ class CustomerIo(Vendor):
     docs_url = "https://docs.customer.io/integrations/api/track/"
     auth = "basic"
     base_urls = {"us": "https://track.customer.io", "eu": "https://track-eu.customer.io"}
-    config_fields = (
-        Field(
-            "region", "Region", type="select", options=("us", "eu"), default="us",
-            help="Where Customer.io hosts the account.",
-        ),
-    )  # fmt: skip
+    config_fields = (region("us", "eu", help="Where Customer.io hosts the account."),)
     credential_fields = (
         Field("site_id", "Site id", required=True, sensitive=True, pattern=r"[!-9;-~]+", max_length=255),
         Field("api_key", "Track API key", required=True, sensitive=True, pattern=r"[!-~]+", max_length=1024),

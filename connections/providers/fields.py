@@ -76,6 +76,11 @@ class Field:
         return described | {key: value for key, value in optional.items() if value is not None}
 
 
+def region(*options: str, help: str = "") -> Field:
+    """Where the vendor keeps the account, the first by default; by it a provider's `base_urls` are chosen."""
+    return Field("region", "Region", type="select", options=options, default=options[0], help=help)
+
+
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
     """What is wrong with one value: a JSON pointer into the request's body, a sentence, and the name of the rule."""

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from connections.messages import Request
-from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable, rejected
+from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable, region, rejected
 from connections.providers.vendor import (
     Vendor,
     fields_of,
@@ -46,7 +46,7 @@ class GoogleAnalytics(Vendor):
             "measurement_id", "Measurement id", required=True, pattern=r"G-[A-Z0-9]+", max_length=30,
             example="G-ABC1234567", help="Of the web data stream.",
         ),
-        Field("region", "Region", type="select", options=("global", "eu"), default="global"),
+        region("global", "eu"),
         Field(
             "max_value_length", "Longest value", type="integer", minimum=100, maximum=500, default=100, frozen=True,
             help="Characters of a parameter's value: 100, and 500 in Google Analytics 360.",

@@ -25,6 +25,7 @@ from connections.providers.base import (
     Verdict,
     header,
     reauthorize,
+    region,
     rejected,
     retry,
 )
@@ -92,12 +93,7 @@ class Intercom(Vendor):
         "eu": "https://api.eu.intercom.io",
         "au": "https://api.au.intercom.io",
     }
-    config_fields = (
-        Field(
-            "region", "Region", type="select", options=("us", "eu", "au"), default="us",
-            help="Where Intercom hosts the workspace.",
-        ),
-    )  # fmt: skip
+    config_fields = (region("us", "eu", "au", help="Where Intercom hosts the workspace."),)
     credential_fields = (Field("access_token", "Access token", sensitive=True, help="Of an app in the workspace."),)
     actions = (
         Action(

@@ -15,6 +15,7 @@ from connections.providers.base import (
     Unsendable,
     Verdict,
     reauthorize,
+    region,
     rejected,
     throttled,
 )
@@ -50,12 +51,7 @@ class Mixpanel(Vendor):
     docs_url = "https://docs.mixpanel.com/reference/import-events"
     auth = "api_key"
     base_urls = {"us": "https://api.mixpanel.com", "eu": "https://api-eu.mixpanel.com"}
-    config_fields = (
-        Field(
-            "region", "Region", type="select", options=("us", "eu"), default="us",
-            help="Where the project's data is kept.",
-        ),
-    )  # fmt: skip
+    config_fields = (region("us", "eu", help="Where the project's data is kept."),)
     credential_fields = (
         Field(
             "project_token", "Project token", required=True, sensitive=True, pattern=r"[!-9;-~]+", max_length=255,

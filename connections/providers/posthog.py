@@ -11,6 +11,7 @@ from connections.providers.base import (
     MappingField,
     Shipment,
     reauthorize,
+    region,
     rejected,
     throttled,
 )
@@ -37,12 +38,7 @@ class PostHog(Vendor):
     docs_url = "https://posthog.com/docs/api/capture"
     auth = "api_key"
     base_urls = {"us": "https://us.i.posthog.com", "eu": "https://eu.i.posthog.com"}
-    config_fields = (
-        Field(
-            "region", "Region", type="select", options=("us", "eu"), default="us",
-            help="Of PostHog Cloud. At the wrong one data is lost without an error.",
-        ),
-    )  # fmt: skip
+    config_fields = (region("us", "eu", help="Of PostHog Cloud. At the wrong one data is lost without an error."),)
     credential_fields = (
         Field(
             "api_key", "Project API key", required=True, sensitive=True, pattern=r"[!-~]+", max_length=255,

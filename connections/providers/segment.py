@@ -12,6 +12,7 @@ from connections.providers.base import (
     MappingField,
     Shipment,
     Unsendable,
+    region,
     rejected,
     retry,
 )
@@ -44,12 +45,7 @@ class Segment(Vendor):
     docs_url = "https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/"
     auth = "api_key"
     base_urls = {"us": "https://api.segment.io", "eu": "https://eu1.api.segmentapis.com"}
-    config_fields = (
-        Field(
-            "region", "Region", type="select", options=("us", "eu"), default="us",
-            help="Of the workspace. At the wrong one data is lost without an error.",
-        ),
-    )  # fmt: skip
+    config_fields = (region("us", "eu", help="Of the workspace. At the wrong one data is lost without an error."),)
     credential_fields = (
         Field(
             "write_key", "Write key", required=True, sensitive=True, pattern=r"[!-9;-~]+", max_length=255,

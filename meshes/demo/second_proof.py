@@ -54,11 +54,7 @@ def claims(act: SecondAct, made: list[OutletRow]) -> list[Claim]:
 
 def _is_apart(act: SecondAct) -> bool:
     return not any(
-        lead.email in act.holdings(outlet)
-        for outlet in act.outlets
-        if outlet.vendor != "webhook"
-        for lead in act.leads
-        if not outlet.wants(lead)
+        lead.email in act.holdings(outlet) for outlet in act.outlets for lead in act.leads if not outlet.wants(lead)
     )
 
 
