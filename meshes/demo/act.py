@@ -26,6 +26,10 @@ INVOICE_MAPPING = [
 ]
 
 
+Progress = Callable[[str, int, int], None]
+"""Tells how far a step is: what is counted, how much of it there is, and of how much."""
+
+
 @dataclass(frozen=True, slots=True)
 class Posted:
     """An event that was answered 202; `at` is when it was handed in (monotonic seconds)."""
@@ -60,11 +64,11 @@ class Rescue:
 
 @dataclass
 class Act:
-    """The demo in steps. `say` tells what happens; `progress(what, done, of)` how far a step is."""
+    """The demo in steps. `say` tells what happens."""
 
     api: Api
     say: Callable[[str], None]
-    progress: Callable[[str, int, int], None]
+    progress: Progress
     destinations: list[Destination] = field(default_factory=list)
     without_hung: list[Posted] = field(default_factory=list)
     beside_hung: list[Posted] = field(default_factory=list)
@@ -106,8 +110,8 @@ class Act:
         self.say(f"{EVENTS} events with one more endpoint, which hangs")
         self.beside_hung = self._post(EVENTS, seed=2)
         self._wait_for_arrivals()
-        self._wait_for("dead letters", lambda: len(self._dead_letters()), 1)
-        self._wait_for("held", lambda: self._count("gone", "held"), len(self.wanted("gone")))
+        wait_for(self.progress, "dead letters", lambda: len(self._dead_letters()), 1)
+        wait_for(self.progress, "held", lambda: self._count("gone", "held"), len(self.wanted("gone")))
 
     def mend_the_dead(self, receivers: Receivers) -> Rescue | None:
         """Start the dead endpoint, replay one dead letter, and resume what waited behind the breaker."""
@@ -121,7 +125,7 @@ class Act:
         self.api.post(f"/connections/{destination.connection}/resume")
         letter = letters[0]
         self.api.post(f"/deliveries/{letter['id']}/replay")
-        self._wait_for("delivered", lambda: self._count("dead", "succeeded"), waiting + 1)
+        wait_for(self.progress, "delivered", lambda: self._count("dead", "succeeded"), waiting + 1)
         arrived = self._count("dead", "succeeded") - 1
         return Rescue(letter, self._delivery(letter["id"]), waiting, arrived)
 
@@ -199,16 +203,10 @@ class Act:
         self.answered += 1
         return Posted(answer["id"], kind, workspace, payload, at)
 
-    def _wait_for(self, what: str, count: Callable[[], int], goal: int) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while (done := count()) < goal and time.monotonic() < deadline:
-            self.progress(what, done, goal)
-            time.sleep(0.2)
-        self.progress(what, done, goal)
-
     def _wait_for_arrivals(self) -> None:
         arriving = ("healthy-a", "healthy-b", "slow", "flaky")
-        self._wait_for("arrived", lambda: self._arrived_in(*arriving), sum(len(self.wanted(name)) for name in arriving))
+        goal = sum(len(self.wanted(name)) for name in arriving)
+        wait_for(self.progress, "arrived", lambda: self._arrived_in(*arriving), goal)
 
     def _arrived_in(self, *names: str) -> int:
         return sum(len(self.endpoints[name].arrived) for name in names)
@@ -223,3 +221,12 @@ class Act:
 
     def _delivery(self, delivery_id: str) -> Any:
         return self.api.get(f"/deliveries/{delivery_id}")
+
+
+def wait_for(progress: Progress, what: str, count: Callable[[], int], goal: int) -> None:
+    """Until `count` has reached the goal, or patience is over; what is missing then fails its claim."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (done := count()) < goal and time.monotonic() < deadline:
+        progress(what, done, goal)
+        time.sleep(0.2)
+    progress(what, min(done, goal), goal)

@@ -5,13 +5,13 @@ What each vendor holds in the end is asked of the vendor's server, not of Meshes
 """
 
 import json
-import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from connections import outbound
-from meshes.demo.act import ACME, GLOBEX, PATIENCE_SECONDS, QUICK
+from meshes.demo.act import ACME, GLOBEX, QUICK, Progress, wait_for
 from meshes.demo.client import LOOPBACK, Api, ApiError
 from meshes.demo.receivers import Endpoint
 from meshes.demo.vendors import Vendors
@@ -80,7 +80,7 @@ class Outlet:
     workspace: str
     connection: str
     waited: int = 0
-    """Deliveries that were held while the vendor's access was revoked."""
+    """Deliveries that were held while no credential opened the account."""
 
     @property
     def account(self) -> str:
@@ -98,7 +98,7 @@ class SecondAct:
     api: Api
     vendors: Vendors
     say: Callable[[str], None]
-    progress: Callable[[str, int, int], None]
+    progress: Progress
     endpoints: Mapping[str, Endpoint]
     """Each tenant's own endpoint."""
     outlets: list[Outlet] = field(default_factory=list)
@@ -136,22 +136,32 @@ class SecondAct:
         """Acme's people remove the app from HubSpot; what waits goes out when they have authorized it again."""
         self.say("Acme's HubSpot is revoked; more leads come; then it is connected again")
         self.vendors.tell("hubspot", "uninstall", account=self.acme_hubspot.account)
-        before = self._count(self.acme_hubspot, "succeeded")
+        before = self.count(self.acme_hubspot, "succeeded")
         self._post(LEADS // 2)
         self._wait_for_all([outlet for outlet in self.outlets if outlet is not self.acme_hubspot])
-        self._wait("held", lambda: self._count(self.acme_hubspot, "held"), LEADS // 2)
-        self.acme_hubspot.waited = self._count(self.acme_hubspot, "held")
+        self.wait("held", lambda: self.count(self.acme_hubspot, "held"), LEADS // 2)
+        self.acme_hubspot.waited = self.count(self.acme_hubspot, "held")
         self.status_while_revoked = self.api.get(f"/connections/{self.acme_hubspot.connection}")["status"]
-        if self._count(self.acme_hubspot, "succeeded") != before:
+        if self.count(self.acme_hubspot, "succeeded") != before:
             raise ApiError("HubSpot took leads after its access was revoked")
         self._authorize(self.acme_hubspot)
         self._wait_for_all([self.acme_hubspot])
 
+    def post_hot_lead(self, workspace: str) -> None:
+        """One more lead, which every rule of the tenant wants."""
+        self._post_lead(Lead(workspace, f"lead-{len(self.leads):03}@hot.example", HOT))
+
+    def wait(self, what: str, count: Callable[[], int], goal: int) -> None:
+        wait_for(self.progress, what, count, goal)
+
     # --- what the claims are reckoned from
+
+    def outlet(self, vendor: str, workspace: str) -> Outlet:
+        return next(each for each in self.outlets if (each.vendor, each.workspace) == (vendor, workspace))
 
     @property
     def acme_hubspot(self) -> Outlet:
-        return next(each for each in self.outlets if (each.vendor, each.workspace) == ("hubspot", ACME))
+        return self.outlet("hubspot", ACME)
 
     def wanted(self, outlet: Outlet) -> list[Lead]:
         return [lead for lead in self.leads if outlet.wants(lead)]
@@ -159,6 +169,17 @@ class SecondAct:
     def deliveries(self, outlet: Outlet) -> list[Any]:
         """What the API knows of the deliveries to an outlet."""
         return self.api.all(f"/deliveries?connection={outlet.connection}")
+
+    def refusals(self, outlet: Outlet) -> Counter[int]:
+        """How often the vendor answered an attempt with which status instead of taking it."""
+        retried = [each["id"] for each in self.deliveries(outlet) if each["attempt_count"] > 1]
+        attempts = [each for key in retried for each in self.api.get(f"/deliveries/{key}")["attempts"]]
+        return Counter(
+            each["status_code"] for each in attempts if each["status_code"] and each["outcome"] != "delivered"
+        )
+
+    def count(self, outlet: Outlet, status: str) -> int:
+        return sum(delivery["status"] == status for delivery in self.deliveries(outlet))
 
     def holdings(self, outlet: Outlet) -> str:
         """Everything that the vendor's account, or the tenant's own endpoint, has got, as text."""
@@ -203,31 +224,23 @@ class SecondAct:
     def _post(self, number: int) -> None:
         for index in range(len(self.leads) // 2, len(self.leads) // 2 + number):
             for workspace, tenant in ((ACME, "acme"), (GLOBEX, "globex")):
-                lead = Lead(workspace, f"lead-{index:03}@{tenant}.example", 90 if index % 2 else 20)
-                payload = {
-                    "email": lead.email,
-                    "first_name": "Ada",
-                    "last_name": "Lovelace",
-                    "company": "Analytical Engines",
-                    "phone": "+15550100",
-                    "score": lead.score,
-                }
-                self.api.post("/events", {"workspace": workspace, "event": "lead.created", "payload": payload})
-                self.leads.append(lead)
+                self._post_lead(Lead(workspace, f"lead-{index:03}@{tenant}.example", 90 if index % 2 else 20))
+
+    def _post_lead(self, lead: Lead) -> None:
+        payload = {
+            "email": lead.email,
+            "first_name": "Ada",
+            "last_name": "Lovelace",
+            "company": "Analytical Engines",
+            "phone": "+15550100",
+            "score": lead.score,
+        }
+        self.api.post("/events", {"workspace": lead.workspace, "event": "lead.created", "payload": payload})
+        self.leads.append(lead)
 
     def _wait_for_all(self, outlets: list[Outlet]) -> None:
         goal = sum(len(self.wanted(outlet)) for outlet in outlets)
-        self._wait("delivered", lambda: sum(self._count(outlet, "succeeded") for outlet in outlets), goal)
-
-    def _wait(self, what: str, count: Callable[[], int], goal: int) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while (done := count()) < goal and time.monotonic() < deadline:
-            self.progress(what, done, goal)
-            time.sleep(0.3)
-        self.progress(what, done, goal)
-
-    def _count(self, outlet: Outlet, status: str) -> int:
-        return sum(delivery["status"] == status for delivery in self.deliveries(outlet))
+        self.wait("delivered", lambda: sum(self.count(outlet, "succeeded") for outlet in outlets), goal)
 
 
 def _browse(url: str) -> outbound.Response:

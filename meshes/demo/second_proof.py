@@ -1,22 +1,24 @@
 """What the demo's second act claims, reckoned from what the vendors' servers hold and what the API says."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from meshes.demo.act import ACME, GLOBEX
+from meshes.demo.copied import Copied
 from meshes.demo.proof import Claim
 from meshes.demo.second_act import LEADS, Outlet, SecondAct
 
 
 @dataclass(frozen=True, slots=True)
 class OutletRow:
-    """A tenant's destination: numbers of deliveries, and how many of the leads wanted there are in the tenant's own
-    account."""
+    """A tenant's destination: numbers of deliveries, which statuses the vendor answered instead of taking them and how
+    often, and how many of the leads wanted there are in the tenant's own account."""
 
     tenant: str
     vendor: str
     wanted: int
     delivered: int
-    retried: int
+    refusals: Counter[int]
     waited: int
     at_vendor: int
 
@@ -32,14 +34,14 @@ def _row(act: SecondAct, outlet: Outlet) -> OutletRow:
         vendor=outlet.vendor,
         wanted=len(act.wanted(outlet)),
         delivered=sum(delivery["status"] == "succeeded" for delivery in deliveries),
-        retried=sum(delivery["attempt_count"] > 1 for delivery in deliveries),
+        refusals=act.refusals(outlet),
         waited=outlet.waited,
         at_vendor=sum(lead.email in holdings for lead in act.wanted(outlet)),
     )
 
 
-def claims(act: SecondAct, made: list[OutletRow]) -> list[Claim]:
-    throttled = [row for row in made if row.vendor == "intercom" and row.retried]
+def claims(act: SecondAct, made: list[OutletRow], copied: Copied) -> list[Claim]:
+    throttled = sum(row.refusals[429] for row in made if row.vendor == "intercom")
     return [
         Claim(
             "Every lead is at every destination that its tenant's rules lead it to",
@@ -48,7 +50,10 @@ def claims(act: SecondAct, made: list[OutletRow]) -> list[Claim]:
         Claim("No tenant's lead is in another's account, and none where a filter keeps it out", _is_apart(act)),
         Claim("Globex's mapping shaped its HubSpot contacts, and only those", _is_mapped(act)),
         Claim("While HubSpot was revoked Acme's connection said so, and its leads waited", _waited(act)),
-        Claim("Intercom's 429 were tried again", bool(throttled)),
+        Claim("Intercom's 429 were tried again", throttled == 2),
+        Claim(
+            "Slack got nothing by a credential copied from another tenant, and the alarm sounded", copied.did_nothing
+        ),
     ]
 
 

@@ -79,15 +79,16 @@ def show_outlets(console: Console, rows: list[OutletRow]) -> None:
     made = Table(title="Act two: one lead.created, seven destinations", title_justify="left", title_style="bold")
     for name in ("tenant", "destination"):
         made.add_column(name)
-    for name in ("leads wanted", "delivered", "retried", "waited", "in the tenant's account"):
+    for name in ("leads wanted", "delivered", "waited", "tried again after", "in the tenant's account"):
         made.add_column(name, justify="right")
     previous = ""
     for row in rows:
         if previous and row.tenant != previous:
             made.add_section()
         previous = row.tenant
-        numbers = (row.wanted, row.delivered, row.retried, row.waited, row.at_vendor)
-        made.add_row(row.tenant, row.vendor, *(str(number) if number else "·" for number in numbers))
+        refusals = ", ".join(f"{status} × {times}" for status, times in sorted(row.refusals.items()))
+        cells = (row.wanted, row.delivered, row.waited, refusals, row.at_vendor)
+        made.add_row(row.tenant, row.vendor, *(str(cell) if cell else "·" for cell in cells))
     console.print(made)
 
 

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.status import Status
 
-from meshes.demo import proof, second_proof, show
+from meshes.demo import copied, proof, second_proof, show
 from meshes.demo.act import Act
 from meshes.demo.client import Api
 from meshes.demo.receivers import Receivers
@@ -88,8 +88,9 @@ class Command(BaseCommand):
                 rescue = act.mend_the_dead(receivers)
                 second = SecondAct(api, vendors, self.say, progress, act.own_endpoints())
                 second.play()
+                copy = copied.play(second, stack.environment["DATABASE_URL"], stack.folder.logs)
                 outlets = second_proof.rows(second)
-                claims += second_proof.claims(second, outlets)
+                claims += second_proof.claims(second, outlets, copy)
         self._show(act, rows, rescue)
         self.console.print()
         show.show_outlets(self.console, outlets)
