@@ -52,7 +52,7 @@ class ConnectionChangeIn(StrictSerializer):
     """The body that changes a connection. In `config` and `credentials` key by key; null removes one."""
 
     name = serializers.CharField(max_length=200)
-    config = serializers.DictField(help_text="The integration's config fields.")
+    config = serializers.DictField(required=False, help_text="The integration's config fields.")
     credentials = serializers.DictField(
         required=False,
         help_text="The integration's credential fields. Never shown again; a mask that was shown leaves its secret.",

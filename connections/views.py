@@ -105,7 +105,7 @@ class ConnectionViewSet(AuthorizationActions):
                 given["workspace"].pk,
                 given["type"],
                 given["name"],
-                given["config"],
+                given.get("config", {}),
                 given.get("credentials", {}),
                 given["tuning"],
                 actor=self.identity.actor,

@@ -158,8 +158,8 @@ def shape(fact: Fact, compiled: CompiledRule, context: dict[str, Any], now: date
     try:
         body = compiled.shaped_body(context)
     except mapping.MappingFailed as error:
-        row = _row(made, fact, compiled, None, "dead", now, "mapping_failed", f"{error.pointer}: {error.message}")
-        return Shaped(entry | {"result": "mapping_failed", "reason": f"{error.pointer}: {error.message}"}, row)
+        row = _row(made, fact, compiled, None, "dead", now, "mapping_failed", str(error))
+        return Shaped(entry | {"result": "mapping_failed", "reason": str(error)}, row)
     if rule.connection.status != "active":
         row = _row(made, fact, compiled, body, "held", now, rule.connection.status, rule.connection.status_reason)
         return Shaped(entry | {"result": "held", "reason": rule.connection.status}, row)

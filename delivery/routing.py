@@ -17,7 +17,6 @@ from connections.providers.base import Action
 from delivery import matching
 from delivery.models import Rule
 from workspaces import ids
-from workspaces.jsonpaths import join_path
 from workspaces.models import Workspace
 
 MOST_RULES_KEPT = 20_000
@@ -77,10 +76,13 @@ class CompiledRule:
 def _explained(compiled: CompiledRule, failure: mapping.MappingFailed) -> mapping.MappingFailed:
     """A default that failed is named by its field: it stands nowhere in the rule's own mapping."""
     index = failure.pointer.partition("/")[2].partition("/")[0]
-    if compiled.mapping is None or not index or int(index) < len(compiled.rule.mapping or ()):
+    entries = shaping.complete(compiled.action, compiled.rule.mapping)
+    if entries is None or not index or int(index) < len(compiled.rule.mapping or ()):
         return failure
-    field = join_path(compiled.mapping.entries[int(index)].to)
-    return mapping.MappingFailed("", f"the default of the field {field}, which is required, {failure.message}")
+    entry = entries[int(index)]
+    return mapping.MappingFailed(
+        "", f"the required field {entry['to']} {failure.message}; its default is {entry['from']}"
+    )
 
 
 class Routing:

@@ -143,7 +143,7 @@ def try_rule(rule: Rule, event_id: uuid.UUID, event_type: str, payload: Any, pay
     try:
         body = CompiledRule(rule).shaped_body(context)
     except mapping.MappingFailed as error:
-        return Trial(True, "mapping_failed", f"{error.pointer}: {error.message}")
+        return Trial(True, "mapping_failed", str(error))
     draft = preview.Draft(
         fanout.delivery_id(event_id, rule.pk), event_id, event_type, body or payload_text, rule.action
     )

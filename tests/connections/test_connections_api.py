@@ -157,6 +157,14 @@ def test_a_bad_body_is_refused_by_name_and_nothing_is_kept(api, workspace, value
     assert not SealedDocument.objects.filter(api_key=None).exists()
 
 
+def test_config_may_be_left_out_where_the_integration_needs_none(api, workspace):
+    """HubSpot needs none; of a webhook the missing field is named."""
+    given = {"workspace": workspace.public_id, "name": "CRM", "credentials": {"access_token": "pat-na1-0001"}}
+    made = post(api, PATH, {**given, "type": "hubspot"})
+    assert (made.status_code, made.json()["config"]) == (201, {"id_property": "email"})
+    assert mistakes(post(api, PATH, {**given, "type": "webhook", "credentials": {}})) == {"/config/url": "required"}
+
+
 def test_a_foreign_workspace_is_an_unknown_one(workspace):
     stranger = caller("workspace", workspace=make_workspace())
     assert mistakes(post(stranger, PATH, body(workspace))) == {"/workspace": "unknown"}
