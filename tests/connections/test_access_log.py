@@ -50,6 +50,7 @@ def test_records_are_neither_changed_nor_deleted(place, statement):
 def test_retention_still_drops_whole_weeks():
     long_ago = datetime.now(UTC) - timedelta(days=400)
     make_record(at=long_ago)
+    access_log.seal(NOW)
     assert retention.expire(datetime.now(UTC)) == [partitions.Partition(TABLE, partitions.week_of(long_ago)).name]
     assert not AccessRecord.objects.exists()
 
@@ -281,6 +282,20 @@ def test_under_many_writers_every_record_is_sealed_once():
 
 
 # --- what goes with retention ---------------------------------------------------------------------------------------
+
+
+def test_a_week_is_not_dropped_before_all_of_it_is_sealed(caplog):
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    name = partitions.Partition(TABLE, partitions.week_of(long_ago)).name
+    make_record(at=long_ago)
+    access_log.seal(NOW)
+    late = make_record(at=long_ago)
+    assert retention.expire(datetime.now(UTC)) == []
+    assert AccessRecord.objects.filter(pk=late.pk).exists()
+    assert f"{name} is not dropped: some of its records are not sealed" in caplog.text
+    access_log.seal(NOW)
+    assert retention.expire(datetime.now(UTC)) == [name]
+    assert [seal.count for seal in seals()] == [1, 1]
 
 
 def test_marks_go_with_their_week_and_seals_stay():
