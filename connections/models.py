@@ -291,4 +291,4 @@ class OAuthState(models.Model):
         verbose_name = "started authorization"
 
     def __str__(self) -> str:
-        return f"started {self.created_at}"
+        return f"{self.created_at:%Y-%m-%d %H:%M:%S}"

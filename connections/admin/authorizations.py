@@ -46,10 +46,7 @@ class OAuthGrantAdmin(OperatorAdmin):
     """How long a connection's token lives, and what went wrong when it was to be renewed."""
 
     lookups = OF_CONNECTION
-    list_display = (
-        "show_connection", "show_workspace", "show_state", "show_expires", "show_refreshed", "refresh_failures",
-        "error",
-    )  # fmt: skip
+    list_display = ("show_connection", "show_workspace", "show_state", "show_expires", "show_refreshed", "error")
     list_filter = (WorkspaceFilter, StandingFilter)
     list_select_related = ("connection", "workspace")
     search_help_text = "conn_… or ws_… id, or the external id of a workspace"
@@ -92,7 +89,7 @@ class OAuthAppAdmin(WatchedAdmin):
     list_filter = (WorkspaceFilter,)
     list_select_related = ("workspace",)
     search_help_text = "app_… or ws_… id, the external id of a workspace, or a kind such as hubspot"
-    fields = list_display
+    fields = ("type", "show_workspace", "client_id", "secret_hint", "secret_version", "show_changed")
     readonly_fields = fields
     show_app = columns.named("type", "app")
     show_workspace = columns.workspace()
@@ -101,6 +98,10 @@ class OAuthAppAdmin(WatchedAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[OAuthApp]:
         sealed = SealedDocument.objects.filter(oauth_app=OuterRef("pk"), kind=apps.KIND)
         return OAuthApp.objects.annotate(secret_version=Subquery(sealed.values("version")))
+
+    @admin.display(description="secret version")
+    def secret_version(self, app: Any) -> str:
+        return display.NOTHING if app.secret_version is None else str(app.secret_version)
 
     def seen(self, row: Any) -> AccessRecord:
         owner = {"workspace_id": row.workspace_id, "owner_kind": "oauth_app", "owner_id": row.pk}

@@ -157,9 +157,13 @@ class AccessLogSealAdmin(OperatorAdmin):
 
     list_display = ("segment", "show_sealed", "week", "count", "head")
     search_help_text = "the number of a segment"
-    fields = ("segment", "show_sealed", "week", "after", "last", "count", "content", "previous", "head")
+    fields = ("segment", "show_sealed", "week", "show_numbers", "count", "content", "previous", "head")
     readonly_fields = fields
     show_sealed = columns.moment("sealed_at", "sealed")
+
+    @admin.display(description="numbers")
+    def show_numbers(self, seal: AccessLogSeal) -> str:
+        return f"{seal.after + 1} to {seal.last}"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AccessLogSeal]:
         return AccessLogSeal.objects.defer("marks")
