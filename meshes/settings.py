@@ -281,6 +281,7 @@ LOGGING = {
     "loggers": {
         "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},  # a scanner's Host header is no error of ours
+        "connections.access_log": {"level": "INFO"},  # the heads of the chain: evidence, whatever else is left out
         "celery.worker.strategy": {"level": "WARNING"},  # two lines a task; what came of it stands in the database
         "celery.app.trace": {"level": "WARNING"},
     },

@@ -3,16 +3,21 @@
 import hashlib
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from django.db import IntegrityError, connection, connections, transaction
 
-from connections import access_log, vault
+from connections import access_log, vault, verifying
 from connections.models import AccessLogSeal, AccessRecord
 from delivery import retention
+from meshes.stack_folder import PROJECT
 from tests.connections.records import TABLE, id_at, make_record
 from tests.factories import make_connection, make_workspace
 from tests.polling import eventually
@@ -142,6 +147,18 @@ def test_each_segment_carries_the_head_of_the_one_before_and_logs_its_own(caplog
     assert (second.after, second.last, second.count) == (first.last, numbers[-1], 3)
     lines = [line for line in caplog.messages if line.startswith("access log sealed: segment ")]
     assert [line.endswith(f" head {seal.head}") for line, seal in zip(lines, seals(), strict=True)] == [True, True]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_heads_are_logged_whatever_the_log_level_is():
+    make_record()
+    server = urlsplit(os.environ["DATABASE_URL"])
+    url = urlunsplit(server._replace(path=f"/{connection.settings_dict['NAME']}"))
+    environment = {**os.environ, "DATABASE_URL": url, "MESHES_LOG_LEVEL": "ERROR"}
+    command = [sys.executable, "manage.py", "sweep", "--once"]
+    swept = subprocess.run(command, check=True, env=environment, cwd=PROJECT, capture_output=True, text=True)
+    (sealed,) = seals()
+    assert verifying.read_heads(swept.stderr.splitlines()) == {1: {sealed.head}}
 
 
 def test_nothing_new_makes_no_segment():
