@@ -157,6 +157,13 @@ def read_tip() -> Tip:
     return Tip(*newest) if newest else Tip()
 
 
+def is_sealed(partition: Partition) -> bool:
+    """Whether every record of the week is sealed, so that the chain tells of it when the week is gone."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT NOT EXISTS (SELECT FROM {partition.name} WHERE number > %s)", [read_tip().last])
+        return bool(cursor.fetchone()[0])
+
+
 def forget_marks() -> int:
     """Empty the marks of weeks that retention has dropped; how many seals had some."""
     kept = partitions.existing(TABLE)

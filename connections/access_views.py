@@ -35,6 +35,7 @@ class AccessRecordOut(serializers.Serializer[Any]):
     granted = serializers.BooleanField(help_text="false: it did not open, and nothing was sent.")
     connection = PublicIdField(ids.CONNECTION, source="connection_id", allow_null=True)
     api_key = PublicIdField(ids.KEY, source="api_key_id", allow_null=True)
+    oauth_app = PublicIdField(ids.APP, source="oauth_app_id", allow_null=True)
     kind = serializers.CharField(
         help_text="`credentials`, `signing_secret`, `client` (of an OAuth app), or `access_log`."
     )

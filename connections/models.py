@@ -185,6 +185,11 @@ class AccessRecord(models.Model):
         """The key whose signing secret it is about."""
         return self.owner_id if self.owner_kind == "api_key" else None
 
+    @property
+    def oauth_app_id(self) -> uuid.UUID | None:
+        """The workspace's own app whose secret it is about."""
+        return self.owner_id if self.owner_kind == "oauth_app" else None
+
 
 class AccessLogSeal(models.Model):
     """What a stretch of the access log was when it was sealed; see `connections.access_log`.
@@ -235,6 +240,10 @@ class OAuthApp(models.Model):
     def __str__(self) -> str:
         return f"{self.type} app {self.client_id}"
 
+    @property
+    def public_id(self) -> str:
+        return ids.encode(ids.APP, self.pk)
+
 
 class OAuthGrant(models.Model):
     """What is known of a connection's authorization without a secret, and the lease under which a token is renewed."""
@@ -282,4 +291,4 @@ class OAuthState(models.Model):
         verbose_name = "started authorization"
 
     def __str__(self) -> str:
-        return f"started {self.created_at}"
+        return f"{self.created_at:%Y-%m-%d %H:%M:%S}"

@@ -41,8 +41,7 @@ CREATED, REPLACED, ROTATED, DELETED = "created", "replaced", "rotated", "deleted
 AUTHORIZED, REFRESHED, DISCONNECTED = "authorized", "refreshed", "disconnected"
 """The purposes of records that tell of a change."""
 
-_PREFIXES: dict[OwnerKind, str] = {"connection": ids.CONNECTION, "api_key": ids.KEY}
-"""Of the public ids of owners that have one."""
+_PREFIXES: dict[OwnerKind, str] = {"connection": ids.CONNECTION, "api_key": ids.KEY, "oauth_app": ids.APP}
 
 _FIELD: EncryptedTextField = SealedDocument._meta.get_field("document")
 
@@ -279,8 +278,7 @@ def sound_alarm(
     refused: CredentialRefused, workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID
 ) -> None:
     """The line at ERROR that operators watch for: somebody may have moved sealed documents about."""
-    prefix = _PREFIXES.get(owner_kind)
-    owner = ids.encode(prefix, owner_id) if prefix else f"OAuth app {owner_id}"
+    owner = ids.encode(_PREFIXES[owner_kind], owner_id)
     workspace = "no workspace" if workspace_id is None else f"workspace {ids.encode(ids.WORKSPACE, workspace_id)}"
     logger.error("credentials of %s of %s refused to open: %s", owner, workspace, refused.reason)
 

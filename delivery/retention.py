@@ -135,8 +135,13 @@ def _drop_all(table: str, before: datetime) -> list[str]:
 
 
 def _drop_access_records(before: datetime) -> list[str]:
-    """The seals stay; what they keep of each record goes with it."""
-    dropped = _drop_all("access_records", before)
+    """The seals stay; what they keep of each record goes with it. A week that is not sealed as a whole is kept."""
+    dropped = []
+    for partition in _past("access_records", before):
+        if access_log.is_sealed(partition):
+            dropped += _drop(partition)
+        else:
+            logger.warning("%s is not dropped: some of its records are not sealed", partition.name)
     if dropped:
         access_log.forget_marks()
     return dropped

@@ -54,6 +54,7 @@ PAGES = {
     ids.WORKSPACE: "workspaces_workspace",
     ids.KEY: "workspaces_apikey",
     ids.CONNECTION: "connections_connection",
+    ids.APP: "connections_oauthapp",
     ids.ACCESS: "connections_accessrecord",
     ids.RULE: "delivery_rule",
     ids.EVENT: "delivery_event",

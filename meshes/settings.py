@@ -153,6 +153,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 
+SESSION_ENGINE = "workspaces.operators.sessions"
 _https = envbool("MESHES_HTTPS", False)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
@@ -280,6 +281,7 @@ LOGGING = {
     "loggers": {
         "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},  # a scanner's Host header is no error of ours
+        "connections.access_log": {"level": "INFO"},  # the heads of the chain: evidence, whatever else is left out
         "celery.worker.strategy": {"level": "WARNING"},  # two lines a task; what came of it stands in the database
         "celery.app.trace": {"level": "WARNING"},
     },

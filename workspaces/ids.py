@@ -7,7 +7,7 @@ from typeid import TypeID
 from typeid.errors import TypeIDException
 
 EVENT, WORKSPACE, CONNECTION, RULE = "evt", "ws", "conn", "rule"
-DELIVERY, ATTEMPT, KEY, REPLAY, ACCESS = "dlv", "att", "key", "rpl", "acc"
+DELIVERY, ATTEMPT, KEY, REPLAY, ACCESS, APP = "dlv", "att", "key", "rpl", "acc", "app"
 
 
 def uuid7() -> uuid.UUID:

@@ -1,10 +1,17 @@
 """Authorizations at vendors: how each stands, who has apps of their own, and what is on its way. No tokens."""
 
+import uuid
 from datetime import UTC, datetime
+from typing import Any
 
 from django.contrib import admin
+from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.http import HttpRequest
 
-from connections.models import OAuthApp, OAuthGrant, OAuthState
+from connections.admin.records import owner_link
+from connections.admin.watching import WatchedAdmin
+from connections.models import AccessRecord, OAuthApp, OAuthGrant, OAuthState, SealedDocument
+from connections.oauth import apps, states
 from workspaces import ids
 from workspaces.operators import columns, display
 from workspaces.operators.filters import WorkspaceFilter
@@ -13,16 +20,34 @@ from workspaces.operators.pages import OperatorAdmin
 OF_CONNECTION = {ids.CONNECTION: "connection_id", ids.WORKSPACE: "workspace_id"}
 
 
+STANDINGS = {
+    "live": Q(ended_at=None, refresh_failures=0, refreshed_at__isnull=False),
+    "failing": Q(ended_at=None, refresh_failures__gt=0, refreshed_at__isnull=False),
+    "ended": Q(ended_at__isnull=False),
+    "none": Q(ended_at=None, refreshed_at=None),
+}
+"""How an authorization stands, as `OAuthGrantAdmin.show_state` says it."""
+
+
+class StandingFilter(admin.SimpleListFilter):
+    title = "authorization"
+    parameter_name = "standing"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(standing, standing.capitalize()) for standing in STANDINGS]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        standing = STANDINGS.get(self.value() or "")
+        return queryset if standing is None else queryset.filter(standing)
+
+
 @admin.register(OAuthGrant)
 class OAuthGrantAdmin(OperatorAdmin):
     """How long a connection's token lives, and what went wrong when it was to be renewed."""
 
     lookups = OF_CONNECTION
-    list_display = (
-        "show_connection", "show_workspace", "show_state", "show_expires", "show_refreshed", "refresh_failures",
-        "error",
-    )  # fmt: skip
-    list_filter = (WorkspaceFilter,)
+    list_display = ("show_connection", "show_workspace", "show_state", "show_expires", "show_refreshed", "error")
+    list_filter = (WorkspaceFilter, StandingFilter)
     list_select_related = ("connection", "workspace")
     search_help_text = "conn_… or ws_… id, or the external id of a workspace"
     fields = (
@@ -55,18 +80,32 @@ class OAuthGrantAdmin(OperatorAdmin):
 
 
 @admin.register(OAuthApp)
-class OAuthAppAdmin(OperatorAdmin):
+class OAuthAppAdmin(WatchedAdmin):
     """Apps that workspaces brought themselves."""
 
-    lookups = {ids.WORKSPACE: "workspace_id", "type": "type"}
-    list_display = ("type", "show_workspace", "client_id", "secret_hint", "show_changed")
+    prefix = ids.APP
+    lookups = {ids.APP: "pk", ids.WORKSPACE: "workspace_id", "type": "type"}
+    list_display = ("show_app", "show_workspace", "client_id", "secret_hint", "show_changed")
     list_filter = (WorkspaceFilter,)
     list_select_related = ("workspace",)
-    search_help_text = "ws_… id, the external id of a workspace, or a kind such as hubspot"
-    fields = list_display
+    search_help_text = "app_… or ws_… id, the external id of a workspace, or a kind such as hubspot"
+    fields = ("type", "show_workspace", "client_id", "secret_hint", "secret_version", "show_changed")
     readonly_fields = fields
+    show_app = columns.named("type", "app")
     show_workspace = columns.workspace()
     show_changed = columns.moment("updated_at", "changed")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[OAuthApp]:
+        sealed = SealedDocument.objects.filter(oauth_app=OuterRef("pk"), kind=apps.KIND)
+        return OAuthApp.objects.annotate(secret_version=Subquery(sealed.values("version")))
+
+    @admin.display(description="secret version")
+    def secret_version(self, app: Any) -> str:
+        return display.NOTHING if app.secret_version is None else str(app.secret_version)
+
+    def seen(self, row: Any) -> AccessRecord:
+        owner = {"workspace_id": row.workspace_id, "owner_kind": "oauth_app", "owner_id": row.pk}
+        return AccessRecord(**owner, kind=apps.KIND, version=row.secret_version or 0)
 
 
 @admin.register(OAuthState)
@@ -97,4 +136,5 @@ class OAuthStateAdmin(OperatorAdmin):
 
     @admin.display(description="started by")
     def show_by(self, state: OAuthState) -> str:
-        return "a key" if state.session.startswith("key:") else "a connect link"
+        kind, _, owner = state.session.partition(":")
+        return owner_link("api_key", uuid.UUID(owner)) if kind == states.KEY else "connect link"

@@ -4,12 +4,13 @@ import uuid
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html
 
 from connections.admin import watching
 from connections.admin.watching import WatchedAdmin
-from connections.models import AccessLogSeal, AccessRecord, Connection, SealedDocument
+from connections.models import AccessLogSeal, AccessRecord, Connection, OAuthApp, SealedDocument
 from workspaces import ids
 from workspaces.models import ApiKey
 from workspaces.operators import columns, display, finding
@@ -21,10 +22,12 @@ from workspaces.operators.pages import OperatorAdmin
 class SealedDocumentAdmin(WatchedAdmin):
     """That a secret exists, in which version, and which key sealed it. The document itself is never selected."""
 
-    lookups = {ids.CONNECTION: "connection_id", ids.KEY: "api_key_id", ids.WORKSPACE: "workspace_id"}
+    lookups = {
+        ids.CONNECTION: "connection_id", ids.KEY: "api_key_id", ids.APP: "oauth_app_id", ids.WORKSPACE: "workspace_id",
+    }  # fmt: skip
     list_display = ("show_owner", "show_workspace", "kind", "version", "key_id", "show_made")
     list_filter = (WorkspaceFilter,)
-    search_help_text = "conn_…, key_… or ws_… id, or the external id of a workspace"
+    search_help_text = "conn_…, key_…, app_… or ws_… id, or the external id of a workspace"
     fields = list_display
     readonly_fields = fields
     show_workspace = columns.workspace()
@@ -34,31 +37,34 @@ class SealedDocumentAdmin(WatchedAdmin):
         return SealedDocument.objects.defer("document").select_related("workspace")
 
     def seen(self, row: SealedDocument) -> AccessRecord:
-        owners = {"connection": row.connection_id, "api_key": row.api_key_id, "oauth_app": row.oauth_app_id}
-        kind, owner_id = next((kind, pk) for kind, pk in owners.items() if pk is not None)
+        kind, owner_id = owner_of(row)
         owner: dict[str, Any] = {"workspace_id": row.workspace_id, "owner_kind": kind, "owner_id": owner_id}
         return AccessRecord(**owner, kind=row.kind, version=row.version)
 
     @admin.display(description="owner")
     def show_owner(self, document: SealedDocument) -> str:
-        if document.connection_id is not None:
-            return owner_link("connection", document.connection_id)
-        if document.oauth_app_id is not None:
-            return owner_link("oauth_app", document.oauth_app_id)
-        return owner_link("api_key", document.api_key_id)
+        return owner_link(*owner_of(document))
 
 
-def owner_link(kind: str, owner_id: uuid.UUID | None) -> str:
+OWNERS: dict[str, tuple[str, type[Model]]] = {
+    "connection": (ids.CONNECTION, Connection),
+    "api_key": (ids.KEY, ApiKey),
+    "oauth_app": (ids.APP, OAuthApp),
+}
+"""By kind: the prefix of the ids, and the model."""
+
+
+def owner_of(document: SealedDocument) -> tuple[str, uuid.UUID]:
+    owners = {kind: getattr(document, f"{kind}_id") for kind in OWNERS}
+    return next((kind, pk) for kind, pk in owners.items() if pk is not None)
+
+
+def owner_link(kind: str, owner_id: uuid.UUID) -> str:
     """The id of what a sealed document belongs to, as a link; or that it was the log that somebody looked at."""
     if kind == watching.LOG:
         return "the access log"
-    prefix, model = {
-        "connection": (ids.CONNECTION, "connections.connection"),
-        "api_key": (ids.KEY, "workspaces.apikey"),
-    }.get(kind, ("", ""))
-    if owner_id is None or not prefix:
-        return str(owner_id)
-    return display.id_link(model, owner_id, ids.encode(prefix, owner_id))
+    prefix, model = OWNERS[kind]
+    return display.id_link(model._meta.label, owner_id, ids.encode(prefix, owner_id))
 
 
 class AnswerFilter(admin.SimpleListFilter):
@@ -77,7 +83,7 @@ class AccessRecordAdmin(WatchedAdmin):
     """Who opened or changed which credential, when, why and for which delivery."""
 
     prefix = ids.ACCESS
-    list_display = ("show_when", "show_whose", "show_what", "actor", "show_granted", "show_delivery")
+    list_display = ("show_when", "show_whose", "show_what", "show_actor", "show_attempt")
     list_filter = (
         WorkspaceFilter,
         PeriodFilter,
@@ -86,10 +92,10 @@ class AccessRecordAdmin(WatchedAdmin):
         by_text("actor", "actor", "key_… or host:pid"),
     )
     list_select_related = ("workspace",)
-    search_help_text = "conn_…, key_… or ws_… id, or the external id of a workspace"
+    search_help_text = "conn_…, key_…, app_… or ws_… id, or the external id of a workspace"
     fields = (
-        "show_when", "show_workspace", "show_owner", "kind", "version", "purpose", "actor", "show_granted",
-        "show_delivery", "attempt_number",
+        "show_when", "show_workspace", "show_owner", "kind", "version", "purpose", "show_actor", "show_granted",
+        "show_delivery", "attempt_number", "number",
     )  # fmt: skip
     readonly_fields = fields
     show_when = columns.moment("created_at", "when")
@@ -105,14 +111,11 @@ class AccessRecordAdmin(WatchedAdmin):
         return queryset, False
 
     def _narrow(self, queryset: QuerySet[Any], word: str) -> QuerySet[Any]:
-        connection_id, key_id = ids.decode(ids.CONNECTION, word), ids.decode(ids.KEY, word)
-        if connection_id is not None:
-            workspaces = Connection.objects.filter(pk=connection_id).values("workspace_id")[:1]
-            return queryset.filter(workspace_id__in=workspaces, owner_kind="connection", owner_id=connection_id)
-        if key_id is not None:
-            key = ApiKey.objects.filter(pk=key_id).only("workspace_id").first()
-            workspace_id = key.workspace_id if key else None
-            return queryset.filter(workspace_id=workspace_id, owner_kind="api_key", owner_id=key_id)
+        for kind, (prefix, model) in OWNERS.items():
+            owner_id = ids.decode(prefix, word)
+            if owner_id is not None:
+                found = model._default_manager.filter(pk=owner_id).values_list("workspace_id", flat=True)
+                return queryset.filter(workspace_id=found.first(), owner_kind=kind, owner_id=owner_id)
         return finding.narrow(queryset, word, {ids.ACCESS: "pk", ids.WORKSPACE: "workspace_id"})
 
     def seen(self, row: AccessRecord) -> AccessRecord:
@@ -124,12 +127,24 @@ class AccessRecordAdmin(WatchedAdmin):
 
     @admin.display(description="credential of")
     def show_whose(self, record: AccessRecord) -> str:
-        workspace = record.workspace.name if record.workspace else "no workspace"
-        return display.two_lines(self.show_owner(record), workspace)
+        return display.two_lines(self.show_owner(record), self.show_workspace(record))
 
     @admin.display(description="what for")
     def show_what(self, record: AccessRecord) -> str:
-        return display.two_lines(record.purpose, f"{record.kind} v{record.version}")
+        kind = record.kind.replace("_", " ")
+        what = record.purpose if record.granted else format_html("{} {}", record.purpose, self.show_granted(record))
+        return display.two_lines(what, f"{kind} v{record.version}" if record.version else kind)
+
+    @admin.display(description="actor")
+    def show_actor(self, record: AccessRecord) -> str:
+        key_id = ids.decode(ids.KEY, record.actor)
+        return record.actor if key_id is None else owner_link("api_key", key_id)
+
+    @admin.display(description="for which attempt")
+    def show_attempt(self, record: AccessRecord) -> str:
+        if record.delivery_id is None:
+            return display.NOTHING
+        return display.two_lines(self.show_delivery(record), f"attempt {record.attempt_number}")
 
     @admin.display(description="answer")
     def show_granted(self, record: AccessRecord) -> str:
@@ -142,9 +157,13 @@ class AccessLogSealAdmin(OperatorAdmin):
 
     list_display = ("segment", "show_sealed", "week", "count", "head")
     search_help_text = "the number of a segment"
-    fields = ("segment", "show_sealed", "week", "after", "last", "count", "content", "previous", "head")
+    fields = ("segment", "show_sealed", "week", "show_numbers", "count", "content", "previous", "head")
     readonly_fields = fields
     show_sealed = columns.moment("sealed_at", "sealed")
+
+    @admin.display(description="numbers")
+    def show_numbers(self, seal: AccessLogSeal) -> str:
+        return f"{seal.after + 1} to {seal.last}"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AccessLogSeal]:
         return AccessLogSeal.objects.defer("marks")

@@ -43,6 +43,7 @@ class OAuthAppIn(StrictSerializer):
 class OAuthAppOut(serializers.Serializer[Any]):
     """A workspace's own app at a vendor."""
 
+    id = PublicIdField(ids.APP, source="pk", help_text="As the access log names it.")
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
     type = serializers.CharField()
     client_id = serializers.CharField()

@@ -3,16 +3,21 @@
 import hashlib
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from django.db import IntegrityError, connection, connections, transaction
 
-from connections import access_log, vault
+from connections import access_log, vault, verifying
 from connections.models import AccessLogSeal, AccessRecord
 from delivery import retention
+from meshes.stack_folder import PROJECT
 from tests.connections.records import TABLE, id_at, make_record
 from tests.factories import make_connection, make_workspace
 from tests.polling import eventually
@@ -50,6 +55,7 @@ def test_records_are_neither_changed_nor_deleted(place, statement):
 def test_retention_still_drops_whole_weeks():
     long_ago = datetime.now(UTC) - timedelta(days=400)
     make_record(at=long_ago)
+    access_log.seal(NOW)
     assert retention.expire(datetime.now(UTC)) == [partitions.Partition(TABLE, partitions.week_of(long_ago)).name]
     assert not AccessRecord.objects.exists()
 
@@ -141,6 +147,18 @@ def test_each_segment_carries_the_head_of_the_one_before_and_logs_its_own(caplog
     assert (second.after, second.last, second.count) == (first.last, numbers[-1], 3)
     lines = [line for line in caplog.messages if line.startswith("access log sealed: segment ")]
     assert [line.endswith(f" head {seal.head}") for line, seal in zip(lines, seals(), strict=True)] == [True, True]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_heads_are_logged_whatever_the_log_level_is():
+    make_record()
+    server = urlsplit(os.environ["DATABASE_URL"])
+    url = urlunsplit(server._replace(path=f"/{connection.settings_dict['NAME']}"))
+    environment = {**os.environ, "DATABASE_URL": url, "MESHES_LOG_LEVEL": "ERROR"}
+    command = [sys.executable, "manage.py", "sweep", "--once"]
+    swept = subprocess.run(command, check=True, env=environment, cwd=PROJECT, capture_output=True, text=True)
+    (sealed,) = seals()
+    assert verifying.read_heads(swept.stderr.splitlines()) == {1: {sealed.head}}
 
 
 def test_nothing_new_makes_no_segment():
@@ -281,6 +299,20 @@ def test_under_many_writers_every_record_is_sealed_once():
 
 
 # --- what goes with retention ---------------------------------------------------------------------------------------
+
+
+def test_a_week_is_not_dropped_before_all_of_it_is_sealed(caplog):
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    name = partitions.Partition(TABLE, partitions.week_of(long_ago)).name
+    make_record(at=long_ago)
+    access_log.seal(NOW)
+    late = make_record(at=long_ago)
+    assert retention.expire(datetime.now(UTC)) == []
+    assert AccessRecord.objects.filter(pk=late.pk).exists()
+    assert f"{name} is not dropped: some of its records are not sealed" in caplog.text
+    access_log.seal(NOW)
+    assert retention.expire(datetime.now(UTC)) == [name]
+    assert [seal.count for seal in seals()] == [1, 1]
 
 
 def test_marks_go_with_their_week_and_seals_stay():

@@ -60,6 +60,7 @@ def test_a_delivery_s_opening_says_who_when_why_and_for_what(api, workspace, end
         "granted": True,
         "connection": target.public_id,
         "api_key": None,
+        "oauth_app": None,
         "kind": "credentials",
         "version": 1,
         "delivery": delivery.public_id,

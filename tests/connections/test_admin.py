@@ -9,7 +9,17 @@ from django.test.utils import CaptureQueriesContext
 
 from connections import access_log, lifecycle
 from connections.admin.destinations import is_mask
-from connections.models import AccessLogSeal, AccessRecord, Connection, ConnectionHealth, SealedDocument
+from connections.models import (
+    AccessLogSeal,
+    AccessRecord,
+    Connection,
+    ConnectionHealth,
+    OAuthGrant,
+    OAuthState,
+    SealedDocument,
+)
+from connections.oauth import apps
+from connections.secret import Secret
 from delivery import steering
 from tests.factories import make_connection, make_workspace
 from tests.operators import operator, said, superuser, words
@@ -192,6 +202,72 @@ def test_access_records_tell_who_opened_what_for_which_delivery():
     text = superuser().text("connections_accessrecord", record.pk)
     for shown in (target.public_id, ids.encode(ids.DELIVERY, delivery_id), "worker-7", "granted"):
         assert shown in text
+
+
+def test_the_list_of_access_records_shows_attempts_refusals_and_who_acted():
+    target, delivery_id = make_connection(make_workspace()), ids.uuid7()
+    key = keys.create_key(name="Backend", kind="account", scopes=["config"]).row
+    root = superuser()
+    record_access(target, delivery_id=delivery_id, attempt_number=3, purpose="delivery", granted=False)
+    text = words(root.list("connections_accessrecord", answer="refused"))
+    assert f"delivery refused credentials v1 worker-7 {ids.encode(ids.DELIVERY, delivery_id)} attempt 3" in text
+    record_access(target, purpose="test", actor=key.public_id)
+    page = root.list("connections_accessrecord", purpose="test").content.decode()
+    assert f"/admin/workspaces/apikey/{key.pk}/change/" in page
+
+
+# --- authorizations -------------------------------------------------------------------------------------------------
+
+
+def test_a_workspace_s_app_is_found_by_its_id_and_its_records_lead_to_it():
+    app, other = (apps.put(make_workspace().pk, "hubspot", name, Secret(name)) for name in ("app-mine", "app-other"))
+    root = superuser()
+    assert "app-mine" in words(root.list("connections_oauthapp", q=app.public_id))
+    assert "app-other" not in words(root.list("connections_oauthapp", q=app.public_id))
+    assert root.client.get("/admin/find/", {"id": app.public_id}).url == f"/admin/connections/oauthapp/{app.pk}/change/"
+    for listed in ("connections_accessrecord", "connections_sealeddocument"):
+        page = root.list(listed, q=app.public_id).content.decode()
+        assert f"/admin/connections/oauthapp/{app.pk}/change/" in page
+        assert other.public_id not in page
+
+
+def test_who_looks_at_a_workspace_s_app_is_recorded():
+    app, root = apps.put(make_workspace().pk, "hubspot", "app-mine", Secret("s")), superuser()
+    root.list("connections_oauthapp")
+    root.page("connections_oauthapp", app.pk)
+    assert views() == [("operator root", app.workspace_id, "client", app.pk, 1)] * 2
+
+
+def test_authorizations_are_found_by_how_they_stand():
+    now = datetime.now(UTC)
+    standings: dict[str, dict[str, object]] = {
+        "live": {"refreshed_at": now},
+        "failing": {"refreshed_at": now, "refresh_failures": 2},
+        "ended": {"refreshed_at": now, "refresh_failures": 2, "ended_at": now},
+        "none": {},
+    }
+    for name, values in standings.items():
+        target = make_connection(make_workspace(), name=f"is-{name}")
+        OAuthGrant.objects.create(connection=target, workspace=target.workspace, **values)
+    root = superuser()
+    for name in standings:
+        text = words(root.list("connections_oauthgrant", standing=name))
+        assert [each for each in standings if f"is-{each}" in text] == [name]
+        assert f" {name} " in text.partition(f"is-{name}")[2]
+
+
+def test_a_started_authorization_says_who_started_it():
+    target = make_connection(make_workspace())
+    key = keys.create_key(name="Backend", kind="account", scopes=["config"]).row
+    for session in (f"key:{key.pk}", "browser:5d41402abc"):
+        OAuthState.objects.create(
+            connection=target, workspace=target.workspace, state_hash=session, session=session,
+            expires_at=datetime.now(UTC),
+        )  # fmt: skip
+    text = words(superuser().list("connections_oauthstate"))
+    assert key.public_id in text
+    assert "connect link" in text
+    assert "5d41402abc" not in text
 
 
 def test_access_records_are_found_by_owner_and_answer():

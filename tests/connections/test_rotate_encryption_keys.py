@@ -14,9 +14,12 @@ from django.db import connection, connections, transaction
 
 from connections import resealing, vault
 from connections.models import AccessRecord, Connection, SealedDocument
+from connections.oauth.refreshing import DIRECT, renew
 from connections.providers.webhook import new_signing_secret
 from delivery import dispatch, fanout, settling
 from meshes.stack_folder import PROJECT
+from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
+from tests.connections.oauth.making import expired, need_of
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from tests.polling import eventually
 
@@ -172,25 +175,35 @@ SENDING = 20
 """Connections that every event goes to, spread over all of them."""
 
 
-class Users:
-    """Threads that deliver with, and refresh, the credentials of connections, over and over, as workers do."""
+REFRESHED = 50
+"""Connections to a vendor whose refresh tokens are good once."""
 
-    def __init__(self, targets) -> None:
-        self.targets = targets
+
+class Users:
+    """Threads that deliver with, replace and refresh the credentials of connections, over and over."""
+
+    def __init__(self, targets, authorized) -> None:
+        self.targets, self.authorized = targets, authorized
         for target in targets[:: len(targets) // SENDING]:
             make_rule(target)
         self.tokens = {target.pk: f"{CANARY}-{target.pk}" for target in targets}
+        self.access_tokens: dict[uuid.UUID, str] = {}
         self.delivered: list[str] = []
-        self.refreshed = 0
+        self.replaced = self.refreshed = 0
         self.errors: list[Exception] = []
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(step,)) for step in (self._deliver, self._refresh)]
+        steps = (self._deliver, self._replace, self._refresh)
+        self._threads = [threading.Thread(target=self._run, args=(step,)) for step in steps]
 
     def __enter__(self) -> "Users":
         for thread in self._threads:
             thread.start()
-        eventually(lambda: (self.delivered and self.refreshed) or self.errors)
+        eventually(lambda: all(self.counts) or self.errors)
         return self
+
+    @property
+    def counts(self) -> list[int]:
+        return [len(self.delivered), self.replaced, self.refreshed]
 
     def __exit__(self, *_) -> None:
         self._stopping.set()
@@ -215,35 +228,45 @@ class Users:
         self.delivered += [str(result.verdict.outcome) for result in results]
 
     def _refresh(self) -> None:
-        """A new token under the next version, as a refresh by OAuth gives it."""
+        target = random.choice(self.authorized)
+        version = SealedDocument.objects.values_list("version", flat=True).get(connection=target)
+        renewed = renew(need_of(target, version), DIRECT, until=float("inf"))
+        self.access_tokens[target.pk] = renewed.credentials["access_token"].reveal()
+        self.refreshed += 1
+
+    def _replace(self) -> None:
+        """A new token under the next version, as its owner gives it."""
         target = random.choice(self.targets)
         owner = {"workspace_id": target.workspace_id, "owner_kind": "connection", "owner_id": target.pk}
         with transaction.atomic():
             Connection.objects.select_for_update().values_list("pk").get(pk=target.pk)
-            opened = vault.open(**owner, kind=vault.CREDENTIALS, actor="worker", purpose="oauth refresh")
+            opened = vault.open(**owner, kind=vault.CREDENTIALS, actor="worker", purpose="replace credentials")
             assert opened.secret["token"].reveal() == self.tokens[target.pk]
             fresh = f"{CANARY}-{target.pk}-{opened.version}"
-            vault.seal(opened.secret | {"token": fresh}, **owner, kind=vault.CREDENTIALS, purpose=vault.REFRESHED)
+            vault.seal(opened.secret | {"token": fresh}, **owner, kind=vault.CREDENTIALS)
         self.tokens[target.pk] = fresh
-        self.refreshed += 1
+        self.replaced += 1
 
 
 @pytest.mark.fault
 @pytest.mark.django_db(transaction=True)
-def test_ten_thousand_are_re_sealed_while_they_are_in_use_and_through_a_kill(use_keys, endpoint):
+def test_ten_thousand_are_re_sealed_while_they_are_in_use_and_through_a_kill(use_keys, endpoint, vendor):  # noqa: F811
+    vendor.rotates = True
     use_keys("old")
     targets = make_many(NUMBER, endpoint.url)
+    authorized = [expired(vendor) for _ in range(REFRESHED)]
     use_keys("new", "old")
-    with Users(targets) as users:
+    with Users(targets, authorized) as users:
         killed = start_rotation(50)
         eventually(lambda: resealing.count_on_older_keys() < NUMBER / 2, 60)
         killed.kill()
         killed.communicate()
         left = resealing.count_on_older_keys()
-        began, used = time.monotonic(), (len(users.delivered), users.refreshed)
+        began, before = time.monotonic(), users.counts
         printed, _ = start_rotation(200).communicate(timeout=120)
-        seconds, used = time.monotonic() - began, (len(users.delivered) - used[0], users.refreshed - used[1])
-    print(f"{left:,} of {NUMBER:,} were left; {seconds:.1f} s, {used[0]} deliveries and {used[1]} refreshes beside it")
+        seconds, used = time.monotonic() - began, [now - then for now, then in zip(users.counts, before, strict=True)]
+    told = "{} deliveries, {} replacements and {} refreshes beside it".format(*used)
+    print(f"{left:,} of {NUMBER:,} were left; {seconds:.1f} s, {told}")
     assert 0 < left < NUMBER / 2
     assert b"Every document is sealed with the newest key." in printed
     assert users.errors == []
@@ -252,7 +275,11 @@ def test_ten_thousand_are_re_sealed_while_they_are_in_use_and_through_a_kill(use
     assert not AccessRecord.objects.filter(granted=False).exists()
     use_keys("new")
     assert resealing.count_on_older_keys() == 0
-    assert read_all() == users.tokens
+    assert read_all("token") == users.tokens
+    renewed = read_all("access_token")
+    assert len(renewed) == REFRESHED
+    assert renewed | users.access_tokens == renewed
+    assert set(users.access_tokens.values()) <= vendor.access_tokens
 
 
 def make_many(number, url) -> list[Connection]:
@@ -271,13 +298,13 @@ def make_many(number, url) -> list[Connection]:
     return targets
 
 
-def read_all() -> dict[uuid.UUID, str]:
-    """The token of every connection, with the keys at hand."""
-    tokens = {}
+def read_all(name: str) -> dict[uuid.UUID, str]:
+    """This secret of every connection that has it, with the keys at hand."""
+    tokens: dict[uuid.UUID, str] = {}
     with connection.cursor() as cursor:
         cursor.execute("SELECT workspace_id, connection_id, version, encode(document, 'escape') FROM sealed_documents")
         for workspace_id, owner_id, version, document in cursor.fetchall():
             binding = {"workspace_id": workspace_id, "owner_kind": "connection", "owner_id": owner_id}
             opened = vault.open_document(document, **binding, kind=vault.CREDENTIALS, version=version)
-            tokens[owner_id] = opened["token"].reveal()
+            tokens |= {owner_id: opened[name].reveal()} if name in opened else {}
     return tokens

@@ -7,7 +7,7 @@ import pytest
 import standardwebhooks
 from django.db import connection, connections
 
-from connections import vault
+from connections import lifecycle, vault
 from connections.models import AccessRecord, ConnectionHealth, SealedDocument
 from connections.providers.webhook import new_signing_secret
 from delivery import dispatch, settling, steering
@@ -74,6 +74,24 @@ def test_retries_keep_id_and_bytes_and_use_up_the_schedule(endpoint):
     assert (delivery.status, delivery.cause, delivery.outcome) == ("dead", "exhausted", "retry")
     assert [attempt.number for attempt in attempts_of(delivery)] == [1, 2, 3]
     assert len({(got.headers["webhook-id"], got.body) for got in endpoint.got}) == 1
+
+
+def test_replaced_credentials_are_used_by_the_next_attempt_at_once(endpoint):
+    """Also where the process has just opened the old ones: a claim brings what is in the row."""
+    endpoint.answer(503)
+    secret = {"signing_secret": new_signing_secret(), "previous": [], "token": "the-old-token"}
+    target = make_connection(make_workspace(), url=endpoint.url, secret=secret, retry_schedule=[0, 0.01, 0.01])
+    first, second = make_deliveries(target, 2)
+    deliver(first, second)
+    lifecycle.edit(target, actor="a test", credentials={"token": "the-new-token"})
+    make_due(first)
+    make_due(second)
+    endpoint.answer(200)
+    deliver(first, second)
+    sent = [got.headers["authorization"] for got in endpoint.got]
+    assert sent == ["Bearer the-old-token"] * 2 + ["Bearer the-new-token"] * 2
+    assert [first.status, second.status] == ["succeeded", "succeeded"]
+    assert [attempt.credential_version for attempt in attempts_of(first)] == [1, 2]
 
 
 def test_a_delivery_that_is_not_due_is_not_claimed(endpoint):

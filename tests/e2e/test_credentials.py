@@ -125,23 +125,24 @@ def test_no_log_file_has_the_secret(up, used, service):
 
 
 def test_no_page_of_operators_has_the_secret(up, used):
-    admin = up.state["admin_url"]
-    pages = ["connections/connection/", "connections/sealeddocument/", "connections/accessrecord/"]
-    pages += ["delivery/attempt/", "delivery/delivery/", "delivery/event/"]
+    site = up.state["api_url"]
     with browsing(up) as browser:
-        lists = [browser.get(admin + page, timeout=10) for page in pages]
+        index = browser.get(up.state["admin_url"], timeout=10)
+        pages = set(re.findall(r'href="(/admin/[a-z]+/[a-z]+/)"', index.text))
+        lists = [index, *(browser.get(site + page, timeout=10) for page in sorted(pages))]
         links = {link for answer in lists for link in re.findall(r'href="(/admin/[^"?]+/change/)"', answer.text)}
-        answers = [*lists, *(browser.get(up.state["api_url"] + link, timeout=10) for link in sorted(links))]
+        answers = [*lists, *(browser.get(site + link, timeout=10) for link in sorted(links))]
     assert {answer.status_code for answer in answers} == {200}
-    assert len(links) > 20
+    assert (len(pages) > 20, len(links) > 40) == (True, True)
     assert found("".join(answer.text for answer in answers), TOKEN) == set()
 
 
 def test_no_page_of_flower_or_health_has_the_secret(up, used):
     state = up.state
     login = (state["flower_user"], state["flower_password"])
-    answers = [requests.get(f"{state['flower_url']}{page}", auth=login, timeout=10) for page in ("/tasks", "/workers")]
-    answers += [requests.get(f"{state['flower_url']}/metrics", auth=login, timeout=10)]
+    pages = ("/api/tasks", "/workers", "/metrics")
+    answers = [requests.get(f"{state['flower_url']}{page}", auth=login, timeout=10) for page in pages]
+    assert "delivery.deliver" in {task["name"] for task in answers[0].json().values()}
     answers += [up.get(page) for page in ("/healthz", "/readyz", "/api/schema")]
     assert [answer.status_code for answer in answers] == [200] * 6
     assert found("".join(answer.text for answer in answers), TOKEN) == set()
@@ -175,10 +176,44 @@ def test_no_message_in_the_broker_has_the_secret(up, used, endpoint):
     client.close()
 
 
-def test_a_dump_of_the_database_without_the_keys_has_no_secret(used, database):
-    text = dump(database)
+def secrets_of(up: RunningUp) -> list[str]:
+    """What the stack made for itself: keys, passwords, its account key; and what one can log in to the admin with."""
+    lines = (up.folder / "stack.env").read_text().splitlines()
+    kept = dict(line.split("=", 1) for line in lines if "=" in line)
+    return [value.strip("'\"") for name, value in kept.items() if not name.endswith("_URL")]
+
+
+def test_a_dump_of_the_database_without_the_keys_has_no_secret(up, used, database):
+    tenant = used[0]
+    rotated = tenant.make(f"connections/{tenant.connection}/rotate-secret", {}, 200)
+    body = {"kind": "workspace", "workspace": tenant.workspace, "name": "Backend", "scopes": ["config"]}
+    key = tenant.make("api-keys", body)
+    with browsing(up) as browser:
+        session = browser.cookies["sessionid"]
+        text = dump(database)
+    secrets = [rotated["signing_secret"].removeprefix("whsec_"), key["key"], key["signing_secret"], session]
+    secrets += secrets_of(up)
+    assert len(secrets) > 8
     assert "canary.sent" in text
-    assert found(text, TOKEN) == set()
+    assert found(text, TOKEN, *secrets) == set()
+
+
+def test_no_log_file_has_a_secret_of_the_stack(up, used):
+    text = "".join(log_of(up, service) for service in SERVICES)
+    assert found(text, *secrets_of(up)) == set()
+
+
+def test_a_replaced_credential_is_sent_by_the_next_attempt(up, endpoint):
+    """By a worker that has just opened the one before."""
+    tenant = Tenant(up, endpoint.url, 200)
+    before = len(endpoint.got)
+    for number, token in enumerate((TOKEN, "the-second-token", "the-third-token"), start=1):
+        path = f"/api/v1/connections/{tenant.connection}"
+        assert up.call("PATCH", path, json={"credentials": {"token": token}}).status_code == 200
+        tenant.send()
+        eventually(lambda number=number: tenant.statuses() == ["succeeded"] * number, 20)
+    sent = [got.headers["authorization"] for got in endpoint.got[before:]]
+    assert sent == [f"Bearer {token}" for token in (TOKEN, "the-second-token", "the-third-token")]
 
 
 def test_each_opening_is_in_the_log_of_its_own_workspace(up, used):

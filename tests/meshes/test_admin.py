@@ -58,7 +58,7 @@ def make_authorization(target):
     OAuthGrant.objects.create(connection=target, **owned)
     OAuthApp.objects.create(type="hubspot", client_id="app", secret_hint="••••", **owned)
     OAuthState.objects.create(
-        state_hash=target.pk.hex, connection=target, session="key:x", expires_at=datetime.now(UTC), **owned
+        state_hash=target.pk.hex, connection=target, session=f"key:{target.pk}", expires_at=datetime.now(UTC), **owned
     )
 
 

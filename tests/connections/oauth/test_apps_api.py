@@ -41,6 +41,10 @@ def test_an_app_is_kept_and_its_secret_never_shown(api, workspace):
     assert answer.status_code == 200
     shown = answer.json()
     assert shown == api.get(path_of(workspace)).json()
+    log = api.get(f"/api/v1/workspaces/{workspace.external_id}/access-log").json()["data"]
+    assert [(row["purpose"], row["kind"], row["oauth_app"], row["connection"]) for row in log] == [
+        ("created", "client", shown["id"], None)
+    ]
     assert {key: shown[key] for key in ("workspace", "type", "client_id", "client_secret", "redirect_uri")} == {
         "workspace": workspace.public_id,
         "type": "hubspot",

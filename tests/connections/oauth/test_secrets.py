@@ -10,6 +10,7 @@ from connections import lifecycle
 from connections.models import OAuthGrant
 from connections.oauth.refreshing import DIRECT, renew
 from connections.oauth.troubles import NoToken
+from tests.connections.canaries import dump
 from tests.connections.oauth.making import need_of
 from tests.connections.oauth.test_authorizing import make, start
 from tests.connections.oauth.test_pages import follow, link_of, path_of, vendor_url_on
@@ -33,18 +34,8 @@ class Listening(Browser):
 
 
 def rows() -> str:
-    """Every row of every table, as text."""
     with database.cursor() as cursor:
-        cursor.execute(
-            "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
-            " AND relnamespace = 'public'::regnamespace"
-        )
-        tables = [row[0] for row in cursor.fetchall()]
-        found = []
-        for table in tables:
-            cursor.execute(f"SELECT to_jsonb(t)::text FROM {table} t")
-            found += [row[0] for row in cursor.fetchall()]
-    return "\n".join(found)
+        return dump(cursor)
 
 
 def test_nothing_shows_a_secret(vendor, clean_log):
