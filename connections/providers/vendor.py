@@ -6,6 +6,7 @@ code and message in a body. What it does not declare is read by the status.
 
 import base64
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -47,6 +48,7 @@ SUMMARY = (
 """The default text of a message, in JMESPath: `lead.created: Ada, ada@example.com`. No event is without one."""
 USER = "payload.user_id || payload.email"
 """Whom an event is about, by default, in JMESPath."""
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 class VendorError(NamedTuple):
@@ -83,7 +85,7 @@ class Vendor(Provider):
         if 200 <= status <= 299:
             if not error.code:
                 return Verdict(Outcome.DELIVERED)
-            return rejected(f"{self.name} did not accept it ({error.code}).", "vendor_error")
+            return rejected(f"{self.name} did not accept it ({shown(error.code)}).", "vendor_error")
         if status == 401:
             return reauthorize(
                 f"{self.name} does not accept the credentials (401). Replace them, then test the connection."
@@ -225,7 +227,8 @@ def read_object(response: Response) -> dict[str, Any]:
 
 
 def text_at(document: Any, *path: str | int) -> str:
-    """The string (or number, as text) at a path of keys and indexes; empty where there is none."""
+    """The string (or number, as text) at a path of keys and indexes; empty where there is none. It can be stored and
+    sent: what PostgreSQL or UTF-8 does not take is replaced."""
     for step in path:
         if isinstance(step, str) and isinstance(document, dict):
             document = document.get(step)
@@ -233,7 +236,9 @@ def text_at(document: Any, *path: str | int) -> str:
             document = document[step]
         else:
             return ""
-    return str(document) if isinstance(document, str | int | float) and not isinstance(document, bool) else ""
+    if isinstance(document, bool) or not isinstance(document, str | int | float):
+        return ""
+    return _UNSTORABLE.sub("\ufffd", str(document))
 
 
 def rows_at(document: Any, *path: str | int) -> list[Any]:
