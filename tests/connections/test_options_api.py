@@ -90,6 +90,12 @@ def test_a_test_learns_whose_account_it_is(api, hubspot, target):
     assert shown["account"] == {"id": "62515", "name": "app.hubspot.com"}
 
 
+def test_an_account_s_name_that_no_database_takes_is_kept_without_what_it_does_not(api, hubspot, target):
+    hubspot.answer(200, body=b'{"portalId":62515,"uiDomain":"a\\u0000b\\ud800"}')
+    answer = post(api, f"/api/v1/connections/{target.public_id}/test", {})
+    assert answer.json()["account"] == {"id": "62515", "name": "a\ufffdb\ufffd"}
+
+
 def test_a_test_without_credentials_says_what_to_do(api, hubspot):
     bare = make_connection(make_workspace(), type="hubspot", config={}, secret={"nothing": "here"})
     answer = post(api, f"/api/v1/connections/{bare.public_id}/test", {}).json()

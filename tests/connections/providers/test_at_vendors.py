@@ -114,6 +114,18 @@ def test_a_contact_too_new_to_be_found_is_updated_and_its_tag_waits(vendor):
     assert vendor.state.tagged == {contact: ["7522907"]}
 
 
+@pytest.mark.parametrize("vendor", ["salesforce"], indirect=True)
+def test_a_duplicate_rule_that_alerts_lets_a_lead_pass_and_one_that_blocks_does_not(vendor):
+    provider = providers.get(vendor.slug)
+    lead = shipment_for(vendor, provider.action("upsert_lead"))
+    vendor.state.plant("Lead", {"Email": LEAD["email"], "LastName": "Known"})
+    vendor.state.duplicate_rule = "block"
+    assert deliver(provider, lead)[0].error_class == "duplicate"
+    vendor.state.duplicate_rule = "alert"
+    assert deliver(provider, lead)[0].outcome == Outcome.DELIVERED
+    assert len(vendor.state.matches("Lead", "Email", LEAD["email"])) == 2
+
+
 def test_wrong_credentials_hold_the_connection_where_the_vendor_tells(vendor):
     provider = providers.get(vendor.slug)
     action = provider.action("post_message") if vendor.slug == "slack" else provider.actions[0]
