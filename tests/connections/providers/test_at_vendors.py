@@ -1,6 +1,7 @@
 """Every action of every provider, sent through the outbound door to a server that checks what the vendor checks."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -124,6 +125,21 @@ def test_a_duplicate_rule_that_alerts_lets_a_lead_pass_and_one_that_blocks_does_
     vendor.state.duplicate_rule = "alert"
     assert deliver(provider, lead)[0].outcome == Outcome.DELIVERED
     assert len(vendor.state.matches("Lead", "Email", LEAD["email"])) == 2
+
+
+@pytest.mark.parametrize("vendor", ["hubspot"], indirect=True)
+def test_a_lead_with_a_key_of_its_own_and_a_known_email_updates_the_contact_that_has_it(vendor):
+    provider = providers.get(vendor.slug)
+    adding = shipment_for(vendor, provider.action("add_to_list"))
+    vendor.state.write("contacts", None, {"email": LEAD["email"], "firstname": "A."})
+    body = json.dumps({**json.loads(adding.body), "lead_key": "K-1"})
+    keyed = replace(adding, body=body, frozen={"id_property": "lead_key"})
+    verdict, answers = deliver(provider, keyed)
+    assert (verdict.outcome, [answer.status for answer in answers]) == (Outcome.DELIVERED, [409, 200, 200])
+    (key,) = vendor.state.contacts
+    assert (vendor.state.contacts[key]["firstname"], vendor.state.contacts[key]["lead_key"]) == ("Ada", "K-1")
+    assert vendor.state.lists["11"]["members"] == [key]
+    assert [answer.status for answer in deliver(provider, keyed)[1]] == [200, 200]
 
 
 def test_wrong_credentials_hold_the_connection_where_the_vendor_tells(vendor):
