@@ -48,7 +48,7 @@ def _ask(connection: Connection, field: str, actor: str) -> list[Choice]:
         if asked is None:
             raise UnknownField(field)
         with asked.redactor.guarding():
-            verdict = provider.classify(asked.answer, provider.actions[0].slug)
+            verdict = provider.classify_options(asked.answer)
             if verdict.outcome != Outcome.DELIVERED or not isinstance(asked.answer, outbound.Response):
                 raise NoChoices(asked.redactor.text(verdict.words))
             return provider.read_options(field, asked.answer)

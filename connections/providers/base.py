@@ -249,6 +249,10 @@ class Provider:
         """The request that lists the choices for a field of `live_options`. Raises KeyError, Unsendable."""
         raise KeyError(field)
 
+    def classify_options(self, answer: Response | OutboundError) -> Verdict:
+        """What the answer to `build_options` means. Total. The default: what it would mean to the first action."""
+        return self.classify(answer, self.actions[0].slug)
+
     def read_options(self, field: str, response: Response) -> list[Choice]:
         """The choices in the answer to `build_options`, a 2xx. Raises Unsendable for one that cannot be read."""
         raise KeyError(field)

@@ -79,6 +79,21 @@ class Vendor(Provider):
         verdict = self.answers.get(error.code) or self.answers.get(answer.status) or self.read_status(answer, error)
         return self._completed(verdict, answer, error.message)
 
+    def classify_options(self, answer: Response | OutboundError) -> Verdict:
+        """In words about a list, where those about a delivery would mislead."""
+        verdict = super().classify_options(answer)
+        if isinstance(answer, OutboundError) or verdict.outcome == Outcome.DELIVERED:
+            return verdict
+        if verdict.outcome == Outcome.RETRY:
+            wait = verdict.retry_after_seconds
+            when = f"in {wait:,.0f} seconds" if wait else "later"
+            words = f"{self.name} does not list the choices just now ({answer.status}). Ask again {when}."
+        elif verdict.hold == "disabled" or answer.status == 400:
+            words = f"{self.name} refuses to list the choices ({answer.status})."
+        else:
+            return verdict
+        return self._completed(replace(verdict, words=words), answer, self.error_of(answer).message)
+
     def read_status(self, response: Response, error: VendorError) -> Verdict:
         """What a status means at most vendors, where its code is not declared."""
         status = response.status
