@@ -115,6 +115,8 @@ def _action(action: Action) -> list[str]:
         lines += [f"Calls: {', then '.join(action.steps)}; each stands in the attempt's record.", ""]
     again = "An attempt whose answer was lost is made again: twice has the effect of once."
     once = "An attempt whose answer was lost becomes a dead letter: a second one could double it."
+    if action.steps:
+        once = "An answer that was lost is asked for again, unless the call could double something: then a dead letter."
     lines += [again if action.idempotent else once, ""]
     if not action.fields:
         return [*lines, "Sends the event's payload, or what the rule's mapping makes of it.", ""]

@@ -95,9 +95,9 @@ class Action:
     """What a delivery can do at the vendor.
 
     `idempotent`: sent twice it has the effect of once, because it is an upsert or carries a key by which the vendor
-    drops the second; only then is an uncertain attempt tried again. `fields` are what its mapping can fill; without any
-    the event's payload goes out as it is. `is_open`: also takes fields that are not declared, by the vendor's own
-    names. `steps` names the calls of an action that needs several (`follow`).
+    drops the second; only then is an uncertain attempt tried again, whichever of its calls was lost. `fields` are what
+    its mapping can fill; without any the event's payload goes out as it is. `is_open`: also takes fields that are not
+    declared, by the vendor's own names. `steps` names the calls of an action that needs several (`follow`).
     """
 
     slug: str
@@ -221,6 +221,13 @@ class Provider:
         None: the last answer decides, by `classify`. It is asked after every answer, whatever its status.
         """
         return None
+
+    def may_repeat(self, action: str, request: Request) -> bool:
+        """Whether an attempt may be made again although the answer to this request of it was lost.
+
+        The default: where the action is idempotent, or the method is one that reads or sets values.
+        """
+        return self.action(action).idempotent or request.method in ("GET", "PUT", "PATCH")
 
     def build_test(self, shipment: Shipment) -> Request | None:
         """The request that proves that the connection works, or None where the vendor has no such check.

@@ -130,6 +130,9 @@ class HubSpot(Vendor):
             return self._call("PATCH", f"{OBJECTS}/contacts/{existing}", shipment, document)
         return self._after_contact(shipment, last.response, "results", 0, "id")
 
+    def may_repeat(self, action: str, request: Request) -> bool:
+        return request.url.endswith("/batch/upsert") or super().may_repeat(action, request)
+
     def _existing(self, response: Response) -> str:
         """The id of the contact that has the email, where that kept another from being written; else empty."""
         error = self.error_of(response)

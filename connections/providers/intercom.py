@@ -99,7 +99,7 @@ class Intercom(Vendor):
         Action(
             "upsert_contact", "Create or update a contact", False, fields=CONTACT, is_open=True,
             steps=("find", "create or update", "update the one that exists"),
-            help="Not repeated when no answer came: Intercom may hold several contacts with one email.",
+            help="Not repeated when a creation got no answer: Intercom may hold several contacts with one email.",
         ),
         Action(
             "track_event", "Track an event", True, fields=EVENT,
@@ -150,6 +150,9 @@ class Intercom(Vendor):
         if last.request.method == "POST":
             return self._after_create(shipment, last.response)
         return self._after_update(shipment, exchanges)
+
+    def may_repeat(self, action: str, request: Request) -> bool:
+        return request.url.endswith("/contacts/search") or super().may_repeat(action, request)
 
     def _after_search(self, shipment: Shipment, response: Response) -> Request | Verdict | None:
         if response.status != 200:

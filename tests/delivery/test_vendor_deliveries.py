@@ -11,6 +11,7 @@ from delivery import dispatch, fanout, settling, steering
 from delivery.models import Attempt, Delivery, RoutingLedger
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from tests.receivers import Answer
+from tests.vendors.registry import VENDORS
 
 pytestmark = pytest.mark.django_db
 
@@ -87,6 +88,34 @@ def test_every_call_of_an_action_with_steps_is_recorded(hubspot):
     assert made.steps[1]["request_body"] == '["501"]'
     assert (made.request_method, made.status_code) == ("PUT", 200)
     assert TOKEN not in json.dumps(made.steps)
+
+
+@pytest.mark.parametrize(
+    ("slug", "action", "path", "became"),
+    [
+        ("hubspot", "create_note", "/batch/upsert$", ("pending", "")),
+        ("hubspot", "create_note", "/notes$", ("dead", "uncertain")),
+        ("intercom", "upsert_contact", "/search$", ("pending", "")),
+        ("intercom", "upsert_contact", "/contacts$", ("dead", "uncertain")),
+        ("pipedrive", "upsert_person", "/search$", ("pending", "")),
+        ("pipedrive", "upsert_person", "/persons$", ("dead", "uncertain")),
+    ],
+)
+def test_a_lost_answer_is_asked_for_again_unless_the_call_could_double_something(
+    loopback, monkeypatch, slug, action, path, became
+):
+    with VENDORS[slug]() as vendor:
+        monkeypatch.setattr(providers.get(slug), "override", vendor.url)
+        secret = {"api_token" if slug == "pipedrive" else "access_token": vendor.token}
+        target = make_connection(make_workspace(), type=slug, config={}, secret=secret)
+        make_rule(target, action=action, mapping=[{"to": "note", "value": "Call"}] if slug == "hubspot" else None)
+        event = make_event(target.workspace, {"email": "ada@example.com"})
+        fanout.fan_out([event.pk])
+        delivery = Delivery.objects.get(event=event)
+        vendor.fail_next("LOSE_ANSWER", path=path)
+        attempt(delivery)
+    assert (delivery.outcome, delivery.status) == ("uncertain", became[0])
+    assert delivery.cause.startswith(became[1] or "connection_lost")
 
 
 def test_a_first_call_that_fails_is_the_last(hubspot):
