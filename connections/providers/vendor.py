@@ -121,9 +121,11 @@ class Vendor(Provider):
     def _completed(self, verdict: Verdict, response: Response, message: str) -> Verdict:
         """With the vendor's own words, and with what its headers ask for."""
         rest = self.rest_of(response)
-        rest = None if rest is None else min(rest, MAX_RETRY_AFTER_SECONDS)
+        if rest:
+            rest = min(rest, MAX_RETRY_AFTER_SECONDS)
+            verdict = replace(verdict, rest_seconds=rest)
         if verdict.outcome == Outcome.DELIVERED:
-            return replace(verdict, rest_seconds=rest) if rest else verdict
+            return verdict
         if message := shown(message):
             verdict = replace(verdict, words=f"{verdict.words} {self.name}: “{message}”")
         if verdict.outcome == Outcome.RETRY:

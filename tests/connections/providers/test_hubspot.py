@@ -245,6 +245,12 @@ def test_a_used_up_interval_rests_the_lane(headers, rest):
     assert PROVIDER.classify(reply(200, {}, **headers), "upsert_contact").rest_seconds == rest
 
 
+@pytest.mark.parametrize("status", [200, 400, 401, 423, 500])
+def test_a_used_up_interval_rests_the_lane_whatever_became_of_the_call(status):
+    answer = reply(status, {}, x_hubspot_ratelimit_remaining="0")
+    assert PROVIDER.classify(answer, "upsert_contact").rest_seconds == 10.0
+
+
 def test_the_test_asks_for_the_account():
     assert PROVIDER.build_test(of()) == Request("GET", f"{ROOT}/account-info/2026-09/details", (TOKEN,))
     answer = reply(200, {"portalId": 62515, "accountType": "STANDARD", "uiDomain": "app.hubspot.com"})
