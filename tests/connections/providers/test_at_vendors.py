@@ -142,6 +142,19 @@ def test_a_lead_with_a_key_of_its_own_and_a_known_email_updates_the_contact_that
     assert [answer.status for answer in deliver(provider, keyed)[1]] == [200, 200]
 
 
+@pytest.mark.parametrize("vendor", ["klaviyo"], indirect=True)
+def test_a_profile_is_found_by_its_id_and_not_with_the_email_of_another(vendor):
+    provider = providers.get(vendor.slug)
+    sending = shipment_for(vendor, provider.action("upsert_profile"))
+    key = vendor.state.write(None, {"email": "old@example.com"})
+    with_id = replace(sending, body=json.dumps({"id": key, "email": "new@example.com"}))
+    assert deliver(provider, with_id)[0].outcome == Outcome.DELIVERED
+    assert vendor.state.profiles[key]["email"] == "new@example.com"
+    vendor.state.write(None, {"email": "taken@example.com"})
+    of_two = replace(sending, body=json.dumps({"id": key, "email": "taken@example.com"}))
+    assert "two profiles" in deliver(provider, of_two)[0].words
+
+
 def test_wrong_credentials_hold_the_connection_where_the_vendor_tells(vendor):
     provider = providers.get(vendor.slug)
     action = provider.action("post_message") if vendor.slug == "slack" else provider.actions[0]
