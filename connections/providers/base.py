@@ -198,6 +198,9 @@ class Provider:
     credential_fields: ClassVar[Sequence[Field]] = ()
     actions: ClassVar[Sequence[Action]]
     limits: ClassVar[Limits] = Limits()
+    """What the vendor allows one account."""
+    system_limits: ClassVar[Limits] = Limits()
+    """What the vendor allows one address: all connections of its kind share it, in place of those to one account."""
     base_urls: ClassVar[Mapping[str, str]] = {}
     """Where the vendor is reached, by the value of the config field `region`; with one entry for all."""
     live_options: ClassVar[Mapping[str, str]] = {}
@@ -339,6 +342,7 @@ class Provider:
             "credential_fields": [declared.describe() for declared in self.credential_fields],
             "actions": [action.describe() for action in self.actions],
             "limits": asdict(self.limits),
+            "system_limits": asdict(self.system_limits),
             "live_options": dict(self.live_options),
             "test": self.test,
         }
