@@ -77,7 +77,7 @@ class Discord(Vendor):
         400: rejected("Discord refuses the message. Mend the rule's mapping."),
         401: reauthorize(f"Discord does not accept the webhook's token. {REPLACE}"),
         403: reauthorize(f"Discord does not let this webhook post. {REPLACE}", "forbidden"),
-        404: disabled(f"The Discord webhook has been deleted. {REPLACE}"),
+        **dict.fromkeys((404, 410), disabled(f"The Discord webhook has been deleted. {REPLACE}")),
     }
 
     def build_request(self, shipment: Shipment) -> Request:

@@ -100,7 +100,9 @@ class HubSpot(Vendor):
     test = "Asks for the account's details; writes nothing."
     answers = {
         "VALIDATION_ERROR": rejected("HubSpot refuses a value. Mend the rule's mapping."),
-        "PROPERTY_DOESNT_EXIST": rejected("The mapping names a property that this HubSpot account does not have."),
+        "PROPERTY_DOESNT_EXIST": rejected(
+            "This HubSpot account lacks a property of the mapping. Create it there, or map another."
+        ),
         "MISSING_SCOPES": reauthorize(
             "The app lacks a permission, such as crm.objects.contacts.write. Grant it and connect again.", "forbidden"
         ),

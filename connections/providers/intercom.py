@@ -120,7 +120,9 @@ class Intercom(Vendor):
             "Intercom refuses a value, or has no such attribute. Define it in Intercom, or mend the rule's mapping."
         ),
         "not_found": rejected("Intercom has no such contact or tag. Create the contact first, and check the tag's id."),
-        "not_restorable": rejected("The contact was deleted for good, and Intercom does not restore it."),
+        "not_restorable": rejected(
+            "Intercom does not restore a contact deleted for good. Leave such events out by a filter."
+        ),
         "api_plan_restricted": rejected("The workspace's plan does not include this. Change the plan, or the rule."),
         401: reauthorize("Intercom does not accept the token (401). Authorize again, and check the region."),
         409: rejected("Intercom has several contacts that match. Merge them there, or map an external_id.", "conflict"),

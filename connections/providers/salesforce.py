@@ -119,7 +119,9 @@ class Salesforce(Vendor):
     test = "Asks which user and org the token belongs to; writes nothing."
     answers = {
         "REQUIRED_FIELD_MISSING": rejected("A field that this org requires is missing. Map it in the rule."),
-        "INVALID_FIELD": rejected("The mapping fills a field that the object lacks, or the user may not write."),
+        "INVALID_FIELD": rejected(
+            "The mapping fills a field that the object lacks, or the user may not write. Map another, or give access."
+        ),
         "FIELD_CUSTOM_VALIDATION_EXCEPTION": rejected("A validation rule of the org refuses the record. Meet it."),
         "STRING_TOO_LONG": rejected("A value is longer than its field. Shorten it in the rule's mapping."),
         "MALFORMED_ID": rejected("A value is not a Salesforce id. Mend the rule's mapping."),

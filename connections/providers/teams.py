@@ -73,7 +73,9 @@ class Teams(Vendor):
         403: reauthorize(
             "The flow refuses this URL. Let Anyone trigger the flow, or copy its URL anew and replace it.", "forbidden"
         ),
-        404: disabled("The flow has been deleted or moved. Make a new one and replace the URL."),
+        **dict.fromkeys(
+            (404, 410), disabled("The flow has been deleted or moved. Make a new one and replace the URL.")
+        ),
         413: rejected("The message is too large for Teams. Shorten it in the rule's mapping."),
     }
 

@@ -48,6 +48,7 @@ SUMMARY = (
 """The default text of a message, in JMESPath: `lead.created: Ada, ada@example.com`. No event is without one."""
 USER = "payload.user_id || payload.email"
 """Whom an event is about, by default, in JMESPath."""
+CHECK_MAPPING = "Check what the rule's mapping makes of the event, then replay."
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
@@ -100,7 +101,7 @@ class Vendor(Provider):
         if 200 <= status <= 299:
             if not error.code:
                 return Verdict(Outcome.DELIVERED)
-            return rejected(f"{self.name} did not accept it ({shown(error.code)}).", "vendor_error")
+            return rejected(f"{self.name} did not accept it ({shown(error.code)}). {CHECK_MAPPING}", "vendor_error")
         if status == 401:
             return reauthorize(
                 f"{self.name} does not accept the credentials (401). Replace them, then test the connection."
@@ -113,9 +114,9 @@ class Vendor(Provider):
         if status in (408, 409, 423, 425) or status >= 500:
             return retry(f"{self.name} cannot take it just now ({status}).")
         if status == 410:
-            return disabled(f"{self.name} says that this address is gone for good (410).")
+            return disabled(f"{self.name} no longer offers this address (410): Meshes must be updated.")
         if status >= 400:
-            return rejected(f"{self.name} refuses the request ({status}).")
+            return rejected(f"{self.name} refuses the request ({status}). {CHECK_MAPPING}")
         return retry(f"{self.name}'s answer is not a final one ({status}).", "unexpected_status")
 
     def _completed(self, verdict: Verdict, response: Response, message: str) -> Verdict:

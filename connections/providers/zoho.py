@@ -75,7 +75,9 @@ class Zoho(Vendor):
         ),
         "MANDATORY_NOT_FOUND": rejected("Zoho misses a field that the account requires. Add it to the mapping."),
         "INVALID_DATA": rejected("Zoho refuses a value. Mend the rule's mapping."),
-        "DUPLICATE_DATA": rejected("Another record already has this value, which Zoho keeps unique."),
+        "DUPLICATE_DATA": rejected(
+            "Another record has this value, which Zoho keeps unique. Merge them, or map another."
+        ),
         "TOO_MANY_REQUESTS": throttled("Zoho takes no more requests just now.", seconds=60),
     }
 

@@ -26,6 +26,7 @@ from connections.providers.base import (
     Unsendable,
     Verdict,
 )
+from connections.providers.vendor import Vendor
 from tests.connections.providers.shipments import as_secrets, shipment
 from workspaces.jsonpaths import split_path
 
@@ -206,6 +207,16 @@ def test_what_a_vendor_says_can_be_stored(provider, action):
             assert_storable(provider.classify(answer, action.slug).words)
             account = provider.read_account(answer)
             assert_storable(account.id[:500] + account.name[:500] if account else "")
+
+
+@pytest.mark.parametrize("provider", [each for each in ALL if isinstance(each, Vendor)], ids=lambda each: each.slug)
+def test_words_say_what_is_wrong_and_then_what_to_do(provider):
+    by_status = [
+        provider.classify(Response(status, (), b"", False, 1), provider.actions[0].slug) for status in range(300, 600)
+    ]
+    for verdict in (*by_status, *provider.answers.values()):
+        if verdict.outcome in (Outcome.REJECTED, Outcome.BROKEN):
+            assert len(re.split(r"[.:;] ", verdict.words)) > 1, verdict.words
 
 
 def assert_storable(text: str) -> None:

@@ -178,7 +178,7 @@ def test_a_contact_that_is_not_written_decides(answer):
     ("answer", "expected", "fix"),
     [
         (error(400, "VALIDATION_ERROR"), REFUSED, "Mend the rule's mapping"),
-        (error(400, "PROPERTY_DOESNT_EXIST"), REFUSED, "does not have"),
+        (error(400, "PROPERTY_DOESNT_EXIST"), REFUSED, "Create it there"),
         (partly("VALIDATION_ERROR"), REFUSED, "Mend the rule's mapping"),
         (partly("OBJECT_NOT_FOUND"), ("rejected", "vendor_error", None), "OBJECT_NOT_FOUND"),
         (error(401, "EXPIRED_AUTHENTICATION"), ("broken", "unauthorized", "needs_reauth"), "Replace them"),

@@ -134,6 +134,7 @@ ANSWERS = [
     (401, b"", Outcome.BROKEN, "needs_reauth", "unauthorized", "Let Anyone trigger the flow"),
     (403, b"", Outcome.BROKEN, "needs_reauth", "forbidden", "Let Anyone trigger the flow"),
     (404, b"", Outcome.BROKEN, "disabled", "gone", "Make a new one and replace the URL"),
+    (410, b"", Outcome.BROKEN, "disabled", "gone", "Make a new one and replace the URL"),
     (413, b"", Outcome.REJECTED, None, "rejected", "Shorten it"),
     (429, b"", Outcome.RETRY, None, "rate_limited", "fewer requests"),
     (502, b"", Outcome.RETRY, None, "server_error", "just now"),
