@@ -255,9 +255,14 @@ class Provider:
         """Whether the vendor no longer takes the access token, so that a new one may help."""
         return response.status == 401
 
-    def build_options(self, field: str, shipment: Shipment) -> Request:
-        """The request that lists the choices for a field of `live_options`. Raises KeyError, Unsendable."""
+    def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
+        """The request that lists the choices for a field of `live_options`, from a cursor on. Raises KeyError,
+        Unsendable."""
         raise KeyError(field)
+
+    def options_cursor(self, field: str, response: Response) -> str:
+        """Where the choices go on after this page of them; empty at their end."""
+        return ""
 
     def classify_options(self, answer: Response | OutboundError) -> Verdict:
         """What the answer to `build_options` means. Total. The default: what it would mean to the first action."""

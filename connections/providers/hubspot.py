@@ -202,13 +202,18 @@ class HubSpot(Vendor):
         portal = text_at(reply, "hub_id")
         return Granted(account=Account(portal, text_at(reply, "hub_domain")) if portal else None)
 
-    def build_options(self, field: str, shipment: Shipment) -> Request:
+    def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
         if field == "list_id":
-            search = {"processingTypes": ["MANUAL"], "count": 250}
+            search = {"processingTypes": ["MANUAL"], "count": 250} | ({"offset": int(cursor)} if cursor else {})
             return self._call("POST", "/crm/v3/lists/search", shipment, search)
         if field == "id_property":
             return self._call("GET", "/crm/properties/2026-09/contacts", shipment)
         raise KeyError(field)
+
+    def options_cursor(self, field: str, response: Response) -> str:
+        document = read_object(response)
+        offset = text_at(document, "offset") if document.get("hasMore") is True else ""
+        return offset if offset.isdecimal() else ""
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
         if field == "list_id":

@@ -216,7 +216,7 @@ class Intercom(Vendor):
         account = Account(app, text_at(details, "app", "name")) if app else None
         return Granted({"region": region} if region in self.base_urls else {}, account)
 
-    def build_options(self, field: str, shipment: Shipment) -> Request:
+    def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
         if field != "tag_id":
             raise KeyError(field)
         return self._call("GET", "/tags", shipment)

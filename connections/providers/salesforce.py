@@ -189,7 +189,7 @@ class Salesforce(Vendor):
         org = text_at(reply, "id").rstrip("/").rpartition("/")[0].rpartition("/")[2]
         return Granted({"instance_url": text_at(reply, "instance_url")}, Account(org) if org else None)
 
-    def build_options(self, field: str, shipment: Shipment) -> Request:
+    def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
         if field != "external_id_field":
             raise KeyError(field)
         return self._call("GET", f"{DATA}/sobjects/{_object(shipment)}/describe", shipment)

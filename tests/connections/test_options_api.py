@@ -8,6 +8,7 @@ from django.core.cache import cache
 
 from connections import providers
 from connections.models import AccessRecord
+from connections.options import MOST_PAGES
 from tests.factories import make_connection, make_workspace
 from tests.receivers import Answer
 from tests.vendors.registry import VENDORS
@@ -95,6 +96,33 @@ def at_vendor(request, db, loopback, monkeypatch):
         monkeypatch.setattr(providers.get(server.slug), "override", server.url)
         secret = {"api_key" if server.slug == "mailchimp" else "access_token": server.token}
         yield server, make_connection(make_workspace(), type=server.slug, config=config, secret=secret), field
+
+
+@pytest.mark.parametrize("at_vendor", ["slack", "hubspot"], indirect=True)
+def test_choices_that_come_in_pages_are_all_listed(api, at_vendor):
+    vendor, target, field = at_vendor
+    if vendor.slug == "slack":
+        more = {f"C{n:04}": {"name": f"c{n}", "is_archived": False, "is_member": True} for n in range(995)}
+        vendor.state.channels |= more
+    else:
+        more = {str(n): {"name": f"l{n}", "processingType": "MANUAL", "members": []} for n in range(100, 600)}
+        vendor.state.lists |= more
+    listed = [choice["value"] for choice in options(api, target, field).json()["data"]]
+    assert len(listed) == len(set(listed))
+    assert set(more) <= set(listed)
+    assert len(vendor.requests) == (1 if vendor.slug == "slack" else 3)
+
+
+@pytest.mark.parametrize("at_vendor", ["slack"], indirect=True)
+def test_a_page_that_holds_less_than_was_asked_for_is_not_the_last(api, at_vendor):
+    vendor, target, field = at_vendor
+    page = {"ok": True, "channels": [], "response_metadata": {"next_cursor": "0"}}
+    vendor.fail_next(200, page)
+    assert len(options(api, target, field).json()["data"]) == 3
+    vendor.fail_next(200, page, times=99)
+    cache.clear()
+    assert options(api, target, field).json()["data"] == []
+    assert len(vendor.requests) == 2 + MOST_PAGES
 
 
 def why_not(api, at_vendor):

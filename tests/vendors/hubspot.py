@@ -171,8 +171,10 @@ class HubSpot(OAuthServer[Portal]):
             for key, each in self.state_of(call).lists.items()
             if each["processingType"] in kinds and asked.get("query", "").lower() in each["name"].lower()
         ]
-        count = asked.get("count", 20)
-        return Answer.of({"lists": found[:count], "hasMore": len(found) > count, "offset": count, "total": len(found)})
+        start = asked.get("offset", 0)
+        end = start + asked.get("count", 20)
+        page = {"lists": found[start:end], "hasMore": len(found) > end, "offset": end, "total": len(found)}
+        return Answer.of(page)
 
     @route("PUT", LISTS + "/{key}/memberships/add")
     def add_members(self, call: Call, key: str) -> Answer:
