@@ -51,7 +51,7 @@ def page(provider: Provider) -> str:
     ]
     lines += [f"Credentials: {_AUTH[provider.auth]}. Test: {provider.test}", ""]
     lines += _fields("Config", provider.config_fields) + _fields("Credentials", provider.credential_fields)
-    lines += _authorization(provider.oauth) + _limits(provider.limits)
+    lines += _authorization(provider.oauth) + _limits(provider)
     if provider.live_options:
         rows = [(f"`{key}`", words) for key, words in provider.live_options.items()]
         lines += ["## Live options", "", "`GET /api/v1/connections/{id}/options/{field}` lists them.", ""]
@@ -95,16 +95,20 @@ def _authorization(oauth: OAuth | None) -> list[str]:
     return ["## Authorization", "", f"{words} {asked}", ""]
 
 
-def _limits(limits: Limits) -> list[str]:
+def _limits(provider: Provider) -> list[str]:
+    own, system = _told(provider.limits), _told(provider.system_limits)
+    if system:
+        return ["## Limits", "", f"{own} for each connection. All connections together: {system}.", ""]
+    return ["## Limits", "", f"{own}. Connections to one account share them.", ""] if own else []
+
+
+def _told(limits: Limits) -> str:
     said = [
         (limits.in_flight, "{:,} requests open at once"),
         (limits.rate, "{:,g} requests a second"),
         (limits.body_bytes, "{:,} bytes a body"),
     ]
-    told = [words.format(value) for value, words in said if value is not None]
-    if not told:
-        return []
-    return ["## Limits", "", f"{', '.join(told)}. Connections to one account share them.", ""]
+    return ", ".join(words.format(value) for value, words in said if value is not None)
 
 
 def _action(action: Action) -> list[str]:
@@ -115,6 +119,8 @@ def _action(action: Action) -> list[str]:
         lines += [f"Calls: {', then '.join(action.steps)}; each stands in the attempt's record.", ""]
     again = "An attempt whose answer was lost is made again: twice has the effect of once."
     once = "An attempt whose answer was lost becomes a dead letter: a second one could double it."
+    if action.steps:
+        once = "An answer that was lost is asked for again, unless the call could double something: then a dead letter."
     lines += [again if action.idempotent else once, ""]
     if not action.fields:
         return [*lines, "Sends the event's payload, or what the rule's mapping makes of it.", ""]

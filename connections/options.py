@@ -13,6 +13,8 @@ from connections.providers.base import Choice, Outcome, Unsendable
 
 KEPT_SECONDS = 300
 MOST_CHOICES = 1000
+MOST_PAGES = 5
+"""Calls of one question; a vendor's page may hold fewer than was asked for."""
 
 
 class UnknownField(LookupError):  # noqa: N818 - names what was looked up
@@ -41,17 +43,29 @@ def choices(connection: Connection, field: str, *, actor: str) -> list[Choice]:
 
 
 def _ask(connection: Connection, field: str, actor: str) -> list[Choice]:
+    found: list[Choice] = []
+    cursor = ""
+    for _ in range(MOST_PAGES):
+        page, cursor = _ask_page(connection, field, cursor, actor)
+        found += page
+        if not cursor or len(found) >= MOST_CHOICES:
+            break
+    return found
+
+
+def _ask_page(connection: Connection, field: str, cursor: str, actor: str) -> tuple[list[Choice], str]:
+    """One page of the choices, and where the next begins."""
     provider = providers.get(connection.type)
-    build = partial(provider.build_options, field)
+    build = partial(provider.build_options, field, cursor=cursor)
     try:
         asked = probing.ask(connection, build, actor=actor, purpose="options", body_limit=CONVERSATION_BODY_LIMIT)
         if asked is None:
             raise UnknownField(field)
         with asked.redactor.guarding():
-            verdict = provider.classify(asked.answer, provider.actions[0].slug)
+            verdict = provider.classify_options(asked.answer)
             if verdict.outcome != Outcome.DELIVERED or not isinstance(asked.answer, outbound.Response):
                 raise NoChoices(asked.redactor.text(verdict.words))
-            return provider.read_options(field, asked.answer)
+            return provider.read_options(field, asked.answer), provider.options_cursor(field, asked.answer)
     except vault.CredentialRefused:
         raise NoChoices("The stored credentials do not open. Replace them.") from None
     except NoToken as trouble:

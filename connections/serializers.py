@@ -254,6 +254,7 @@ class IntegrationOut(serializers.Serializer[Any]):
     credential_fields = _FieldOut(many=True)
     actions = ActionOut(many=True)
     limits = VendorLimitsOut()
+    system_limits = VendorLimitsOut(help_text="Of all connections to this vendor together.")
     live_options = serializers.DictField(
         child=serializers.CharField(), help_text="Fields whose choices can be asked for, and what they are."
     )

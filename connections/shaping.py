@@ -65,6 +65,11 @@ def _missing(action: Action, mapping: Sequence[Mapping[str, Any]]) -> Iterator[M
     for field in action.fields:
         if field.required and not field.source and not any(_overlap(split_path(field.key), to) for to in paths):
             yield Mistake("", f"{action.name} needs the field {field.key} ({field.label}); map it.", "required")
+    needed = {split_path(field.key): field for field in action.fields if field.required}
+    for index, (path, entry) in enumerate(zip(paths, mapping, strict=True)):
+        if path in needed and not entry.get("transforms") and entry.get("value", path) in (None, ""):
+            words = f"{action.name} needs the field {entry['to']}: it must not be empty."
+            yield Mistake(pointer(index, "value"), words, "required")
 
 
 def _misplaced(action: Action, mapping: Sequence[Mapping[str, Any]]) -> Iterator[Mistake]:
@@ -75,8 +80,16 @@ def _misplaced(action: Action, mapping: Sequence[Mapping[str, Any]]) -> Iterator
         if field is None and not action.is_open and not any(_overlap(path, to) for path in declared):
             known = ", ".join(each.key for each in action.fields)
             yield Mistake(pointer(index, "to"), f"{action.name} has no field {entry['to']}; it has {known}.", "unknown")
+        elif field is None and (whole := _holding(declared, to)):
+            yield Mistake(pointer(index, "to"), f"The field {whole.key} must be {_A[whole.type]}.", "type")
         elif field is not None and (wrong := _wrong_type(field, entry)):
             yield Mistake(pointer(index, *wrong), f"The field {field.key} must be {_A[field.type]}.", "type")
+
+
+def _holding(declared: Mapping[tuple[str, ...], MappingField], to: tuple[str, ...]) -> MappingField | None:
+    """The field that a path leads into although it can hold no other."""
+    found = (declared[to[:depth]] for depth in range(1, len(to)) if to[:depth] in declared)
+    return next((field for field in found if field.type in ("string", "number", "boolean")), None)
 
 
 def _wrong_type(field: MappingField, entry: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """What a connection's lane may do: its own limits, the vendor's, and the budget of a vendor account that several share.
 
 Vendors count requests by account, whichever connection sends them. A test of a connection learns its account; from then
-on all connections to that account, of whatever workspace, draw on one bucket with the vendor's limits. Lanes of
-different brokers do not share.
+on all connections to that account, of whatever workspace, draw on one bucket with the vendor's limits. Where the vendor
+counts by address, all connections of its kind draw on one. Lanes of different brokers do not share.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass
 
 from connections import providers
+from connections.providers.base import Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +49,22 @@ def limits_of(
 ) -> Limits:
     """The limits of a connection with these columns. An owner may ask for less than the vendor allows, not for more."""
     try:
-        vendor = providers.get(connection_type).limits
+        provider = providers.get(connection_type)
     except providers.UnknownProvider:
         return Limits(workspace_id, connection_id, in_flight, rate)
-    bucket = None
-    if account_id and (vendor.in_flight is not None or vendor.rate is not None):
-        bucket = Bucket(bucket_of(connection_type, account_id), vendor.in_flight, vendor.rate)
+    vendor, bucket = provider.limits, _bucket(provider, account_id)
     least_in_flight = min((each for each in (in_flight, vendor.in_flight) if each is not None), default=None)
     least_rate = min((each for each in (rate, vendor.rate) if each is not None), default=None)
     return Limits(workspace_id, connection_id, least_in_flight, least_rate, bucket)
+
+
+def _bucket(provider: Provider, account_id: str) -> Bucket | None:
+    system, vendor = provider.system_limits, provider.limits
+    if system.in_flight is not None or system.rate is not None:
+        return Bucket(provider.slug, system.in_flight, system.rate)
+    if account_id and (vendor.in_flight is not None or vendor.rate is not None):
+        return Bucket(bucket_of(provider.slug, account_id), vendor.in_flight, vendor.rate)
+    return None
 
 
 def bucket_of(connection_type: str, account_id: str) -> str:

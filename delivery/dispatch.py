@@ -243,7 +243,7 @@ def attempt(job: Job, steps: Steps = DIRECT) -> Result:
         started_at=started_at,
         duration_ms=round((time.monotonic() - clock) * 1000),
         is_overloaded=verdict.throttled or isinstance(answer, outbound.DeadlineExceeded),
-        may_repeat=repeatable(job.connection_type, job.action),
+        may_repeat=repeatable(job.connection_type, job.action, last.request if last else None),
         request=_sent(last.request, redactor) if last else None,
         response=_received(last.response, redactor) if last and last.response else None,
         steps=calls.steps(redactor) if calls else None,
@@ -325,9 +325,10 @@ def _judge(job: Job, answer: Response | Verdict | Exception, redactor: Redactor)
     return Verdict(Outcome.RETRY, "our_fault", OUR_FAULT_WORDS, is_ours=True)
 
 
-def repeatable(connection_type: str, action: str) -> bool:
-    """Whether an action may be sent again although an earlier request may have arrived."""
+def repeatable(connection_type: str, action: str, request: Request | None = None) -> bool:
+    """Whether an action may be sent again although an earlier request, this one where it is known, may have arrived."""
     try:
-        return providers.get(connection_type).action(action).idempotent
+        provider = providers.get(connection_type)
+        return provider.may_repeat(action, request) if request else provider.action(action).idempotent
     except LookupError:
         return False

@@ -72,7 +72,9 @@ class Amplitude(Vendor):
         "invalid_api_key": reauthorize("Amplitude does not accept the API key. Copy it from the project's settings."),
         "silenced": rejected("Amplitude has silenced this event or device: the project has blocked it there."),
         "not_ingested": rejected("Amplitude has not stored the event. Mend the rule's mapping."),
-        "daily_quota": rejected("This user or device has used up Amplitude's quota for the day.", "daily_limit"),
+        "daily_quota": rejected(
+            "This user or device has used up Amplitude's quota for the day. Replay tomorrow.", "daily_limit"
+        ),
         "throttled_person": retry(
             "Amplitude takes no more events of this user or device for now.", "rate_limited", THROTTLED_SECONDS
         ),

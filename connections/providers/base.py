@@ -95,9 +95,9 @@ class Action:
     """What a delivery can do at the vendor.
 
     `idempotent`: sent twice it has the effect of once, because it is an upsert or carries a key by which the vendor
-    drops the second; only then is an uncertain attempt tried again. `fields` are what its mapping can fill; without any
-    the event's payload goes out as it is. `is_open`: also takes fields that are not declared, by the vendor's own
-    names. `steps` names the calls of an action that needs several (`follow`).
+    drops the second; only then is an uncertain attempt tried again, whichever of its calls was lost. `fields` are what
+    its mapping can fill; without any the event's payload goes out as it is. `is_open`: also takes fields that are not
+    declared, by the vendor's own names. `steps` names the calls of an action that needs several (`follow`).
     """
 
     slug: str
@@ -198,6 +198,9 @@ class Provider:
     credential_fields: ClassVar[Sequence[Field]] = ()
     actions: ClassVar[Sequence[Action]]
     limits: ClassVar[Limits] = Limits()
+    """What the vendor allows one account."""
+    system_limits: ClassVar[Limits] = Limits()
+    """What the vendor allows one address: all connections of its kind share it, in place of those to one account."""
     base_urls: ClassVar[Mapping[str, str]] = {}
     """Where the vendor is reached, by the value of the config field `region`; with one entry for all."""
     live_options: ClassVar[Mapping[str, str]] = {}
@@ -222,6 +225,13 @@ class Provider:
         """
         return None
 
+    def may_repeat(self, action: str, request: Request) -> bool:
+        """Whether an attempt may be made again although the answer to this request of it was lost.
+
+        The default: where the action is idempotent, or the method is one that reads or sets values.
+        """
+        return self.action(action).idempotent or request.method in ("GET", "PUT", "PATCH")
+
     def build_test(self, shipment: Shipment) -> Request | None:
         """The request that proves that the connection works, or None where the vendor has no such check.
 
@@ -245,9 +255,18 @@ class Provider:
         """Whether the vendor no longer takes the access token, so that a new one may help."""
         return response.status == 401
 
-    def build_options(self, field: str, shipment: Shipment) -> Request:
-        """The request that lists the choices for a field of `live_options`. Raises KeyError, Unsendable."""
+    def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
+        """The request that lists the choices for a field of `live_options`, from a cursor on. Raises KeyError,
+        Unsendable."""
         raise KeyError(field)
+
+    def options_cursor(self, field: str, response: Response) -> str:
+        """Where the choices go on after this page of them; empty at their end."""
+        return ""
+
+    def classify_options(self, answer: Response | OutboundError) -> Verdict:
+        """What the answer to `build_options` means. Total. The default: what it would mean to the first action."""
+        return self.classify(answer, self.actions[0].slug)
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
         """The choices in the answer to `build_options`, a 2xx. Raises Unsendable for one that cannot be read."""
@@ -328,6 +347,7 @@ class Provider:
             "credential_fields": [declared.describe() for declared in self.credential_fields],
             "actions": [action.describe() for action in self.actions],
             "limits": asdict(self.limits),
+            "system_limits": asdict(self.system_limits),
             "live_options": dict(self.live_options),
             "test": self.test,
         }

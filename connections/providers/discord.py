@@ -1,8 +1,9 @@
 """Discord (discord.com/developers): messages by a channel's webhook.
 
 Discord counts every 401, 403 and 429 against the address that they go to: 10,000 in ten minutes, and it blocks that
-address, for all tenants. So 401, 403 and 404 take the connection out of service at the first one, and a lane rests as
-soon as its limit is used up. Nothing in a text can ping people. Discord drops no doubles.
+address, for all tenants. So 401, 403 and 404 take the connection out of service at the first one, a lane rests as soon
+as its limit is used up, and all lanes together stay below the 50 requests a second that Discord takes from one address.
+Nothing in a text can ping people. Discord drops no doubles.
 """
 
 from connections.messages import Request, Response
@@ -69,13 +70,14 @@ class Discord(Vendor):
         ),
     )  # fmt: skip
     limits = Limits(in_flight=2, rate=2)
+    system_limits = Limits(rate=45)
     test = "Asks Discord for the webhook's details; posts nothing."
     answers = {
         "global": throttled("Discord asks this whole system for fewer requests (429).", "rate_limited_globally"),
         400: rejected("Discord refuses the message. Mend the rule's mapping."),
         401: reauthorize(f"Discord does not accept the webhook's token. {REPLACE}"),
         403: reauthorize(f"Discord does not let this webhook post. {REPLACE}", "forbidden"),
-        404: disabled(f"The Discord webhook has been deleted. {REPLACE}"),
+        **dict.fromkeys((404, 410), disabled(f"The Discord webhook has been deleted. {REPLACE}")),
     }
 
     def build_request(self, shipment: Shipment) -> Request:

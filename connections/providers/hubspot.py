@@ -1,9 +1,11 @@
 """HubSpot CRM (developers.hubspot.com): contacts, lists and notes.
 
 Contacts are written by batch upsert, of one, because the single calls have no upsert; a batch answers 207 where a row
-failed. Paths are dated since 2026-03, each supported for 18 months.
+failed. Where another contact has the email already, HubSpot names that one, and it is updated. Paths are dated since
+2026-03, each supported for 18 months.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,6 +46,9 @@ NOTE_TO_CONTACT = 202
 """HubSpot's own type of the association from a note to a contact."""
 DAILY_RETRY_SECONDS = 3600.0
 """The daily limit ends at midnight of the account's time zone, which answers do not tell."""
+EXISTING_ID = re.compile(r"Existing ID: ([0-9]+)")
+TAKEN = frozenset({"CONFLICT", "OBJECT_ALREADY_EXISTS"})
+STEPS = ("upsert contact", "update the one that has the email")
 
 PERSON = (
     MappingField("email", "Email", required=True, source="payload.email"),
@@ -80,13 +85,13 @@ class HubSpot(Vendor):
         Field("access_token", "Access token", sensitive=True, help="Of a private app or a service key."),
     )
     actions = (
-        Action("upsert_contact", "Create or update a contact", True, fields=PERSON, is_open=True),
+        Action("upsert_contact", "Create or update a contact", True, fields=PERSON, is_open=True, steps=STEPS),
         Action(
-            "add_to_list", "Add a contact to a list", True, is_open=True, steps=("upsert contact", "add to list"),
+            "add_to_list", "Add a contact to a list", True, is_open=True, steps=(*STEPS, "add to list"),
             fields=(MappingField("list_id", "List", required=True, help="A manual list's id.", example="42"), *PERSON),
         ),
         Action(
-            "create_note", "Leave a note on a contact", False, is_open=True, steps=("upsert contact", "create note"),
+            "create_note", "Leave a note on a contact", False, is_open=True, steps=(*STEPS, "create note"),
             fields=(MappingField("note", "Note", required=True), *PERSON),
         ),
     )  # fmt: skip
@@ -95,7 +100,9 @@ class HubSpot(Vendor):
     test = "Asks for the account's details; writes nothing."
     answers = {
         "VALIDATION_ERROR": rejected("HubSpot refuses a value. Mend the rule's mapping."),
-        "PROPERTY_DOESNT_EXIST": rejected("The mapping names a property that this HubSpot account does not have."),
+        "PROPERTY_DOESNT_EXIST": rejected(
+            "This HubSpot account lacks a property of the mapping. Create it there, or map another."
+        ),
         "MISSING_SCOPES": reauthorize(
             "The app lacks a permission, such as crm.objects.contacts.write. Grant it and connect again.", "forbidden"
         ),
@@ -108,22 +115,51 @@ class HubSpot(Vendor):
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = fields_of(shipment)
-        properties = {key: _text(value) for key, value in fields.items() if key not in ("list_id", "note")}
+        _check_second_call(shipment, fields)
         by = shipment.frozen.get("id_property") or "email"
         row = {"id": needed(fields, by), "idProperty": by, "objectWriteTraceId": shipment.delivery_id}
-        inputs = [row | {"properties": properties}]
+        inputs = [row | {"properties": _properties(fields)}]
         return self._call("POST", f"{OBJECTS}/contacts/batch/upsert", shipment, {"inputs": inputs})
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
-        if shipment.action == "upsert_contact" or len(exchanges) > 1 or exchanges[0].response.status != 200:
+        last = exchanges[-1]
+        if last.request.method == "PATCH":
+            return self._after_update(shipment, last.response)
+        if not last.request.url.endswith("/batch/upsert"):
             return None
-        contact = text_at(read_object(exchanges[0].response), "results", 0, "id")
+        if existing := self._existing(last.response):
+            document = {"properties": _properties(fields_of(shipment))}
+            return self._call("PATCH", f"{OBJECTS}/contacts/{existing}", shipment, document)
+        return self._after_contact(shipment, last.response, "results", 0, "id")
+
+    def may_repeat(self, action: str, request: Request) -> bool:
+        return request.url.endswith("/batch/upsert") or super().may_repeat(action, request)
+
+    def _existing(self, response: Response) -> str:
+        """The id of the contact that has the email, where that kept another from being written; else empty."""
+        error = self.error_of(response)
+        named = EXISTING_ID.search(error.message) if response.status == 409 or error.code in TAKEN else None
+        return named[1] if named else ""
+
+    def _after_update(self, shipment: Shipment, response: Response) -> Request | Verdict | None:
+        if response.status == 404:
+            return retry("The contact was merged or deleted just now; it is looked up again.", "contact_moved")
+        if response.status == 409:
+            words = "One contact has the email, and another the identifying property. Merge them in HubSpot."
+            return rejected(words, "conflict")
+        return self._after_contact(shipment, response, "id")
+
+    def _after_contact(self, shipment: Shipment, response: Response, *path: str | int) -> Request | Verdict | None:
+        """What the contact was written for; `path` leads to its id in the answer."""
+        if shipment.action == "upsert_contact" or response.status != 200:
+            return None
+        contact = text_at(read_object(response), *path)
         if not contact:
             return retry("HubSpot did not name the contact that it wrote.", "unreadable_answer")
         fields = fields_of(shipment)
         if shipment.action == "add_to_list":
-            path = f"/crm/v3/lists/{_id(needed(fields, 'list_id'))}/memberships/add"
-            return self._call("PUT", path, shipment, [contact])
+            path_of_list = f"/crm/v3/lists/{_list_id(fields)}/memberships/add"
+            return self._call("PUT", path_of_list, shipment, [contact])
         kind = {"associationCategory": "HUBSPOT_DEFINED", "associationTypeId": NOTE_TO_CONTACT}
         note = {
             "properties": {
@@ -142,10 +178,14 @@ class HubSpot(Vendor):
             )
         if response.status < 300:
             return VendorError()
-        code = text_at(document, "policyName") or text_at(document, "category")
-        return VendorError(code, text_at(document, "message"))
+        code, message = text_at(document, "policyName") or text_at(document, "category"), text_at(document, "message")
+        if scope := text_at(document, "errors", 0, "context", "requiredGranularScopes", 0):
+            message = f"needs {scope}. {message}"
+        return VendorError(code, message)
 
     def rest_of(self, response: Response) -> float | None:
+        if number_header(response, "x-hubspot-ratelimit-daily-remaining") == 0:
+            return DAILY_RETRY_SECONDS
         if number_header(response, "x-hubspot-ratelimit-remaining") != 0:
             return None
         return (number_header(response, "x-hubspot-ratelimit-interval-milliseconds") or 10_000) / 1000
@@ -162,13 +202,18 @@ class HubSpot(Vendor):
         portal = text_at(reply, "hub_id")
         return Granted(account=Account(portal, text_at(reply, "hub_domain")) if portal else None)
 
-    def build_options(self, field: str, shipment: Shipment) -> Request:
+    def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
         if field == "list_id":
-            search = {"processingTypes": ["MANUAL"], "count": 250}
+            search = {"processingTypes": ["MANUAL"], "count": 250} | ({"offset": int(cursor)} if cursor else {})
             return self._call("POST", "/crm/v3/lists/search", shipment, search)
         if field == "id_property":
             return self._call("GET", "/crm/properties/2026-09/contacts", shipment)
         raise KeyError(field)
+
+    def options_cursor(self, field: str, response: Response) -> str:
+        document = read_object(response)
+        offset = text_at(document, "offset") if document.get("hasMore") is True else ""
+        return offset if offset.isdecimal() else ""
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
         if field == "list_id":
@@ -179,6 +224,18 @@ class HubSpot(Vendor):
 
     def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
         return json_request(method, self.root(shipment) + path, document, bearer(shipment))
+
+
+def _check_second_call(shipment: Shipment, fields: Mapping[str, Any]) -> None:
+    """Raises Unsendable before anything is written."""
+    if shipment.action == "add_to_list":
+        _list_id(fields)
+    if shipment.action == "create_note":
+        needed(fields, "note")
+
+
+def _properties(fields: Mapping[str, Any]) -> dict[str, str]:
+    return {key: _text(value) for key, value in fields.items() if key not in ("list_id", "note")}
 
 
 def _text(value: object) -> str:
@@ -194,7 +251,8 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _id(value: str) -> str:
+def _list_id(fields: Mapping[str, Any]) -> str:
+    value = needed(fields, "list_id")
     if not value.isdecimal():
         raise Unsendable("list_id must be the number of a HubSpot list.")
     return value

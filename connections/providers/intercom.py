@@ -99,7 +99,7 @@ class Intercom(Vendor):
         Action(
             "upsert_contact", "Create or update a contact", False, fields=CONTACT, is_open=True,
             steps=("find", "create or update", "update the one that exists"),
-            help="Not repeated when no answer came: Intercom may hold several contacts with one email.",
+            help="Not repeated when a creation got no answer: Intercom may hold several contacts with one email.",
         ),
         Action(
             "track_event", "Track an event", True, fields=EVENT,
@@ -120,7 +120,9 @@ class Intercom(Vendor):
             "Intercom refuses a value, or has no such attribute. Define it in Intercom, or mend the rule's mapping."
         ),
         "not_found": rejected("Intercom has no such contact or tag. Create the contact first, and check the tag's id."),
-        "not_restorable": rejected("The contact was deleted for good, and Intercom does not restore it."),
+        "not_restorable": rejected(
+            "Intercom does not restore a contact deleted for good. Leave such events out by a filter."
+        ),
         "api_plan_restricted": rejected("The workspace's plan does not include this. Change the plan, or the rule."),
         401: reauthorize("Intercom does not accept the token (401). Authorize again, and check the region."),
         409: rejected("Intercom has several contacts that match. Merge them there, or map an external_id.", "conflict"),
@@ -150,6 +152,9 @@ class Intercom(Vendor):
         if last.request.method == "POST":
             return self._after_create(shipment, last.response)
         return self._after_update(shipment, exchanges)
+
+    def may_repeat(self, action: str, request: Request) -> bool:
+        return request.url.endswith("/contacts/search") or super().may_repeat(action, request)
 
     def _after_search(self, shipment: Shipment, response: Response) -> Request | Verdict | None:
         if response.status != 200:
@@ -211,7 +216,7 @@ class Intercom(Vendor):
         account = Account(app, text_at(details, "app", "name")) if app else None
         return Granted({"region": region} if region in self.base_urls else {}, account)
 
-    def build_options(self, field: str, shipment: Shipment) -> Request:
+    def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
         if field != "tag_id":
             raise KeyError(field)
         return self._call("GET", "/tags", shipment)

@@ -91,7 +91,7 @@ class Klaviyo(Vendor):
             raise Unsendable("Klaviyo needs an email, a phone_number or an external_id; this event has none of them.")
         if shipment.action == "track_event":
             return self._call("POST", "/api/events", shipment, _event(shipment, fields))
-        request = self._call("POST", "/api/profile-import", shipment, _resource("profile", fields))
+        request = self._call("POST", "/api/profile-import", shipment, _profile(fields))
         if len(request.body) > PROFILE_BYTES:
             raise Unsendable(f"The profile has {len(request.body):,} bytes; Klaviyo takes at most {PROFILE_BYTES:,}.")
         return request
@@ -137,9 +137,17 @@ def _event(shipment: Shipment, fields: dict[str, Any]) -> dict[str, Any]:
         "value": fields.get("value"),
         "unique_id": shipment.delivery_id,
         "metric": _resource("metric", {"name": needed(fields, "metric")}),
-        "profile": _resource("profile", profile),
+        "profile": _profile(profile),
     }
     return _resource("event", without_nulls(attributes))
+
+
+def _profile(fields: dict[str, Any]) -> dict[str, Any]:
+    """An id stands beside the attributes, not among them."""
+    profile = _resource("profile", {key: value for key, value in fields.items() if key != "id"})
+    if fields.get("id"):
+        profile["data"]["id"] = needed(fields, "id")
+    return profile
 
 
 def _resource(kind: str, attributes: dict[str, Any]) -> dict[str, Any]:

@@ -173,7 +173,7 @@ class Mailchimp(Vendor):
     def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
         return Granted({"dc": text_at(details, "dc")})
 
-    def build_options(self, field: str, shipment: Shipment) -> Request:
+    def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
         if field == "list_id":
             return self._call("GET", "/lists?count=1000&fields=lists.id,lists.name", shipment)
         if field == "tags":

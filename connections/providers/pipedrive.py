@@ -80,7 +80,7 @@ class Pipedrive(Vendor):
         Action(
             "upsert_person", "Create or update a person", False, fields=PERSON, is_open=True,
             steps=("find", "create or update"),
-            help="Not repeated when no answer came: Pipedrive may hold several persons with one address.",
+            help="Not repeated when a creation got no answer: Pipedrive may hold several persons with one address.",
         ),
     )  # fmt: skip
     limits = Limits(in_flight=4, rate=5)

@@ -104,7 +104,9 @@ class Resend(Vendor):
             "The API key may only send emails. Give one with full access, then replay.", "forbidden"
         ),
         "invalid_from_address": rejected("Resend does not accept the sender. Mend the connection's sender."),
-        "invalid_idempotent_request": rejected("Resend has taken another email for this delivery within a day."),
+        "invalid_idempotent_request": rejected(
+            "Resend has taken another email for this delivery within a day. Send a new event instead of a replay."
+        ),
         "concurrent_idempotent_requests": retry("Resend is still busy with the same email.", "concurrent", 5),
         "daily_quota_exceeded": throttled("The Resend account's daily quota is used up.", "daily_limit", 3600),
         "monthly_quota_exceeded": throttled(

@@ -51,6 +51,8 @@ DATA = f"/services/data/{VERSION}"
 OBJECTS = {"upsert_lead": "Lead", "upsert_contact": "Contact"}
 REQUIRED = {"LastName": "[not provided]", "Company": "[not provided]"}
 """What a new lead or contact cannot be without, and what stands for it where an event has none."""
+SAVE_ALERTED = ("sforce-duplicate-rule-header", "allowSave=true")
+"""Without it a duplicate rule that alerts people, and lets them save, blocks us."""
 LIMIT_REST_SECONDS = 3600.0
 """The allocation covers the last 24 hours, so it comes back little by little; answers do not tell when."""
 
@@ -113,11 +115,13 @@ class Salesforce(Vendor):
         Action("upsert_record", "Create or update a record", True, fields=(OBJECT, *KEY), is_open=True),
     )
     limits = Limits(in_flight=8, rate=20)
-    live_options = {"external_id_field": "Fields that the org marks as external ids"}
+    live_options = {"external_id_field": "Fields of leads that the org marks as external ids"}
     test = "Asks which user and org the token belongs to; writes nothing."
     answers = {
         "REQUIRED_FIELD_MISSING": rejected("A field that this org requires is missing. Map it in the rule."),
-        "INVALID_FIELD": rejected("The mapping fills a field that the object lacks, or the user may not write."),
+        "INVALID_FIELD": rejected(
+            "The mapping fills a field that the object lacks, or the user may not write. Map another, or give access."
+        ),
         "FIELD_CUSTOM_VALIDATION_EXCEPTION": rejected("A validation rule of the org refuses the record. Meet it."),
         "STRING_TOO_LONG": rejected("A value is longer than its field. Shorten it in the rule's mapping."),
         "MALFORMED_ID": rejected("A value is not a Salesforce id. Mend the rule's mapping."),
@@ -159,14 +163,15 @@ class Salesforce(Vendor):
 
     def error_of(self, response: Response) -> VendorError:
         document = read_json(response)
+        for row in document if isinstance(document, list) else [document]:  # a collection's 200 has a row a record
+            if isinstance(row, dict) and row.get("success") is False:
+                code = text_at(row, "errors", 0, "statusCode") or "error"
+                return VendorError(code, text_at(row, "errors", 0, "message"))
         if isinstance(document, list):
             return VendorError(text_at(document, 0, "errorCode"), text_at(document, 0, "message"))
         if response.status >= 300:
             return VendorError(text_at(document, "error"), text_at(document, "error_description"))
-        if not isinstance(document, dict) or document.get("success") is not False:
-            return VendorError()
-        code = text_at(document, "errors", 0, "statusCode") or "error"
-        return VendorError(code, text_at(document, "errors", 0, "message"))
+        return VendorError()
 
     def rest_of(self, response: Response) -> float | None:
         usage = _USAGE.findall(header(response, "sforce-limit-info") or "")
@@ -184,7 +189,7 @@ class Salesforce(Vendor):
         org = text_at(reply, "id").rstrip("/").rpartition("/")[0].rpartition("/")[2]
         return Granted({"instance_url": text_at(reply, "instance_url")}, Account(org) if org else None)
 
-    def build_options(self, field: str, shipment: Shipment) -> Request:
+    def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
         if field != "external_id_field":
             raise KeyError(field)
         return self._call("GET", f"{DATA}/sobjects/{_object(shipment)}/describe", shipment)
@@ -218,10 +223,12 @@ class Salesforce(Vendor):
         if {"id", by.lower()} & {name.lower() for name in record}:
             raise Unsendable(f"The mapping must not fill Id or {by}: the field external_id says which record it is.")
         path = f"{DATA}/sobjects/{_object(shipment)}/{by}/{key}"
-        return self._call("PATCH", path, shipment, {**record, **placeholders})
+        return self._call("PATCH", path, shipment, {**record, **placeholders}, SAVE_ALERTED)
 
-    def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
-        return json_request(method, self.root(shipment) + path, document, bearer(shipment))
+    def _call(
+        self, method: str, path: str, shipment: Shipment, document: object = None, *headers: tuple[str, str]
+    ) -> Request:
+        return json_request(method, self.root(shipment) + path, document, bearer(shipment), *headers)
 
 
 def _record(fields: Mapping[str, Any], required: Collection[str]) -> dict[str, Any]:

@@ -76,8 +76,8 @@ class Segment(Vendor):
         400: rejected("Segment cannot read the event, or it is larger than 32 KB. Mend the rule's mapping."),
         410: retry("Segment cannot take it just now (410)."),
         460: retry("Segment cannot take it just now (460)."),
-        501: rejected("Segment does not take this request (501)."),
-        505: rejected("Segment does not take this request (505)."),
+        501: rejected("Segment does not take this request (501). Check the region, then replay."),
+        505: rejected("Segment does not take this request (505). Check the region, then replay."),
     }
 
     def build_request(self, shipment: Shipment) -> Request:

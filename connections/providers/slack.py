@@ -43,6 +43,7 @@ from connections.providers.vendor import (
     read_object,
     revealed,
     text_at,
+    url_part,
     without_nulls,
 )
 
@@ -201,11 +202,14 @@ class Slack(Vendor):
         team = text_at(reply, "team", "id")
         return Granted(account=Account(team, text_at(reply, "team", "name")) if team else None)
 
-    def build_options(self, field: str, shipment: Shipment) -> Request:
+    def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
         if field != "channel":
             raise KeyError(field)
         url = f"{self.root(shipment)}/conversations.list?exclude_archived=true&limit=1000"
-        return json_request("GET", url, None, bearer(shipment))
+        return json_request("GET", f"{url}&cursor={url_part(cursor)}" if cursor else url, None, bearer(shipment))
+
+    def options_cursor(self, field: str, response: Response) -> str:
+        return text_at(read_object(response), "response_metadata", "next_cursor")
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
         return [Choice(text_at(row, "id"), "#" + text_at(row, "name")) for row in listed(response, "channels")]

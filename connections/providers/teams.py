@@ -1,7 +1,8 @@
 """Microsoft Teams: messages by a flow of Power Automate that begins with “When a Teams webhook request is received”.
 
 The flow takes a message and runs afterwards, so an accepted one can still fail there; its history in Power Automate
-tells. The URLs of Office 365 connectors (webhook.office.com) have been retired.
+tells. The URLs of Office 365 connectors (webhook.office.com) and older ones of flows (logic.azure.com) have been
+retired.
 """
 
 from typing import Any
@@ -43,10 +44,11 @@ class Teams(Vendor):
     credential_fields = (
         Field(
             "webhook_url", "Flow's URL", type="url", required=True, sensitive=True,
-            pattern=r"https://[A-Za-z0-9.-]+\.(environment\.api\.powerplatform|logic\.azure)\.com(:443)?/[!-~]+",
+            pattern=r"https://[A-Za-z0-9.-]+\.environment\.api\.powerplatform\.com(:443)?/[!-~]+",
             example="https://default1234.56.environment.api.powerplatform.com/powerautomate/automations/direct/"
             "workflows/################/triggers/manual/paths/invoke?api-version=1&sig=################",
-            help="Of the flow's trigger, which must let Anyone trigger it.",
+            help="Of the flow's trigger, which must let Anyone trigger it. One of webhook.office.com or logic.azure.com"
+            " has stopped: copy it anew from the flow, or make a new flow.",
         ),
     )  # fmt: skip
     actions = (
@@ -71,7 +73,9 @@ class Teams(Vendor):
         403: reauthorize(
             "The flow refuses this URL. Let Anyone trigger the flow, or copy its URL anew and replace it.", "forbidden"
         ),
-        404: disabled("The flow has been deleted or moved. Make a new one and replace the URL."),
+        **dict.fromkeys(
+            (404, 410), disabled("The flow has been deleted or moved. Make a new one and replace the URL.")
+        ),
         413: rejected("The message is too large for Teams. Shorten it in the rule's mapping."),
     }
 

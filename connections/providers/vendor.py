@@ -6,6 +6,7 @@ code and message in a body. What it does not declare is read by the status.
 
 import base64
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -47,6 +48,8 @@ SUMMARY = (
 """The default text of a message, in JMESPath: `lead.created: Ada, ada@example.com`. No event is without one."""
 USER = "payload.user_id || payload.email"
 """Whom an event is about, by default, in JMESPath."""
+CHECK_MAPPING = "Check what the rule's mapping makes of the event, then replay."
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 class VendorError(NamedTuple):
@@ -77,13 +80,28 @@ class Vendor(Provider):
         verdict = self.answers.get(error.code) or self.answers.get(answer.status) or self.read_status(answer, error)
         return self._completed(verdict, answer, error.message)
 
+    def classify_options(self, answer: Response | OutboundError) -> Verdict:
+        """In words about a list, where those about a delivery would mislead."""
+        verdict = super().classify_options(answer)
+        if isinstance(answer, OutboundError) or verdict.outcome == Outcome.DELIVERED:
+            return verdict
+        if verdict.outcome == Outcome.RETRY:
+            wait = verdict.retry_after_seconds
+            when = f"in {wait:,.0f} seconds" if wait else "later"
+            words = f"{self.name} does not list the choices just now ({answer.status}). Ask again {when}."
+        elif verdict.hold == "disabled" or answer.status == 400:
+            words = f"{self.name} refuses to list the choices ({answer.status})."
+        else:
+            return verdict
+        return self._completed(replace(verdict, words=words), answer, self.error_of(answer).message)
+
     def read_status(self, response: Response, error: VendorError) -> Verdict:
         """What a status means at most vendors, where its code is not declared."""
         status = response.status
         if 200 <= status <= 299:
             if not error.code:
                 return Verdict(Outcome.DELIVERED)
-            return rejected(f"{self.name} did not accept it ({error.code}).", "vendor_error")
+            return rejected(f"{self.name} did not accept it ({shown(error.code)}). {CHECK_MAPPING}", "vendor_error")
         if status == 401:
             return reauthorize(
                 f"{self.name} does not accept the credentials (401). Replace them, then test the connection."
@@ -96,17 +114,19 @@ class Vendor(Provider):
         if status in (408, 409, 423, 425) or status >= 500:
             return retry(f"{self.name} cannot take it just now ({status}).")
         if status == 410:
-            return disabled(f"{self.name} says that this address is gone for good (410).")
+            return disabled(f"{self.name} no longer offers this address (410): Meshes must be updated.")
         if status >= 400:
-            return rejected(f"{self.name} refuses the request ({status}).")
+            return rejected(f"{self.name} refuses the request ({status}). {CHECK_MAPPING}")
         return retry(f"{self.name}'s answer is not a final one ({status}).", "unexpected_status")
 
     def _completed(self, verdict: Verdict, response: Response, message: str) -> Verdict:
         """With the vendor's own words, and with what its headers ask for."""
         rest = self.rest_of(response)
-        rest = None if rest is None else min(rest, MAX_RETRY_AFTER_SECONDS)
+        if rest:
+            rest = min(rest, MAX_RETRY_AFTER_SECONDS)
+            verdict = replace(verdict, rest_seconds=rest)
         if verdict.outcome == Outcome.DELIVERED:
-            return replace(verdict, rest_seconds=rest) if rest else verdict
+            return verdict
         if message := shown(message):
             verdict = replace(verdict, words=f"{verdict.words} {self.name}: “{message}”")
         if verdict.outcome == Outcome.RETRY:
@@ -225,7 +245,8 @@ def read_object(response: Response) -> dict[str, Any]:
 
 
 def text_at(document: Any, *path: str | int) -> str:
-    """The string (or number, as text) at a path of keys and indexes; empty where there is none."""
+    """The string (or number, as text) at a path of keys and indexes; empty where there is none. It can be stored and
+    sent: what PostgreSQL or UTF-8 does not take is replaced."""
     for step in path:
         if isinstance(step, str) and isinstance(document, dict):
             document = document.get(step)
@@ -233,7 +254,9 @@ def text_at(document: Any, *path: str | int) -> str:
             document = document[step]
         else:
             return ""
-    return str(document) if isinstance(document, str | int | float) and not isinstance(document, bool) else ""
+    if isinstance(document, bool) or not isinstance(document, str | int | float):
+        return ""
+    return _UNSTORABLE.sub("\ufffd", str(document))
 
 
 def rows_at(document: Any, *path: str | int) -> list[Any]:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from connections.messages import Request, Response
 from connections.providers.base import (
+    Account,
     Action,
     Field,
     FieldProblem,
@@ -16,7 +17,7 @@ from connections.providers.base import (
     Unsendable,
     reauthorize,
     rejected,
-    retry,
+    throttled,
 )
 from connections.providers.vendor import (
     Vendor,
@@ -44,7 +45,7 @@ class Zoho(Vendor):
     name = "Zoho CRM"
     description = "Creates or updates leads and contacts in Zoho CRM."
     docs_url = "https://www.zoho.com/crm/developer/docs/api/v8/"
-    auth = "oauth2"
+    auth = "bearer"
     base_urls = {"": "https://www.zohoapis.com"}
     config_fields = (
         Field(
@@ -52,7 +53,12 @@ class Zoho(Vendor):
             help="Of the data centre that the account is in, such as https://www.zohoapis.eu.",
         ),
     )  # fmt: skip
-    credential_fields = (Field("access_token", "Access token", sensitive=True),)
+    credential_fields = (
+        Field(
+            "access_token", "Access token", required=True, sensitive=True,
+            help="With the scopes ZohoCRM.modules.ALL and ZohoCRM.org.READ. Zoho ends it after an hour.",
+        ),
+    )  # fmt: skip
     actions = (
         Action(
             "upsert_lead", "Create or update a lead", True, is_open=True,
@@ -63,14 +69,16 @@ class Zoho(Vendor):
     limits = Limits(in_flight=10, body_bytes=1_000_000)
     test = "Reads the organisation's name; writes nothing."
     answers = {
-        "INVALID_TOKEN": reauthorize("Zoho does not accept the token any more. Connect again."),
+        "INVALID_TOKEN": reauthorize("Zoho does not accept the token any more. Replace it."),
         "OAUTH_SCOPE_MISMATCH": reauthorize(
-            "The token lacks the scope ZohoCRM.modules.ALL. Connect again.", "forbidden"
+            "The token lacks a scope, such as ZohoCRM.modules.ALL. Replace it by one that has it.", "forbidden"
         ),
         "MANDATORY_NOT_FOUND": rejected("Zoho misses a field that the account requires. Add it to the mapping."),
         "INVALID_DATA": rejected("Zoho refuses a value. Mend the rule's mapping."),
-        "DUPLICATE_DATA": rejected("Another record already has this value, which Zoho keeps unique."),
-        "TOO_MANY_REQUESTS": retry("Zoho takes no more requests just now.", "rate_limited", 60),
+        "DUPLICATE_DATA": rejected(
+            "Another record has this value, which Zoho keeps unique. Merge them, or map another."
+        ),
+        "TOO_MANY_REQUESTS": throttled("Zoho takes no more requests just now.", seconds=60),
     }
 
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
@@ -94,6 +102,11 @@ class Zoho(Vendor):
 
     def build_test(self, shipment: Shipment) -> Request:
         return self._call("GET", "org", shipment)
+
+    def read_account(self, response: Response) -> Account | None:
+        document = read_object(response)
+        org = text_at(document, "org", 0, "id")
+        return Account(org, text_at(document, "org", 0, "company_name")) if org else None
 
     def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
         root = self.override or shipment.config.get("api_domain")

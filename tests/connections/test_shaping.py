@@ -90,12 +90,21 @@ def test_a_field_that_the_action_has_not_is_refused_unless_it_is_open():
         ({"to": "tags", "value": "a"}, "/1/value"),
         ({"to": "score", "from": "payload.score", "transforms": ["trim"]}, "/1/transforms/0"),
         ({"to": "first", "from": "payload.a", "transforms": ["trim", {"split": ","}]}, "/1/transforms/1"),
+        ({"to": "first.name", "from": "payload.a"}, "/1/to"),
     ],
 )
 def test_a_wrong_type_is_refused_where_the_mapping_shows_it(entry, pointer):
     (mistake,) = shaping.mistakes(UPSERT, [OWNER, entry])
     assert (mistake.pointer, mistake.rule) == (pointer, "type")
-    assert entry["to"] in mistake.message
+    assert entry["to"].split(".")[0] in mistake.message
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_nothing_is_not_enough_for_a_required_field(value):
+    (mistake,) = shaping.mistakes(UPSERT, [{"to": "owner", "value": value}])
+    assert (mistake.pointer, mistake.rule) == ("/0/value", "required")
+    assert "owner" in mistake.message
+    assert found(UPSERT, [{"to": "owner", "value": value, "transforms": [{"default": "x"}]}]) == []
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,13 @@ def test_connections_to_one_account_share_a_bucket_with_the_vendor_s_limits():
     assert of().bucket is None
 
 
+def test_all_connections_to_a_vendor_that_counts_by_address_share_one_bucket():
+    """Discord blocks an address, for all tenants, that goes on above 50 requests a second."""
+    one, other = of(kind="discord", account="1"), of(kind="discord", account="2")
+    assert one.bucket == other.bucket == of(kind="discord").bucket == Bucket("discord", None, 45)
+    assert (one.in_flight, one.rate) == (2, 2)
+
+
 def test_a_bucket_s_name_holds_any_account_id():
     assert bucket_of("slack", "T1/ü {x}").startswith("slack.")
 

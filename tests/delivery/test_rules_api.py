@@ -65,6 +65,63 @@ def test_a_bad_rule_is_refused_where_it_is_wrong(api, change, pointer, rule):
     assert not Rule.objects.exists()
 
 
+MISSING = [("hubspot", "add_to_list", "list_id"), ("slack", "post_message", "channel"),
+           ("mailchimp", "add_tags", "tags"), ("intercom", "tag_contact", "tag_id"),
+           ("salesforce", "upsert_record", "object"), ("resend", "send_email", "subject")]  # fmt: skip
+"""A field that an action needs and that no payload is expected to have."""
+WRONG = [
+    ("hubspot", "upsert_contact", {"to": "email", "value": 7}, "/mapping/0/value", "type"),
+    ("hubspot", "upsert_contact", {"to": "email", "value": None}, "/mapping/0/value", "required"),
+    ("hubspot", "upsert_contact", {"to": "email.work", "from": "payload.email"}, "/mapping/0/to", "type"),
+    ("slack", "send_webhook", {"to": "blocks", "value": "hello"}, "/mapping/0/value", "type"),
+    ("segment", "track", {"to": "properties", "from": "payload.a", "transforms": ["to_string"]},
+     "/mapping/0/transforms/0", "type"),
+    ("klaviyo", "track_event", {"to": "value", "value": "12"}, "/mapping/0/value", "type"),
+    ("mixpanel", "track", {"to": "nickname", "value": "x"}, "/mapping/0/to", "unknown"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "action", "field"), MISSING)
+def test_a_mapping_that_misses_a_required_field_is_refused_by_its_name(api, kind, action, field):
+    connection = make_connection(make_workspace(), type=kind)
+    refused = api.post("/rules", body(connection, action=action))
+    assert mistakes(refused) == {"/mapping": "required"}
+    assert field in refused.json()["errors"][0]["detail"]
+    assert not Rule.objects.exists()
+    mapped = api.post("/rules", body(connection, action=action, mapping=[{"to": field, "value": "42"}]))
+    assert mapped.status_code == 201, mapped.content
+    unmapped = api.patch(f"/rules/{mapped.json()['id']}", {"mapping": None})
+    assert mistakes(unmapped) == {"/mapping": "required"}
+    assert Rule.objects.get().mapping == [{"to": field, "value": "42"}]
+
+
+@pytest.mark.parametrize(("kind", "action", "entry", "pointer", "rule"), WRONG)
+def test_a_mapping_of_a_wrong_type_is_refused_by_the_field_s_name(api, kind, action, entry, pointer, rule):
+    connection = make_connection(make_workspace(), type=kind)
+    made = api.post("/rules", body(connection, action=action)).json()
+    for refused in (
+        api.post("/rules", body(connection, action=action, mapping=[entry])),
+        api.patch(f"/rules/{made['id']}", {"mapping": [entry]}),
+    ):
+        assert mistakes(refused) == {pointer: rule}
+        assert entry["to"].split(".")[0] in refused.json()["errors"][0]["detail"]
+    assert Rule.objects.get().mapping is None
+
+
+def test_a_change_of_the_action_or_of_the_connection_asks_the_mapping_again(api):
+    hubspot = make_connection(make_workspace(), type="hubspot")
+    made = api.post("/rules", body(hubspot, mapping=[{"to": "lifecyclestage", "value": "lead"}]))
+    path = f"/rules/{made.json()['id']}"
+    assert mistakes(api.patch(path, {"action": "add_to_list"})) == {"/mapping": "required"}
+    slack, resend = (make_connection(hubspot.workspace, type=kind) for kind in ("slack", "resend"))
+    assert mistakes(api.patch(path, {"connection": slack.public_id})) == {"/action": "action"}
+    answer = api.patch(path, {"connection": resend.public_id})
+    assert mistakes(answer) == {"/mapping/0/to": "unknown"}
+    assert "lifecyclestage" in answer.json()["errors"][0]["detail"]
+    kept = Rule.objects.get()
+    assert (kept.connection_id, kept.action, kept.version) == (hubspot.pk, "upsert_contact", 1)
+
+
 def test_every_mistake_in_the_documents_is_named(api):
     connection = make_connection(make_workspace())
     answer = api.post("/rules", body(connection, event="a b", filter=[], mapping=5, action="fax"))

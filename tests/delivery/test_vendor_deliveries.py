@@ -6,11 +6,15 @@ from datetime import UTC, datetime
 import pytest
 
 from connections import providers
+from connections.masking import SHORTEST_NEEDLE
 from connections.models import Connection
+from connections.outbound.door import DELIVERY_BODY_LIMIT
 from delivery import dispatch, fanout, settling, steering
+from delivery.conversing import STEP_BODY_BYTES
 from delivery.models import Attempt, Delivery, RoutingLedger
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from tests.receivers import Answer
+from tests.vendors.registry import VENDORS
 
 pytestmark = pytest.mark.django_db
 
@@ -25,10 +29,10 @@ def hubspot(endpoint, monkeypatch):
     return endpoint
 
 
-def delivered(action="upsert_contact", payload=None, mapping=None):
+def delivered(action="upsert_contact", payload=None, mapping=None, token=TOKEN):
     """One event of a new tenant, routed, sent and settled."""
     target = make_connection(
-        make_workspace(), type="hubspot", config={"id_property": "email"}, secret={"access_token": TOKEN}
+        make_workspace(), type="hubspot", config={"id_property": "email"}, secret={"access_token": token}
     )
     make_rule(target, action=action, mapping=mapping)
     event = make_event(target.workspace, payload or {"email": "ada@example.com", "first_name": "Ada"})
@@ -88,6 +92,52 @@ def test_every_call_of_an_action_with_steps_is_recorded(hubspot):
     assert made.steps[1]["request_body"] == '["501"]'
     assert (made.request_method, made.status_code) == ("PUT", 200)
     assert TOKEN not in json.dumps(made.steps)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        lambda token: b"x" * (STEP_BODY_BYTES - 10) + token,  # where the excerpt of a step ends
+        lambda token: token * (1 + DELIVERY_BODY_LIMIT // len(token)),  # where the answer was cut; its masks are short
+    ],
+)
+def test_a_step_s_record_shows_no_part_of_a_secret_where_the_answer_is_cut(hubspot, says):
+    token = "pat-na1-" + "0123456789abcdef" * 24 + "!"
+    answer = says(token.encode())
+    hubspot.answers = lambda got: Answer(200, body=UPSERTED if got.method == "POST" else answer)
+    delivery = delivered("add_to_list", mapping=[{"to": "list_id", "value": "42"}], token=token)
+    steps = Attempt.objects.get(delivery=delivery).steps
+    assert [step["status"] for step in steps] == [200, 200]
+    assert len(steps[1]["response_body"]) <= STEP_BODY_BYTES
+    assert token[:SHORTEST_NEEDLE] not in json.dumps(steps)
+
+
+@pytest.mark.parametrize(
+    ("slug", "action", "path", "became"),
+    [
+        ("hubspot", "create_note", "/batch/upsert$", ("pending", "")),
+        ("hubspot", "create_note", "/notes$", ("dead", "uncertain")),
+        ("intercom", "upsert_contact", "/search$", ("pending", "")),
+        ("intercom", "upsert_contact", "/contacts$", ("dead", "uncertain")),
+        ("pipedrive", "upsert_person", "/search$", ("pending", "")),
+        ("pipedrive", "upsert_person", "/persons$", ("dead", "uncertain")),
+    ],
+)
+def test_a_lost_answer_is_asked_for_again_unless_the_call_could_double_something(
+    loopback, monkeypatch, slug, action, path, became
+):
+    with VENDORS[slug]() as vendor:
+        monkeypatch.setattr(providers.get(slug), "override", vendor.url)
+        secret = {"api_token" if slug == "pipedrive" else "access_token": vendor.token}
+        target = make_connection(make_workspace(), type=slug, config={}, secret=secret)
+        make_rule(target, action=action, mapping=[{"to": "note", "value": "Call"}] if slug == "hubspot" else None)
+        event = make_event(target.workspace, {"email": "ada@example.com"})
+        fanout.fan_out([event.pk])
+        delivery = Delivery.objects.get(event=event)
+        vendor.fail_next("LOSE_ANSWER", path=path)
+        attempt(delivery)
+    assert (delivery.outcome, delivery.status) == ("uncertain", became[0])
+    assert delivery.cause.startswith(became[1] or "connection_lost")
 
 
 def test_a_first_call_that_fails_is_the_last(hubspot):

@@ -47,7 +47,9 @@ class HubSpot(OAuthServer[Portal]):
         "MIGRATION": Answer.of({"status": "error", "message": "Migration in progress"}, 477, retry_after="120"),
         "MISSING_SCOPES": Answer.of(
             {"status": "error", "message": "This app hasn't been granted all required scopes.",
-             "correlationId": "c0ffee", "category": "MISSING_SCOPES"}, 403
+             "correlationId": "c0ffee", "category": "MISSING_SCOPES",
+             "errors": [{"message": "One or more of the following scopes are required.",
+                         "context": {"requiredGranularScopes": ["crm.objects.contacts.write"]}}]}, 403
         ),
     }  # fmt: skip
 
@@ -109,9 +111,7 @@ class HubSpot(OAuthServer[Portal]):
             return self._create_note(portal, properties, document.get("associations", []))
         if not {"email", "firstname", "lastname"} & properties.keys():
             raise _invalid("At least one of email, firstname or lastname is required")
-        there = portal.find(kind, "email", properties["email"]) if "email" in properties else None
-        if there:
-            raise Refused(_error(409, "CONFLICT", f"Contact already exists. Existing ID: {there}"))
+        _check_unique(portal, kind, properties, None)
         return Answer.of(portal.show(kind, portal.write(kind, None, properties)), 201)
 
     @route("PATCH", OBJECTS + "/{kind}/{key}")
@@ -123,6 +123,7 @@ class HubSpot(OAuthServer[Portal]):
         if found not in portal.objects[kind]:
             raise Refused(_error(404, "OBJECT_NOT_FOUND", "resource not found"))
         self._check(portal, kind, properties)
+        _check_unique(portal, kind, properties, found)
         return Answer.of(portal.show(kind, portal.write(kind, found, properties)))
 
     def _portal(self, call: Call, kind: str) -> Portal:
@@ -132,7 +133,8 @@ class HubSpot(OAuthServer[Portal]):
         return portal
 
     def _upserted(self, portal: Portal, kind: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        """What became of one row: the object, or an error that names the row by its trace id."""
+        """What became of one row: the object, or an error that names the row by its trace id. Raises Refused: a unique
+        value that another object has refuses the batch."""
         by, trace = row["idProperty"], row.get("objectWriteTraceId")
         properties = {by: row["id"], **row["properties"]}
         if problems := portal.wrong_with(kind, properties):
@@ -140,6 +142,7 @@ class HubSpot(OAuthServer[Portal]):
             said = {"status": "error", "category": "VALIDATION_ERROR", "message": in_words(problems)}
             return {**said, "errors": problems, "context": context}
         found = portal.find(kind, by, row["id"])
+        _check_unique(portal, kind, properties, found)
         written = portal.show(kind, portal.write(kind, found, properties)) | {"new": found is None}
         return written | ({"objectWriteTraceId": trace} if trace else {})
 
@@ -168,8 +171,10 @@ class HubSpot(OAuthServer[Portal]):
             for key, each in self.state_of(call).lists.items()
             if each["processingType"] in kinds and asked.get("query", "").lower() in each["name"].lower()
         ]
-        count = asked.get("count", 20)
-        return Answer.of({"lists": found[:count], "hasMore": len(found) > count, "offset": count, "total": len(found)})
+        start = asked.get("offset", 0)
+        end = start + asked.get("count", 20)
+        page = {"lists": found[start:end], "hasMore": len(found) > end, "offset": end, "total": len(found)}
+        return Answer.of(page)
 
     @route("PUT", LISTS + "/{key}/memberships/add")
     def add_members(self, call: Call, key: str) -> Answer:
@@ -249,6 +254,11 @@ def _error(status: int, category: str, message: str, **more: Any) -> Answer:
 
 def _invalid(message: str) -> Refused:
     return Refused(_error(400, "VALIDATION_ERROR", message))
+
+
+def _check_unique(portal: Portal, kind: str, properties: Mapping[str, str], own: str | None) -> None:
+    if there := portal.taken_by(kind, properties, own):
+        raise Refused(_error(409, "CONFLICT", f"Contact already exists. Existing ID: {there}"))
 
 
 def _contact_of(association: Any) -> str:

@@ -51,6 +51,12 @@ class Portal:
         wanted = value.lower() if by == "email" else value
         return next((each for each, has in self.objects[kind].items() if has.get(by) == wanted), None)
 
+    def taken_by(self, kind: str, properties: Mapping[str, str], own: str | None) -> str | None:
+        """The id of another object that has one of these values, where they are unique."""
+        uniques = [name for name, is_unique in self.properties[kind].items() if is_unique and properties.get(name)]
+        found = (self.find(kind, name, properties[name]) for name in uniques)
+        return next((each for each in found if each not in (None, own)), None)
+
     def write(self, kind: str, key: str | None, properties: Mapping[str, str]) -> str:
         """Create (without a key) or update; the object's id. A lifecycle stage only moves forward."""
         if key is None:

@@ -40,7 +40,6 @@ class Teams(VendorServer[Flow]):
         return _error(problem.status, codes.get(problem.why, "InvalidRequest"), problem.words)
 
     @route("POST", WORKFLOW, "url")
-    @route("POST", "/workflows/{flow}/triggers/manual/paths/invoke", "url")
     def trigger(self, call: Call, flow: str) -> Answer:
         if flow not in self.tokens.values():
             raise Refused(_error(404, "WorkflowNotFound", f"The workflow '{flow}' could not be found."))

@@ -81,6 +81,21 @@ def test_a_unique_property_of_the_account_identifies_too(hubspot):
     assert hubspot.state.contacts == {"101": {"lead_key": "K-1", "email": "ada@acme.example"}}
 
 
+def test_a_unique_value_of_another_contact_is_a_conflict_that_names_it(hubspot):
+    upsert(hubspot, row(firstname="Ada"))
+    by_key = {"id": "K-1", "idProperty": "lead_key", "properties": {"email": "ada@acme.example", "firstname": "A"}}
+    answer = upsert(hubspot, by_key)
+    assert category(answer) == (409, "CONFLICT")
+    assert answer.json()["message"] == "Contact already exists. Existing ID: 101"
+    upsert(hubspot, {**by_key, "properties": {}})
+    update = call(hubspot, "PATCH", "/crm/v3/objects/contacts/101", {"properties": {"lead_key": "K-1"}})
+    assert category(update) == (409, "CONFLICT")
+    assert hubspot.state.contacts == {
+        "101": {"email": "ada@acme.example", "firstname": "Ada"},
+        "102": {"lead_key": "K-1"},
+    }
+
+
 def test_a_lifecycle_stage_only_moves_forward(hubspot):
     for stage in ("lead", "customer", "subscriber"):
         assert upsert(hubspot, row(lifecyclestage=stage)).status_code == 200

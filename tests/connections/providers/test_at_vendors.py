@@ -1,6 +1,7 @@
 """Every action of every provider, sent through the outbound door to a server that checks what the vendor checks."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -112,6 +113,46 @@ def test_a_contact_too_new_to_be_found_is_updated_and_its_tag_waits(vendor):
     assert deliver(provider, tag)[0].outcome == Outcome.DELIVERED
     (contact,) = vendor.state.contacts
     assert vendor.state.tagged == {contact: ["7522907"]}
+
+
+@pytest.mark.parametrize("vendor", ["salesforce"], indirect=True)
+def test_a_duplicate_rule_that_alerts_lets_a_lead_pass_and_one_that_blocks_does_not(vendor):
+    provider = providers.get(vendor.slug)
+    lead = shipment_for(vendor, provider.action("upsert_lead"))
+    vendor.state.plant("Lead", {"Email": LEAD["email"], "LastName": "Known"})
+    vendor.state.duplicate_rule = "block"
+    assert deliver(provider, lead)[0].error_class == "duplicate"
+    vendor.state.duplicate_rule = "alert"
+    assert deliver(provider, lead)[0].outcome == Outcome.DELIVERED
+    assert len(vendor.state.matches("Lead", "Email", LEAD["email"])) == 2
+
+
+@pytest.mark.parametrize("vendor", ["hubspot"], indirect=True)
+def test_a_lead_with_a_key_of_its_own_and_a_known_email_updates_the_contact_that_has_it(vendor):
+    provider = providers.get(vendor.slug)
+    adding = shipment_for(vendor, provider.action("add_to_list"))
+    vendor.state.write("contacts", None, {"email": LEAD["email"], "firstname": "A."})
+    body = json.dumps({**json.loads(adding.body), "lead_key": "K-1"})
+    keyed = replace(adding, body=body, frozen={"id_property": "lead_key"})
+    verdict, answers = deliver(provider, keyed)
+    assert (verdict.outcome, [answer.status for answer in answers]) == (Outcome.DELIVERED, [409, 200, 200])
+    (key,) = vendor.state.contacts
+    assert (vendor.state.contacts[key]["firstname"], vendor.state.contacts[key]["lead_key"]) == ("Ada", "K-1")
+    assert vendor.state.lists["11"]["members"] == [key]
+    assert [answer.status for answer in deliver(provider, keyed)[1]] == [200, 200]
+
+
+@pytest.mark.parametrize("vendor", ["klaviyo"], indirect=True)
+def test_a_profile_is_found_by_its_id_and_not_with_the_email_of_another(vendor):
+    provider = providers.get(vendor.slug)
+    sending = shipment_for(vendor, provider.action("upsert_profile"))
+    key = vendor.state.write(None, {"email": "old@example.com"})
+    with_id = replace(sending, body=json.dumps({"id": key, "email": "new@example.com"}))
+    assert deliver(provider, with_id)[0].outcome == Outcome.DELIVERED
+    assert vendor.state.profiles[key]["email"] == "new@example.com"
+    vendor.state.write(None, {"email": "taken@example.com"})
+    of_two = replace(sending, body=json.dumps({"id": key, "email": "taken@example.com"}))
+    assert "two profiles" in deliver(provider, of_two)[0].words
 
 
 def test_wrong_credentials_hold_the_connection_where_the_vendor_tells(vendor):

@@ -126,6 +126,7 @@ ANSWERS = [
     (403, b"error code: 1010", Outcome.BROKEN, "needs_reauth", "forbidden", "replace the URL"),
     (404, UNKNOWN_WEBHOOK, Outcome.BROKEN, "disabled", "gone", "replace the URL. Discord: “Unknown Webhook”"),
     (404, b"", Outcome.BROKEN, "disabled", "gone", "replace the URL"),
+    (410, b"", Outcome.BROKEN, "disabled", "gone", "replace the URL"),
     (413, b"", Outcome.REJECTED, None, "rejected", "refuses"),
     (
         429,

@@ -13,9 +13,10 @@ UPSERT_URL = f"{ROOT}/crm/objects/2026-09/contacts/batch/upsert"
 TOKEN = ("authorization", "Bearer pat-na1")
 HEADERS = (("content-type", "application/json"), TOKEN)
 ADA = {"email": "a@b.co", "firstname": "A", "lastname": "B", "company": "C", "phone": "+1555"}
+ADA_PROPERTIES = b'{"email":"a@b.co","firstname":"A","lastname":"B","company":"C","phone":"+1555"}'
 ADA_BYTES = (
     b'{"inputs":[{"id":"a@b.co","idProperty":"email","objectWriteTraceId":"dlv_01h455vb4pex5vsknk084sn02q",'
-    b'"properties":{"email":"a@b.co","firstname":"A","lastname":"B","company":"C","phone":"+1555"}}]}'
+    b'"properties":' + ADA_PROPERTIES + b"}]}"
 )
 UPSERT = Request("POST", UPSERT_URL, HEADERS, ADA_BYTES)
 WRITTEN = reply(200, {"status": "COMPLETE", "results": [{"id": "501", "new": True, "properties": {}}]})
@@ -34,6 +35,11 @@ def of(action: str = "upsert_contact", fields: dict | None = None, **changes):
 def error(status: int, category: str, message: str = "m", **headers: str):
     document = {"status": "error", "message": message, "correlationId": "c", "category": category}
     return reply(status, document, **headers)
+
+
+def partly(category: str, message: str = "row"):
+    row = {"status": "error", "category": category, "message": message}
+    return reply(207, {"status": "COMPLETE", "results": [], "numErrors": 1, "errors": [row]})
 
 
 def limited(policy: str):
@@ -101,13 +107,44 @@ def test_a_contact_is_added_to_a_list_once_it_is_written():
 def test_a_note_is_left_on_the_contact_once_it_is_written():
     noting = of("create_note", {**ADA, "note": "Call back"})
     assert PROVIDER.build_request(noting) == UPSERT
-    assert PROVIDER.follow(noting, exchanges((UPSERT, WRITTEN))) == Request(
+    note = PROVIDER.follow(noting, exchanges((UPSERT, WRITTEN)))
+    assert note == Request(
         "POST",
         f"{ROOT}/crm/objects/2026-09/notes",
         HEADERS,
         b'{"properties":{"hs_timestamp":"2026-03-04T05:06:00.250000+00:00","hs_note_body":"Call back"},'
         b'"associations":[{"to":{"id":"501"},'
         b'"types":[{"associationCategory":"HUBSPOT_DEFINED","associationTypeId":202}]}]}',
+    )
+    assert PROVIDER.follow(noting, exchanges((UPSERT, WRITTEN), (note, reply(201, {"id": "9"})))) is None
+
+
+EXISTS = "Contact already exists. Existing ID: 77"
+
+
+@pytest.mark.parametrize("answer", [error(409, "CONFLICT", EXISTS), partly("OBJECT_ALREADY_EXISTS", EXISTS)])
+def test_the_contact_that_has_the_email_is_updated(answer):
+    update = Request(
+        "PATCH", f"{ROOT}/crm/objects/2026-09/contacts/77", HEADERS, b'{"properties":' + ADA_PROPERTIES + b"}"
+    )
+    assert PROVIDER.follow(of(), exchanges((UPSERT, answer))) == update
+    assert PROVIDER.follow(of(), exchanges((UPSERT, answer), (update, reply(200, {"id": "77"})))) is None
+    adding = of("add_to_list", {**ADA, "list_id": "42"})
+    add = PROVIDER.follow(adding, exchanges((UPSERT, answer), (update, reply(200, {"id": "77"}))))
+    assert (add.url, add.body) == (f"{ROOT}/crm/v3/lists/42/memberships/add", b'["77"]')
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (error(409, "CONFLICT", EXISTS), ("rejected", "conflict", None)),
+        (error(404, "OBJECT_NOT_FOUND"), ("retry", "contact_moved", None)),
+    ],
+)
+def test_the_contact_that_has_the_email_may_not_take_the_update(answer, expected):
+    update = PROVIDER.follow(of(), exchanges((UPSERT, error(409, "CONFLICT", EXISTS))))
+    assert (
+        told(PROVIDER.follow(of(), exchanges((UPSERT, error(409, "CONFLICT", EXISTS)), (update, answer)))) == expected
     )
 
 
@@ -121,9 +158,9 @@ def test_a_note_is_left_on_the_contact_once_it_is_written():
         ("create_note", {"note": " "}, "note"),
     ],
 )
-def test_what_the_second_call_lacks_is_refused(action, fields, words):
+def test_what_the_second_call_lacks_is_refused_before_the_first(action, fields, words):
     with pytest.raises(Unsendable, match=words):
-        PROVIDER.follow(of(action, {**ADA, **fields}), exchanges((UPSERT, WRITTEN)))
+        PROVIDER.build_request(of(action, {**ADA, **fields}))
 
 
 def test_an_answer_that_names_no_contact_is_tried_again():
@@ -137,16 +174,11 @@ def test_a_contact_that_is_not_written_decides(answer):
     assert PROVIDER.follow(of("create_note", {**ADA, "note": "x"}), exchanges((UPSERT, answer))) is None
 
 
-def partly(category: str):
-    row = {"status": "error", "category": category, "message": "row"}
-    return reply(207, {"status": "COMPLETE", "results": [], "numErrors": 1, "errors": [row]})
-
-
 @pytest.mark.parametrize(
     ("answer", "expected", "fix"),
     [
         (error(400, "VALIDATION_ERROR"), REFUSED, "Mend the rule's mapping"),
-        (error(400, "PROPERTY_DOESNT_EXIST"), REFUSED, "does not have"),
+        (error(400, "PROPERTY_DOESNT_EXIST"), REFUSED, "Create it there"),
         (partly("VALIDATION_ERROR"), REFUSED, "Mend the rule's mapping"),
         (partly("OBJECT_NOT_FOUND"), ("rejected", "vendor_error", None), "OBJECT_NOT_FOUND"),
         (error(401, "EXPIRED_AUTHENTICATION"), ("broken", "unauthorized", "needs_reauth"), "Replace them"),
@@ -171,6 +203,12 @@ def test_every_answer_says_what_it_means_and_what_to_do(answer, expected, fix):
 @pytest.mark.parametrize("answer", [WRITTEN, reply(201, {}), reply(207, {"numErrors": 0, "results": [{"id": "1"}]})])
 def test_a_contact_that_is_written_is_delivered(answer):
     assert judged(PROVIDER, answer) == ("delivered", "", None)
+
+
+def test_the_scope_that_is_missing_is_named():
+    errors = [{"message": "m", "context": {"requiredGranularScopes": ["crm.lists.write"]}}]
+    answer = reply(403, {"category": "MISSING_SCOPES", "message": "m", "errors": errors})
+    assert "needs crm.lists.write" in PROVIDER.classify(answer, "add_to_list").words
 
 
 def test_the_vendor_s_own_words_stand_beside_ours():
@@ -198,11 +236,19 @@ def test_how_long_to_wait(answer, seconds, throttled):
         ({"X_HubSpot_RateLimit_Remaining": "0", "X_HubSpot_RateLimit_Interval_Milliseconds": "5000"}, 5.0),
         ({"x_hubspot_ratelimit_remaining": "0"}, 10.0),
         ({"x_hubspot_ratelimit_remaining": "109"}, None),
+        ({"x_hubspot_ratelimit_remaining": "109", "x_hubspot_ratelimit_daily_remaining": "0"}, 3600.0),
+        ({"x_hubspot_ratelimit_remaining": "109", "x_hubspot_ratelimit_daily_remaining": "4"}, None),
         ({}, None),
     ],
 )
 def test_a_used_up_interval_rests_the_lane(headers, rest):
     assert PROVIDER.classify(reply(200, {}, **headers), "upsert_contact").rest_seconds == rest
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 423, 500])
+def test_a_used_up_interval_rests_the_lane_whatever_became_of_the_call(status):
+    answer = reply(status, {}, x_hubspot_ratelimit_remaining="0")
+    assert PROVIDER.classify(answer, "upsert_contact").rest_seconds == 10.0
 
 
 def test_the_test_asks_for_the_account():

@@ -69,11 +69,16 @@ def test_an_event_carries_the_delivery_s_id_by_which_a_second_one_is_dropped():
     assert "value" not in bare["data"]["attributes"]
 
 
-@pytest.mark.parametrize("identifier", ["email", "phone_number", "external_id", "anonymous_id", "id"])
+@pytest.mark.parametrize("identifier", ["email", "phone_number", "external_id", "anonymous_id"])
 def test_one_identifier_is_enough(identifier):
     assert json.loads(PROVIDER.build_request(of(fields={identifier: "x"})).body)["data"]["attributes"] == {
         identifier: "x"
     }
+
+
+def test_klaviyo_s_own_id_stands_beside_the_attributes():
+    data = json.loads(PROVIDER.build_request(of(fields={"id": "01GX", "first_name": "A"})).body)["data"]
+    assert data == {"type": "profile", "id": "01GX", "attributes": {"first_name": "A"}}
 
 
 @pytest.mark.parametrize("action", ["upsert_profile", "track_event"])

@@ -12,6 +12,7 @@ ROOT = "https://acme.my.salesforce.com"
 LEADS = f"{ROOT}/services/data/v67.0/sobjects/Lead/LeadKey__c"
 TOKEN = ("authorization", "Bearer 00D!token")
 JSON = ("content-type", "application/json")
+UPSERT = (JSON, TOKEN, ("sforce-duplicate-rule-header", "allowSave=true"))
 REFUSED = ("rejected", "rejected", None)
 LEAD = {"external_id": "evt-123", "FirstName": "A", "LastName": "B", "Company": "C", "Email": "a@b.co"}
 
@@ -34,7 +35,7 @@ def test_a_lead_is_upserted_by_its_external_id_which_the_body_does_not_repeat():
     assert PROVIDER.build_request(of(fields=fields)) == Request(
         "PATCH",
         f"{LEADS}/evt-123",
-        (JSON, TOKEN),
+        UPSERT,
         b'{"FirstName":"A","LastName":"B","Company":"C","Email":"a@b.co","Phone":"+1555","LeadSource":"Web"}',
     )
 
@@ -123,7 +124,7 @@ def test_a_new_lead_gets_what_salesforce_requires_and_a_known_one_keeps_its_own(
     assert second == Request(
         "PATCH",
         f"{LEADS}/evt-123",
-        (JSON, TOKEN),
+        UPSERT,
         b'{"Email":"a@b.co","LastName":"[not provided]","Company":"[not provided]"}',
     )
     assert PROVIDER.follow(bare, exchanges((first, missing("LastName")), (second, missing("Company")))) is None
@@ -177,6 +178,10 @@ def test_nothing_else_is_made_up(action, answer):
         (reply(503), ("retry", "server_error", None), "503"),
         (reply(200, {"success": False, "errors": [{"statusCode": "STRING_TOO_LONG", "message": "m"}]}),
          REFUSED, "Shorten it"),
+        (reply(200, [{"success": True}, {"success": False, "errors": [{"statusCode": "STRING_TOO_LONG"}]}]),
+         REFUSED, "Shorten it"),
+        (reply(200, [{"success": False, "errors": [{"statusCode": "UNABLE_TO_LOCK_ROW"}]}]),
+         ("retry", "locked", None), "writing the record just now"),
         (reply(200, {"success": False}), ("rejected", "vendor_error", None), "did not accept"),
         (reply(400, {"error": "invalid_grant", "error_description": "expired"}), REFUSED, "expired"),
     ],
@@ -186,7 +191,13 @@ def test_every_answer_says_what_it_means_and_what_to_do(answer, expected, fix):
     assert fix in PROVIDER.classify(answer, "upsert_lead").words
 
 
-@pytest.mark.parametrize("answer", [reply(201, {"id": "1", "success": True, "errors": []}), reply(204), reply(200, {})])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(201, {"id": "1", "success": True, "errors": []}), reply(204), reply(200, {}),
+        reply(200, [{"id": "1", "success": True, "errors": []}]),
+    ],
+)  # fmt: skip
 def test_a_record_that_is_written_is_delivered(answer):
     assert judged(PROVIDER, answer) == ("delivered", "", None)
 

@@ -93,7 +93,6 @@ def test_without_its_url_nothing_is_built():
     [
         URL,
         URL.replace(":443", ""),
-        "https://prod-12.westeurope.logic.azure.com:443/workflows/0a/triggers/manual/paths/invoke?sig=x",
     ],
 )
 def test_a_flow_s_url_is_taken(url):
@@ -104,13 +103,14 @@ def test_a_flow_s_url_is_taken(url):
     "url",
     [
         "https://contoso.webhook.office.com/webhookb2/x",
-        "https://evil.example/?.logic.azure.com/x",
-        "https://evil.example#.logic.azure.com/x",
-        "https://a.logic.azure.com@evil.example/x",
-        "https://a.logic.azure.com.evil.example/x",
-        "https://a.logic.azure.com:8443/x",
-        "http://a.logic.azure.com/x",
-        "https://a.logic.azure.com",
+        "https://prod-12.westeurope.logic.azure.com:443/workflows/0a/triggers/manual/paths/invoke?sig=x",
+        "https://evil.example/?.environment.api.powerplatform.com/x",
+        "https://evil.example#.environment.api.powerplatform.com/x",
+        "https://a.environment.api.powerplatform.com@evil.example/x",
+        "https://a.environment.api.powerplatform.com.evil.example/x",
+        "https://a.environment.api.powerplatform.com:8443/x",
+        "http://a.environment.api.powerplatform.com/x",
+        "https://a.environment.api.powerplatform.com",
     ],
 )
 def test_only_microsoft_s_own_urls_are_taken(url):
@@ -134,6 +134,7 @@ ANSWERS = [
     (401, b"", Outcome.BROKEN, "needs_reauth", "unauthorized", "Let Anyone trigger the flow"),
     (403, b"", Outcome.BROKEN, "needs_reauth", "forbidden", "Let Anyone trigger the flow"),
     (404, b"", Outcome.BROKEN, "disabled", "gone", "Make a new one and replace the URL"),
+    (410, b"", Outcome.BROKEN, "disabled", "gone", "Make a new one and replace the URL"),
     (413, b"", Outcome.REJECTED, None, "rejected", "Shorten it"),
     (429, b"", Outcome.RETRY, None, "rate_limited", "fewer requests"),
     (502, b"", Outcome.RETRY, None, "server_error", "just now"),

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from connections.messages import Response
-from connections.providers.base import NotAuthorized, Outcome, Unsendable
+from connections.providers.base import Account, NotAuthorized, Outcome, Unsendable
 from connections.providers.zoho import PROVIDER
 from tests.connections.providers.shipments import as_secrets, shipment
 
@@ -66,6 +66,18 @@ def test_a_200_is_read_by_its_record():
 def test_codes_say_what_is_to_be_done(status, code, outcome, hold):
     verdict = judged(status, {"code": code, "message": "m"})
     assert (verdict.outcome, verdict.hold) == (outcome, hold)
+
+
+def test_a_limit_rests_the_lane():
+    verdict = judged(429, {"code": "TOO_MANY_REQUESTS"})
+    assert (verdict.throttled, verdict.retry_after_seconds) == (True, 60)
+
+
+def test_the_test_learns_the_organisation():
+    request = PROVIDER.build_test(of())
+    assert (request.method, request.url) == ("GET", "https://www.zohoapis.eu/crm/v8/org")
+    answer = Response(200, (), b'{"org":[{"id":"1000","company_name":"Engines"}]}', False, 1)
+    assert PROVIDER.read_account(answer) == Account("1000", "Engines")
 
 
 @pytest.mark.parametrize(
