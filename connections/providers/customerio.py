@@ -20,6 +20,7 @@ from connections.providers.base import (
     rejected,
 )
 from connections.providers.vendor import (
+    FIRST_NAME,
     Vendor,
     VendorError,
     basic,
@@ -59,7 +60,7 @@ class CustomerIo(Vendor):
             fields=(
                 ID,
                 MappingField("email", "Email", source="payload.email"),
-                MappingField("first_name", "First name", source="payload.first_name"),
+                MappingField("first_name", "First name", source=FIRST_NAME),
                 MappingField("last_name", "Last name", source="payload.last_name"),
                 MappingField("company", "Company name", source="payload.company"),
                 MappingField("phone", "Phone number", source="payload.phone"),

@@ -29,6 +29,7 @@ from connections.providers.base import (
     throttled,
 )
 from connections.providers.vendor import (
+    FIRST_NAME,
     Vendor,
     VendorError,
     bearer,
@@ -52,7 +53,7 @@ STEPS = ("upsert contact", "update the one that has the email")
 
 PERSON = (
     MappingField("email", "Email", required=True, source="payload.email"),
-    MappingField("firstname", "First name", source="payload.first_name"),
+    MappingField("firstname", "First name", source=FIRST_NAME),
     MappingField("lastname", "Last name", source="payload.last_name"),
     MappingField("company", "Company name", source="payload.company"),
     MappingField("phone", "Phone number", source="payload.phone"),

@@ -19,6 +19,7 @@ from connections.providers.base import (
     rejected,
 )
 from connections.providers.vendor import (
+    FIRST_NAME,
     Vendor,
     VendorError,
     fields_of,
@@ -39,7 +40,7 @@ PROFILE = (
     MappingField("email", "Email", source="payload.email"),
     MappingField("phone_number", "Phone number", source="payload.phone", help="E.164, such as +15551234567."),
     MappingField("external_id", "External id", help="Your own id of the person."),
-    MappingField("first_name", "First name", source="payload.first_name"),
+    MappingField("first_name", "First name", source=FIRST_NAME),
     MappingField("last_name", "Last name", source="payload.last_name"),
 )
 EVENT = (

@@ -30,6 +30,7 @@ from connections.providers.base import (
     throttled,
 )
 from connections.providers.vendor import (
+    FIRST_NAME,
     Vendor,
     VendorError,
     basic,
@@ -51,7 +52,7 @@ THROTTLED = "403 without JSON"
 EMAIL = MappingField("email", "Email", required=True, source="payload.email")
 MEMBER = (
     EMAIL,
-    MappingField("FNAME", "First name", source="payload.first_name"),
+    MappingField("FNAME", "First name", source=FIRST_NAME),
     MappingField("LNAME", "Last name", source="payload.last_name"),
     MappingField("PHONE", "Phone number", source="payload.phone"),
 )

@@ -25,6 +25,7 @@ from connections.providers.base import (
     throttled,
 )
 from connections.providers.vendor import (
+    FIRST_NAME,
     Vendor,
     VendorError,
     bearer,
@@ -53,7 +54,7 @@ EMAIL = (
 )
 CONTACT = (
     MappingField("email", "Email", required=True, source="payload.email"),
-    MappingField("first_name", "First name", source="payload.first_name"),
+    MappingField("first_name", "First name", source=FIRST_NAME),
     MappingField("last_name", "Last name", source="payload.last_name"),
     MappingField("properties", "Properties", type="object", help="Custom properties that Resend knows already."),
 )

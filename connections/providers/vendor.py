@@ -41,6 +41,8 @@ FULL_NAME = (
     " && join(' ', [payload.first_name, payload.last_name][?@]) || payload.full_name"
 )
 """The default source of a name in one piece, in JMESPath."""
+FIRST_NAME = "payload.first_name || ([payload][?!last_name].name | [0])"
+"""The default source of a first name: the whole name, where an event has it in one piece only."""
 SUMMARY = (
     "join(': ', [event.type, join(', ', [payload.name || payload.first_name, payload.email, payload.company]"
     "[?type(@) == 'string' && @ != ''])][?@ != ''])"

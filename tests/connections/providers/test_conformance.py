@@ -27,6 +27,7 @@ from connections.providers.base import (
     Verdict,
 )
 from connections.providers.vendor import Vendor
+from tests.connections.providers.replies import default_fields
 from tests.connections.providers.shipments import as_secrets, shipment
 from workspaces.jsonpaths import split_path
 
@@ -184,6 +185,27 @@ def test_every_action_declares_fields_that_a_mapping_can_name(provider):
         assert len(set(keys)) == len(keys)
         assert all(split_path(key) for key in keys)
         assert len(action.steps) != 1
+
+
+NAMED = [each for each in ACTIONS if {"First name", "Last name", "Name"} & {field.label for field in each[1].fields}]
+
+
+@pytest.mark.parametrize(("provider", "action"), NAMED, ids=lambda each: each.slug)
+def test_a_lead_s_name_arrives_in_one_piece_or_in_two(provider, action):
+    ada = {"email": "ada@example.com", "company": "Engines", "phone": "+15550100", "object": "Lead", "list_id": "1"}
+    whole = default_fields(provider, action.slug, {**ada, "name": "Ada Lovelace"})
+    parts = default_fields(provider, action.slug, {**ada, "first_name": "Ada", "last_name": "Lovelace"})
+    assert "Ada Lovelace" in flat(whole)
+    assert {"Ada", "Lovelace"} <= flat(parts) or "Ada Lovelace" in flat(parts)
+    assert "ada@example.com" in flat(whole)
+
+
+def flat(document: object) -> set[object]:
+    """Every value in a document, however deep."""
+    if isinstance(document, dict | list):
+        values = document.values() if isinstance(document, dict) else document
+        return set().union(*map(flat, values))
+    return {document}
 
 
 @pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)
