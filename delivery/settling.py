@@ -56,6 +56,8 @@ def decide(result: Result, now: datetime) -> Settled:
         return replace(same, status="held", cause=verdict.hold or "disabled")
     if verdict.is_ours:
         return _lost(same, now + OUR_FAULT_DELAY)
+    if not verdict.is_counted:
+        return replace(same, next_attempt_at=now + timedelta(seconds=verdict.retry_after_seconds or 0.0))
     if verdict.outcome == Outcome.UNCERTAIN and not result.may_repeat:
         return replace(same, status="dead", cause="uncertain")
     used = job.budget_used + 1
@@ -204,13 +206,15 @@ class Change:
 
     def _take_failure(self, result: Result, now: datetime) -> None:
         pause: timedelta | None
-        if result.verdict.throttled:
+        if not result.verdict.is_counted:
+            self.health, pause = breaker.after_rest(self.health, result.verdict.retry_after_seconds)
+        elif result.verdict.throttled:
             self.health, pause = breaker.after_throttle(self.health, now, result.verdict.retry_after_seconds)
         else:
             self.health, pause = breaker.after_failure(self.health, now)
         if pause is not None:
             self.paused_until = max(now + pause, self.paused_until or now)
-        if breaker.is_failing_for_days(self.health, now):
+        if result.verdict.is_counted and breaker.is_failing_for_days(self.health, now):
             self.hold, self.reason = "disabled", "The destination has failed for five days."
             self.refused_version = None
 

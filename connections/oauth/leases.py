@@ -23,7 +23,7 @@ from connections.models import Connection, OAuthGrant
 from connections.oauth import apps, grants, tokens
 from connections.oauth.clients import Client
 from connections.oauth.tokens import Tokens
-from connections.oauth.troubles import ended, unavailable
+from connections.oauth.troubles import LONGEST_REST_SECONDS, ended, unavailable
 from connections.providers.base import OAuth, Outcome, Provider, Verdict, reauthorize
 from connections.secret import Secret
 from workspaces import ids
@@ -236,7 +236,8 @@ def _lease(need: Need, standing: Standing) -> Lease | Verdict:
     client = _client(need, provider.oauth, standing, opened.credentials)
     if client is None:
         logger.error("connection %s: the OAuth client that was authorized is not configured", need.connection_id)
-        return unavailable(f"The {provider.name} app that this connection was authorized with is not set up any more.")
+        words = f"The {provider.name} app that this connection was authorized with is not set up any more."
+        return unavailable(words, LONGEST_REST_SECONDS)  # an operator has to come
     return Lease(need, provider, standing.config, opened.version, opened.credentials, client, standing.failures)
 
 

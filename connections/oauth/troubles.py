@@ -34,8 +34,8 @@ def ended(who: str, code: str = "") -> Verdict:
 
 
 def unavailable(words: str, seconds: float | None = None) -> Verdict:
-    """No token for now: the connection rests a while, and nothing is lost."""
-    return throttled(words, "token_unavailable", seconds)
+    """No token for now: the connection rests a while, and nothing is lost, however often that happens."""
+    return replace(throttled(words, "token_unavailable", seconds or FIRST_REST_SECONDS), is_counted=False)
 
 
 def from_error(who: str, error: OutboundError) -> Verdict:

@@ -191,18 +191,46 @@ def test_a_token_endpoint_in_trouble_rests_the_connection(hubspot, reply):
     assert OAuthGrant.objects.get(connection=target).lease_id is None
 
 
+def test_no_outage_of_a_token_endpoint_uses_up_a_delivery_or_disables_the_connection(hubspot):
+    hubspot.before_reply = lambda asked: Reply(503, {})
+    target = expired(hubspot)
+    Connection.objects.filter(pk=target.pk).update(retry_schedule=[0, 1])
+    long_ago = datetime.now(UTC) - timedelta(days=6)
+    ConnectionHealth.objects.create(
+        connection=target, workspace=target.workspace, breaker="closed", consecutive_failures=4, opened_times=0,
+        first_failure_at=long_ago, last_failure_at=long_ago + timedelta(days=1),
+    )  # fmt: skip
+    (delivery,) = deliveries_of(target)
+    for number in range(1, 5):
+        assert deliver(delivery) == 1
+        target.refresh_from_db()
+        assert (delivery.status, delivery.attempt_number, delivery.budget_used) == ("pending", number, 0)
+        assert (target.status, target.health.consecutive_failures) == ("active", 4)
+        assert delivery.next_attempt_at <= target.paused_until <= datetime.now(UTC) + timedelta(seconds=5 * 2**number)
+        end_rests(target)
+    assert len(hubspot.token_requests) == 4
+    hubspot.before_reply = lambda asked: None
+    deliver(delivery)
+    assert (delivery.status, delivery.attempt_number) == ("succeeded", 5)
+
+
+def end_rests(target):
+    """As if the time had passed for which grant, lane and delivery rest."""
+    now = datetime.now(UTC)
+    OAuthGrant.objects.update(not_before=now)
+    Connection.objects.filter(pk=target.pk).update(paused_until=now)
+    ConnectionHealth.objects.update(probe_until=now)
+    Delivery.objects.filter(connection=target).update(next_attempt_at=now)
+
+
 def test_after_the_trouble_everything_goes_out(hubspot):
     hubspot.before_reply = lambda asked: Reply(503, {})
     target = expired(hubspot)
     first, second = deliveries_of(target, 2)
     deliver(first)
     hubspot.before_reply = lambda asked: None
-    now = datetime.now(UTC)
-    OAuthGrant.objects.update(not_before=now)
-    Connection.objects.filter(pk=target.pk).update(paused_until=now)
-    ConnectionHealth.objects.update(breaker="closed")
-    Delivery.objects.filter(connection=target).update(next_attempt_at=now)
-    assert deliver(first, second) == 2
+    end_rests(target)
+    assert (deliver(first, second), deliver(first, second)) == (1, 1)  # a probe, then the others
     assert (first.status, second.status, len(hubspot.refreshes)) == ("succeeded", "succeeded", 2)
 
 
