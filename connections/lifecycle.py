@@ -1,7 +1,8 @@
 """What happens to a connection by its owner's will: create, edit, pause, resume, rotate, delete.
 
 Each change is one conditional UPDATE, so that of two at once one wins and the other is told. Names are looked up,
-and secrets opened, before the transaction. After the commit `connection_changed` is sent.
+and secrets opened, before the transaction, but for tokens that end with it. After the commit `connection_changed` is
+sent.
 """
 
 import uuid
@@ -143,7 +144,7 @@ def authorize(
     provider = providers.get(connection.type)
     account = granted.account or Account("")
     with transaction.atomic():
-        row = _rows(connection).exclude(status=Status.DELETED).select_for_update(no_key=True).first()
+        row = _lock(connection)
         if row is None:
             raise Conflict(DELETED_WORDS)
         try:
@@ -173,13 +174,16 @@ def disconnect(connection: Connection, *, actor: str) -> Connection:
     provider = providers.get(connection.type)
     if provider.oauth is None or not provider.oauth.is_by_person:
         raise Conflict(f"{provider.name} connections are not authorized, so there is nothing to disconnect.")
-    revocation = revoking.prepare(connection, actor)
-    replacement = None
-    if revocation is not None:
-        is_open = revocation.version is not None
-        document = tokens.without_tokens(revocation.document) if is_open else provider.make_secrets()
-        replacement = keeping.Replacement(document, {}, revocation.version)
     with transaction.atomic():
+        row = _lock(connection)
+        if row is None or row.version != connection.version:
+            raise Conflict(CHANGED_WORDS)
+        revocation = revoking.prepare(row, actor)
+        replacement = None
+        if revocation is not None:
+            is_open = revocation.version is not None
+            document = tokens.without_tokens(revocation.document) if is_open else provider.make_secrets()
+            replacement = keeping.Replacement(document, {}, revocation.version)
         waiting = _waiting(DISCONNECTED_WORDS)
         _save(connection, waiting, replacement, mends=False, actor=actor, purpose=vault.DISCONNECTED)
         grants.clear(connection, void_links=True)
@@ -208,14 +212,15 @@ def resume(connection: Connection) -> Connection:
 def delete(connection: Connection, *, actor: str = "") -> bool:
     """Leave a tombstone: history stays readable, secrets are destroyed. False when that was done before."""
     now = datetime.now(UTC)
-    revocation = revoking.prepare(connection, actor)
     with transaction.atomic():
-        rows = _rows(connection).exclude(status=Status.DELETED)
-        if not rows.update(
-            status=Status.DELETED, status_reason="", status_changed_at=now, deleted_at=now, updated_at=now,
-            paused_until=None, credential_hints={}, config=_without_queries(connection), version=F("version") + 1,
-        ):  # fmt: skip
+        row = _lock(connection)
+        if row is None:
             return False
+        revocation = revoking.prepare(row, actor)
+        _rows(row).update(
+            status=Status.DELETED, status_reason="", status_changed_at=now, deleted_at=now, updated_at=now,
+            paused_until=None, credential_hints={}, config=_without_queries(row), version=F("version") + 1,
+        )  # fmt: skip
         keeping.destroy(connection, actor)
         grants.clear(connection, void_links=True)
         states.forget(connection)
@@ -277,6 +282,12 @@ def _url_problems(pointer: str, url: str) -> list[FieldProblem]:
 
 def _rows(connection: Connection) -> Any:
     return Connection.objects.filter(pk=connection.pk, workspace_id=connection.workspace_id)
+
+
+def _lock(connection: Connection) -> Connection | None:
+    """The row as it is now, and until the transaction's end; None for a deleted one. A refresh that ends waits."""
+    row: Connection | None = _rows(connection).exclude(status=Status.DELETED).select_for_update(no_key=True).first()
+    return row
 
 
 def _reload(connection: Connection) -> Connection:

@@ -12,9 +12,11 @@ from connections.oauth import apps
 from connections.oauth.refreshing import DIRECT, renew
 from connections.oauth.troubles import NoToken
 from connections.secret import Secret
-from tests.connections.oauth.making import authorized, need_of
+from tests.connections.oauth.making import authorized, is_somebody_waiting, need_of
 from tests.connections.oauth.test_authorizing import authorize, make, start
+from tests.connections.oauth.test_refreshing import in_thread
 from tests.factories import make_workspace
+from tests.polling import eventually
 from tests.workspaces.callers import caller
 
 pytestmark = pytest.mark.django_db
@@ -58,6 +60,20 @@ def test_an_app_is_replaced(api, workspace):
     put(api, workspace)
     assert put(api, workspace, {"client_id": "other", "client_secret": "s"}).json()["client_secret"] == "••••"
     assert (OAuthApp.objects.count(), SealedDocument.objects.get(kind=apps.KIND).version) == (1, 2)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_app_is_replaced_while_somebody_forgets_it(workspace):
+    """One waits for the other; neither is thrown out by the database."""
+    apps.put(workspace.pk, "hubspot", "their-app", Secret(SECRET))
+    with transaction.atomic():
+        OAuthApp.objects.select_for_update().get()
+        thread, done = in_thread(lambda: apps.remove(workspace.pk, "hubspot"))
+        eventually(is_somebody_waiting)
+        apps.put(workspace.pk, "hubspot", "other", Secret(SECRET))
+    thread.join(10)
+    assert done == [1]
+    assert (OAuthApp.objects.count(), SealedDocument.objects.filter(kind=apps.KIND).count()) == (0, 0)
 
 
 def test_an_app_is_forgotten(api, workspace, integrations):

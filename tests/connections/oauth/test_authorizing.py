@@ -409,6 +409,7 @@ def test_a_connection_that_is_deleted_meanwhile_gets_nothing(vendor):
     assert (answer.status_code, len(vendor.token_requests)) == (400, 1)
     assert "The connection is gone" in answer.content.decode()
     assert Connection.objects.get(pk=connection.pk).credential_hints == {}
+    assert (len(vendor.revoked), vendor.refresh_tokens) == (1, set())
 
 
 def test_an_app_that_is_exchanged_meanwhile_asks_for_nothing(api, vendor, settings):
