@@ -7,7 +7,7 @@ import pytest
 from django.db import connection as database
 from django.db import connections
 
-from connections import lifecycle, providers
+from connections import lifecycle, probing, providers
 from connections.models import AccessRecord, Connection, ConnectionHealth, OAuthGrant
 from connections.oauth import leases
 from connections.oauth import tokens as token_documents
@@ -154,13 +154,40 @@ def test_a_webhook_s_client_that_is_refused_is_the_customer_s_to_mend(hubspot, e
     deliver(delivery)
     target.refresh_from_db()
     assert (delivery.status, target.status, endpoint.got) == ("held", "needs_reauth", [])
-    assert "invalid_client" in target.status_reason
+    assert target.status_reason == (
+        "The authorization server refuses the client (invalid_client). Check its id, its secret and the scope."
+    )
     hubspot.clients["app-2"] = f"{CANARY}second"
     secrets = {"oauth_client_id": "app-2", "oauth_client_secret": f"{CANARY}second"}
     lifecycle.edit(target, actor="a test", credentials=secrets)
     sweep.release_held(datetime.now(UTC))
     deliver(delivery)
     assert delivery.status == "succeeded"
+
+
+def test_a_webhook_s_client_that_was_mended_at_its_server_is_asked_for_again_after_a_resume(hubspot, endpoint):
+    hubspot.clients.clear()
+    target = own_server(hubspot, endpoint)
+    (delivery,) = make_deliveries(target)
+    deliver(delivery)
+    hubspot.clients["app-1"] = f"{CANARY}client-secret"
+    end_rests(target)
+    lifecycle.resume(target)
+    sweep.release_held(datetime.now(UTC))
+    deliver(delivery)
+    assert (delivery.status, len(hubspot.token_requests)) == ("succeeded", 2)
+
+
+def test_a_webhook_s_client_that_was_mended_at_its_server_passes_its_test(hubspot, endpoint):
+    hubspot.clients.clear()
+    target = own_server(hubspot, endpoint)
+    (delivery,) = make_deliveries(target)
+    deliver(delivery)
+    hubspot.clients["app-1"] = f"{CANARY}client-secret"
+    end_rests(target)
+    assert probing.probe(target, actor="a test").ok
+    target.refresh_from_db()
+    assert target.status == "active"
 
 
 def test_another_token_url_makes_the_token_void(hubspot, endpoint):

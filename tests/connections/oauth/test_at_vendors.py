@@ -180,16 +180,67 @@ def test_whatever_a_vendor_says_of_a_lifetime(server, said):
     assert ("expires_at" in document) == (server.slug != "slack" or said in ("1800", 10**12))
 
 
-@pytest.mark.parametrize("server", ["salesforce"], indirect=True)
-@pytest.mark.parametrize(
-    "url", ["https://evil.example", "https://acme.my.salesforce.com.evil.example", "http://10.0.0.1"]
-)
-def test_a_hostile_instance_is_not_kept(server, url):
-    server.instance_url = url
-    connection = lifecycle.create(make_workspace().pk, "salesforce", "Theirs", {}, {}, {}).connection
+@pytest.mark.parametrize("server", ["slack"], indirect=True)
+def test_slack_s_names_of_an_end_stand_below_a_200(server):
+    connection = connect(server)
+    server.expire_access_tokens()
+    server.fail_token("account_inactive")
+    found = probing.probe(connection, actor="a test")
+    assert (found.outcome, found.words) == (
+        "broken",
+        "Slack no longer accepts this connection's authorization (account_inactive). Authorize it again.",
+    )
+    assert OAuthGrant.objects.get(connection=connection).ended_at is not None
+
+
+ADDRESSES = {"salesforce": ("instance_url", "salesforce.com"), "pipedrive": ("api_domain", "pipedrive.com")}
+HOSTILE = [
+    "https://evil.example",
+    "https://evil.example/.{domain}",
+    "https://evil.example?.{domain}",
+    "https://evil.example#.{domain}",
+    "https://evil.example\\.{domain}",
+    "https://evil.example%2f.{domain}",
+    "https://acme.{domain}.evil.example",
+    "https://evil{domain}",
+    "https://acme.{domain}@evil.example",
+    "https://user@acme.{domain}",
+    "https://acme.{domain}..",
+    "https://\u0430cme.evil-{domain}",
+    "https://acme\u3002{domain}\u3002evil.example",
+    "http://acme.{domain}",
+    "//acme.{domain}",
+    "http://10.0.0.1",
+    "https://169.254.169.254",
+    "https://2130706433",
+    "https://[::1]",
+    "",
+    None,
+    7,
+]
+
+
+@pytest.mark.parametrize("server", sorted(ADDRESSES), indirect=True)
+@pytest.mark.parametrize("url", HOSTILE)
+def test_a_hostile_address_is_not_kept(server, url):
+    key, domain = ADDRESSES[server.slug]
+    server.change_reply(**{key: url.format(domain=domain) if isinstance(url, str) else url})
+    connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", {}, {}, {}).connection
     assert agree(connection).status_code == 400
     connection.refresh_from_db()
-    assert (connection.status, "instance_url" in connection.config) == ("needs_reauth", False)
+    assert (connection.status, key in connection.config) == ("needs_reauth", False)
+    assert opened(connection).secret == {}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://acme.{domain}.", "https://acme.{domain}:8443", "https://acme.{domain}/path", "https://acme.{domain}?a=b"],
+)
+@pytest.mark.parametrize("slug", sorted(ADDRESSES))
+def test_an_address_is_the_vendor_s_root(slug, url):
+    key, domain = ADDRESSES[slug]
+    problems = providers.get(slug).check({key: url.format(domain=domain)}, {"access_token": "x"})
+    assert [problem.pointer for problem in problems] == [f"/config/{key}"]
 
 
 def test_pages_are_at_the_vendors_own_hosts():
