@@ -1,5 +1,7 @@
 """Six vendors as their documentation has them: authorized, tested, refreshed, ended and revoked."""
 
+import html
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,7 +77,7 @@ def agree(connection):
     url = post(caller(), f"/api/v1/connections/{connection.public_id}/authorize", {}).json()["url"]
     page = requests.get(url, allow_redirects=False, timeout=10)
     assert page.status_code == 302, page.text
-    return Browser().get("/oauth/callback?" + urlsplit(page.headers["location"]).query)
+    return Browser().get("/oauth/callback?" + urlsplit(page.headers["location"]).query, follow=True)
 
 
 @every_vendor
@@ -89,6 +91,25 @@ def test_a_connection_is_authorized(server):
     assert ("refresh_token" in document, "expires_at" in document) == (expected.refreshes, expected.ends)
     assert server.account_of(document["access_token"].reveal()) == server.account
     assert server.token_requests == 1
+
+
+@every_vendor
+def test_a_customer_s_browser_connects_by_a_link_over_sockets(server, live_server, settings):
+    settings.MESHES_PUBLIC_URL = live_server.url
+    config = EXPECTED[server.slug].given
+    connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", config, {}, {}).connection
+    link = post(caller(), f"/api/v1/connections/{connection.public_id}/connect-link", {}).json()["url"]
+    with requests.Session() as browser:
+        offer = browser.get(link, timeout=10)
+        leaving = browser.post(link, {"proof": re.search(r'value="([0-9a-f]{64})"', offer.text)[1]}, timeout=10)
+        url = html.unescape(re.search(r'content="0; url=([^"]+)"', leaving.text)[1])
+        assert requests.get(url, timeout=10).status_code == 400  # another browser, with the same state
+        done = browser.get(url, timeout=10)
+    assert (done.status_code, "is connected" in done.text) == (200, True)
+    assert [answer.status_code for answer in done.history] == [302, 303]
+    assert not any(secret in done.url for secret in ("code", "state", *server.codes))
+    connection.refresh_from_db()
+    assert (connection.status, server.token_requests) == ("active", 1)
 
 
 @every_vendor

@@ -35,7 +35,7 @@ def start(api, connection):
 
 
 def come_back(parameters, browser=None):
-    return (browser or Browser()).get("/oauth/callback", parameters)
+    return (browser or Browser()).get("/oauth/callback", parameters, follow=True)
 
 
 def authorize(api, vendor, connection):

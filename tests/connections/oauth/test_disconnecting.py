@@ -60,7 +60,7 @@ def test_authorizations_that_are_open_end(key, vendor):
     disconnect(key, connection)
     assert not OAuthState.objects.exists()
     connection.refresh_from_db()
-    assert key.get("/oauth/callback", vendor.consent(url)).status_code == 400
+    assert key.get("/oauth/callback", vendor.consent(url), follow=True).status_code == 400
 
 
 def test_a_vendor_that_does_not_answer_is_left_alone(key, vendor, monkeypatch, caplog):
