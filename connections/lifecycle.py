@@ -33,6 +33,7 @@ AWAITING_CREDENTIALS = (Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR)
 TO_AUTHORIZE_WORDS = "It has not been authorized yet: open its authorization URL or connect link."
 TO_GIVE_WORDS = "It has no credentials yet."
 DISCONNECTED_WORDS = "It was disconnected. Authorize it again to use it."
+ENDED_WORDS = "The connection was disconnected while it was authorized. Start again."
 DELETED_WORDS = "The connection has been deleted."
 CHANGED_WORDS = "The connection has been changed or deleted meanwhile; read it again."
 
@@ -136,10 +137,12 @@ def authorize(
     *,
     client_id: str,
     actor: str,
+    started: states.Started | None = None,
 ) -> Connection:
     """Keep what an authorization gave; it ends `needs_reauth` and `credential_error`.
 
-    The config additions are checked already. Raises Conflict for a connection that was deleted meanwhile.
+    The config additions are checked already. Raises Conflict for a connection that was deleted meanwhile, or
+    disconnected since the authorization was `started`.
     """
     provider = providers.get(connection.type)
     account = granted.account or Account("")
@@ -147,6 +150,8 @@ def authorize(
         row = _lock(connection)
         if row is None:
             raise Conflict(DELETED_WORDS)
+        if started is not None and states.is_forgotten(started):
+            raise Conflict(ENDED_WORDS)
         try:
             current = keeping.open_all(row, actor, "oauth authorize")
         except vault.CredentialRefused:

@@ -88,7 +88,7 @@ def complete(answer: Mapping[str, str], cookie: str) -> Connection:
         _check_answer(answer, provider, oauth)
         client = _client_of(started, connection)
         new, granted = _exchange(provider, connection, started, client, answer)
-        return _keep(connection, new, granted, client, started.actor)
+        return _keep(connection, new, granted, client, started)
     except _Refused as refused:
         raise AuthorizationFailed(refused.title, refused.words, connection) from None
     except NoToken as trouble:
@@ -163,14 +163,14 @@ def _exchange(
     return new, granted
 
 
-def _keep(connection: Connection, new: Tokens, granted: Granted, client: Client, actor: str) -> Connection:
+def _keep(connection: Connection, new: Tokens, granted: Granted, client: Client, started: Started) -> Connection:
     try:
-        return lifecycle.authorize(connection, new, granted, client_id=client.id, actor=actor)
+        return lifecycle.authorize(connection, new, granted, client_id=client.id, actor=started.actor, started=started)
     except lifecycle.Conflict as conflict:
         provider, oauth = provider_of(connection)
         if not oauth.shares_tokens:  # nobody else knows this one
             exchange.revoke(provider, connection.config, tokens.granted({}, new), client)
-        raise AuthorizationFailed("The connection is gone", str(conflict)) from None
+        raise AuthorizationFailed("The connection was ended meanwhile", str(conflict)) from None
 
 
 def _check_additions(provider: Provider, connection: Connection, granted: Granted) -> None:

@@ -63,6 +63,20 @@ def test_an_app_is_replaced(api, workspace):
 
 
 @pytest.mark.django_db(transaction=True)
+def test_of_two_replacements_at_once_one_stays_whole(workspace):
+    apps.put(workspace.pk, "hubspot", "first", Secret("first-secret"))
+    with transaction.atomic():
+        apps.put(workspace.pk, "hubspot", "second", Secret("second-secret"))
+        thread, done = in_thread(lambda: apps.put(workspace.pk, "hubspot", "third", Secret("third-secret")))
+        eventually(is_somebody_waiting)
+    thread.join(10)
+    assert done[0].client_id == "third"
+    client = apps.client_for(workspace.pk, "hubspot", actor="a test", purpose="testing")
+    assert (client.id, client.secret.reveal()) == ("third", "third-secret")
+    assert SealedDocument.objects.get(kind=apps.KIND).version == 3
+
+
+@pytest.mark.django_db(transaction=True)
 def test_an_app_is_replaced_while_somebody_forgets_it(workspace):
     """One waits for the other; neither is thrown out by the database."""
     apps.put(workspace.pk, "hubspot", "their-app", Secret(SECRET))

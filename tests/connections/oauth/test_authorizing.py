@@ -396,18 +396,25 @@ def test_a_vendor_in_trouble_changes_nothing(api, vendor, reply):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_connection_that_is_deleted_meanwhile_gets_nothing(vendor):
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (lifecycle.delete, lifecycle.DELETED_WORDS),
+        (lambda connection: lifecycle.disconnect(connection, actor="a test"), lifecycle.ENDED_WORDS),
+    ],
+)
+def test_a_connection_that_is_ended_meanwhile_gets_nothing(vendor, end, words):
     connection = make()
     parameters = vendor.consent(start(caller(), connection))
 
-    def delete(asked):
-        lifecycle.delete(connection)
+    def end_it(asked):
+        end(connection)
         databases.close_all()
 
-    vendor.before_reply = delete
+    vendor.before_reply = end_it
     answer = come_back(parameters)
     assert (answer.status_code, len(vendor.token_requests)) == (400, 1)
-    assert "The connection is gone" in answer.content.decode()
+    assert words in answer.content.decode()
     assert Connection.objects.get(pk=connection.pk).credential_hints == {}
     assert (len(vendor.revoked), vendor.refresh_tokens) == (1, set())
 
