@@ -3,6 +3,7 @@
 import html
 import re
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from django.test import Client as Browser
 
 from connections import lifecycle, probing, providers
 from connections.models import OAuthGrant
+from connections.oauth import tokens
 from connections.oauth.clients import Client
 from connections.secret import Secret
 from tests.connections.oauth.making import opened
@@ -177,6 +179,17 @@ def test_a_disconnect_reaches_the_vendor(server):
     assert (found.ok, found.outcome) == ((None, "no_test") if server.slug == "slack" else (False, "broken"))
 
 
+@pytest.mark.parametrize("server", ["slack"], indirect=True)
+def test_a_disconnect_reaches_slack_when_the_token_has_ended(server):
+    """Only a live token revokes itself there, and a connection may have been quiet for longer than it lives."""
+    server.change_reply(expires_in=1)
+    connection = connect(server)
+    server.expire_access_tokens()
+    lifecycle.disconnect(connection, actor="a test")
+    assert (server.installations, server.token_requests) == ([], 2)
+    assert opened(connection).secret == {}
+
+
 @every_refreshing
 def test_fifty_workers_use_a_refresh_token_once(server, monkeypatch):
     """Used twice, it would end the installation: Slack does so, any other that rotates may."""
@@ -192,13 +205,27 @@ def test_fifty_workers_use_a_refresh_token_once(server, monkeypatch):
     assert server.account_of(token) == server.account
 
 
-@pytest.mark.parametrize("server", ["hubspot", "pipedrive", "slack"], indirect=True)
-@pytest.mark.parametrize("said", ["1800", 0, -1, None, 10**12])
-def test_whatever_a_vendor_says_of_a_lifetime(server, said):
-    """What says nothing is the declared lifetime; Slack's tokens have none unless they rotate."""
+YEAR = 365 * 86_400
+ASSUMED = {"hubspot": 1800, "pipedrive": 3600}
+"""Seconds that a token lives whose reply does not say; the others' live until they are refused."""
+
+
+@every_vendor
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("1800", 1800), (900.5, 900.5), (10**12, YEAR), (0, None), ("0", None), (-1, None), (None, None), ("soon", None),
+     (True, None), ([1800], None), ("1e999", YEAR), ("nan", None)],
+)  # fmt: skip
+def test_whatever_a_vendor_says_of_a_lifetime(server, said, meant):
+    """What says nothing means what the vendor declares; the token works whatever was said."""
     server.change_reply(expires_in=said)
-    document = opened(connect(server)).secret
-    assert ("expires_at" in document) == (server.slug != "slack" or said in ("1800", 10**12))
+    connection = connect(server)
+    document = opened(connection).secret
+    issued_at, expires_at = (tokens.moment(document, key) for key in ("issued_at", "expires_at"))
+    lifetime = meant or ASSUMED.get(server.slug)
+    assert expires_at == (None if lifetime is None else issued_at + timedelta(seconds=lifetime))
+    assert probing.probe(connection, actor="a test").ok
+    assert server.token_requests == 1
 
 
 @pytest.mark.parametrize("server", ["slack"], indirect=True)
