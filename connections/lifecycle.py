@@ -107,7 +107,7 @@ def edit(
         present = keeping.present_after(provider, connection.credential_hints, changed)
         values["config"] = check(provider, merged, present, saved=connection.config)
     void = tokens.are_void(provider.oauth, changed, connection.config, values.get("config", connection.config))
-    if void and "access_token" in connection.credential_hints:
+    if void:  # also where no token was seen: a refresh may have got one since
         changed |= dict.fromkeys(tokens.TOKEN_KEYS - changed.keys())
     if not changed:
         return _save(connection, values, ends_grant=void)

@@ -136,7 +136,7 @@ def test_a_webhook_s_own_client_gets_its_first_token_and_the_next(hubspot, endpo
 def own_server(vendor, endpoint):  # noqa: F811
     config = {"url": endpoint.url, "oauth_token_url": f"{vendor.url}/token", "oauth_scope": "hooks"}
     secrets = {"oauth_client_id": "app-1", "oauth_client_secret": f"{CANARY}client-secret"}
-    change = lifecycle.create(make_workspace().pk, "own_server", "Hook", config, secrets, {})
+    change = lifecycle.create(make_workspace().pk, "webhook", "Hook", config, secrets, {})
     assert change.connection.status == "active"
     return change.connection
 
@@ -188,6 +188,20 @@ def test_a_webhook_s_client_that_was_mended_at_its_server_passes_its_test(hubspo
     assert probing.probe(target, actor="a test").ok
     target.refresh_from_db()
     assert target.status == "active"
+
+
+def test_a_scope_that_was_refused_is_mended_by_another(hubspot, endpoint):
+    refused = Reply(400, {"error": "invalid_scope"})
+    hubspot.before_reply = lambda asked: None if asked.form["scope"] == "hooks:write" else refused
+    target = own_server(hubspot, endpoint)
+    (delivery,) = make_deliveries(target)
+    deliver(delivery)
+    target.refresh_from_db()
+    assert (delivery.status, target.status) == ("held", "needs_reauth")
+    lifecycle.edit(target, actor="a test", config={"oauth_scope": "hooks:write"})
+    sweep.release_held(datetime.now(UTC))
+    deliver(delivery)
+    assert delivery.status == "succeeded"
 
 
 def test_another_token_url_makes_the_token_void(hubspot, endpoint):

@@ -117,7 +117,7 @@ def test_a_body_that_is_not_right_is_refused(api, workspace, body, pointer):
     assert not OAuthApp.objects.exists()
 
 
-@pytest.mark.parametrize("type", ["webhook", "nothing", "own_server"])
+@pytest.mark.parametrize("type", ["webhook", "nothing"])
 def test_only_what_authorizes_has_apps(api, workspace, integrations, type):
     assert put(api, workspace, type=type).status_code == 404
 

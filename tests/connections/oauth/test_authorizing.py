@@ -116,7 +116,7 @@ def test_of_a_connection_ten_authorizations_are_open_at_most(api, vendor):
     assert come_back(vendor.consent(urls[-1])).status_code == 200
 
 
-@pytest.mark.parametrize("type", ["webhook", "own_server"])
+@pytest.mark.parametrize("type", ["webhook", "segment"])
 def test_what_is_not_authorized_that_way_is_a_conflict(api, vendor, type):
     connection = make_connection(make_workspace(), type=type)
     for action in ("authorize", "connect-link", "disconnect"):
