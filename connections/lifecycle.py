@@ -1,7 +1,8 @@
 """What happens to a connection by its owner's will: create, edit, pause, resume, rotate, delete.
 
 Each change is one conditional UPDATE, so that of two at once one wins and the other is told. Names are looked up,
-and secrets opened, before the transaction. After the commit `connection_changed` is sent.
+and secrets opened, before the transaction, but for tokens that end with it. After the commit `connection_changed` is
+sent.
 """
 
 import uuid
@@ -32,6 +33,7 @@ AWAITING_CREDENTIALS = (Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR)
 TO_AUTHORIZE_WORDS = "It has not been authorized yet: open its authorization URL or connect link."
 TO_GIVE_WORDS = "It has no credentials yet."
 DISCONNECTED_WORDS = "It was disconnected. Authorize it again to use it."
+ENDED_WORDS = "The connection was disconnected while it was authorized. Start again."
 DELETED_WORDS = "The connection has been deleted."
 CHANGED_WORDS = "The connection has been changed or deleted meanwhile; read it again."
 
@@ -105,7 +107,7 @@ def edit(
         present = keeping.present_after(provider, connection.credential_hints, changed)
         values["config"] = check(provider, merged, present, saved=connection.config)
     void = tokens.are_void(provider.oauth, changed, connection.config, values.get("config", connection.config))
-    if void and "access_token" in connection.credential_hints:
+    if void:  # also where no token was seen: a refresh may have got one since
         changed |= dict.fromkeys(tokens.TOKEN_KEYS - changed.keys())
     if not changed:
         return _save(connection, values, ends_grant=void)
@@ -135,17 +137,21 @@ def authorize(
     *,
     client_id: str,
     actor: str,
+    started: states.Started | None = None,
 ) -> Connection:
     """Keep what an authorization gave; it ends `needs_reauth` and `credential_error`.
 
-    The config additions are checked already. Raises Conflict for a connection that was deleted meanwhile.
+    The config additions are checked already. Raises Conflict for a connection that was deleted meanwhile, or
+    disconnected since the authorization was `started`.
     """
     provider = providers.get(connection.type)
     account = granted.account or Account("")
     with transaction.atomic():
-        row = _rows(connection).exclude(status=Status.DELETED).select_for_update(no_key=True).first()
+        row = _lock(connection)
         if row is None:
             raise Conflict(DELETED_WORDS)
+        if started is not None and states.is_forgotten(started):
+            raise Conflict(ENDED_WORDS)
         try:
             current = keeping.open_all(row, actor, "oauth authorize")
         except vault.CredentialRefused:
@@ -173,13 +179,16 @@ def disconnect(connection: Connection, *, actor: str) -> Connection:
     provider = providers.get(connection.type)
     if provider.oauth is None or not provider.oauth.is_by_person:
         raise Conflict(f"{provider.name} connections are not authorized, so there is nothing to disconnect.")
-    revocation = revoking.prepare(connection, actor)
-    replacement = None
-    if revocation is not None:
-        is_open = revocation.version is not None
-        document = tokens.without_tokens(revocation.document) if is_open else provider.make_secrets()
-        replacement = keeping.Replacement(document, {}, revocation.version)
     with transaction.atomic():
+        row = _lock(connection)
+        if row is None or row.version != connection.version:
+            raise Conflict(CHANGED_WORDS)
+        revocation = revoking.prepare(row, actor)
+        replacement = None
+        if revocation is not None:
+            is_open = revocation.version is not None
+            document = tokens.without_tokens(revocation.document) if is_open else provider.make_secrets()
+            replacement = keeping.Replacement(document, {}, revocation.version)
         waiting = _waiting(DISCONNECTED_WORDS)
         _save(connection, waiting, replacement, mends=False, actor=actor, purpose=vault.DISCONNECTED)
         grants.clear(connection, void_links=True)
@@ -208,14 +217,15 @@ def resume(connection: Connection) -> Connection:
 def delete(connection: Connection, *, actor: str = "") -> bool:
     """Leave a tombstone: history stays readable, secrets are destroyed. False when that was done before."""
     now = datetime.now(UTC)
-    revocation = revoking.prepare(connection, actor)
     with transaction.atomic():
-        rows = _rows(connection).exclude(status=Status.DELETED)
-        if not rows.update(
-            status=Status.DELETED, status_reason="", status_changed_at=now, deleted_at=now, updated_at=now,
-            paused_until=None, credential_hints={}, config=_without_queries(connection), version=F("version") + 1,
-        ):  # fmt: skip
+        row = _lock(connection)
+        if row is None:
             return False
+        revocation = revoking.prepare(row, actor)
+        _rows(row).update(
+            status=Status.DELETED, status_reason="", status_changed_at=now, deleted_at=now, updated_at=now,
+            paused_until=None, credential_hints={}, config=_without_queries(row), version=F("version") + 1,
+        )  # fmt: skip
         keeping.destroy(connection, actor)
         grants.clear(connection, void_links=True)
         states.forget(connection)
@@ -277,6 +287,12 @@ def _url_problems(pointer: str, url: str) -> list[FieldProblem]:
 
 def _rows(connection: Connection) -> Any:
     return Connection.objects.filter(pk=connection.pk, workspace_id=connection.workspace_id)
+
+
+def _lock(connection: Connection) -> Connection | None:
+    """The row as it is now, and until the transaction's end; None for a deleted one. A refresh that ends waits."""
+    row: Connection | None = _rows(connection).exclude(status=Status.DELETED).select_for_update(no_key=True).first()
+    return row
 
 
 def _reload(connection: Connection) -> Connection:

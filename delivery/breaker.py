@@ -63,6 +63,11 @@ def after_throttle(health: Health, now: datetime, retry_after_seconds: float | N
     return (throttled if health.breaker == OPEN else _open(throttled)), asked or _pause(health)
 
 
+def after_rest(health: Health, seconds: float | None) -> tuple[Health, timedelta]:
+    """The health and the pause where there was nothing to try with: one probe follows, and no failure is counted."""
+    return replace(health, breaker=OPEN), timedelta(seconds=seconds) if seconds else _pause(health)
+
+
 def _open(health: Health) -> Health:
     return replace(health, breaker=OPEN, opened_times=health.opened_times + 1)
 

@@ -5,6 +5,7 @@ rows in the order of their connections, so that two processes never wait for eac
 """
 
 import json
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
@@ -23,6 +24,8 @@ from delivery.breaker import Health
 from delivery.dispatch import Result, repeatable
 from delivery.retry import next_delay
 from workspaces import ids
+
+logger = logging.getLogger(__name__)
 
 MOST_LOSSES = 5
 """Workers that one delivery may lose before it is dead: it is then more likely the cause than a victim."""
@@ -56,6 +59,8 @@ def decide(result: Result, now: datetime) -> Settled:
         return replace(same, status="held", cause=verdict.hold or "disabled")
     if verdict.is_ours:
         return _lost(same, now + OUR_FAULT_DELAY)
+    if not verdict.is_counted:
+        return replace(same, next_attempt_at=now + timedelta(seconds=verdict.retry_after_seconds or 0.0))
     if verdict.outcome == Outcome.UNCERTAIN and not result.may_repeat:
         return replace(same, status="dead", cause="uncertain")
     used = job.budget_used + 1
@@ -183,6 +188,8 @@ class Change:
     reason: str = ""
     refused_version: int | None = None
     """Of the credentials that a hold is about: newer ones are not held by it."""
+    is_held_now: bool = False
+    """Whether the hold began with this batch."""
 
     def take(self, result: Result, now: datetime) -> None:
         """Add one more result, in the order in which they were settled."""
@@ -204,13 +211,15 @@ class Change:
 
     def _take_failure(self, result: Result, now: datetime) -> None:
         pause: timedelta | None
-        if result.verdict.throttled:
+        if not result.verdict.is_counted:
+            self.health, pause = breaker.after_rest(self.health, result.verdict.retry_after_seconds)
+        elif result.verdict.throttled:
             self.health, pause = breaker.after_throttle(self.health, now, result.verdict.retry_after_seconds)
         else:
             self.health, pause = breaker.after_failure(self.health, now)
         if pause is not None:
             self.paused_until = max(now + pause, self.paused_until or now)
-        if breaker.is_failing_for_days(self.health, now):
+        if result.verdict.is_counted and breaker.is_failing_for_days(self.health, now):
             self.hold, self.reason = "disabled", "The destination has failed for five days."
             self.refused_version = None
 
@@ -225,9 +234,12 @@ class Change:
         return self.sleeps_until is not None or self.health.breaker != self.before.breaker
 
     def steer(self) -> None:
-        """Give the lane its copy, after the commit."""
+        """Give the lane its copy, after the commit, and tell operators of a hold once."""
         if self.hold is not None:
             steering.purge(self.workspace_id, self.connection_id)
+            if self.is_held_now and self.hold != "credential_error":  # of which the vault has told
+                public_id = ids.encode(ids.CONNECTION, self.connection_id)
+                logger.error("connection %s is held (%s): %s", public_id, self.hold, self.reason)
         elif self.sleeps_until is not None:
             steering.pause(self.workspace_id, self.connection_id, self.sleeps_until)
         elif self.before.breaker != breaker.CLOSED and self.health.breaker == breaker.CLOSED:
@@ -309,10 +321,14 @@ def _write_changes(changes: list[Change], now: datetime) -> None:
             "UPDATE connections c SET status = v.status, status_reason = v.reason, status_changed_at = v.now"
             " FROM (VALUES {rows}) AS v (id, status, reason, now, version) WHERE c.id = v.id AND c.status = 'active'"
             " AND NOT EXISTS (SELECT FROM sealed_documents s WHERE s.workspace_id = c.workspace_id"
-            " AND s.connection_id = c.id AND s.kind = 'credentials' AND s.version > v.version)",
+            " AND s.connection_id = c.id AND s.kind = 'credentials' AND s.version > v.version)"
+            " RETURNING c.id",
             "(%s::uuid, %s, %s, %s::timestamptz, %s::int)",
             [(c.connection_id, c.hold, c.reason, now, c.refused_version) for c in changes if c.hold is not None],
         )
+        held = {row[0] for row in cursor.fetchall()} if any(change.hold is not None for change in changes) else set()
+    for change in changes:
+        change.is_held_now = change.connection_id in held
 
 
 END_LEASES = """

@@ -150,7 +150,8 @@ OPEN = {
     "GET /api/docs": 200,
     "GET /healthz": 200,
     "GET /readyz": 200,
-    "GET /oauth/callback": 400,
+    "GET /oauth/callback": 303,
+    "GET /oauth/outcome/{token}": 404,
     "GET /connect/{link}": 404,
 }
 """Routes that ask for no key, and what they answer to whoever brings nothing."""

@@ -43,7 +43,7 @@ def remove(workspace_id: uuid.UUID, type: str | None = None, *, actor: str = "")
     if type is not None:
         apps = apps.filter(type=type)
     with transaction.atomic():
-        found = list(apps.values_list("pk", flat=True))
+        found = list(apps.select_for_update().order_by("pk").values_list("pk", flat=True))  # first, as `put` does
         for pk in found:
             vault.destroy(workspace_id=workspace_id, owner_kind="oauth_app", owner_id=pk, actor=actor)
         apps.filter(pk__in=found).delete()

@@ -7,7 +7,7 @@ from urllib.parse import urlencode, urlsplit
 
 from connections import lifecycle, providers
 from connections.models import Connection
-from connections.oauth import apps, exchange, states
+from connections.oauth import apps, exchange, states, tokens
 from connections.oauth.clients import Client
 from connections.oauth.states import Started
 from connections.oauth.tokens import Tokens
@@ -88,13 +88,11 @@ def complete(answer: Mapping[str, str], cookie: str) -> Connection:
         _check_answer(answer, provider, oauth)
         client = _client_of(started, connection)
         new, granted = _exchange(provider, connection, started, client, answer)
-        return lifecycle.authorize(connection, new, granted, client_id=client.id, actor=started.actor)
+        return _keep(connection, new, granted, client, started)
     except _Refused as refused:
         raise AuthorizationFailed(refused.title, refused.words, connection) from None
     except NoToken as trouble:
         raise AuthorizationFailed(f"{provider.name} did not complete it", str(trouble), connection) from None
-    except lifecycle.Conflict as conflict:
-        raise AuthorizationFailed("The connection is gone", str(conflict)) from None
 
 
 class _Refused(Exception):  # noqa: N818 - named by what happened
@@ -163,6 +161,16 @@ def _exchange(
     granted = provider.read_grant(reply, exchange.details(provider, config, new.access))
     _check_additions(provider, connection, granted)
     return new, granted
+
+
+def _keep(connection: Connection, new: Tokens, granted: Granted, client: Client, started: Started) -> Connection:
+    try:
+        return lifecycle.authorize(connection, new, granted, client_id=client.id, actor=started.actor, started=started)
+    except lifecycle.Conflict as conflict:
+        provider, oauth = provider_of(connection)
+        if not oauth.shares_tokens:  # nobody else knows this one
+            exchange.revoke(provider, connection.config, tokens.granted({}, new), client)
+        raise AuthorizationFailed("The connection was ended meanwhile", str(conflict)) from None
 
 
 def _check_additions(provider: Provider, connection: Connection, granted: Granted) -> None:

@@ -15,7 +15,7 @@ from connections.messages import InvalidUrl, OutboundError, Response
 from connections.oauth import tokens
 from connections.oauth.clients import Client
 from connections.oauth.tokens import Tokens
-from connections.oauth.troubles import NoToken, ended, from_error, unavailable
+from connections.oauth.troubles import NoToken, client_refused, ended, from_error, unavailable
 from connections.outbound.urls import parse_url
 from connections.providers.base import OAuth, Provider, disabled, retry_after
 from connections.providers.vendor import read_object
@@ -163,9 +163,9 @@ def _read(provider: Provider, response: Response, reply: Mapping[str, Any], aske
     codes = [code for key in ("error", "status") if isinstance(code := reply.get(key), str)]
     over = next((code for code in codes if code in _oauth(provider).ends_with), None)
     if over is not None and response.status < 500:
-        raise NoToken(ended(who, over))
+        raise NoToken((ended if _oauth(provider).is_by_person else client_refused)(who, over))
     shown = f" {codes[0]}" if codes and _CODE.fullmatch(codes[0]) else ""
-    if not 200 <= response.status <= 299 or "error" in reply:
+    if not 200 <= response.status <= 299 or reply.get("error"):
         raise NoToken(unavailable(f"{who} gives no token ({response.status}{shown}).", retry_after(response)))
     try:
         return tokens.read_tokens(reply, _oauth(provider), asked_at)

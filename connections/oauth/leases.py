@@ -23,7 +23,7 @@ from connections.models import Connection, OAuthGrant
 from connections.oauth import apps, grants, tokens
 from connections.oauth.clients import Client
 from connections.oauth.tokens import Tokens
-from connections.oauth.troubles import ended, unavailable
+from connections.oauth.troubles import FIRST_REST_SECONDS, LONGEST_REST_SECONDS, ended, unavailable
 from connections.providers.base import OAuth, Outcome, Provider, Verdict, reauthorize
 from connections.secret import Secret
 from workspaces import ids
@@ -236,7 +236,8 @@ def _lease(need: Need, standing: Standing) -> Lease | Verdict:
     client = _client(need, provider.oauth, standing, opened.credentials)
     if client is None:
         logger.error("connection %s: the OAuth client that was authorized is not configured", need.connection_id)
-        return unavailable(f"The {provider.name} app that this connection was authorized with is not set up any more.")
+        words = f"The {provider.name} app that this connection was authorized with is not set up any more."
+        return unavailable(words, LONGEST_REST_SECONDS)  # an operator has to come
     return Lease(need, provider, standing.config, opened.version, opened.credentials, client, standing.failures)
 
 
@@ -340,10 +341,10 @@ def _fail(lease: Lease, verdict: Verdict) -> Lost:
         "refresh_failures": F("refresh_failures") + 1,
         "last_error": verdict.words[:300],
     }
-    if is_end:
+    if is_end and lease.provider.oauth is not None and lease.provider.oauth.is_by_person:
         changed["ended_at"] = now
-    elif verdict.retry_after_seconds is not None:
-        changed["not_before"] = now + timedelta(seconds=verdict.retry_after_seconds)
+    elif is_end or verdict.retry_after_seconds is not None:  # the customer may mend its own client
+        changed["not_before"] = now + timedelta(seconds=verdict.retry_after_seconds or FIRST_REST_SECONDS)
     with transaction.atomic():
         connection = _lock(need)
         is_ours = connection is not None and bool(_rows(need).update(**changed))

@@ -10,11 +10,13 @@ import secrets
 from typing import Any
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.core import signing
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils.crypto import salted_hmac
 from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_GET, require_http_methods, require_safe
 
 from connections import providers
 from connections.models import Connection
@@ -27,6 +29,9 @@ COOKIE = "meshes_connect"
 COOKIE_SECONDS = 3600
 _COOKIE_FORM = re.compile(r"[A-Za-z0-9_-]{43}")
 
+OUTCOME_SALT = "connections.oauth.pages.outcome"
+OUTCOME_SECONDS = 600
+
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
     " frame-ancestors 'none'",
@@ -38,21 +43,40 @@ HEADERS = {
 
 VOID_TITLE = "This link is no longer valid"
 VOID_WORDS = "It has expired or was withdrawn. Ask whoever sent it to you for a new one."
+OVER_TITLE = "There is nothing more to see here"
+OVER_WORDS = "This page told how an authorization ended, and is over."
 AGAIN_TITLE = "Please try again"
 AGAIN_WORDS = (
     "Your browser did not send back the cookie of this page. Allow cookies for this site and open the link again."
 )
 
 
-@require_safe
+@require_GET
 def callback(request: HttpRequest) -> HttpResponse:
-    """Where vendors send the browser back to."""
+    """Where vendors send the browser back to. It goes on to a page whose address has neither code nor state."""
     answer = {name: value for name, value in request.GET.items() if isinstance(value, str)}
+    title, words = "", ""
+    connection: Connection | None
     try:
         connection = authorizing.complete(answer, request.COOKIES.get(COOKIE, ""))
     except AuthorizationFailed as failed:
-        return _failure(request, failed.title, failed.words, 400, failed.connection)
-    return _page(request, "connected", 200, _facts_of(connection) | {"account": _account_of(connection)})
+        title, words, connection = failed.title, failed.words, failed.connection
+    token = signing.dumps([title, words, "" if connection is None else connection.pk.hex], salt=OUTCOME_SALT)
+    return HttpResponseRedirect(reverse("oauth-outcome", args=[token]), status=303, headers=HEADERS)
+
+
+@require_safe
+def outcome(request: HttpRequest, token: str) -> HttpResponse:
+    """How an authorization ended; it may be opened again."""
+    try:
+        title, words, pk = signing.loads(token, salt=OUTCOME_SALT, max_age=OUTCOME_SECONDS)
+    except signing.BadSignature:
+        return _failure(request, OVER_TITLE, OVER_WORDS, 404)
+    connection = Connection.objects.filter(pk=pk).select_related("workspace").first() if pk else None
+    if title or connection is None:
+        return _failure(request, title or OVER_TITLE, words or OVER_WORDS, 400, connection)
+    facts = {"account": _account_of(connection), "is_running": connection.status == Connection.Status.ACTIVE}
+    return _page(request, "connected", 200, _facts_of(connection) | facts)
 
 
 @csrf_exempt  # Django's check needs an origin, which pages without a referrer do not send; `_proof` stands for it

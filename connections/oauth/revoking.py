@@ -4,6 +4,7 @@ import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from connections import credentials as keeping
@@ -11,7 +12,8 @@ from connections import providers, vault
 from connections.models import Connection, OAuthGrant
 from connections.oauth import apps, exchange, tokens
 from connections.oauth.clients import Client
-from connections.providers.base import Provider
+from connections.oauth.troubles import NoToken
+from connections.providers.base import OAuth, Provider
 from workspaces import ids
 
 logger = logging.getLogger(__name__)
@@ -36,9 +38,20 @@ class Revocation:
             return
         if oauth.shares_tokens and is_shared(self.connection):
             return
-        if not exchange.revoke(self.provider, self.connection.config, self.document, self.client):
+        if not exchange.revoke(self.provider, self.connection.config, self._live(oauth, self.client), self.client):
             public_id = ids.encode(ids.CONNECTION, self.connection.pk)
             logger.warning("connection %s: %s did not revoke its token", public_id, self.provider.name)
+
+    def _live(self, oauth: OAuth, client: Client) -> Mapping[str, Any]:
+        """The document, with an access token that can revoke itself where that is asked for."""
+        provider, config, document = self.provider, self.connection.config, self.document
+        is_over = oauth.revoke_with == "bearer" and tokens.is_expired(document, datetime.now(UTC))
+        if not is_over or not tokens.can_renew(oauth, config, document):
+            return document
+        try:
+            return tokens.merged(document, exchange.renew(provider, config, document, client, exchange.REVOKE_SECONDS))
+        except NoToken:
+            return document
 
 
 def prepare(connection: Connection, actor: str) -> Revocation | None:

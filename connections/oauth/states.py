@@ -31,6 +31,7 @@ KEY, BROWSER = "key", "browser"
 class Started:
     """What was kept of the start, for the one who comes back with its state."""
 
+    id: uuid.UUID
     connection_id: uuid.UUID
     workspace_id: uuid.UUID
     actor: str
@@ -70,7 +71,7 @@ USE = """
 UPDATE oauth_states SET used_at = clock_timestamp()
 WHERE state_hash = %s AND used_at IS NULL AND expires_at > clock_timestamp()
     AND (session LIKE 'key:%%' OR session = %s)
-RETURNING connection_id, workspace_id, session, client_id, redirect_uri
+RETURNING id, connection_id, workspace_id, session, client_id, redirect_uri
 """
 
 
@@ -84,14 +85,14 @@ def use(state: str, cookie: str) -> Started | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    connection_id, workspace_id, session, client_id, redirect_uri = row
+    pk, connection_id, workspace_id, session, client_id, redirect_uri = row
     kind, _, owner = session.partition(":")
     actor = "connect link"
     if kind == KEY:
         if not _is_live(uuid.UUID(owner)):
             return None
         actor = ids.encode(ids.KEY, uuid.UUID(owner))
-    return Started(connection_id, workspace_id, actor, client_id, redirect_uri)
+    return Started(pk, connection_id, workspace_id, actor, client_id, redirect_uri)
 
 
 def _is_live(key_id: uuid.UUID) -> bool:
@@ -99,8 +100,13 @@ def _is_live(key_id: uuid.UUID) -> bool:
     return key.filter(Q(expires_at=None) | Q(expires_at__gt=datetime.now(UTC))).exists()
 
 
+def is_forgotten(started: Started) -> bool:
+    """Whether the authorization was ended while its code was exchanged."""
+    return not OAuthState.objects.filter(pk=started.id).exists()
+
+
 def forget(connection: Connection) -> None:
-    """End every authorization of the connection that is still open."""
+    """End every authorization of the connection that has not come to its end."""
     OAuthState.objects.filter(connection=connection, workspace_id=connection.workspace_id).delete()
 
 

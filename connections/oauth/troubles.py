@@ -33,9 +33,15 @@ def ended(who: str, code: str = "") -> Verdict:
     )
 
 
+def client_refused(who: str, code: str) -> Verdict:
+    """The client is the customer's own, and nothing passes until it is mended, here or at its server."""
+    words = f"{who} refuses the client ({code}). Check its id, its secret and the scope."
+    return reauthorize(words, "authorization_ended")
+
+
 def unavailable(words: str, seconds: float | None = None) -> Verdict:
-    """No token for now: the connection rests a while, and nothing is lost."""
-    return throttled(words, "token_unavailable", seconds)
+    """No token for now: the connection rests a while, and nothing is lost, however often that happens."""
+    return replace(throttled(words, "token_unavailable", seconds or FIRST_REST_SECONDS), is_counted=False)
 
 
 def from_error(who: str, error: OutboundError) -> Verdict:

@@ -1,4 +1,4 @@
-"""What browsers open: connect links, and the one address to which vendors send them back."""
+"""What browsers open: connect links, the one address to which vendors send them back, and how it ended."""
 
 from django.urls import path
 
@@ -6,5 +6,6 @@ from connections.oauth import pages
 
 urlpatterns = [
     path("oauth/callback", pages.callback, name="oauth-callback"),
+    path("oauth/outcome/<str:token>", pages.outcome, name="oauth-outcome"),
     path("connect/<str:token>", pages.connect, name="oauth-connect"),
 ]

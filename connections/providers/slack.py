@@ -72,7 +72,7 @@ class Slack(Vendor):
         scopes=("chat:write", "channels:read"),
         scope_separator=",",
         pkce=False,  # Slack has it for apps without a secret
-        ends_with=frozenset({"invalid_grant", "invalid_refresh_token", "token_revoked"}),
+        ends_with=frozenset({"invalid_grant", "invalid_refresh_token", "token_revoked", "account_inactive"}),
         revoke_with="bearer",
         shares_tokens=True,
     )

@@ -45,7 +45,8 @@ class Verdict:
     `retry_after_seconds` is what the receiver asked for, 0 to 86,400. `hold` is the status that a BROKEN connection
     gets: `disabled` or `needs_reauth`. `throttled` pauses the whole lane. `is_ours` marks a fault of Meshes itself,
     which costs the customer no attempt. `rest_seconds` rests the lane whatever the outcome: for so long nothing is left
-    of the vendor's limit, by its headers.
+    of the vendor's limit, by its headers. `is_counted` is false where the attempt ended before there was a token to
+    send it with: it takes nothing of the delivery's schedule and says nothing of the destination's health.
     """
 
     outcome: Outcome
@@ -56,6 +57,7 @@ class Verdict:
     throttled: bool = False
     is_ours: bool = False
     rest_seconds: float | None = None
+    is_counted: bool = True
 
 
 def rejected(words: str, error_class: str = "rejected") -> Verdict:

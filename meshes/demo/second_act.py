@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urljoin
 
 from connections import outbound
 from meshes.demo.act import ACME, GLOBEX, QUICK, Progress, wait_for
@@ -214,10 +215,10 @@ class SecondAct:
         """What a person's browser does: to the vendor's page, and back with a code."""
         url = self.api.post(f"/connections/{outlet.connection}/authorize")["url"]
         agreed = _browse(url)
-        location = next((value for name, value in agreed.headers if name.lower() == "location"), "")
+        location = _header(agreed, "location")
         if agreed.status != 302 or not location:
             raise ApiError(f"The vendor's page answered {agreed.status}")
-        back = _browse(location)
+        back = _browse(urljoin(location, _header(_browse(location), "location")))
         if back.status != 200:
             raise ApiError(f"The authorization ended with {back.status}: {back.body[:500].decode(errors='replace')}")
 
@@ -246,3 +247,7 @@ class SecondAct:
 def _browse(url: str) -> outbound.Response:
     request = outbound.Request("GET", url, (("accept", "text/html"),))
     return outbound.send(request, deadline_seconds=10, body_limit=1024 * 1024, policy=LOOPBACK)
+
+
+def _header(response: outbound.Response, name: str) -> str:
+    return next((value for key, value in response.headers if key.lower() == name), "")

@@ -1,10 +1,11 @@
 """The circuit breaker, as pure functions."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from delivery.breaker import Health, after_failure, after_success, after_throttle, is_failing_for_days
+from delivery.breaker import Health, after_failure, after_rest, after_success, after_throttle, is_failing_for_days
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -58,6 +59,12 @@ def test_health_of_a_healthy_connection_is_not_written_again():
 def test_a_throttle_pauses_as_long_as_asked_and_leaves_a_probe():
     health, pause = after_throttle(Health(), NOW, 7.0)
     assert (health.breaker, pause) == ("open", timedelta(seconds=7))
+
+
+def test_a_rest_leaves_a_probe_and_counts_no_failure():
+    before = Health(consecutive_failures=4, first_failure_at=NOW, last_failure_at=NOW)
+    health, pause = after_rest(before, 7.0)
+    assert (health, pause) == (replace(before, breaker="open"), timedelta(seconds=7))
 
 
 def test_throttles_without_retry_after_pause_like_the_breaker():

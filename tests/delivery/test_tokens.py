@@ -7,7 +7,7 @@ import pytest
 from django.db import connection as database
 from django.db import connections
 
-from connections import lifecycle, providers
+from connections import lifecycle, probing, providers
 from connections.models import AccessRecord, Connection, ConnectionHealth, OAuthGrant
 from connections.oauth import leases
 from connections.oauth import tokens as token_documents
@@ -136,7 +136,7 @@ def test_a_webhook_s_own_client_gets_its_first_token_and_the_next(hubspot, endpo
 def own_server(vendor, endpoint):  # noqa: F811
     config = {"url": endpoint.url, "oauth_token_url": f"{vendor.url}/token", "oauth_scope": "hooks"}
     secrets = {"oauth_client_id": "app-1", "oauth_client_secret": f"{CANARY}client-secret"}
-    change = lifecycle.create(make_workspace().pk, "own_server", "Hook", config, secrets, {})
+    change = lifecycle.create(make_workspace().pk, "webhook", "Hook", config, secrets, {})
     assert change.connection.status == "active"
     return change.connection
 
@@ -154,10 +154,51 @@ def test_a_webhook_s_client_that_is_refused_is_the_customer_s_to_mend(hubspot, e
     deliver(delivery)
     target.refresh_from_db()
     assert (delivery.status, target.status, endpoint.got) == ("held", "needs_reauth", [])
-    assert "invalid_client" in target.status_reason
+    assert target.status_reason == (
+        "The authorization server refuses the client (invalid_client). Check its id, its secret and the scope."
+    )
     hubspot.clients["app-2"] = f"{CANARY}second"
     secrets = {"oauth_client_id": "app-2", "oauth_client_secret": f"{CANARY}second"}
     lifecycle.edit(target, actor="a test", credentials=secrets)
+    sweep.release_held(datetime.now(UTC))
+    deliver(delivery)
+    assert delivery.status == "succeeded"
+
+
+def test_a_webhook_s_client_that_was_mended_at_its_server_is_asked_for_again_after_a_resume(hubspot, endpoint):
+    hubspot.clients.clear()
+    target = own_server(hubspot, endpoint)
+    (delivery,) = make_deliveries(target)
+    deliver(delivery)
+    hubspot.clients["app-1"] = f"{CANARY}client-secret"
+    end_rests(target)
+    lifecycle.resume(target)
+    sweep.release_held(datetime.now(UTC))
+    deliver(delivery)
+    assert (delivery.status, len(hubspot.token_requests)) == ("succeeded", 2)
+
+
+def test_a_webhook_s_client_that_was_mended_at_its_server_passes_its_test(hubspot, endpoint):
+    hubspot.clients.clear()
+    target = own_server(hubspot, endpoint)
+    (delivery,) = make_deliveries(target)
+    deliver(delivery)
+    hubspot.clients["app-1"] = f"{CANARY}client-secret"
+    end_rests(target)
+    assert probing.probe(target, actor="a test").ok
+    target.refresh_from_db()
+    assert target.status == "active"
+
+
+def test_a_scope_that_was_refused_is_mended_by_another(hubspot, endpoint):
+    refused = Reply(400, {"error": "invalid_scope"})
+    hubspot.before_reply = lambda asked: None if asked.form["scope"] == "hooks:write" else refused
+    target = own_server(hubspot, endpoint)
+    (delivery,) = make_deliveries(target)
+    deliver(delivery)
+    target.refresh_from_db()
+    assert (delivery.status, target.status) == ("held", "needs_reauth")
+    lifecycle.edit(target, actor="a test", config={"oauth_scope": "hooks:write"})
     sweep.release_held(datetime.now(UTC))
     deliver(delivery)
     assert delivery.status == "succeeded"
@@ -191,18 +232,46 @@ def test_a_token_endpoint_in_trouble_rests_the_connection(hubspot, reply):
     assert OAuthGrant.objects.get(connection=target).lease_id is None
 
 
+def test_no_outage_of_a_token_endpoint_uses_up_a_delivery_or_disables_the_connection(hubspot):
+    hubspot.before_reply = lambda asked: Reply(503, {})
+    target = expired(hubspot)
+    Connection.objects.filter(pk=target.pk).update(retry_schedule=[0, 1])
+    long_ago = datetime.now(UTC) - timedelta(days=6)
+    ConnectionHealth.objects.create(
+        connection=target, workspace=target.workspace, breaker="closed", consecutive_failures=4, opened_times=0,
+        first_failure_at=long_ago, last_failure_at=long_ago + timedelta(days=1),
+    )  # fmt: skip
+    (delivery,) = deliveries_of(target)
+    for number in range(1, 5):
+        assert deliver(delivery) == 1
+        target.refresh_from_db()
+        assert (delivery.status, delivery.attempt_number, delivery.budget_used) == ("pending", number, 0)
+        assert (target.status, target.health.consecutive_failures) == ("active", 4)
+        assert delivery.next_attempt_at <= target.paused_until <= datetime.now(UTC) + timedelta(seconds=5 * 2**number)
+        end_rests(target)
+    assert len(hubspot.token_requests) == 4
+    hubspot.before_reply = lambda asked: None
+    deliver(delivery)
+    assert (delivery.status, delivery.attempt_number) == ("succeeded", 5)
+
+
+def end_rests(target):
+    """As if the time had passed for which grant, lane and delivery rest."""
+    now = datetime.now(UTC)
+    OAuthGrant.objects.update(not_before=now)
+    Connection.objects.filter(pk=target.pk).update(paused_until=now)
+    ConnectionHealth.objects.update(probe_until=now)
+    Delivery.objects.filter(connection=target).update(next_attempt_at=now)
+
+
 def test_after_the_trouble_everything_goes_out(hubspot):
     hubspot.before_reply = lambda asked: Reply(503, {})
     target = expired(hubspot)
     first, second = deliveries_of(target, 2)
     deliver(first)
     hubspot.before_reply = lambda asked: None
-    now = datetime.now(UTC)
-    OAuthGrant.objects.update(not_before=now)
-    Connection.objects.filter(pk=target.pk).update(paused_until=now)
-    ConnectionHealth.objects.update(breaker="closed")
-    Delivery.objects.filter(connection=target).update(next_attempt_at=now)
-    assert deliver(first, second) == 2
+    end_rests(target)
+    assert (deliver(first, second), deliver(first, second)) == (1, 1)  # a probe, then the others
     assert (first.status, second.status, len(hubspot.refreshes)) == ("succeeded", "succeeded", 2)
 
 

@@ -10,7 +10,7 @@ from connections.oauth.clients import Client
 from connections.secret import Secret
 from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Vendor, serving
 
-EXTRA = ["instanced", "rotating", "own_server"]
+EXTRA = ["instanced", "rotating"]
 
 
 @pytest.fixture

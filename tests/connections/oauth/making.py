@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.db import connection as database
+
 from connections import credentials as keeping
 from connections import vault
 from connections.models import Connection
@@ -52,3 +54,10 @@ def need_of(connection: Connection, version: int = 1) -> Need:
 def access_token(connection: Connection) -> str:
     token: str = opened(connection).secret["access_token"].reveal()
     return token
+
+
+def is_somebody_waiting() -> bool:
+    """Whether a transaction waits for a lock that another holds."""
+    with database.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone()[0])

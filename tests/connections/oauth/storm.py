@@ -58,7 +58,8 @@ def need_token(plan: dict[str, Any], ready: threading.Barrier, outcomes: list[st
     tasks._forbid_database()
     credentials = {key: Secret(value) for key, value in plan["credentials"].items()}
     user = User(uuid.UUID(plan["workspace"]), uuid.UUID(plan["connection"]), f"storm:{os.getpid()}")
-    authorization = Authorization(user, providers.get(plan["type"]), {}, plan["version"], credentials, tokens.GROUPED)
+    provider, config = providers.get(plan["type"]), plan["config"]
+    authorization = Authorization(user, provider, config, plan["version"], credentials, tokens.GROUPED)
     ready.wait()
     try:
         authorization.prepare(time.monotonic() + 30)

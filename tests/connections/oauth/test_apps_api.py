@@ -12,9 +12,11 @@ from connections.oauth import apps
 from connections.oauth.refreshing import DIRECT, renew
 from connections.oauth.troubles import NoToken
 from connections.secret import Secret
-from tests.connections.oauth.making import authorized, need_of
+from tests.connections.oauth.making import authorized, is_somebody_waiting, need_of
 from tests.connections.oauth.test_authorizing import authorize, make, start
+from tests.connections.oauth.test_refreshing import in_thread
 from tests.factories import make_workspace
+from tests.polling import eventually
 from tests.workspaces.callers import caller
 
 pytestmark = pytest.mark.django_db
@@ -64,6 +66,34 @@ def test_an_app_is_replaced(api, workspace):
     assert (OAuthApp.objects.count(), SealedDocument.objects.get(kind=apps.KIND).version) == (1, 2)
 
 
+@pytest.mark.django_db(transaction=True)
+def test_of_two_replacements_at_once_one_stays_whole(workspace):
+    apps.put(workspace.pk, "hubspot", "first", Secret("first-secret"))
+    with transaction.atomic():
+        apps.put(workspace.pk, "hubspot", "second", Secret("second-secret"))
+        thread, done = in_thread(lambda: apps.put(workspace.pk, "hubspot", "third", Secret("third-secret")))
+        eventually(is_somebody_waiting)
+    thread.join(10)
+    assert done[0].client_id == "third"
+    client = apps.client_for(workspace.pk, "hubspot", actor="a test", purpose="testing")
+    assert (client.id, client.secret.reveal()) == ("third", "third-secret")
+    assert SealedDocument.objects.get(kind=apps.KIND).version == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_app_is_replaced_while_somebody_forgets_it(workspace):
+    """One waits for the other; neither is thrown out by the database."""
+    apps.put(workspace.pk, "hubspot", "their-app", Secret(SECRET))
+    with transaction.atomic():
+        OAuthApp.objects.select_for_update().get()
+        thread, done = in_thread(lambda: apps.remove(workspace.pk, "hubspot"))
+        eventually(is_somebody_waiting)
+        apps.put(workspace.pk, "hubspot", "other", Secret(SECRET))
+    thread.join(10)
+    assert done == [1]
+    assert (OAuthApp.objects.count(), SealedDocument.objects.filter(kind=apps.KIND).count()) == (0, 0)
+
+
 def test_an_app_is_forgotten(api, workspace, integrations):
     put(api, workspace)
     put(api, workspace, type="rotating")
@@ -91,7 +121,7 @@ def test_a_body_that_is_not_right_is_refused(api, workspace, body, pointer):
     assert not OAuthApp.objects.exists()
 
 
-@pytest.mark.parametrize("type", ["webhook", "nothing", "own_server"])
+@pytest.mark.parametrize("type", ["webhook", "nothing"])
 def test_only_what_authorizes_has_apps(api, workspace, integrations, type):
     assert put(api, workspace, type=type).status_code == 404
 

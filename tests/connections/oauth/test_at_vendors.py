@@ -1,6 +1,9 @@
 """Six vendors as their documentation has them: authorized, tested, refreshed, ended and revoked."""
 
+import html
+import re
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +13,7 @@ from django.test import Client as Browser
 
 from connections import lifecycle, probing, providers
 from connections.models import OAuthGrant
+from connections.oauth import tokens
 from connections.oauth.clients import Client
 from connections.secret import Secret
 from tests.connections.oauth.making import opened
@@ -75,7 +79,7 @@ def agree(connection):
     url = post(caller(), f"/api/v1/connections/{connection.public_id}/authorize", {}).json()["url"]
     page = requests.get(url, allow_redirects=False, timeout=10)
     assert page.status_code == 302, page.text
-    return Browser().get("/oauth/callback?" + urlsplit(page.headers["location"]).query)
+    return Browser().get("/oauth/callback?" + urlsplit(page.headers["location"]).query, follow=True)
 
 
 @every_vendor
@@ -89,6 +93,25 @@ def test_a_connection_is_authorized(server):
     assert ("refresh_token" in document, "expires_at" in document) == (expected.refreshes, expected.ends)
     assert server.account_of(document["access_token"].reveal()) == server.account
     assert server.token_requests == 1
+
+
+@every_vendor
+def test_a_customer_s_browser_connects_by_a_link_over_sockets(server, live_server, settings):
+    settings.MESHES_PUBLIC_URL = live_server.url
+    config = EXPECTED[server.slug].given
+    connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", config, {}, {}).connection
+    link = post(caller(), f"/api/v1/connections/{connection.public_id}/connect-link", {}).json()["url"]
+    with requests.Session() as browser:
+        offer = browser.get(link, timeout=10)
+        leaving = browser.post(link, {"proof": re.search(r'value="([0-9a-f]{64})"', offer.text)[1]}, timeout=10)
+        url = html.unescape(re.search(r'content="0; url=([^"]+)"', leaving.text)[1])
+        assert requests.get(url, timeout=10).status_code == 400  # another browser, with the same state
+        done = browser.get(url, timeout=10)
+    assert (done.status_code, "is connected" in done.text) == (200, True)
+    assert [answer.status_code for answer in done.history] == [302, 303]
+    assert not any(secret in done.url for secret in ("code", "state", *server.codes))
+    connection.refresh_from_db()
+    assert (connection.status, server.token_requests) == ("active", 1)
 
 
 @every_vendor
@@ -157,8 +180,21 @@ def test_a_disconnect_reaches_the_vendor(server):
 
 
 @pytest.mark.parametrize("server", ["slack"], indirect=True)
-def test_fifty_workers_use_a_refresh_token_of_slack_s_once(server):
-    """Used twice, it would end the installation."""
+def test_a_disconnect_reaches_slack_when_the_token_has_ended(server):
+    """Only a live token revokes itself there, and a connection may have been quiet for longer than it lives."""
+    server.change_reply(expires_in=1)
+    connection = connect(server)
+    server.expire_access_tokens()
+    lifecycle.disconnect(connection, actor="a test")
+    assert (server.installations, server.token_requests) == ([], 2)
+    assert opened(connection).secret == {}
+
+
+@every_refreshing
+def test_fifty_workers_use_a_refresh_token_once(server, monkeypatch):
+    """Used twice, it would end the installation: Slack does so, any other that rotates may."""
+    server.rotates = True
+    monkeypatch.setattr(type(server), "detects_reuse", True)
     server.change_reply(expires_in=1)
     connection = connect(server)
     server.expire_access_tokens()
@@ -169,25 +205,90 @@ def test_fifty_workers_use_a_refresh_token_of_slack_s_once(server):
     assert server.account_of(token) == server.account
 
 
-@pytest.mark.parametrize("server", ["hubspot", "pipedrive", "slack"], indirect=True)
-@pytest.mark.parametrize("said", ["1800", 0, -1, None, 10**12])
-def test_whatever_a_vendor_says_of_a_lifetime(server, said):
-    """What says nothing is the declared lifetime; Slack's tokens have none unless they rotate."""
-    server.change_reply(expires_in=said)
-    document = opened(connect(server)).secret
-    assert ("expires_at" in document) == (server.slug != "slack" or said in ("1800", 10**12))
+YEAR = 365 * 86_400
+ASSUMED = {"hubspot": 1800, "pipedrive": 3600}
+"""Seconds that a token lives whose reply does not say; the others' live until they are refused."""
 
 
-@pytest.mark.parametrize("server", ["salesforce"], indirect=True)
+@every_vendor
 @pytest.mark.parametrize(
-    "url", ["https://evil.example", "https://acme.my.salesforce.com.evil.example", "http://10.0.0.1"]
-)
-def test_a_hostile_instance_is_not_kept(server, url):
-    server.instance_url = url
-    connection = lifecycle.create(make_workspace().pk, "salesforce", "Theirs", {}, {}, {}).connection
+    ("said", "meant"),
+    [("1800", 1800), (900.5, 900.5), (10**12, YEAR), (0, None), ("0", None), (-1, None), (None, None), ("soon", None),
+     (True, None), ([1800], None), ("1e999", YEAR), ("nan", None)],
+)  # fmt: skip
+def test_whatever_a_vendor_says_of_a_lifetime(server, said, meant):
+    """What says nothing means what the vendor declares; the token works whatever was said."""
+    server.change_reply(expires_in=said)
+    connection = connect(server)
+    document = opened(connection).secret
+    issued_at, expires_at = (tokens.moment(document, key) for key in ("issued_at", "expires_at"))
+    lifetime = meant or ASSUMED.get(server.slug)
+    assert expires_at == (None if lifetime is None else issued_at + timedelta(seconds=lifetime))
+    assert probing.probe(connection, actor="a test").ok
+    assert server.token_requests == 1
+
+
+@pytest.mark.parametrize("server", ["slack"], indirect=True)
+def test_slack_s_names_of_an_end_stand_below_a_200(server):
+    connection = connect(server)
+    server.expire_access_tokens()
+    server.fail_token("account_inactive")
+    found = probing.probe(connection, actor="a test")
+    assert (found.outcome, found.words) == (
+        "broken",
+        "Slack no longer accepts this connection's authorization (account_inactive). Authorize it again.",
+    )
+    assert OAuthGrant.objects.get(connection=connection).ended_at is not None
+
+
+ADDRESSES = {"salesforce": ("instance_url", "salesforce.com"), "pipedrive": ("api_domain", "pipedrive.com")}
+HOSTILE = [
+    "https://evil.example",
+    "https://evil.example/.{domain}",
+    "https://evil.example?.{domain}",
+    "https://evil.example#.{domain}",
+    "https://evil.example\\.{domain}",
+    "https://evil.example%2f.{domain}",
+    "https://acme.{domain}.evil.example",
+    "https://evil{domain}",
+    "https://acme.{domain}@evil.example",
+    "https://user@acme.{domain}",
+    "https://acme.{domain}..",
+    "https://\u0430cme.evil-{domain}",
+    "https://acme\u3002{domain}\u3002evil.example",
+    "http://acme.{domain}",
+    "//acme.{domain}",
+    "http://10.0.0.1",
+    "https://169.254.169.254",
+    "https://2130706433",
+    "https://[::1]",
+    "",
+    None,
+    7,
+]
+
+
+@pytest.mark.parametrize("server", sorted(ADDRESSES), indirect=True)
+@pytest.mark.parametrize("url", HOSTILE)
+def test_a_hostile_address_is_not_kept(server, url):
+    key, domain = ADDRESSES[server.slug]
+    server.change_reply(**{key: url.format(domain=domain) if isinstance(url, str) else url})
+    connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", {}, {}, {}).connection
     assert agree(connection).status_code == 400
     connection.refresh_from_db()
-    assert (connection.status, "instance_url" in connection.config) == ("needs_reauth", False)
+    assert (connection.status, key in connection.config) == ("needs_reauth", False)
+    assert opened(connection).secret == {}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://acme.{domain}.", "https://acme.{domain}:8443", "https://acme.{domain}/path", "https://acme.{domain}?a=b"],
+)
+@pytest.mark.parametrize("slug", sorted(ADDRESSES))
+def test_an_address_is_the_vendor_s_root(slug, url):
+    key, domain = ADDRESSES[slug]
+    problems = providers.get(slug).check({key: url.format(domain=domain)}, {"access_token": "x"})
+    assert [problem.pointer for problem in problems] == [f"/config/{key}"]
 
 
 def test_pages_are_at_the_vendors_own_hosts():

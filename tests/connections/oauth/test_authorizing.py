@@ -35,7 +35,7 @@ def start(api, connection):
 
 
 def come_back(parameters, browser=None):
-    return (browser or Browser()).get("/oauth/callback", parameters)
+    return (browser or Browser()).get("/oauth/callback", parameters, follow=True)
 
 
 def authorize(api, vendor, connection):
@@ -116,7 +116,7 @@ def test_of_a_connection_ten_authorizations_are_open_at_most(api, vendor):
     assert come_back(vendor.consent(urls[-1])).status_code == 200
 
 
-@pytest.mark.parametrize("type", ["webhook", "own_server"])
+@pytest.mark.parametrize("type", ["webhook", "segment"])
 def test_what_is_not_authorized_that_way_is_a_conflict(api, vendor, type):
     connection = make_connection(make_workspace(), type=type)
     for action in ("authorize", "connect-link", "disconnect"):
@@ -396,19 +396,27 @@ def test_a_vendor_in_trouble_changes_nothing(api, vendor, reply):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_connection_that_is_deleted_meanwhile_gets_nothing(vendor):
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (lifecycle.delete, lifecycle.DELETED_WORDS),
+        (lambda connection: lifecycle.disconnect(connection, actor="a test"), lifecycle.ENDED_WORDS),
+    ],
+)
+def test_a_connection_that_is_ended_meanwhile_gets_nothing(vendor, end, words):
     connection = make()
     parameters = vendor.consent(start(caller(), connection))
 
-    def delete(asked):
-        lifecycle.delete(connection)
+    def end_it(asked):
+        end(connection)
         databases.close_all()
 
-    vendor.before_reply = delete
+    vendor.before_reply = end_it
     answer = come_back(parameters)
     assert (answer.status_code, len(vendor.token_requests)) == (400, 1)
-    assert "The connection is gone" in answer.content.decode()
+    assert words in answer.content.decode()
     assert Connection.objects.get(pk=connection.pk).credential_hints == {}
+    assert (len(vendor.revoked), vendor.refresh_tokens) == (1, set())
 
 
 def test_an_app_that_is_exchanged_meanwhile_asks_for_nothing(api, vendor, settings):

@@ -1,16 +1,20 @@
 """Disconnecting and deleting: what is destroyed here, and what the vendor is told."""
 
+from datetime import UTC, datetime
+
 import pytest
 from django.db import transaction
 
-from connections import lifecycle
+from connections import lifecycle, providers
 from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState, SealedDocument
-from connections.oauth import revoking
+from connections.oauth import revoking, tokens
 from delivery import deletion
-from tests.connections.oauth.making import authorized, opened
+from tests.connections.oauth.making import authorized, expired, is_somebody_waiting, opened
 from tests.connections.oauth.test_authorizing import start
+from tests.connections.oauth.test_refreshing import in_thread, prepared
 from tests.connections.oauth.vendor import Gate
 from tests.factories import make_connection, make_workspace
+from tests.polling import eventually
 from tests.workspaces.callers import caller, post
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -56,7 +60,7 @@ def test_authorizations_that_are_open_end(key, vendor):
     disconnect(key, connection)
     assert not OAuthState.objects.exists()
     connection.refresh_from_db()
-    assert key.get("/oauth/callback", vendor.consent(url)).status_code == 400
+    assert key.get("/oauth/callback", vendor.consent(url), follow=True).status_code == 400
 
 
 def test_a_vendor_that_does_not_answer_is_left_alone(key, vendor, monkeypatch, caplog):
@@ -101,6 +105,37 @@ def test_an_edit_at_the_same_time_wins_or_loses(vendor, monkeypatch):
         lifecycle.disconnect(stale, actor="a test")
     assert "access_token" in opened(connection).secret
     assert vendor.revoked == []
+
+
+@pytest.mark.parametrize("end", [lambda c: lifecycle.disconnect(c, actor="a test"), lifecycle.delete])
+def test_what_a_refresh_gets_at_that_moment_is_revoked_too(vendor, monkeypatch, end):
+    """Whichever of the two is first: no token that the vendor still takes is left behind."""
+    vendor.rotates, vendor.gate = True, Gate()
+    connection = expired(vendor)
+    thread, _ = in_thread(lambda: prepared(connection))
+    assert vendor.gate.is_reached()
+    connection.refresh_from_db()
+    prepare = revoking.prepare
+
+    def prepare_and_let_the_refresh_go_on(*arguments):
+        revocation = prepare(*arguments)
+        vendor.gate.open()
+        eventually(lambda: not thread.is_alive() or is_somebody_waiting())
+        return revocation
+
+    monkeypatch.setattr(revoking, "prepare", prepare_and_let_the_refresh_go_on)
+    end(connection)
+    thread.join(10)
+    assert vendor.refresh_tokens == set()
+    assert "access_token" not in Connection.objects.get(pk=connection.pk).credential_hints
+
+
+def test_a_deletion_revokes_what_was_authorized_after_it_was_read(vendor):
+    stale = make_connection(make_workspace(), type="hubspot", config={}, secret={}, status="needs_reauth")
+    new = tokens.read_tokens(vendor.grant(), providers.get("hubspot").oauth, datetime.now(UTC))
+    lifecycle.authorize(stale, new, lifecycle.Granted(), client_id="app-1", actor="a test")
+    lifecycle.delete(stale)
+    assert [asked.form["token"] for asked in vendor.revoked] == [new.refresh.reveal()]
 
 
 def test_a_deletion_revokes(key, vendor):

@@ -139,7 +139,7 @@ def test_without_a_refresh_token_there_is_nothing_to_lease(vendor):
 def test_a_client_of_the_customer_s_own_needs_no_authorization(vendor):
     connection = make_connection(
         make_workspace(),
-        type="own_server",
+        type="webhook",
         config={"url": "https://example.com", "oauth_token_url": f"{vendor.url}/token"},
         secret={"signing_secret": "whsec_x", "oauth_client_id": "own", "oauth_client_secret": "canary-s"},
     )

@@ -12,6 +12,7 @@ from django.test import Client as Browser
 from connections import lifecycle
 from connections.models import Connection, OAuthState
 from connections.oauth import links
+from connections.oauth import pages as pages_module
 from tests.connections.oauth.making import authorized
 from tests.connections.oauth.test_authorizing import make, start
 from tests.workspaces.callers import caller, post
@@ -127,12 +128,48 @@ def test_a_link_says_what_it_replaces(api, vendor):
     assert "It is connected to <strong>acme.example</strong> already" in page
 
 
+def test_the_address_of_the_end_tells_nothing_and_may_be_opened_again(api, vendor):
+    connection, browser = make(), Browser()
+    parameters = vendor.consent(start(api, connection))
+    back = browser.get("/oauth/callback", parameters)
+    assert (back.status_code, back.content) == (303, b"")
+    assert (back["Cache-Control"], back["Referrer-Policy"]) == ("no-store", "no-referrer")
+    assert not any(parameters[name] in back["Location"] for name in ("code", "state"))
+    for _ in range(2):
+        page = browser.get(back["Location"])
+        assert page.status_code == 200
+        assert "HubSpot is connected" in page.content.decode()
+    assert len(vendor.token_requests) == 1
+    assert browser.get(back["Location"] + "x").status_code == 404
+
+
+def test_the_end_is_not_told_for_ever(api, vendor, monkeypatch):
+    back = Browser().get("/oauth/callback", vendor.consent(start(api, make())))
+    monkeypatch.setattr(pages_module, "OUTCOME_SECONDS", -1)
+    assert Browser().get(back["Location"]).status_code == 404
+
+
+def test_looking_ahead_uses_no_state_up(api, vendor):
+    parameters = vendor.consent(start(api, make()))
+    assert Browser().head("/oauth/callback", parameters).status_code == 405
+    assert Browser().get("/oauth/callback", parameters, follow=True).status_code == 200
+
+
+@pytest.mark.parametrize("status", ["paused", "disabled"])
+def test_a_connection_that_stays_out_of_service_is_not_called_ready(api, vendor, status):
+    connection = make()
+    Connection.objects.filter(pk=connection.pk).update(status=status)
+    page = Browser().get("/oauth/callback", vendor.consent(start(api, connection)), follow=True).content.decode()
+    assert "has to resume it" in page
+    assert "Everything is set up" not in page
+
+
 def test_a_person_without_an_account_here_connects(api, vendor):
     connection, browser = make(), Browser()
     leaving = follow(browser, path_of(link_of(api, connection)))
     assert leaving.status_code == 200
     assert OAuthState.objects.get().session.startswith("browser:")
-    done = browser.get("/oauth/callback", vendor.consent(vendor_url_on(leaving)))
+    done = browser.get("/oauth/callback", vendor.consent(vendor_url_on(leaving)), follow=True)
     assert (done.status_code, "<h1>HubSpot is connected</h1>" in done.content.decode()) == (200, True)
     connection.refresh_from_db()
     assert connection.status == "active"
@@ -170,14 +207,14 @@ def test_two_links_open_in_one_browser(api, vendor):
     browser = Browser()
     one = follow(browser, path_of(link_of(api, first)))
     two = follow(browser, path_of(link_of(api, second)))
-    assert browser.get("/oauth/callback", vendor.consent(vendor_url_on(one))).status_code == 200
-    assert browser.get("/oauth/callback", vendor.consent(vendor_url_on(two))).status_code == 200
+    assert browser.get("/oauth/callback", vendor.consent(vendor_url_on(one)), follow=True).status_code == 200
+    assert browser.get("/oauth/callback", vendor.consent(vendor_url_on(two)), follow=True).status_code == 200
     assert Connection.objects.filter(pk__in=[first.pk, second.pk], status="active").count() == 2
 
 
 def test_a_link_ends_in_the_browser_that_clicked(api, vendor):
     leaving = follow(Browser(), path_of(link_of(api, make())))
-    assert Browser().get("/oauth/callback", vendor.consent(vendor_url_on(leaving))).status_code == 400
+    assert Browser().get("/oauth/callback", vendor.consent(vendor_url_on(leaving)), follow=True).status_code == 400
     assert vendor.token_requests == []
 
 
@@ -203,8 +240,8 @@ def pages(api, vendor):
     path = path_of(link_of(api, connection))
     offer = browser.get(path)
     leaving = browser.post(path, {"proof": proof_on(offer)})
-    done = browser.get("/oauth/callback", vendor.consent(vendor_url_on(leaving)))
-    failed = browser.get("/oauth/callback", vendor.consent(start(api, connection)) | {"code": "x"})
+    done = browser.get("/oauth/callback", vendor.consent(vendor_url_on(leaving)), follow=True)
+    failed = browser.get("/oauth/callback", vendor.consent(start(api, connection)) | {"code": "x"}, follow=True)
     void = browser.get("/connect/made-up")
     refused = Browser().post(path, {})
     return {200: [offer, leaving, done], 400: [failed], 404: [void], 403: [refused]}

@@ -22,10 +22,11 @@ from connections.oauth import leases, refreshing, tokens
 from connections.oauth.leases import Lost, Renewed
 from connections.oauth.refreshing import DIRECT, Authorization, Steps, User
 from connections.oauth.troubles import NoToken
-from connections.providers.base import Response
+from connections.providers.base import Response, Secret
 from meshes.stack_folder import PROJECT
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
 from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Gate, Reply
+from tests.factories import make_workspace
 from tests.polling import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -77,8 +78,9 @@ def storm(connection, vendor, processes=2, threads=25, **more) -> list[subproces
         "type": connection.type,
         "workspace": str(connection.workspace_id),
         "connection": str(connection.pk),
+        "config": connection.config,
         "version": document.version,
-        "credentials": {key: value.reveal() for key, value in document.secret.items()},
+        "credentials": {key: value.reveal() for key, value in document.secret.items() if isinstance(value, Secret)},
         "vendor": vendor.url,
         "client": [CLIENT_ID, CLIENT_SECRET],
         "threads": threads,
@@ -116,6 +118,22 @@ def test_fifty_workers_in_two_processes_ask_once(vendor, type):
     assert opened(connection).version == 2
     connection.refresh_from_db()
     assert connection.status == "active"
+
+
+def test_fifty_workers_ask_a_customer_s_own_server_once(vendor):
+    config = {"url": f"{vendor.url}/hook", "oauth_token_url": f"{vendor.url}/token"}
+    client = {"oauth_client_id": CLIENT_ID, "oauth_client_secret": CLIENT_SECRET}
+    connection = lifecycle.create(make_workspace().pk, "webhook", "Hook", config, client, {}).connection
+    got = outcomes(storm(connection, vendor))
+    assert (len(vendor.token_requests), got) == (1, {access_token(connection): 50})
+    vendor.clients.clear()
+    lifecycle.edit(connection, actor="a test", credentials={"oauth_client_secret": "another"})
+    refused = outcomes(storm(connection, vendor))
+    assert (len(vendor.token_requests), sum(refused.values())) == (2, 50)
+    assert refused["authorization_ended"] >= 1
+    assert set(refused) <= {"authorization_ended", "token_unavailable"}
+    connection.refresh_from_db()
+    assert connection.status == "needs_reauth"
 
 
 def test_fifty_workers_meet_one_end(vendor, caplog):

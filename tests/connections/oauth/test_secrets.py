@@ -50,10 +50,10 @@ def test_nothing_shows_a_secret(vendor, clean_log):
     api.put(f"/api/v1/workspaces/{workspace}/oauth-apps/hubspot", json.dumps(app), content_type="application/json")
     api.get(f"/api/v1/workspaces/{workspace}/oauth-apps/hubspot")
 
-    browser.get("/oauth/callback", vendor.consent(start(api, connection)))
+    browser.get("/oauth/callback", vendor.consent(start(api, connection)), follow=True)
     leaving = follow(browser, path_of(link_of(api, connection)))
-    browser.get("/oauth/callback", vendor.consent(vendor_url_on(leaving)))
-    browser.get("/oauth/callback", vendor.consent(start(api, connection)) | {"code": f"{CANARY}code"})
+    browser.get("/oauth/callback", vendor.consent(vendor_url_on(leaving)), follow=True)
+    browser.get("/oauth/callback", vendor.consent(start(api, connection)) | {"code": f"{CANARY}code"}, follow=True)
     api.get(path)
     post(api, f"{path}/test", {})
     renew(need_of(connection, 3), DIRECT, float("inf"))
