@@ -9,7 +9,7 @@ from connections import outbound, probing, providers, vault
 from connections.models import Connection
 from connections.oauth.troubles import NoToken
 from connections.outbound.conversations import CONVERSATION_BODY_LIMIT
-from connections.providers.base import Choice, Outcome, Unsendable
+from connections.providers.base import Choice, NotAuthorized, Outcome, Unsendable
 
 KEPT_SECONDS = 300
 MOST_CHOICES = 1000
@@ -21,12 +21,16 @@ class UnknownField(LookupError):  # noqa: N818 - names what was looked up
     """The integration cannot list choices for this field."""
 
 
+class NotReady(Exception):  # noqa: N818 - names what happened
+    """The connection has no credentials to ask with; `str()` says why, in words for the tenant."""
+
+
 class NoChoices(Exception):  # noqa: N818 - names what happened
     """The vendor did not list them; `str()` says why, in words for the tenant."""
 
 
 def choices(connection: Connection, field: str, *, actor: str) -> list[Choice]:
-    """At most 1,000 choices, in the vendor's order. Raises UnknownField, NoChoices.
+    """At most 1,000 choices, in the vendor's order. Raises UnknownField, NotReady, NoChoices.
 
     What is kept goes by the connection's version: an edit of it, or of its credentials, asks anew.
     """
@@ -67,9 +71,11 @@ def _ask_page(connection: Connection, field: str, cursor: str, actor: str) -> tu
                 raise NoChoices(asked.redactor.text(verdict.words))
             return provider.read_options(field, asked.answer), provider.options_cursor(field, asked.answer)
     except vault.CredentialRefused:
-        raise NoChoices("The stored credentials do not open. Replace them.") from None
+        raise NotReady("The stored credentials do not open. Replace them.") from None
     except NoToken as trouble:
         raise NoChoices(str(trouble)) from None
+    except NotAuthorized as error:
+        raise NotReady(error.words) from None
     except Unsendable as error:
         raise NoChoices(error.words) from None
 

@@ -66,7 +66,7 @@ class ConnectionViewSet(AuthorizationActions):
         for action in (
             "partial_update", "pause", "resume", "rotate_secret", "authorize", "connect_link", "disconnect",
         )
-    } | {"options_of": {502}}  # fmt: skip
+    } | {"options_of": {409, 502}}  # fmt: skip
 
     @extend_schema(parameters=[ConnectionQuery], responses=ConnectionOut(many=True))
     def list(self, request: Request) -> Response:
@@ -190,6 +190,8 @@ class ConnectionViewSet(AuthorizationActions):
             found = options.choices(self.living(), field, actor=self.identity.actor)
         except options.UnknownField:
             raise NotFound from None
+        except options.NotReady as error:
+            raise Problem(409, detail=str(error)) from None
         except options.NoChoices as error:
             raise Problem(502, detail=str(error)) from None
         return Response({"data": ChoiceOut(found, many=True).data, "next": None, "previous": None})

@@ -275,7 +275,7 @@ MESHES_PUBLIC_URL = env("MESHES_PUBLIC_URL")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "formatters": {"line": {"class": "meshes.logs.Line", "format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": env("MESHES_LOG_LEVEL", "INFO")},
     "loggers": {

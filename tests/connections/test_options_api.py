@@ -78,6 +78,12 @@ def test_a_vendor_that_refuses_is_told_in_words_without_the_secret(api, hubspot,
     assert options(api, target).status_code == 200
 
 
+def test_a_connection_that_is_not_authorized_yet_is_not_asked_with(api, hubspot):
+    answer = options(api, make_connection(make_workspace(), type="hubspot", config={}))
+    assert (answer.status_code, hubspot.got) == (409, [])
+    assert answer.json()["detail"] == "The connection has no access_token yet: authorize it, or set the credential."
+
+
 AT_VENDORS = {
     "hubspot": ("list_id", {}),
     "salesforce": ("external_id_field", {}),
