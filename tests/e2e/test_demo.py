@@ -24,7 +24,7 @@ def test_the_demo_holds_every_claim_and_leaves_nothing(tmp_path):
     )
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "✗" not in shown.stdout
-    assert shown.stdout.count("✓") == 19
+    assert shown.stdout.count("✓") == 20
     assert list(tmp_path.iterdir()) == []
     assert [process for process in psutil.process_iter() if is_of(process, tmp_path)] == []
 
