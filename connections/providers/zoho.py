@@ -1,9 +1,7 @@
 """Zoho CRM (zoho.com/crm/developer/docs/api/v8): upserts leads and contacts by email."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from connections.messages import Request, Response
 from connections.providers.base import (
@@ -11,8 +9,10 @@ from connections.providers.base import (
     Action,
     Field,
     FieldProblem,
+    Granted,
     Limits,
     MappingField,
+    OAuth,
     Shipment,
     Unsendable,
     reauthorize,
@@ -31,6 +31,12 @@ from connections.providers.vendor import (
     without_nulls,
 )
 
+ACCOUNTS = (
+    "accounts.zoho.com", "accounts.zoho.eu", "accounts.zoho.in", "accounts.zoho.com.au", "accounts.zoho.jp",
+    "accounts.zoho.sa", "accounts.zoho.com.cn", "accounts.zohocloud.ca",
+)  # fmt: skip
+"""Where people sign in, one of each data centre."""
+API_DOMAINS = tuple(f"https://www.zohoapis.{end}" for end in ("com", "eu", "in", "com.au", "jp", "sa", "com.cn", "ca"))
 MODULES = {"upsert_lead": "Leads", "upsert_contact": "Contacts"}
 PERSON = (
     MappingField("Email", "Email", required=True, source="payload.email"),
@@ -45,20 +51,32 @@ class Zoho(Vendor):
     name = "Zoho CRM"
     description = "Creates or updates leads and contacts in Zoho CRM."
     docs_url = "https://www.zoho.com/crm/developer/docs/api/v8/"
-    auth = "bearer"
+    auth = "oauth2"
+    oauth = OAuth(
+        authorize_url="https://{accounts_host}/oauth/v2/auth",
+        token_url="https://{accounts_host}/oauth/v2/token",  # noqa: S106  (no secret)
+        revoke_url="https://{accounts_host}/oauth/v2/token/revoke",
+        scopes=("ZohoCRM.modules.ALL", "ZohoCRM.org.READ"),
+        scope_separator=",",
+        authorize_with=(("access_type", "offline"), ("prompt", "consent")),
+        lifetime_seconds=3600,
+        hosts=tuple(host.partition(".")[2] for host in (*ACCOUNTS, *API_DOMAINS)),
+        ends_with=frozenset({"invalid_grant", "invalid_code"}),
+    )
     base_urls = {"": "https://www.zohoapis.com"}
     config_fields = (
         Field(
-            "api_domain", "API domain", type="url", default="https://www.zohoapis.com",
-            help="Of the data centre that the account is in, such as https://www.zohoapis.eu.",
+            "api_domain", "API domain", type="select", options=API_DOMAINS, example="https://www.zohoapis.eu",
+            help="Set by authorizing the connection. Needed with an access token that you bring.",
+        ),
+        Field(
+            "accounts_host", "Accounts host", type="select", options=ACCOUNTS, default=ACCOUNTS[0],
+            help="Of the data centre that the account is in.",
         ),
     )  # fmt: skip
     credential_fields = (
-        Field(
-            "access_token", "Access token", required=True, sensitive=True,
-            help="With the scopes ZohoCRM.modules.ALL and ZohoCRM.org.READ. Zoho ends it after an hour.",
-        ),
-    )  # fmt: skip
+        Field("access_token", "Access token", sensitive=True, help="Zoho ends it after an hour: authorize instead."),
+    )
     actions = (
         Action(
             "upsert_lead", "Create or update a lead", True, is_open=True,
@@ -69,9 +87,9 @@ class Zoho(Vendor):
     limits = Limits(in_flight=10, body_bytes=1_000_000)
     test = "Reads the organisation's name; writes nothing."
     answers = {
-        "INVALID_TOKEN": reauthorize("Zoho does not accept the token any more. Replace it."),
+        "INVALID_TOKEN": reauthorize("Zoho does not accept the token any more. Authorize again."),
         "OAUTH_SCOPE_MISMATCH": reauthorize(
-            "The token lacks a scope, such as ZohoCRM.modules.ALL. Replace it by one that has it.", "forbidden"
+            "The token lacks a scope, such as ZohoCRM.modules.ALL. Authorize again and grant it.", "forbidden"
         ),
         "MANDATORY_NOT_FOUND": rejected("Zoho misses a field that the account requires. Add it to the mapping."),
         "INVALID_DATA": rejected("Zoho refuses a value. Mend the rule's mapping."),
@@ -82,10 +100,9 @@ class Zoho(Vendor):
     }
 
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
-        host = urlsplit(config.get("api_domain", "")).hostname or ""
-        if self.override or re.fullmatch(r"www\.zohoapis\.(com|eu|in|jp|ca|sa|com\.au|com\.cn)", host):
+        if self.override or "access_token" not in credentials or "api_domain" in config:
             return ()
-        return [FieldProblem("/config/api_domain", "Must be one of Zoho's own API domains.", "options")]
+        return [FieldProblem("/config/api_domain", "An access token needs its account's API domain.", "required")]
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = without_nulls(fields_of(shipment))
@@ -107,6 +124,9 @@ class Zoho(Vendor):
         document = read_object(response)
         org = text_at(document, "org", 0, "id")
         return Account(org, text_at(document, "org", 0, "company_name")) if org else None
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        return Granted({"api_domain": text_at(reply, "api_domain")})
 
     def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
         root = self.override or shipment.config.get("api_domain")

@@ -23,6 +23,7 @@ ACTION = {
     "intercom": "upsert_contact",
     "slack": "post_message",
     "pipedrive": "upsert_person",
+    "zoho": "upsert_lead",
 }
 MAPPING = {"slack": [{"to": "channel", "value": "C0LEADS"}, {"to": "text", "from": "payload.email"}]}
 LEAD = {"first_name": "Ada", "last_name": "Lovelace", "company": "Analytical Engines", "phone": "+15550100"}

@@ -19,9 +19,10 @@ from tests.vendors.segment import Segment
 from tests.vendors.server import VendorServer
 from tests.vendors.slack import Slack
 from tests.vendors.teams import Teams
+from tests.vendors.zoho import Zoho
 
 _ALL: tuple[type[VendorServer[Any]], ...] = (
     Amplitude, CustomerIo, Discord, GA4, HubSpot, Intercom, Klaviyo, Mailchimp, Mixpanel, Pipedrive, PostHog, Resend,
-    Salesforce, Segment, Slack, Teams,
+    Salesforce, Segment, Slack, Teams, Zoho,
 )  # fmt: skip
 VENDORS = {vendor.slug: vendor for vendor in _ALL}

@@ -18,6 +18,7 @@ from tests.vendors.oauth import OAuthServer
 from tests.vendors.pipedrive import Pipedrive
 from tests.vendors.salesforce import Salesforce
 from tests.vendors.slack import Slack
+from tests.vendors.zoho import Zoho
 
 PAGES = {
     "hubspot": ("/oauth/authorize", "/oauth/2026-09/token"),
@@ -26,11 +27,18 @@ PAGES = {
     "intercom": ("/oauth", "/auth/eagle/token"),
     "slack": ("/oauth/v2/authorize", "/api/oauth.v2.access"),
     "pipedrive": ("/oauth/authorize", "/oauth/token"),
+    "zoho": ("/oauth/v2/auth", "/oauth/v2/token"),
 }
-SCOPES = {"hubspot": "oauth crm.objects.contacts.write", "salesforce": "api refresh_token", "slack": "chat:write"}
+ASKED = {
+    "hubspot": {"scope": "oauth crm.objects.contacts.write"},
+    "salesforce": {"scope": "api refresh_token"},
+    "slack": {"scope": "chat:write"},
+    "zoho": {"scope": "ZohoCRM.modules.ALL,ZohoCRM.org.READ", "access_type": "offline"},
+}
+"""Parameters of the page that a vendor requires, or grants no more than."""
 
 
-@pytest.fixture(params=[HubSpot, Salesforce, Mailchimp, Intercom, Slack, Pipedrive], ids=list(PAGES))
+@pytest.fixture(params=[HubSpot, Salesforce, Mailchimp, Intercom, Slack, Pipedrive, Zoho], ids=list(PAGES))
 def vendor(request) -> Iterator[OAuthServer[Any]]:
     with request.param() as server:
         yield server
@@ -56,8 +64,7 @@ def slack() -> Iterator[Slack]:
 
 def agreed(server: OAuthServer[Any], **query: str) -> str:
     """The code of an agreement."""
-    scope = {"scope": SCOPES[server.slug]} if server.slug in SCOPES else {}
-    return authorize(server, PAGES[server.slug][0], **{**scope, **query})["code"]
+    return authorize(server, PAGES[server.slug][0], **{**ASKED.get(server.slug, {}), **query})["code"]
 
 
 def redeem(server: OAuthServer[Any], code: str, **fields: str) -> requests.Response:
@@ -91,8 +98,8 @@ def refused(answer: requests.Response) -> tuple[int, str]:
 
 
 def test_the_page_sends_back_a_code_and_the_state(vendor):
-    scope = SCOPES.get(vendor.slug, "")
-    back = authorize(vendor, PAGES[vendor.slug][0], scope=scope or "any", state="a b&c")
+    asked = {"scope": "any", **ASKED.get(vendor.slug, {})}
+    back = authorize(vendor, PAGES[vendor.slug][0], **asked, state="a b&c")
     assert back == {"code": back["code"], "state": "a b&c"}
     assert vendor.codes[back["code"]].account == vendor.account
 

@@ -1,4 +1,4 @@
-"""Six vendors as their documentation has them: authorized, tested, refreshed, ended and revoked."""
+"""Seven vendors as their documentation has them: authorized, tested, refreshed, ended and revoked."""
 
 import html
 import re
@@ -47,6 +47,7 @@ EXPECTED = {
     "intercom": Expected({"region": "us"}, "abc123", False, False, False),
     "slack": Expected(account="T0ACME"),
     "pipedrive": Expected({"api_domain": "https://acme.pipedrive.com"}),
+    "zoho": Expected({"api_domain": "https://www.zohoapis.eu"}, given={"accounts_host": "accounts.zoho.eu"}),
 }
 REFRESHING = [slug for slug, expected in EXPECTED.items() if expected.refreshes]
 
@@ -173,7 +174,7 @@ def test_a_disconnect_reaches_the_vendor(server):
     lifecycle.disconnect(connection, actor="a test")
     calls = [call for call in server.requests if call.path.endswith("revoke")]
     assert len(calls) == EXPECTED[server.slug].revokes
-    if server.slug in ("salesforce", "pipedrive"):
+    if server.slug in ("salesforce", "pipedrive", "zoho"):
         assert server.installations == []
     found = probing.probe(connection, actor="a test")
     assert (found.ok, found.outcome) == ((None, "no_test") if server.slug == "slack" else (False, "broken"))
@@ -206,7 +207,7 @@ def test_fifty_workers_use_a_refresh_token_once(server, monkeypatch):
 
 
 YEAR = 365 * 86_400
-ASSUMED = {"hubspot": 1800, "pipedrive": 3600}
+ASSUMED = {"hubspot": 1800, "pipedrive": 3600, "zoho": 3600}
 """Seconds that a token lives whose reply does not say; the others' live until they are refused."""
 
 
@@ -268,10 +269,10 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("server", sorted(ADDRESSES), indirect=True)
+@pytest.mark.parametrize("server", [*sorted(ADDRESSES), "zoho"], indirect=True)
 @pytest.mark.parametrize("url", HOSTILE)
 def test_a_hostile_address_is_not_kept(server, url):
-    key, domain = ADDRESSES[server.slug]
+    key, domain = ADDRESSES.get(server.slug, ("api_domain", "zohoapis.eu"))
     server.change_reply(**{key: url.format(domain=domain) if isinstance(url, str) else url})
     connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", {}, {}, {}).connection
     assert agree(connection).status_code == 400
@@ -294,7 +295,7 @@ def test_an_address_is_the_vendor_s_root(slug, url):
 def test_pages_are_at_the_vendors_own_hosts():
     hosts = {
         provider.slug: sorted(
-            urlsplit(url.format(login_host="login.salesforce.com")).hostname
+            urlsplit(url.format(login_host="login.salesforce.com", accounts_host="accounts.zoho.eu")).hostname
             for url in {provider.oauth.authorize_url, provider.oauth.token_url, provider.oauth.revoke_url} - {""}
         )
         for provider in providers.all()
@@ -307,6 +308,7 @@ def test_pages_are_at_the_vendors_own_hosts():
         "intercom": ["api.intercom.io", "app.intercom.com"],
         "slack": ["slack.com"] * 3,
         "pipedrive": ["oauth.pipedrive.com"] * 3,
+        "zoho": ["accounts.zoho.eu"] * 3,
     }
 
 

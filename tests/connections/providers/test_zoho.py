@@ -3,11 +3,11 @@ import json
 import pytest
 
 from connections.messages import Response
-from connections.providers.base import Account, NotAuthorized, Outcome, Unsendable
+from connections.providers.base import Account, InvalidFields, NotAuthorized, Outcome, Unsendable
 from connections.providers.zoho import PROVIDER
 from tests.connections.providers.shipments import as_secrets, shipment
 
-CONFIG = {"api_domain": "https://www.zohoapis.eu"}
+CONFIG = {"api_domain": "https://www.zohoapis.eu", "accounts_host": "accounts.zoho.eu"}
 LEAD = {"Email": "a@b.co", "Last_Name": "B", "First_Name": None, "Company": "C"}
 
 
@@ -80,9 +80,14 @@ def test_the_test_learns_the_organisation():
     assert PROVIDER.read_account(answer) == Account("1000", "Engines")
 
 
-@pytest.mark.parametrize(
-    ("url", "right"),
-    [("https://www.zohoapis.eu", True), ("https://www.zohoapis.eu.evil.example", False), ("https://8.8.8.8", False)],
-)
-def test_the_api_domain_is_zoho_s_own(url, right):
-    assert (PROVIDER.check({"api_domain": url}, {}) == ()) is right
+def test_a_token_that_is_brought_needs_its_account_s_domain():
+    (problem,) = PROVIDER.check({}, {"access_token": "x"})
+    assert (problem.pointer, problem.rule) == ("/config/api_domain", "required")
+    assert PROVIDER.check(CONFIG, {"access_token": "x"}) == PROVIDER.check({}, {}) == ()
+
+
+def test_only_zoho_s_own_domains_are_taken():
+    with pytest.raises(InvalidFields, match="api_domain"):
+        PROVIDER.clean_config({"api_domain": "https://www.zohoapis.eu.evil.example"})
+    with pytest.raises(InvalidFields, match="accounts_host"):
+        PROVIDER.clean_config({"accounts_host": "accounts.evil.example"})
