@@ -269,7 +269,9 @@ class OAuthGrant(models.Model):
         verbose_name = "authorization"
 
     def __str__(self) -> str:
-        return "ended" if self.ended_at else f"until {self.expires_at}" if self.expires_at else "without an end"
+        if self.ended_at:
+            return "ended"
+        return f"until {self.expires_at:%Y-%m-%d %H:%M:%S}" if self.expires_at else "without an end"
 
 
 class OAuthState(models.Model):

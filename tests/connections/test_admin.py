@@ -72,6 +72,17 @@ def test_the_page_tells_what_holds_a_connection():
         assert shown in text
 
 
+def test_the_page_tells_the_vendor_s_account_and_its_authorization():
+    target = make_connection(make_workspace(), type="hubspot", config={}, account_id="62515", account_name="Engines")
+    root = superuser()
+    assert "Authorized" not in root.text("connections_connection", target.public_id)
+    ends_at = datetime(2026, 3, 4, 5, 6, 7, 890, tzinfo=UTC)
+    OAuthGrant.objects.create(connection=target, workspace=target.workspace, expires_at=ends_at)
+    text = root.text("connections_connection", target.public_id)
+    for shown in ("Account Engines 62515", "Authorized until 2026-03-04 05:06:07"):
+        assert shown in text
+
+
 def test_no_page_shows_a_secret(secretive):
     target, secrets = secretive
     root = superuser()
