@@ -37,7 +37,7 @@ class AccessRecordOut(serializers.Serializer[Any]):
     api_key = PublicIdField(ids.KEY, source="api_key_id", allow_null=True)
     oauth_app = PublicIdField(ids.APP, source="oauth_app_id", allow_null=True)
     kind = serializers.CharField(
-        help_text="`credentials`, `signing_secret`, `client` (of an OAuth app), or `access_log`."
+        help_text="`credentials`, `signing_secret`, `client` (of an OAuth app), `key`, or `access_log`."
     )
     version = serializers.IntegerField(help_text="Of the secret; each change makes the next one.")
     delivery = PublicIdField(ids.DELIVERY, source="delivery_id", allow_null=True)

@@ -7,4 +7,8 @@ class ConnectionsConfig(AppConfig):
     name = "connections"
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401  (registers the system checks)
+        from workspaces.signals import keys_used
+
+        from . import checks, vault  # noqa: F401  (registers the system checks)
+
+        keys_used.connect(vault.record_uses, dispatch_uid="connections.vault")

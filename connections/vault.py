@@ -40,6 +40,8 @@ CREDENTIALS = "credentials"
 CREATED, REPLACED, ROTATED, DELETED = "created", "replaced", "rotated", "deleted"
 AUTHORIZED, REFRESHED, DISCONNECTED = "authorized", "refreshed", "disconnected"
 """The purposes of records that tell of a change."""
+USED = "used"
+"""The purpose of a record that tells of an API key's use."""
 
 _PREFIXES: dict[OwnerKind, str] = {"connection": ids.CONNECTION, "api_key": ids.KEY, "oauth_app": ids.APP}
 
@@ -271,6 +273,22 @@ def record_refusals(refusals: Iterable[Refusal]) -> None:
             attempt_number=refusal.attempt_number,
         )
         for refusal in refusals
+    )
+
+
+def record_uses(keys: Iterable[tuple[uuid.UUID, uuid.UUID | None, int]], **_: Any) -> None:
+    """Receiver of `keys_used`: record that requests were authenticated with these API keys."""
+    AccessRecord.objects.bulk_create(
+        AccessRecord(
+            workspace_id=workspace_id,
+            owner_kind="api_key",
+            owner_id=key_id,
+            kind="key",
+            version=version,
+            actor=ids.encode(ids.KEY, key_id),
+            purpose=USED,
+        )
+        for key_id, workspace_id, version in keys
     )
 
 

@@ -113,7 +113,7 @@ def _caller(kind: str, scopes: Sequence[str], workspace: Workspace | None = None
 
 
 def snapshot() -> dict[str, str]:
-    """A digest of every table, but for the moment at which a key was last used."""
+    """A digest of every table, but for what tells that a key was used."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
@@ -123,6 +123,7 @@ def snapshot() -> dict[str, str]:
         rows = "md5((to_jsonb(t) - 'last_used_at')::text)"
         digests = (
             f"SELECT '{table}', md5(coalesce(string_agg({rows}, '' ORDER BY {rows}), '')) FROM {table} t"
+            " WHERE to_jsonb(t) ->> 'purpose' IS DISTINCT FROM 'used'"
             for table in tables
         )
         cursor.execute(" UNION ALL ".join(digests))

@@ -7,15 +7,20 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db import DatabaseError
-from django.db.models import Q
+from django.db import DatabaseError, connection, transaction
 
-from workspaces.models import ApiKey
+from workspaces.signals import keys_used
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 60.0
 _MAX_NOTES = 10_000
+
+USED = """
+UPDATE api_keys SET last_used_at = %s WHERE id = ANY(%s::uuid[]) AND (last_used_at IS NULL OR last_used_at < %s)
+RETURNING id, workspace_id, version
+"""
+"""The condition keeps several processes to one write a minute between them."""
 
 _written: dict[uuid.UUID, float] = {}
 _pending: set[uuid.UUID] = set()
@@ -35,15 +40,17 @@ def touch(key_id: uuid.UUID) -> None:
 
 
 def write_pending(**_: Any) -> None:
-    """Receiver of `request_finished`. The condition keeps several processes to one write a minute between them."""
+    """Receiver of `request_finished`."""
     if not _pending:
         return
     with _lock:
         key_ids = list(_pending)
         _pending.clear()
     now = datetime.now(UTC)
-    stale = Q(last_used_at=None) | Q(last_used_at__lt=now - timedelta(seconds=INTERVAL_SECONDS))
     try:
-        ApiKey.objects.filter(stale, pk__in=key_ids).update(last_used_at=now)
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(USED, [now, key_ids, now - timedelta(seconds=INTERVAL_SECONDS)])
+            if keys := cursor.fetchall():
+                keys_used.send(sender=None, keys=keys)
     except DatabaseError as error:
         logger.warning("the last use of %d keys was not written: %s", len(key_ids), error)

@@ -45,6 +45,17 @@ def mistakes(client, workspace, **query):
 # --- what is in it --------------------------------------------------------------------------------------------------
 
 
+def test_the_use_of_a_key_is_recorded_once_a_minute(api, workspace):
+    issued = issue("workspace", workspace=workspace)
+    client = bearer(issued.key)
+    for _ in range(3):
+        client.get("/api/v1/connections")
+    (row,) = read(api, workspace, purpose="used")["data"]
+    key = ids.encode(ids.KEY, issued.row.pk)
+    assert (row["actor"], row["api_key"], row["kind"], row["version"], row["granted"]) == (key, key, "key", 1, True)
+    assert read(api, make_workspace(), purpose="used")["data"] == []
+
+
 def test_a_delivery_s_opening_says_who_when_why_and_for_what(api, workspace, endpoint):
     target = make_connection(workspace, url=endpoint.url)
     (delivery,) = make_deliveries(target)
@@ -108,11 +119,12 @@ def test_a_key_s_signing_secret_is_told_too(workspace):
     assert [(row["purpose"], row["actor"], row["version"]) for row in reversed(rows)] == [
         ("created", key, 1),
         ("verify a machine token", process, 1),
+        ("used", made["id"], 1),
         ("rotate the key", process, 1),
         ("rotated", key, 2),
         ("deleted", key, 2),
     ]
-    assert {(row["kind"], row["connection"]) for row in rows} == {("signing_secret", None)}
+    assert {(row["kind"], row["connection"]) for row in rows} == {("signing_secret", None), ("key", None)}
 
 
 def test_a_refusal_is_told(api, workspace):

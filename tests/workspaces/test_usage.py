@@ -25,7 +25,7 @@ def test_the_first_use_is_written():
     assert datetime.now(UTC) - last_used(issued) < timedelta(seconds=5)
 
 
-def test_it_is_written_once_a_minute(monkeypatch):
+def test_it_is_written_once_a_minute():
     issued = issue()
     client = bearer(issued.key)
     client.get(PATH)
