@@ -5,39 +5,17 @@ the hint of each has been put on its lane; the sweep runs on its real interval. 
 the same run, publishes the same hints with Celery's `send_task` through `producer.batch()`.
 """
 
-import json
-import os
 import sys
 import threading
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from meshes.embedded import EmbeddedServers
+from bench import alone
 
 CONNECTIONS = 1_000
-RESULT = Path(__file__).parent / "results" / "due.json"
-
-
-def main(number: int) -> None:
-    servers = EmbeddedServers()
-    servers.start()
-    try:
-        environment = {"DATABASE_URL": servers.postgres.url, "REDIS_URL": servers.valkey.url}
-        os.environ.update(environment, SECRET_KEY="bench", FERNET_KEYS="bench", MESHES_LOG_LEVEL="WARNING")
-        os.environ["DJANGO_SETTINGS_MODULE"] = "meshes.settings"
-        import django
-        from django.core.management import call_command
-
-        django.setup()
-        call_command("migrate", verbosity=0)
-        figures = measure(number)
-    finally:
-        servers.stop()
-    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
 
 
 def measure(number: int) -> dict[str, Any]:
@@ -143,4 +121,4 @@ def publish_classically(lanes: list[str], number: int) -> float:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
+    alone.run("due", partial(measure, int(sys.argv[1]) if len(sys.argv) > 1 else 10_000))

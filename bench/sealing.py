@@ -5,55 +5,25 @@ baselines, in the same run: claims with nothing beside them, and beside a proces
 Then the chain is checked.
 """
 
-import json
-import logging
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+from bench import alone
 from bench.due import prepare
-from meshes.embedded import EmbeddedServers
 
 WARM_UP, SHORTEST, LONGEST = 200, 1_000, 12_000
 """Claims: before each measurement, in the one at rest, and at most in each."""
-RESULT = Path(__file__).parent / "results" / "sealing.json"
 
 FILL = """
 INSERT INTO access_records (id, workspace_id, owner_kind, owner_id, kind, version, actor, purpose, granted, created_at)
 SELECT uuidv7(), workspace_id, owner_kind, owner_id, kind, version, actor, 'delivery', granted, now()
 FROM (SELECT * FROM access_records LIMIT 1) AS base CROSS JOIN generate_series(1, %s)
 """
-
-
-def main(number: int) -> None:
-    servers = EmbeddedServers()
-    servers.start()
-    try:
-        os.environ.update(
-            DATABASE_URL=servers.postgres.url, REDIS_URL=servers.valkey.url, DJANGO_SETTINGS_MODULE="meshes.settings",
-            SECRET_KEY="bench", FERNET_KEYS="bench", MESHES_LOG_LEVEL="WARNING", MESHES_LEASE_SECONDS="3600",
-        )  # fmt: skip
-        set_up()
-        from django.core.management import call_command
-
-        call_command("migrate", verbosity=0)
-        figures = measure(number)
-    finally:
-        servers.stop()
-    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
-
-
-def set_up() -> None:
-    import django
-
-    django.setup()
-    logging.disable(logging.INFO)  # a head a segment
 
 
 def measure(number: int) -> dict[str, Any]:
@@ -118,7 +88,7 @@ def check(number: int) -> float:
 
 def act(name: str) -> None:
     """What runs beside the claims, in a process of its own; prints its seconds."""
-    set_up()
+    alone.set_up()
     from connections import access_log
     from workspaces import partitions
 
@@ -137,4 +107,7 @@ def act(name: str) -> None:
 
 if __name__ == "__main__":
     argument = sys.argv[1] if len(sys.argv) > 1 else "1000000"
-    main(int(argument)) if argument.isdecimal() else act(argument)
+    if argument.isdecimal():
+        alone.run("sealing", partial(measure, int(argument)), MESHES_LEASE_SECONDS="3600")
+    else:
+        act(argument)

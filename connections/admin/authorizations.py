@@ -55,16 +55,13 @@ class OAuthGrantAdmin(OperatorAdmin):
         "refresh_failures", "show_not_before", "show_ended", "error", "show_leased",
     )  # fmt: skip
     readonly_fields = fields
+    show_connection = columns.related("connection", "connections.connection")
     show_workspace = columns.workspace()
     show_expires = columns.moment("expires_at", "token lives until")
     show_refreshed = columns.moment("refreshed_at", "token given")
     show_not_before = columns.moment("not_before", "not asked before")
     show_ended = columns.moment("ended_at", "ended")
     show_leased = columns.moment("lease_until", "somebody asks until")
-
-    @admin.display(description="connection")
-    def show_connection(self, grant: OAuthGrant) -> str:
-        return display.page_link("connections.connection", grant.pk, str(grant.connection))
 
     @admin.display(description="authorization")
     def show_state(self, grant: OAuthGrant) -> str:
@@ -119,14 +116,11 @@ class OAuthStateAdmin(OperatorAdmin):
     search_help_text = "conn_… or ws_… id, or the external id of a workspace"
     fields = (*list_display, "client_id", "redirect_uri", "show_used", "show_expires")
     readonly_fields = fields
+    show_connection = columns.related("connection", "connections.connection")
     show_workspace = columns.workspace()
     show_started = columns.moment("created_at", "started")
     show_used = columns.moment("used_at", "came back")
     show_expires = columns.moment("expires_at", "good until")
-
-    @admin.display(description="connection")
-    def show_connection(self, state: OAuthState) -> str:
-        return display.page_link("connections.connection", state.connection_id, str(state.connection))
 
     @admin.display(description="state")
     def show_state(self, state: OAuthState) -> str:

@@ -169,13 +169,10 @@ class ConnectionHealthAdmin(OperatorAdmin):
         "show_failing", "show_failed", "show_succeeded",
     )  # fmt: skip
     readonly_fields = fields
+    show_connection = columns.related("connection", "connections.connection")
     show_workspace = columns.workspace()
     show_breaker = columns.state("breaker", "breaker")
     show_probe = columns.moment("probe_until", "probe until")
     show_failing = columns.moment("first_failure_at", "failing since")
     show_failed = columns.moment("last_failure_at", "last failure")
     show_succeeded = columns.moment("last_success_at", "last success")
-
-    @admin.display(description="connection")
-    def show_connection(self, health: ConnectionHealth) -> str:
-        return display.page_link("connections.connection", health.pk, str(health.connection))

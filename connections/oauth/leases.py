@@ -235,7 +235,8 @@ def _lease(need: Need, standing: Standing) -> Lease | Verdict:
         return ended(provider.name)
     client = _client(need, provider.oauth, standing, opened.credentials)
     if client is None:
-        logger.error("connection %s: the OAuth client that was authorized is not configured", need.connection_id)
+        public_id = ids.encode(ids.CONNECTION, need.connection_id)
+        logger.error("connection %s: the OAuth client that was authorized is not configured", public_id)
         words = f"The {provider.name} app that this connection was authorized with is not set up any more."
         return unavailable(words, LONGEST_REST_SECONDS)  # an operator has to come
     return Lease(need, provider, standing.config, opened.version, opened.credentials, client, standing.failures)

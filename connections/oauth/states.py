@@ -102,7 +102,7 @@ def _is_live(key_id: uuid.UUID) -> bool:
 
 def is_forgotten(started: Started) -> bool:
     """Whether the authorization was ended while its code was exchanged."""
-    return not OAuthState.objects.filter(pk=started.id).exists()
+    return not OAuthState.objects.filter(pk=started.id, workspace_id=started.workspace_id).exists()
 
 
 def forget(connection: Connection) -> None:

@@ -56,6 +56,16 @@ def reference(prefix: str, model: str, attribute: str, title: str) -> Column:
     return show
 
 
+def related(attribute: str, model: str) -> Column:
+    """Another row by what it is called, as a link to its page: `related("connection", "connections.connection")`."""
+
+    @admin.display(description=attribute)
+    def show(self: Any, row: Any) -> SafeString | str:
+        return display.page_link(model, getattr(row, f"{attribute}_id"), str(getattr(row, attribute)))
+
+    return show
+
+
 def workspace() -> Column:
     """The tenant, by name."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from connections import mapping, shaping
 from connections.messages import Request, Response
-from connections.providers.base import Provider, Shipment
+from connections.providers.base import Exchange, Provider, Shipment, Verdict
 from tests.connections.providers.shipments import as_secrets, shipment
 
 PAYLOAD = {
@@ -40,9 +40,10 @@ def shaped(provider: Provider, action: str, payload: Any, own: list[dict[str, An
     return mapping.compile_mapping(entries).apply({"event": EVENT, "payload": payload, "workspace": {}})
 
 
-def reply(status: int, body: Any = b"", **headers: str) -> Response:
-    """An answer; a body that is neither bytes nor text as JSON, headers with _ for -."""
-    raw = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
+def reply(status: int = 200, body: Any = None, **headers: str) -> Response:
+    """An answer; a body that is neither bytes nor text as JSON, none for None; `retry_after` is `retry-after`."""
+    raw = body if isinstance(body, bytes | str) else "" if body is None else json.dumps(body)
+    raw = raw.encode() if isinstance(raw, str) else raw
     pairs = tuple((name.replace("_", "-"), value) for name, value in headers.items())
     return Response(status, pairs, raw, False, 1)
 
@@ -53,3 +54,18 @@ def document_of(request: Request) -> Any:
 
 def headers_of(request: Request) -> dict[str, str]:
     return dict(request.headers)
+
+
+def judged(provider: Provider, response: Response) -> tuple[str, str, str | None]:
+    """`(outcome, error class, hold)` by the provider's first action."""
+    return told(provider.classify(response, provider.actions[0].slug))
+
+
+def told(verdict: Any) -> tuple[str, str, str | None]:
+    """The same of a verdict that `follow` gave."""
+    assert isinstance(verdict, Verdict)
+    return verdict.outcome.value, verdict.error_class, verdict.hold
+
+
+def exchanges(*calls: tuple[Request, Response]) -> list[Exchange]:
+    return [Exchange(request, response) for request, response in calls]

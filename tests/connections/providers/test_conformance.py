@@ -27,7 +27,7 @@ from connections.providers.base import (
     Verdict,
 )
 from connections.providers.vendor import Vendor
-from tests.connections.providers.replies import default_fields
+from tests.connections.providers.exchanges import shaped
 from tests.connections.providers.shipments import as_secrets, shipment
 from workspaces.jsonpaths import split_path
 
@@ -193,8 +193,8 @@ NAMED = [each for each in ACTIONS if {"First name", "Last name", "Name"} & {fiel
 @pytest.mark.parametrize(("provider", "action"), NAMED, ids=lambda each: each.slug)
 def test_a_lead_s_name_arrives_in_one_piece_or_in_two(provider, action):
     ada = {"email": "ada@example.com", "company": "Engines", "phone": "+15550100", "object": "Lead", "list_id": "1"}
-    whole = default_fields(provider, action.slug, {**ada, "name": "Ada Lovelace"})
-    parts = default_fields(provider, action.slug, {**ada, "first_name": "Ada", "last_name": "Lovelace"})
+    whole = shaped(provider, action.slug, {**ada, "name": "Ada Lovelace"})
+    parts = shaped(provider, action.slug, {**ada, "first_name": "Ada", "last_name": "Lovelace"})
     assert "Ada Lovelace" in flat(whole)
     assert {"Ada", "Lovelace"} <= flat(parts) or "Ada Lovelace" in flat(parts)
     assert "ada@example.com" in flat(whole)

@@ -6,7 +6,7 @@ import pytest
 from connections.messages import Request
 from connections.providers.base import Account, InvalidFields, NotAuthorized, Unsendable
 from connections.providers.customerio import PROVIDER
-from tests.connections.providers.replies import default_fields, judged, reply
+from tests.connections.providers.exchanges import judged, reply, shaped
 from tests.connections.providers.shipments import as_secrets, shipment
 from workspaces import ids
 
@@ -154,8 +154,8 @@ def test_the_account_is_the_workspace():
 
 def test_the_default_mapping_takes_the_usual_names():
     payload = {"email": "a@b.co", "first_name": "A", "last_name": "B", "phone": "+1555", "company": "C"}
-    assert default_fields(PROVIDER, "upsert_person", payload) == {"id": "a@b.co", **payload}
-    assert default_fields(PROVIDER, "track_event", payload) == {
+    assert shaped(PROVIDER, "upsert_person", payload) == {"id": "a@b.co", **payload}
+    assert shaped(PROVIDER, "track_event", payload) == {
         "id": "a@b.co", "name": "lead.created", "data": payload,
     }  # fmt: skip
 

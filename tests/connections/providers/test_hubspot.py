@@ -5,7 +5,7 @@ import pytest
 from connections.messages import Request
 from connections.providers.base import Account, Choice, InvalidFields, NotAuthorized, Unsendable
 from connections.providers.hubspot import PROVIDER
-from tests.connections.providers.replies import default_fields, exchanges, judged, reply, told
+from tests.connections.providers.exchanges import exchanges, judged, reply, shaped, told
 from tests.connections.providers.shipments import as_secrets, shipment
 
 ROOT = "https://api.hubapi.com"
@@ -287,7 +287,7 @@ def test_identifying_properties_are_the_email_and_those_with_unique_values():
 def test_the_default_mapping_takes_the_usual_names():
     payload = {"email": "a@b.co", "first_name": "A", "last_name": "B", "phone": "+1555", "company": "C"}
     for action in PROVIDER.actions:
-        assert default_fields(PROVIDER, action.slug, payload) == ADA
+        assert shaped(PROVIDER, action.slug, payload) == ADA
 
 
 def test_a_note_is_not_left_twice():

@@ -6,7 +6,7 @@ import pytest
 from connections.messages import Request
 from connections.providers.base import Account, Choice, NotAuthorized, Unsendable
 from connections.providers.intercom import PROVIDER
-from tests.connections.providers.replies import default_fields, exchanges, judged, reply, told
+from tests.connections.providers.exchanges import exchanges, judged, reply, shaped, told
 from tests.connections.providers.shipments import NOW, as_secrets, shipment
 
 ROOT = "https://api.intercom.io"
@@ -268,13 +268,13 @@ def test_without_a_token_the_connection_must_be_authorized():
 
 def test_the_default_mapping_takes_the_usual_names():
     payload = {"email": "a@b.co", "first_name": "A", "last_name": "B", "phone": "+1555", "user_id": "u-1"}
-    assert default_fields(PROVIDER, "upsert_contact", payload) == {
+    assert shaped(PROVIDER, "upsert_contact", payload) == {
         "email": "a@b.co", "external_id": "u-1", "name": "A B", "phone": "+1555",
     }  # fmt: skip
-    assert default_fields(PROVIDER, "track_event", payload) == {
+    assert shaped(PROVIDER, "track_event", payload) == {
         "event_name": "lead.created", "email": "a@b.co", "user_id": "u-1",
     }  # fmt: skip
-    assert default_fields(PROVIDER, "tag_contact", payload) == {"email": "a@b.co", "external_id": "u-1"}
+    assert shaped(PROVIDER, "tag_contact", payload) == {"email": "a@b.co", "external_id": "u-1"}
 
 
 def test_only_what_intercom_drops_twice_is_sent_twice():

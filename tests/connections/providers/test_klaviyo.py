@@ -5,7 +5,7 @@ import pytest
 from connections.messages import Request
 from connections.providers.base import Account, NotAuthorized, Unsendable
 from connections.providers.klaviyo import PROFILE_BYTES, PROVIDER
-from tests.connections.providers.replies import default_fields, judged, reply
+from tests.connections.providers.exchanges import judged, reply, shaped
 from tests.connections.providers.shipments import as_secrets, shipment
 
 ROOT = "https://a.klaviyo.com"
@@ -170,8 +170,8 @@ def test_the_test_asks_for_the_account():
 def test_the_default_mapping_takes_the_usual_names():
     payload = {"email": "a@b.co", "first_name": "A", "last_name": "B", "phone": "+15551234567", "company": "C"}
     profile = {"email": "a@b.co", "phone_number": "+15551234567", "first_name": "A", "last_name": "B"}
-    assert default_fields(PROVIDER, "upsert_profile", payload) == {**profile, "organization": "C"}
-    assert default_fields(PROVIDER, "track_event", payload) == {
+    assert shaped(PROVIDER, "upsert_profile", payload) == {**profile, "organization": "C"}
+    assert shaped(PROVIDER, "track_event", payload) == {
         "metric": "lead.created", "properties": payload, **profile,
     }  # fmt: skip
 

@@ -6,7 +6,7 @@ import pytest
 from connections.messages import Request
 from connections.providers.base import Account, Choice, InvalidFields, NotAuthorized, Unsendable
 from connections.providers.mailchimp import PROVIDER, Mailchimp
-from tests.connections.providers.replies import default_fields, exchanges, judged, reply
+from tests.connections.providers.exchanges import exchanges, judged, reply, shaped
 from tests.connections.providers.shipments import as_secrets, shipment
 
 ROOT = "https://us21.api.mailchimp.com/3.0"
@@ -239,9 +239,9 @@ def test_a_server_in_the_vendor_s_place_needs_no_data_centre():
 
 def test_the_default_mapping_takes_the_usual_names():
     payload = {"email": "a@b.co", "first_name": "A", "last_name": "B", "phone": "+1555"}
-    assert default_fields(PROVIDER, "upsert_member", payload) == ADA
-    assert default_fields(PROVIDER, "add_tags", payload) == ADA
-    assert default_fields(PROVIDER, "track_event", payload) == {"email": "a@b.co", "name": "lead.created"}
+    assert shaped(PROVIDER, "upsert_member", payload) == ADA
+    assert shaped(PROVIDER, "add_tags", payload) == ADA
+    assert shaped(PROVIDER, "track_event", payload) == {"email": "a@b.co", "name": "lead.created"}
 
 
 def test_events_have_no_key_and_are_not_sent_twice():

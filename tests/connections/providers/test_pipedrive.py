@@ -5,7 +5,7 @@ import pytest
 from connections.messages import Request
 from connections.providers.base import Account, NotAuthorized, Unsendable
 from connections.providers.pipedrive import PROVIDER, Pipedrive
-from tests.connections.providers.replies import default_fields, exchanges, judged, reply, told
+from tests.connections.providers.exchanges import exchanges, judged, reply, shaped, told
 from tests.connections.providers.shipments import as_secrets, shipment
 
 ROOT = "https://api.pipedrive.com"
@@ -226,7 +226,7 @@ def test_the_account_is_the_company():
 
 def test_the_default_mapping_takes_the_usual_names():
     payload = {"email": "a@b.co", "first_name": "A", "last_name": "B", "phone": "+1555"}
-    assert default_fields(PROVIDER, "upsert_person", payload) == ADA
+    assert shaped(PROVIDER, "upsert_person", payload) == ADA
 
 
 def test_persons_have_no_key_and_are_not_sent_twice():

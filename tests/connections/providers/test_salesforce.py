@@ -5,7 +5,7 @@ import pytest
 from connections.messages import Request
 from connections.providers.base import Account, Choice, InvalidFields, NotAuthorized, Unsendable
 from connections.providers.salesforce import PROVIDER, Salesforce
-from tests.connections.providers.replies import default_fields, exchanges, judged, reply
+from tests.connections.providers.exchanges import exchanges, judged, reply, shaped
 from tests.connections.providers.shipments import as_secrets, shipment
 
 ROOT = "https://acme.my.salesforce.com"
@@ -105,10 +105,10 @@ def test_the_frozen_field_names_the_record_whatever_the_config_says_now():
 
 def test_the_default_mapping_takes_the_usual_names():
     payload = {"email": "a@b.co", "first_name": "A", "last_name": "B", "company": "C", "phone": "+1555"}
-    assert default_fields(PROVIDER, "upsert_lead", payload) == {
+    assert shaped(PROVIDER, "upsert_lead", payload) == {
         "external_id": "a@b.co", "FirstName": "A", "LastName": "B", "Email": "a@b.co", "Phone": "+1555", "Company": "C",
     }  # fmt: skip
-    assert default_fields(PROVIDER, "upsert_contact", {"email": "a@b.co", "name": "A B"})["LastName"] == "A B"
+    assert shaped(PROVIDER, "upsert_contact", {"email": "a@b.co", "name": "A B"})["LastName"] == "A B"
 
 
 def missing(*names: str):

@@ -14,7 +14,7 @@ from connections.providers.vendor import (
     seconds_until,
     url_part,
 )
-from tests.connections.providers.replies import reply
+from tests.connections.providers.exchanges import reply
 
 DATE = "Wed, 04 Mar 2026 05:06:07 GMT"
 AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC).timestamp()
@@ -70,14 +70,14 @@ def test_without_the_answer_s_clock_a_moment_is_measured_by_ours(headers):
 
 
 def test_a_list_of_choices_is_found_by_its_path():
-    assert listed(reply(document={"a": {"b": [{"id": 1}, "x", None]}}), "a", "b") == [{"id": 1}]
-    assert listed(reply(document=[{"id": 1}])) == [{"id": 1}]
+    assert listed(reply(body={"a": {"b": [{"id": 1}, "x", None]}}), "a", "b") == [{"id": 1}]
+    assert listed(reply(body=[{"id": 1}])) == [{"id": 1}]
 
 
 @pytest.mark.parametrize("document", [None, b"<html>", [], {}, {"a": None}, {"a": {"id": 1}}, {"a": "x"}])
 def test_an_answer_without_the_list_is_refused(document):
     with pytest.raises(Unsendable, match="could not be read"):
-        listed(reply(document=document), "a")
+        listed(reply(body=document), "a")
 
 
 @pytest.mark.parametrize(
