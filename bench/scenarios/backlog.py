@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 
 import redis
 
-from bench import cpu
+from bench import alone, cpu
 from bench.cpu import load_average
-from bench.due import RESULT
 from bench.filling import Filler, copy_id
 from bench.report import Results
 from bench.rig import ROOT, BenchError, Rig
@@ -114,7 +113,7 @@ def watch(system: Meshes, rig: Rig, sample: Sample, due_at: datetime) -> Sample:
 def lateness(rig: Rig) -> dict[str, float]:
     number = rig.options.sized(10_000, 2_000)
     subprocess.run((sys.executable, "-m", "bench.due", str(number)), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    made = json.loads(RESULT.read_text())
+    made = json.loads((alone.RESULTS / "due.json").read_text())
     return {"due": float(made["deliveries"])} | {
         name: float(seconds) for name, seconds in made.items() if name.endswith("_seconds_late")
     }
