@@ -16,7 +16,7 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Q
 
-from delivery import cancelling, fanout
+from delivery import cancelling, evaluation
 from delivery.filters import Filter
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
 from workspaces.models import Workspace
@@ -73,7 +73,7 @@ def _matching(workspace: Workspace, wanted: Filter, types: dict[uuid.UUID, str])
     kept = Payload.objects.filter(pk__in=list(types), workspace=workspace, erased_at=None)
     matching = []
     for event_id, body in kept.order_by("pk").values_list("pk", "body"):
-        context = fanout.context_of(event_id, types[event_id], json.loads(body), workspace)
+        context = evaluation.context_of(event_id, types[event_id], json.loads(body), workspace)
         if wanted.explain(context) is None:
             matching.append(event_id)
     return matching

@@ -1,15 +1,15 @@
 """Fan-out: an event becomes one delivery per matching rule, and a ledger that says what became of every rule.
 
-Two statements around pure work: the first claims the events (so that an event that kills its worker is counted), the
-second writes ledger and deliveries and takes the events off `Unrouted`. A delivery's id is a pure
-function of event and rule, so running twice makes no doubles.
+Two statements around pure work (`delivery.evaluation`): the first claims the events (so that an event that kills its
+worker is counted), the second writes ledger and deliveries and takes the events off `Unrouted`. A delivery's id is a
+pure function of event and rule, so running twice makes no doubles. Workspaces share the statements, batch by batch;
+what an event's rules cost is spent between them, by its task alone.
 """
 
-import hashlib
 import json
 import logging
 import uuid
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,10 +19,9 @@ from django.db import DataError, IntegrityError, connection
 from connections import mapping
 from delivery import publishing, routing
 from delivery.batching import rows_of
-from delivery.models import Delivery, event_time
+from delivery.evaluation import Fact, NewDelivery, Routed, context_of, evaluate
+from delivery.models import Delivery
 from delivery.routing import CompiledRule, Routing
-from workspaces import ids
-from workspaces.models import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -61,126 +60,55 @@ INSERT_DELIVERIES = """, made AS (
 DELIVERY_ROW = f"({','.join(['%s'] * 15)}, '', 0, 0, 0, '')"
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """An event as fan-out needs it; `payload` is the JSON text as received."""
-
-    event_id: uuid.UUID
-    workspace_id: uuid.UUID
-    type: str
-    payload: str
-
-
-@dataclass(frozen=True, slots=True)
-class Shaped:
-    """What one rule makes of one event: the ledger entry and, unless it did not match, the delivery's row."""
-
-    entry: dict[str, Any]
-    delivery: tuple[Any, ...] | None = None
-    hint: publishing.DeliveryHint | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Routed:
-    """An event and what every rule that names its type makes of it."""
-
-    fact: Fact
-    considered: list[Shaped]
-
-
-def delivery_id(event_id: uuid.UUID, rule_id: uuid.UUID) -> uuid.UUID:
-    """The event's 48-bit time, then UUIDv7-shaped bits of SHA-256(event id, rule id)."""
-    digest = hashlib.sha256(event_id.bytes + rule_id.bytes).digest()
-    tail = int.from_bytes(digest[:10], "big")
-    tail = tail & ~(0xF << 76) | 0x7 << 76  # version 7
-    tail = tail & ~(0x3 << 62) | 0x2 << 62  # variant 10
-    return uuid.UUID(int=ids.milliseconds(event_id) << 80 | tail)
-
-
 def fan_out(event_ids: list[uuid.UUID]) -> list[publishing.DeliveryHint]:
     """Route these events; those already routed, or being routed elsewhere, are passed over.
 
     Returns `(workspace id, connection id, delivery id)` hints to publish now that all is committed.
     """
-    facts, stamps = _claim(event_ids)
-    routings = routing.routings_of(stamps)
-    now = datetime.now(UTC)
-    routed = [made for fact in facts if (made := _route(fact, routings[fact.workspace_id], now))]
-    written = _write_all(routed, now)
-    return [shaped.hint for one in written for shaped in one.considered if shaped.hint]
+    facts = [fact for fact in claim(event_ids) if fact is not None]
+    rules = load_rules(facts)
+    routed = [made for fact, its_rules in zip(facts, rules, strict=True) if (made := try_evaluate(fact, its_rules))]
+    return [hint for hints in write(routed) for hint in hints]
 
 
-def _claim(event_ids: list[uuid.UUID]) -> tuple[list[Fact], dict[uuid.UUID, int]]:
-    """The events that are ours to route, and the stamps of their workspaces' rules."""
+def claim(event_ids: Sequence[uuid.UUID]) -> list[Fact | None]:
+    """The events, in this order; None for one that is not ours to route."""
+    wanted = list(event_ids)
     with connection.cursor() as cursor:
-        cursor.execute(CLAIM, [settings.MESHES_LEASE_SECONDS, event_ids, event_ids, event_ids])
-        rows = cursor.fetchall()
-    return [Fact(*row[:4]) for row in rows], {row[1]: row[4] for row in rows}
+        cursor.execute(CLAIM, [settings.MESHES_LEASE_SECONDS, wanted, wanted, wanted])
+        claimed = {row[0]: Fact(*row) for row in cursor.fetchall()}
+    return [claimed.pop(event_id, None) for event_id in event_ids]
 
 
-def _route(fact: Fact, rules: Routing, now: datetime) -> Routed | None:
+def load_rules(facts: Sequence[Fact]) -> list[Routing]:
+    """The rules of each event's workspace, in this order."""
+    stamps: dict[uuid.UUID, int] = {}
+    for fact in facts:
+        stamps[fact.workspace_id] = max(fact.stamp, stamps.get(fact.workspace_id, 0))
+    found = routing.routings_of(stamps)
+    return [found[fact.workspace_id] for fact in facts]
+
+
+def try_evaluate(fact: Fact, rules: Routing) -> Routed | None:
+    """What the rules make of the event. None after a fault of ours with it: it stays unrouted, and is tried again."""
     try:
-        named = rules.named(fact.type)
-        context: dict[str, Any] = {}
-        if any(rule.reads_event for rule in named):
-            context = context_of(fact.event_id, fact.type, json.loads(fact.payload), rules.workspace)
-        return Routed(fact, [shape(fact, rule, context, now) for rule in named])
+        return evaluate(fact, rules)
     except Exception:
-        # A fault of ours with one event: it stays unrouted, is tried again, and is set aside after five tries.
         logger.exception("fan-out of event %s failed", fact.event_id)
         return None
 
 
-def context_of(event_id: uuid.UUID, event_type: str, payload: Any, workspace: Workspace) -> dict[str, Any]:
-    """What filters and mappings see: `{event: {id, type, created_at}, payload, workspace: {id, external_id, name}}`."""
-    return {
-        "event": {
-            "id": ids.encode(ids.EVENT, event_id),
-            "type": event_type,
-            "created_at": event_time(event_id).isoformat().replace("+00:00", "Z"),
-        },
-        "payload": payload,
-        "workspace": {"id": workspace.public_id, "external_id": workspace.external_id, "name": workspace.name},
-    }
+def write(routed: Sequence[Routed]) -> list[list[publishing.DeliveryHint]]:
+    """Write ledgers and deliveries; the events wait no more. Returns the hints of each event, in this order.
 
-
-def shape(fact: Fact, compiled: CompiledRule, context: dict[str, Any], now: datetime) -> Shaped:
-    """Decide what a rule whose pattern names the event makes of it. Pure: reads no clock and no database."""
-    rule, entry = compiled.rule, compiled.entry
-    if not rule.enabled or rule.connection.status == "deleted":
-        return Shaped(entry | {"result": "disabled"})
-    if compiled.filter is not None:
-        clause = compiled.filter.explain(context)
-        if clause is not None:
-            return Shaped(entry | {"result": "filtered", "clause": clause.as_dict()})
-    made = delivery_id(fact.event_id, rule.pk)
-    entry = entry | {"delivery": ids.encode(ids.DELIVERY, made)}
-    try:
-        body = compiled.shaped_body(context)
-    except mapping.MappingFailed as error:
-        row = _row(made, fact, compiled, None, "dead", now, "mapping_failed", str(error))
-        return Shaped(entry | {"result": "mapping_failed", "reason": str(error)}, row)
-    if rule.connection.status != "active":
-        row = _row(made, fact, compiled, body, "held", now, rule.connection.status, rule.connection.status_reason)
-        return Shaped(entry | {"result": "held", "reason": rule.connection.status}, row)
-    row = _row(made, fact, compiled, body, "pending", now)
-    return Shaped(entry | {"result": "matched"}, row, (fact.workspace_id, rule.connection_id, made))
-
-
-def _row(
-    made: uuid.UUID,
-    fact: Fact,
-    compiled: CompiledRule,
-    body: str | None,
-    status: str,
-    now: datetime,
-    cause: str = "",
-    detail: str = "",
-) -> tuple[Any, ...]:
-    rule = compiled.rule
-    due, finished = (now if status == "pending" else None), (now if status == "dead" else None)
-    return (made, fact.workspace_id, fact.event_id, rule.pk, rule.connection_id, fact.type, rule.action, body,
-            compiled.frozen, status, cause, detail, due, now, finished)  # fmt: skip
+    One whose rows are refused has none, stays unrouted, and is tried again.
+    """
+    now = datetime.now(UTC)
+    written = {one.fact.event_id for one in _write_all(list(routed), now)}
+    return [
+        [made.hint for made in one.deliveries if made.status == "pending"] if one.fact.event_id in written else []
+        for one in routed
+    ]
 
 
 def _write_all(routed: list[Routed], now: datetime) -> list[Routed]:
@@ -205,13 +133,18 @@ def _write(routed: list[Routed], now: datetime) -> None:
     ]
     ledgers, parameters = rows_of("(%s, %s, %s, %s)", entries)
     made = ""
-    if rows := [shaped.delivery for one in routed for shaped in one.considered if shaped.delivery]:
+    if rows := [_row(made, now) for one in routed for made in one.deliveries]:
         deliveries, values = rows_of(DELIVERY_ROW, rows)
         made = INSERT_DELIVERIES.format(deliveries=deliveries)
         parameters += values
     with connection.cursor() as cursor:
         parameters.append([one.fact.event_id for one in routed])
         cursor.execute(WRITE.format(ledgers=ledgers, made=made), parameters)
+
+
+def _row(made: NewDelivery, now: datetime) -> tuple[Any, ...]:
+    due, finished = (now if made.status == "pending" else None), (now if made.status == "dead" else None)
+    return (*made, due, now, finished)
 
 
 def set_poison_aside(now: datetime) -> int:

@@ -110,6 +110,16 @@ _kept: dict[uuid.UUID, Routing] = {}
 _lock = threading.Lock()
 
 
+def kept(workspace_id: uuid.UUID, stamp: int) -> Routing | None:
+    """The rules of a workspace as they were at the stamp, if this process has them."""
+    with _lock:
+        found = _kept.get(workspace_id)
+        if found is None or found.stamp != stamp:
+            return None
+        _kept[workspace_id] = _kept.pop(workspace_id)
+        return found
+
+
 def routings_of(stamps: Mapping[uuid.UUID, int]) -> dict[uuid.UUID, Routing]:
     """The rules of workspaces, by their ids, at least as new as the stamps. Two queries if any must be read."""
     with _lock:

@@ -10,7 +10,7 @@ from django.db import transaction
 
 from connections import mapping, providers, shaping
 from connections.models import Connection
-from delivery import fanout, matching, preview
+from delivery import evaluation, matching, preview
 from delivery.models import Rule
 from delivery.routing import CompiledRule
 from meshes.api import Problem
@@ -135,7 +135,7 @@ def try_rule(rule: Rule, event_id: uuid.UUID, event_type: str, payload: Any, pay
     """Try a rule on an event, as fan-out would. Sends nothing, stores nothing, opens no credential."""
     if not matching.pattern_matches(rule.event, event_type):
         return Trial(False, "event", f"The rule is for {rule.event}.")
-    context = fanout.context_of(event_id, event_type, payload, rule.workspace)
+    context = evaluation.context_of(event_id, event_type, payload, rule.workspace)
     if rule.filter is not None:
         clause = matching.compile_filter(rule.filter).explain(context)
         if clause is not None:
@@ -145,7 +145,7 @@ def try_rule(rule: Rule, event_id: uuid.UUID, event_type: str, payload: Any, pay
     except mapping.MappingFailed as error:
         return Trial(True, "mapping_failed", str(error))
     draft = preview.Draft(
-        fanout.delivery_id(event_id, rule.pk), event_id, event_type, body or payload_text, rule.action
+        evaluation.delivery_id(event_id, rule.pk), event_id, event_type, body or payload_text, rule.action
     )
     rendered = preview.try_render(rule.connection, draft)
     return Trial(True, "unsendable" if rendered["error"] else "", rendered["error"], request=rendered["request"])

@@ -13,21 +13,20 @@ from django.db import InterfaceError, OperationalError, connections
 
 from connections import vault
 from connections.providers.base import Outcome
-from delivery import dispatch, fanout, publishing, settling, tokens
+from delivery import dispatch, fanout, publishing, routing, settling, tokens
 from delivery.batching import Group
+from delivery.evaluation import Fact, Routed
 from delivery.lanes.lease import report
+from delivery.routing import Routing
 
 logger = logging.getLogger(__name__)
 
 WORKER = vault.this_process()
 
 
-def _route(event_ids: list[uuid.UUID]) -> list[None]:
-    publishing.publish_deliveries(fanout.fan_out(event_ids))
-    return [None] * len(event_ids)
-
-
-_fanouts: Group[uuid.UUID, None] = Group("fan-out", _route, most=32)
+_event_claims: Group[uuid.UUID, Fact | None] = Group("event-claim", fanout.claim, most=32)
+_rule_loads: Group[Fact, Routing] = Group("rule-load", fanout.load_rules, most=32)
+_routings: Group[Routed, list[publishing.DeliveryHint]] = Group("routing", fanout.write, most=32)
 _claims: Group[uuid.UUID, dispatch.Job | None] = Group("claim", lambda ids: dispatch.claim(ids, WORKER))
 _settlements: Group[dispatch.Result, bool] = Group("settle", lambda results: settling.settle(results, WORKER))
 
@@ -36,7 +35,13 @@ _settlements: Group[dispatch.Result, bool] = Group("settle", lambda results: set
 def fan_out(event_id: str) -> None:
     """Route one event: match rules, shape payloads, write deliveries, hint them to their connections' lanes."""
     _forbid_database()
-    _fanouts.submit(uuid.UUID(event_id))
+    fact = _event_claims.submit(uuid.UUID(event_id))
+    if fact is None:
+        return
+    rules = routing.kept(fact.workspace_id, fact.stamp) or _rule_loads.submit(fact)
+    routed = fanout.try_evaluate(fact, rules)
+    if routed is not None:
+        publishing.publish_deliveries(_routings.submit(routed))
 
 
 @shared_task(name="delivery.deliver", acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types

@@ -7,7 +7,7 @@ import pytest
 from django.db import connection, connections
 
 from connections.providers.base import Outcome, Verdict
-from delivery import backlog, dispatch, settling, tasks
+from delivery import backlog, dispatch, evaluation, fanout, settling, tasks
 from delivery.models import Attempt, Delivery, Event, Unrouted
 from tests.delivery.api import account, tenant
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
@@ -136,3 +136,21 @@ def test_fan_out_at_load_costs_less_than_one_statement_an_event():
         list(pool.map(lambda event: tasks.fan_out(str(event.pk)), events))
     assert Delivery.objects.count() == 100
     assert len(statements) / len(events) <= 1
+
+
+def test_an_event_whose_evaluation_lasts_stops_no_other_workspace(monkeypatch):
+    slow, quick = (make_event(make_rule(make_connection(make_workspace())).workspace) for _ in range(2))
+    is_quick_done = threading.Event()
+
+    def evaluate(fact, rules):
+        assert fact.event_id != slow.pk or is_quick_done.wait(60)
+        return evaluation.evaluate(fact, rules)
+
+    monkeypatch.setattr(fanout, "evaluate", evaluate)
+    with ThreadPoolExecutor(2) as pool:
+        ends = pool.submit(tasks.fan_out, str(slow.pk))
+        pool.submit(tasks.fan_out, str(quick.pk)).result(60)
+        assert list(Delivery.objects.values_list("event_id", flat=True)) == [quick.pk]
+        is_quick_done.set()
+        ends.result(60)
+    assert Delivery.objects.count() == 2
