@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 
 import redis
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from meshes.problems import safe_methods_only
-from workspaces.partitions import count_ahead
+from workspaces import partitions
 
 PARTITIONED_TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
 MIN_PARTITIONS_AHEAD = 2
@@ -53,9 +53,14 @@ def check_migrations() -> None:
 
 
 def check_partitions() -> None:
-    now = datetime.now(UTC)
+    """Every table has this week's partition, without which nothing is accepted, the next one, and enough ahead."""
+    week = partitions.week_of(datetime.now(UTC))
     for table in PARTITIONED_TABLES:
-        ahead = count_ahead(table, now)
+        starts = {partition.start for partition in partitions.existing(table)}
+        for needed in (week, week + partitions.WEEK):
+            if needed not in starts:
+                raise NotReady(f"{table} has no partition for the week from {needed}; is the sweeper running?")
+        ahead = sum(start > week for start in starts)
         if ahead < MIN_PARTITIONS_AHEAD:
             raise NotReady(f"{table} has {ahead} partitions ahead; is the sweeper running?")
 
@@ -85,7 +90,7 @@ def _run(check: Callable[[], None]) -> str:
         check()
     except NotReady as error:
         return str(error)
-    except (DatabaseError, redis.RedisError):
+    except (Error, redis.RedisError):
         return "unreachable"
     return "ok"
 

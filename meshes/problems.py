@@ -16,13 +16,14 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.core.exceptions import ValidationError as ModelValidationError
-from django.db import InterfaceError, OperationalError
+from django.db import Error
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.settings import api_settings
 
 from workspaces.access import UnknownWorkspace
+from workspaces.database_faults import Fault, fault_of
 from workspaces.jsonpaths import pointer
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ _TITLES = {
 }
 _UNNAMED = ("error", "The request failed")
 _RETRY_SECONDS = 5
-"""What a 503 asks for: a restart of PostgreSQL takes a few seconds."""
+"""What a 503 asks for: a restart of PostgreSQL takes a few seconds, a missing partition a minute at most."""
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's word, and it reads so where it is raised
@@ -128,7 +129,7 @@ def to_problem(exc: Exception) -> Problem:
         return Problem(403)
     if isinstance(exc, UnreadablePostError):
         return Problem(400, detail="The body ended before its announced length.")
-    if isinstance(exc, (OperationalError, InterfaceError)):
+    if isinstance(exc, Error) and fault_of(exc) in (Fault.PASSING, Fault.CANCELED):
         logger.error("database unavailable: %s", exc)
         return Problem(503, headers={"Retry-After": str(_RETRY_SECONDS)})
     return _unforeseen(exc)

@@ -1,7 +1,7 @@
 """Tables that are RANGE-partitioned by ISO week on their UUIDv7 primary key.
 
 Partitions are named `<table>_p<first day, YYYYMMDD>`. There is no DEFAULT partition: a row outside every partition is
-an error, so partitions are made ahead (`ensure_ahead`), and `/readyz` watches how many (`count_ahead`).
+an error, so partitions are made ahead (`ensure_ahead`), and `/readyz` watches which there are (`existing`).
 """
 
 import uuid
@@ -69,7 +69,7 @@ def existing(table: str) -> list[Partition]:
 
 
 def ensure(table: str, start: date) -> bool:
-    """Make the partition that begins at `start` if it is missing; True if it was made.
+    """Make the partition that begins at `start` if it is missing; True if it was made, or attached again.
 
     It is built apart and then attached, because `CREATE TABLE … PARTITION OF` would lock the parent against everything.
     """
@@ -77,12 +77,19 @@ def ensure(table: str, start: date) -> bool:
     low, high = partition.bounds
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
-        cursor.execute("SELECT to_regclass(%s)", [partition.name])
-        if cursor.fetchone()[0] is not None:
-            return False
         cursor.execute(
-            f"CREATE TABLE {partition.name} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)"
+            "SELECT c.oid, EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) FROM pg_class c"
+            " WHERE c.oid = to_regclass(%s)",
+            [partition.name],
         )
+        found = cursor.fetchone()
+        if found is not None and found[1]:
+            return False
+        if found is None:
+            cursor.execute(
+                f"CREATE TABLE {partition.name}"
+                f" (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)"
+            )
         if table in FILLFACTOR:
             cursor.execute(f"ALTER TABLE {partition.name} SET (fillfactor = {FILLFACTOR[table]})")
         cursor.execute(
@@ -96,8 +103,9 @@ def guard_against_truncate(partition: Partition) -> None:
     """Give a partition its parent's triggers on TRUNCATE. Those on rows it has from PostgreSQL itself; these not."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT tgname, tgfoid::regproc::text FROM pg_trigger WHERE tgrelid = %s::regclass AND tgtype & %s <> 0",
-            [partition.table, _ON_TRUNCATE],
+            "SELECT tgname, tgfoid::regproc::text FROM pg_trigger t WHERE tgrelid = %s::regclass AND tgtype & %s <> 0"
+            " AND NOT EXISTS (SELECT FROM pg_trigger has WHERE has.tgrelid = %s::regclass AND has.tgname = t.tgname)",
+            [partition.table, _ON_TRUNCATE, partition.name],
         )
         for name, function in cursor.fetchall():
             cursor.execute(f"CREATE TRIGGER {name} BEFORE TRUNCATE ON {partition.name} EXECUTE FUNCTION {function}()")
@@ -111,12 +119,6 @@ def ensure_ahead(table: str, now: datetime) -> int:
 def weeks_ahead(now: datetime) -> list[date]:
     """Last week, this week and the next `AHEAD` weeks."""
     return [week_of(now) + WEEK * offset for offset in range(-1, AHEAD + 1)]
-
-
-def count_ahead(table: str, now: datetime) -> int:
-    """How many partitions exist beyond the current week's."""
-    week = week_of(now)
-    return sum(partition.start > week for partition in existing(table))
 
 
 class CreatePartitionedModel(CreateModel):

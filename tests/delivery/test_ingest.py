@@ -1,6 +1,7 @@
 """Events come in."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from django.db import connection
@@ -10,7 +11,7 @@ from delivery.ingest import NewEvent, insert_events
 from delivery.models import Event, Payload, Unrouted
 from tests.delivery.api import mistakes, tenant
 from tests.factories import make_workspace
-from workspaces import ids
+from workspaces import ids, partitions
 
 pytestmark = pytest.mark.django_db
 
@@ -142,6 +143,36 @@ def test_any_number_of_events_is_one_statement():
     assert len(queries) == 1
     assert Event.objects.count() == Payload.objects.count() == Unrouted.objects.count() == 300
     assert Payload.objects.get(pk=events[7].id).body == '{"n":7}'
+
+
+def drop_partition(table):
+    partition = partitions.Partition(table, partitions.week_of(datetime.now(UTC)))
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} DETACH PARTITION {partition.name}")
+        cursor.execute(f"DROP TABLE {partition.name}")
+
+
+@pytest.mark.parametrize("table", ["events", "payloads"])
+@pytest.mark.parametrize("path", ["/events", "/events/bulk"])
+def test_without_a_partition_an_event_is_to_be_sent_again(api, path, table):
+    workspace = make_workspace()
+    drop_partition(table)
+    sent = body(workspace) if path == "/events" else {"events": [body(workspace)]}
+    answer = api.post(path, sent)
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    assert answer.json()["type"] == "urn:meshes:problem:unavailable"
+    assert not Event.objects.exists()
+    assert not Unrouted.objects.exists()
+
+
+def test_once_there_is_a_partition_the_same_event_is_accepted(api):
+    workspace = make_workspace()
+    drop_partition("payloads")
+    assert api.post("/events", body(workspace)).status_code == 503
+    assert not Event.objects.exists()
+    partitions.ensure_ahead("payloads", datetime.now(UTC))
+    assert api.post("/events", body(workspace)).status_code == 202
+    assert Event.objects.count() == Payload.objects.count() == Unrouted.objects.count() == 1
 
 
 # --- bulk -----------------------------------------------------------------------------------------------------------

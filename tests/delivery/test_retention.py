@@ -9,9 +9,9 @@ from django.db.models import Max
 
 from delivery import retention
 from delivery.models import Attempt, Delivery, Event, IdempotencyRecord, Payload, RoutingLedger, Unrouted
-from tests.factories import make_connection, make_rule, make_workspace
+from tests.factories import make_connection, make_event, make_rule, make_workspace
 from workspaces import ids, partitions
-from workspaces.partitions import week_of
+from workspaces.partitions import Partition, week_of
 
 pytestmark = pytest.mark.django_db
 
@@ -68,7 +68,22 @@ def test_partitions_are_made_ahead_once():
     future = NOW + timedelta(weeks=20)
     assert retention.ensure_partitions(future) == 5 * len(retention.TABLES)
     assert retention.ensure_partitions(future) == 0
-    assert {partitions.count_ahead(table, future) for table in retention.TABLES} == {3}
+    this_week = partitions.week_of(future)
+    ahead = {this_week + partitions.WEEK * number for number in (1, 2, 3)}
+    assert [{start for start in weeks(table) if start > this_week} for table in retention.TABLES] == [ahead] * 6
+
+
+def test_a_partition_that_was_detached_comes_back_with_its_rows():
+    event = make_event(make_workspace())
+    partition = Partition("routing_ledgers", partitions.week_of(datetime.now(UTC)))
+    RoutingLedger.objects.create(event=event, workspace=event.workspace, created_at=NOW)
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute(f"ALTER TABLE routing_ledgers DETACH PARTITION {partition.name}")
+    assert not RoutingLedger.objects.exists()
+    assert retention.ensure_partitions(datetime.now(UTC)) == 1
+    assert RoutingLedger.objects.get().event_id == event.pk
+    assert retention.ensure_partitions(datetime.now(UTC)) == 0
 
 
 def test_each_table_goes_in_its_time():

@@ -60,15 +60,33 @@ def test_with_a_migration_waiting_it_is_not_ready():
     assert answer["checks"]["migrations"].endswith("migrations are not applied")
 
 
+def detach(table, weeks):
+    partition = partitions.Partition(table, partitions.week_of(datetime.now(UTC)) + timedelta(weeks=weeks))
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} DETACH PARTITION {partition.name}")
+    return partition
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize("table", health.PARTITIONED_TABLES)
-def test_with_too_few_partitions_ahead_it_is_not_ready(table, monkeypatch):
-    later = datetime.now(UTC) + timedelta(weeks=2)
-    real = partitions.count_ahead
-    monkeypatch.setattr(health, "count_ahead", lambda name, now: real(name, later if name == table else now))
+def test_with_too_few_partitions_ahead_it_is_not_ready(table):
+    detach(table, 2)
+    assert ready()[0] == 200
+    detach(table, 3)
     status, answer = ready()
     assert status == 503
-    assert answer["checks"]["partitions"].startswith(f"{table} has 1 partitions ahead")
+    assert answer["checks"]["partitions"] == f"{table} has 1 partitions ahead; is the sweeper running?"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("weeks", [0, 1])
+@pytest.mark.parametrize("table", health.PARTITIONED_TABLES)
+def test_without_the_partition_of_this_week_or_the_next_it_is_not_ready(table, weeks):
+    gone = detach(table, weeks)
+    status, answer = ready()
+    assert (status, answer["status"]) == (503, "unavailable")
+    words = f"{table} has no partition for the week from {gone.start}; is the sweeper running?"
+    assert answer["checks"]["partitions"] == words
 
 
 @pytest.mark.django_db

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
-from django.db import OperationalError
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 from django.http import Http404
 from django.test import Client, RequestFactory
 from rest_framework import exceptions
@@ -99,12 +99,25 @@ def test_a_foreign_host():
         (exceptions.ParseError(), 400),
         (exceptions.UnsupportedMediaType("text/plain"), 415),
         (OperationalError("server closed the connection"), 503),
+        (InterfaceError("connection already closed"), 503),
         (Problem(409), 409),
     ],
     ids=repr,
 )
 def test_each_error_has_its_status(error, status):
     assert to_problem(error).status == status
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("53100", 503), ("40P01", 503), ("57P01", 503), ("57014", 503), ("54000", 500), ("22P05", 500), ("42P01", 500)],
+)
+def test_an_error_of_the_database_is_answered_by_its_state(state, status):
+    with pytest.raises(DatabaseError) as failed, transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END $$")
+    problem = to_problem(failed.value)
+    assert (problem.status, problem.headers) == (status, {"Retry-After": "5"} if status == 503 else {})
 
 
 def test_nested_mistakes_are_found():
