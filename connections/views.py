@@ -39,6 +39,7 @@ class IntegrationViewSet(Endpoint, ViewSet):
     """What can be connected to. The catalogue derives from the providers' declarations."""
 
     required_scope = ("config", "admin", "events:read")
+    without_snapshot = ("list", "retrieve")
 
     @extend_schema(responses=IntegrationPageOut)
     def list(self, request: Request) -> Response:
@@ -61,6 +62,7 @@ class ConnectionViewSet(AuthorizationActions):
     queryset = Connection.objects.all()
     id_prefix = ids.CONNECTION
     required_scope = "config"
+    without_snapshot = ("options_of",)
     problems = {
         action: {409}
         for action in (

@@ -137,7 +137,9 @@ def _read(sql: str, parameters: list[Any]) -> list[tuple[Any, ...]] | None:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET LOCAL statement_timeout = %s", [STATEMENT_TIMEOUT_MS])
             cursor.execute(sql, parameters)
-            return list(cursor.fetchall())
+            rows = list(cursor.fetchall())
+            cursor.execute("SET LOCAL statement_timeout TO DEFAULT")
+            return rows
     except OperationalError as error:
         logger.warning("a figure of the overview took too long: %s", error)
         return None

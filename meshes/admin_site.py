@@ -1,15 +1,17 @@
 """The operators' site: models in the order in which an operator thinks, an overview, and a way to any id."""
 
+import functools
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
+from django.template.response import SimpleTemplateResponse, TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse
 
 from delivery import overview
+from meshes.snapshots import snapshot
 from workspaces import ids
 from workspaces.operators.display import span
 from workspaces.operators.finding import workspace_ids
@@ -83,6 +85,20 @@ class OperatorsSite(admin.AdminSite):
     index_title = "Overview"
     index_template = "admin/operators_index.html"
     site_url = "/api/docs"
+
+    def admin_view(self, view: Any, cacheable: bool = False) -> Any:
+        """Every page is of one moment, its rendering included. Looking at credentials writes a record, in it."""
+        inner = super().admin_view(view, cacheable)
+
+        @functools.wraps(inner)
+        def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            if request.method not in {"GET", "HEAD"}:
+                return inner(request, *args, **kwargs)
+            with snapshot(is_read_only=False):
+                response = inner(request, *args, **kwargs)
+                return response.render() if isinstance(response, SimpleTemplateResponse) else response
+
+        return answer
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         return [path("find/", self.admin_view(self.find), name="find"), *super().get_urls()]

@@ -5,18 +5,21 @@ StrictJSONParser, parsed_body            how bodies are read
 Page                                     how lists are answered
 StrictSerializer, QuerySerializer, PublicIdField, WorkspaceField
 PeriodIn, period_bounds, bounded_search  lists that are searched by time, and how long that may take
+snapshot                                 what is read inside is of one moment; the handlers of GET run in one
 Endpoint                                 the base of a single view
 TenantViewSet                            the base of a resource whose rows belong to workspaces
 """
 
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from django.conf import settings
 from django.db.models import Model, QuerySet
+from django.http import HttpResponseBase
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound
+from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
@@ -26,6 +29,7 @@ from meshes.pages import Page
 from meshes.problems import Problem, invalid, invalid_parameter, problem_response
 from meshes.searching import PeriodIn, bounded_search, period_bounds
 from meshes.serializing import PublicIdField, QuerySerializer, StrictSerializer
+from meshes.snapshots import snapshot
 from workspaces import ids
 from workspaces.access import UnknownWorkspace, resolve_workspace, scope
 from workspaces.authentication import Identity
@@ -48,6 +52,7 @@ __all__ = [
     "parsed_body",
     "period_bounds",
     "problem_response",
+    "snapshot",
 ]
 
 _Row = TypeVar("_Row", bound=Model)
@@ -81,11 +86,22 @@ class Endpoint(APIView):
     account_actions: ClassVar[Collection[str]] = ()
     problems: ClassVar[Mapping[str, Collection[int]]] = {}
     """Statuses that an action may answer beside those that follow from its form; see meshes.schema."""
+    without_snapshot: ClassVar[Collection[str]] = ()
+    """Actions of GET that ask somebody outside, or read nothing from the database."""
 
     @property
     def default_response_headers(self) -> dict[str, str]:
         """What is answered is one tenant's, and may hold a secret that is shown once: nobody on the way keeps it."""
         return {**super().default_response_headers, "Cache-Control": "no-store"}
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Who calls and may they; then a GET is answered from one snapshot."""
+        super().initial(request, *args, **kwargs)
+        verb = str(request.method).lower()
+        if verb in ("get", "head") and getattr(self, "action", verb) not in self.without_snapshot:
+            handler = getattr(self, verb, None)
+            if handler is not None:
+                setattr(self, verb, _reading_at_once(handler))
 
     @property
     def identity(self) -> Identity:
@@ -118,6 +134,14 @@ class Endpoint(APIView):
         if not serializer.is_valid():
             raise _parameters(serializer.errors)
         return dict(serializer.validated_data)
+
+
+def _reading_at_once(handler: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    def read(*args: Any, **kwargs: Any) -> HttpResponseBase:
+        with snapshot():
+            return handler(*args, **kwargs)
+
+    return read
 
 
 def _parameters(errors: Mapping[str, Any]) -> Problem:

@@ -84,7 +84,7 @@ def bounded_search() -> Iterator[None]:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(int(SEARCH_SECONDS * 1000))])
             yield
-            cursor.execute("SELECT set_config('statement_timeout', '0', true)")
+            cursor.execute("SET LOCAL statement_timeout TO DEFAULT")
     except OperationalError as error:
         if isinstance(error.__cause__, QueryCanceled):
             raise Problem(422, "search-too-wide", "The search is too wide", TOO_WIDE) from error

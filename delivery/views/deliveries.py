@@ -12,7 +12,7 @@ from delivery import cancelling, publishing, replay
 from delivery.models import Attempt, Delivery
 from delivery.search import DeadLetterQuery, DeliveryQuery, narrow_deliveries
 from delivery.serializers import DeliveryDetailOut, DeliveryOut
-from meshes.api import Problem, StrictSerializer, TenantViewSet, bounded_search
+from meshes.api import Problem, StrictSerializer, TenantViewSet, bounded_search, snapshot
 from workspaces import ids
 
 
@@ -68,8 +68,9 @@ class DeliveryViewSet(TenantViewSet):
 
     def _show(self, id: str, status: int = 200) -> Response:
         attempts = Prefetch("attempts", Attempt.objects.order_by("number"))
-        delivery = self.find(self.rows().prefetch_related(attempts), id)
-        return Response(DeliveryDetailOut(delivery).data, status=status)
+        with snapshot():
+            delivery = self.find(self.rows().prefetch_related(attempts), id)
+            return Response(DeliveryDetailOut(delivery).data, status=status)
 
 
 class DeadLetterViewSet(TenantViewSet):

@@ -25,6 +25,7 @@ from meshes.api import (
     WorkspaceField,
     bounded_search,
     parsed_body,
+    snapshot,
 )
 from workspaces import ids
 from workspaces.models import Workspace
@@ -119,12 +120,12 @@ class ReplayViewSet(TenantViewSet):
         started = replay.start(
             workspace.pk, parsed_body(request).value["filter"], count, ids.uuid7(), self.identity.actor
         )
-        return Response(ReplayDetailOut(started).data, status=202)
+        return self._show(started.public_id, 202)
 
     @extend_schema(responses=ReplayDetailOut)
     def retrieve(self, request: Request, id: str) -> Response:
         """One replay, and how far it is."""
-        return Response(ReplayDetailOut(self.get_object()).data)
+        return self._show(id)
 
     @extend_schema(request=StrictSerializer, responses=ReplayDetailOut)
     @action(detail=True, methods=["post"])
@@ -134,7 +135,11 @@ class ReplayViewSet(TenantViewSet):
         self.read(StrictSerializer)
         if not replay.cancel(found.pk, datetime.now(UTC)):
             raise Problem(409, detail=f"Only a running replay is cancelled; this one is {found.status}.")
-        return Response(ReplayDetailOut(self.get_object()).data)
+        return self._show(id)
+
+    def _show(self, id: str, status: int = 200) -> Response:
+        with snapshot():
+            return Response(ReplayDetailOut(self.find(self.rows(), id)).data, status=status)
 
 
 def _sample(delivery: Delivery) -> dict[str, Any]:

@@ -115,7 +115,9 @@ def read_in_time(queryset: QuerySet[Any], timeout_ms: int) -> list[Any]:
     try:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET LOCAL statement_timeout = %s", [timeout_ms])
-            return list(queryset)
+            rows = list(queryset)
+            cursor.execute("SET LOCAL statement_timeout TO DEFAULT")
+            return rows
     except OperationalError as error:
         if isinstance(error.__cause__, QueryCanceled):
             raise TooSlow from error
