@@ -159,7 +159,7 @@ def settle_over_and_over(delivery: Delivery) -> Callable[[], None]:
     return attempt
 
 
-def is_whole(shown: dict) -> bool:
+def is_whole(shown):
     """As many attempts as were claimed and ended; one more was claimed where it is in flight."""
     return shown["attempt_count"] == len(shown["attempts"]) + (shown["status"] == "in_flight")
 
