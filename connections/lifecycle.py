@@ -260,7 +260,7 @@ def check(
     credentials: Mapping[str, Any],
     saved: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The config with defaults. Raises InvalidFields.
+    """The config with defaults, host names in ASCII. Raises InvalidFields.
 
     URLs that are not those `saved` are shown to the outbound door, which looks names up; credentials only by presence.
     """
@@ -270,6 +270,7 @@ def check(
         url = cleaned.get(declared.key)
         if declared.type == "url" and url is not None and url != (saved or {}).get(declared.key):
             problems += _url_problems(f"/config/{declared.key}", url)
+            cleaned[declared.key] = outbound.with_ascii_host(url)
     if problems:
         raise InvalidFields(problems)
     return cleaned

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit, urlunsplit
 
 from connections.messages import Request
+from connections.outbound.urls import with_ascii_host
 from connections.secret import MASK, Secret
 
 SHORTEST_NEEDLE = 6
@@ -84,8 +85,11 @@ class Redactor:
         ]
 
     def url(self, url: str) -> str:
-        """The URL with every value of its query masked: readers of attempts need not know them, and many are keys."""
-        url = self.text(url)
+        """The URL with every value of its query masked: readers of attempts need not know them, and many are keys.
+
+        Its host is shown as punycode.
+        """
+        url = with_ascii_host(self.text(url))
         if "?" not in url:
             return url
         parts = urlsplit(url)

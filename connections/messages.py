@@ -12,6 +12,7 @@ from connections.outbound.errors import (
     Refused,
     RefusedAddress,
     ResolveFailed,
+    ResolveTimedOut,
     ResponseTooLarge,
     TlsFailed,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "RefusedAddress",
     "Request",
     "ResolveFailed",
+    "ResolveTimedOut",
     "Response",
     "ResponseTooLarge",
     "TlsFailed",

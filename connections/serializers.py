@@ -6,7 +6,7 @@ from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
-from connections import providers
+from connections import outbound, providers
 from connections.models import Connection
 from meshes.api import PublicIdField, QuerySerializer, StrictSerializer, WorkspaceField
 from workspaces import ids
@@ -103,6 +103,14 @@ class AccountOut(serializers.Serializer[Any]):
     name = serializers.CharField(source="account_name")
 
 
+class ConfigField(serializers.DictField):
+    """The config; host names that were saved otherwise are shown as punycode."""
+
+    def to_representation(self, value: Any) -> Any:
+        shown = super().to_representation(value)
+        return {key: outbound.with_ascii_host(item) if isinstance(item, str) else item for key, item in shown.items()}
+
+
 class ConnectionOut(serializers.Serializer[Any]):
     """A connection; of its credentials the masks."""
 
@@ -110,7 +118,7 @@ class ConnectionOut(serializers.Serializer[Any]):
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
     type = serializers.CharField()
     name = serializers.CharField()
-    config = serializers.DictField()
+    config = ConfigField()
     credentials = serializers.DictField(
         child=serializers.CharField(), source="credential_hints", help_text="Masks, such as `••••1234`."
     )

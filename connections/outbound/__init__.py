@@ -20,11 +20,13 @@ from connections.outbound.errors import (
     Refused,
     RefusedAddress,
     ResolveFailed,
+    ResolveTimedOut,
     ResponseTooLarge,
     TlsFailed,
 )
 from connections.outbound.messages import Request, Response
 from connections.outbound.policy import Policy
+from connections.outbound.urls import with_ascii_host
 
 __all__ = [
     "ConnectFailed",
@@ -40,10 +42,12 @@ __all__ = [
     "RefusedAddress",
     "Request",
     "ResolveFailed",
+    "ResolveTimedOut",
     "Response",
     "ResponseTooLarge",
     "TlsFailed",
     "check_url",
     "send",
     "session",
+    "with_ascii_host",
 ]

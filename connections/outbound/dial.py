@@ -1,6 +1,7 @@
 """One request on one libcurl handle, to addresses that are already checked, or on a socket that was kept."""
 
 import errno
+import os
 import socket
 import time
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from ipaddress import ip_address
 import pycurl
 
 from connections.outbound.addresses import Address
-from connections.outbound.errors import OutboundError, RefusedAddress
-from connections.outbound.faults import Fault, explain
+from connections.outbound.errors import OutboundError, RefusedAddress, TlsFailed
+from connections.outbound.faults import UNNAMED_WORDS, Fault, explain, is_ours
 from connections.outbound.keeping import IDLE_SECONDS, MARGIN_SECONDS, Handle, Kept, Key, idle_handles
 from connections.outbound.messages import USER_AGENT, Request
 from connections.outbound.policy import Policy
@@ -21,7 +22,7 @@ MAX_PINS = 8
 """Of a name with more addresses than this only the first are tried: the deadline leaves no time for the others."""
 
 _QUICK_EXIT = 322  # CURLOPT_QUICK_EXIT; pycurl has no name for it
-_OUR_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_SUBJECT_ALT_NAME = "X509v3 Subject Alternative Name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ def _perform(attempt: "_Attempt", handle: Handle) -> tuple[int, Reading]:
     finally:
         attempt.close_sockets()
         handle.curl.reset()
-        idle_handles().put(handle)
+        if not attempt.is_unnamed:  # else its TLS session would be resumed, and a resumed one shows no certificate
+            idle_handles().put(handle)
 
 
 class _Attempt:
@@ -80,13 +82,17 @@ class _Attempt:
         self.connected = False
         self.refusal: str | None = None
         self.broken: OSError | None = None
+        self.is_unnamed = False
+        """Whether the server's certificate has no subjectAltName, so that libcurl took its common name."""
+        self._curl: pycurl.Curl | None = None
+        self._untaken: socket.socket | None = None
         self._kept = kept
         self._stale = False
         self._local_port = 0
         self._sockets: list[socket.socket] = [] if kept is None else [kept.socket]
 
     def perform(self, handle: Handle) -> tuple[int, Reading]:
-        curl = handle.curl
+        curl = self._curl = handle.curl
         try:
             self._guard(curl)
             self._choose_connection(handle)
@@ -135,7 +141,9 @@ class _Attempt:
         curl.setopt(pycurl.SSL_VERIFYHOST, 2)
         curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
         curl.setopt(pycurl.CAINFO, policy.ca_file)
+        curl.setopt(pycurl.OPT_CERTINFO, 1)
         curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        curl.setopt(pycurl.SOCKOPTFUNCTION, self._take_socket)
         curl.setopt(pycurl.PREREQFUNCTION, self._before_request)
         curl.setopt(pycurl.HEADERFUNCTION, self.reading.take_header)
         curl.setopt(pycurl.WRITEFUNCTION, self.reading.take_body)
@@ -184,6 +192,7 @@ class _Attempt:
         if self._kept is not None:
             self._stale = True  # libcurl found the kept socket closed; a new dial begins with a look at the name
             return int(pycurl.SOCKET_BAD)
+        self._note_untaken()
         family, kind, protocol, (text, *_) = address
         self.refusal = self._refuse(text) or self.refusal
         if self.refusal or purpose != pycurl.SOCKTYPE_IPCXN:
@@ -191,10 +200,20 @@ class _Attempt:
         try:
             opened = socket.socket(family, kind, protocol)
         except OSError as error:
-            self.broken = error if error.errno in _OUR_ERRNOS else self.broken
+            self.broken = error if is_ours(error.errno) else self.broken
             return int(pycurl.SOCKET_BAD)
         self._sockets.append(opened)
+        self._untaken = opened
         return opened
+
+    def _take_socket(self, descriptor: int, purpose: int) -> int:
+        """libcurl has its duplicate of the socket. Where there is no descriptor left for it, this is not called."""
+        self._untaken = None
+        return int(pycurl.SOCKOPT_OK)
+
+    def _note_untaken(self) -> None:
+        if self._untaken is not None:
+            self.broken = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def _before_request(self, remote: str, local: str, remote_port: int, local_port: int) -> int:
         """Connect and TLS are done; from here on bytes of the request leave."""
@@ -204,10 +223,22 @@ class _Attempt:
             self.connected = not self._stale
             return int(pycurl.PREREQFUNC_ABORT if self._stale else pycurl.PREREQFUNC_OK)
         self.refusal = self._refuse(remote)
-        if self.refusal:
+        self.is_unnamed = self.call.target.scheme == "https" and not self._is_named()
+        if self.refusal or self.is_unnamed:
             return int(pycurl.PREREQFUNC_ABORT)
         self.connected = True
         return int(pycurl.PREREQFUNC_OK)
+
+    def _is_named(self) -> bool:
+        """Whether the certificate has a subjectAltName, against which libcurl has held the host.
+
+        Of a resumed session no certificate is shown: it was, when the session began. Without a key none is resumed.
+        """
+        chain = self._curl.getinfo(pycurl.INFO_CERTINFO) if self._curl is not None else []
+        if not chain:
+            return self.call.key is not None
+        names = dict(chain[0]).get(_SUBJECT_ALT_NAME, "")
+        return "DNS:" in names or "IP Address:" in names
 
     def _refuse(self, text: str) -> str | None:
         address = ip_address(text)
@@ -216,6 +247,9 @@ class _Attempt:
     def _explain(self, curl: pycurl.Curl, code: int, text: str = "") -> OutboundError:
         if self.refusal:
             return RefusedAddress("This address is not allowed.", detail=f"{self.call.target.host}: {self.refusal}")
+        if self.is_unnamed:
+            return TlsFailed(UNNAMED_WORDS, detail=f"{self.call.target.host}: a certificate without a subjectAltName")
+        self._note_untaken()
         status = curl.getinfo(pycurl.RESPONSE_CODE)
         fault = Fault(
             code=code,
@@ -225,5 +259,6 @@ class _Attempt:
             verify_result=curl.getinfo(pycurl.SSL_VERIFYRESULT),
             stopped=self.reading.stopped,
             broken=self.broken,
+            system_error=curl.getinfo(pycurl.OS_ERRNO),
         )
         return explain(fault)

@@ -2,16 +2,16 @@
 
 import logging
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from ipaddress import ip_address
 
 from connections.outbound.addresses import Address
 from connections.outbound.dial import Call, Stale, dial, send_on
-from connections.outbound.errors import ConnectionLost, DeadlineExceeded, DoorFailed, RefusedAddress, ResolveFailed
+from connections.outbound.errors import ConnectionLost, DeadlineExceeded, DoorFailed, RefusedAddress
 from connections.outbound.keeping import Handle, Key, idle_handles
 from connections.outbound.messages import Request, Response, check_request
-from connections.outbound.names import find_addresses
+from connections.outbound.names import LOCALHOST, find_addresses, is_localhost
 from connections.outbound.policy import Policy
 from connections.outbound.reading import Reading, Stop
 from connections.outbound.urls import Target, parse_url
@@ -19,7 +19,6 @@ from connections.outbound.urls import Target, parse_url
 DEADLINE_SECONDS = 15.0
 MAX_DEADLINE_SECONDS = 30.0
 DELIVERY_BODY_LIMIT = 64 * 1024
-CHECK_SECONDS = 2.0
 
 logger = logging.getLogger("meshes.outbound")
 
@@ -105,16 +104,18 @@ def _dial(call: Call) -> tuple[int, Reading]:
 
 
 def check_url(url: str, *, policy: Policy | None = None) -> None:
-    """Raises Refused when a request to this URL would be refused now. For the moment at which a URL is saved.
+    """Raises Refused for what the URL itself says: its form, scheme, port, and an address or `localhost` as its host.
 
-    The name is looked up for at most 2 s; one that does not resolve passes, as it is checked again when it is dialled.
+    For the moment at which a URL is saved. Names are looked up when they are dialled and not before, so that whoever
+    saves one learns nothing about the names that are known here.
     """
     policy = policy or Policy.from_settings()
     target = parse_url(url)
-    try:
-        _locate(target, policy, time.monotonic() + CHECK_SECONDS)
-    except (ResolveFailed, DeadlineExceeded, DoorFailed):
-        return
+    policy.check_target(target)
+    if target.literal is not None:
+        _check_addresses(target, policy, [target.literal])
+    elif is_localhost(target.host):
+        _check_addresses(target, policy, [ip_address(LOCALHOST)])
 
 
 def _locate(target: Target, policy: Policy, until: float) -> tuple[Address, ...]:
@@ -125,10 +126,14 @@ def _locate(target: Target, policy: Policy, until: float) -> tuple[Address, ...]
     else:
         found = find_addresses(policy.lookup, target.host, until - time.monotonic())
         addresses = tuple(_read_record(target.host, text) for text in found)
+    _check_addresses(target, policy, addresses)
+    return addresses
+
+
+def _check_addresses(target: Target, policy: Policy, addresses: Iterable[Address]) -> None:
     for address in addresses:
         if why := policy.refusal(address):
             raise RefusedAddress("This address is not allowed.", detail=f"{target.host}: {address} ({why})")
-    return addresses
 
 
 def _read_record(host: str, text: str) -> Address:

@@ -6,9 +6,10 @@
     │   ├── InvalidUrl            the URL breaks a rule of form
     │   ├── InvalidRequest        the method or a header breaks a rule of form
     │   └── RefusedAddress        the scheme, port or address is outside the policy
-    ├── DoorFailed                our own fault (no file descriptors, no CA file); nothing left; try again
+    ├── DoorFailed                our own fault (no descriptors, ports, threads, CA file); nothing left; try again
     └── NetworkError              .sent: may the receiver have acted? .status: of an answer that broke off
         ├── ResolveFailed         the name has no address                       sent is False
+        ├── ResolveTimedOut       the name servers did not answer in time       sent is False
         ├── ConnectFailed         no connection                                 sent is False
         ├── TlsFailed             no trusted, encrypted connection              sent is False
         ├── DeadlineExceeded      the time was up, at whatever stage
@@ -63,6 +64,10 @@ class NetworkError(OutboundError):
 
 class ResolveFailed(NetworkError):
     """The host name has no address, or its name servers failed."""
+
+
+class ResolveTimedOut(NetworkError):
+    """The name servers gave no answer within the deadline of a lookup, or in what was left of the request's."""
 
 
 class ConnectFailed(NetworkError):

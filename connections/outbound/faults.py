@@ -1,5 +1,6 @@
 """From what libcurl says to an error of ours."""
 
+import errno
 from dataclasses import dataclass
 
 import pycurl
@@ -22,7 +23,7 @@ from connections.outbound.reading import MAX_ANSWER_HEADER_BYTES, Stop
 class Fault:
     """A transfer that failed: libcurl's code and text, and what the callbacks saw.
 
-    `status` is that of an answer that began.
+    `status` is that of an answer that began; `system_error` the errno of the last connect that failed, else 0.
     """
 
     code: int
@@ -32,6 +33,22 @@ class Fault:
     verify_result: int
     stopped: Stop | None
     broken: OSError | None
+    system_error: int = 0
+
+
+_OUR_ERRNOS = frozenset(
+    {
+        errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM,
+        errno.EADDRNOTAVAIL, errno.EADDRINUSE,  # no local port is free
+        errno.ENETDOWN,
+    }
+)  # fmt: skip
+"""What the operating system says where this machine has run out of something; no receiver has a part in it."""
+
+
+def is_ours(number: int | None) -> bool:
+    """Whether an errno tells of this machine's own lack."""
+    return number in _OUR_ERRNOS
 
 
 _OURS = frozenset(
@@ -75,10 +92,13 @@ _CERTIFICATE_WORDS = {
 }
 """By OpenSSL's X509_V_ERR_ codes (openssl-verification-options(1))."""
 
+UNNAMED_WORDS = "The certificate of the server names no host: it has no subject alternative name (RFC 9525)."
+
 
 def explain(fault: Fault) -> OutboundError:
     """The error of a failed transfer. Decides by libcurl's code and by how far the transfer came, never by its text."""
-    if fault.broken is not None or fault.code in _OURS:
+    is_starved = not fault.connected and is_ours(fault.system_error)
+    if fault.broken is not None or fault.code in _OURS or is_starved:
         return DoorFailed("The request could not be sent, through no fault of the receiver.", detail=fault.detail)
     if fault.code == pycurl.E_URL_MALFORMAT:
         return InvalidUrl("The URL is not valid.", detail=fault.detail)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pycurl
 
 from connections.outbound.addresses import Address
+from connections.outbound.errors import DoorFailed
 
 IDLE_SECONDS = 30.0
 """How long a socket is kept unused, at most; a receiver that announces less (`Keep-Alive: timeout=5`) is believed."""
@@ -143,7 +144,7 @@ class Handles:
                     del self._idle[handle]
                     return handle
             if len(self._idle) < self._most:
-                return Handle()
+                return _new_handle()
             handle = next(iter(self._idle))
             self._remove(handle)
         handle.drop()
@@ -192,9 +193,12 @@ class Handles:
                 del self._kept[handle.kept.key]
 
     def _ensure_closing(self) -> None:
+        """Without a thread what is kept stays until the next request or its receiver ends it."""
         if self._closing is None:
-            self._closing = threading.Thread(target=self._close_in_time, name="outbound-idle", daemon=True)
-            self._closing.start()
+            closing = threading.Thread(target=self._close_in_time, name="outbound-idle", daemon=True)
+            with contextlib.suppress(RuntimeError):  # the system gives no threads now
+                closing.start()
+                self._closing = closing
 
     def _close_in_time(self) -> None:
         """The life of the closing thread: it ends when nothing is kept."""
@@ -212,6 +216,15 @@ class Handles:
             self._remove(handle)
             handle.drop()
             self._idle[handle] = None
+
+
+def _new_handle() -> Handle:
+    """Raises DoorFailed."""
+    try:
+        return Handle()
+    except (pycurl.error, MemoryError) as error:
+        words = "The request could not be sent, through no fault of the receiver."
+        raise DoorFailed(words, detail=f"no handle of libcurl: {error}") from None
 
 
 def _is_overdue(handle: Handle, now: float) -> bool:

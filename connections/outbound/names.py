@@ -1,11 +1,11 @@
 """Names to addresses, in bounded time.
 
-`getaddrinfo` cannot be interrupted, so it runs in other threads and the caller waits only until its deadline. A
-thread whose caller has gone ends when the system's resolver gives up (by default after 10 to 30 seconds). Two rules
-keep such threads from piling up. A name that is being looked up is joined, not looked up twice, so a hung name holds
-one thread however often it is dialled. And the threads are limited, to more than a process has senders, so that hung
-names take no more than the slots of their own deliveries; at the limit a caller waits, again until its deadline. The
-threads are daemons: none delays the end of the process.
+`getaddrinfo` cannot be interrupted, so it runs in other threads and the caller waits only until its deadline, and for
+at most LOOKUP_SECONDS. A thread whose caller has gone ends when the system's resolver gives up (by default after 10 to
+30 seconds). Two rules keep such threads from piling up. A name that is being looked up is joined, not looked up twice,
+so a hung name holds one thread however often it is dialled. And the threads are limited, to more than a process has
+senders, so that hung names take no more than the slots of their own deliveries; at the limit a caller waits, again
+until its deadline, and then the fault is ours. The threads are daemons: none delays the end of the process.
 """
 
 import os
@@ -17,21 +17,35 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from connections.outbound.errors import DeadlineExceeded, DoorFailed, ResolveFailed
+from connections.outbound.errors import DoorFailed, ResolveFailed, ResolveTimedOut
+from connections.outbound.faults import is_ours
 
+LOOKUP_SECONDS = 5.0
+"""How long a request waits for its name, at most: so much of its deadline is left to try the addresses in."""
 MAX_LOOKUPS = 256
+LOOKUP_DESCRIPTORS = 8
+"""So many file descriptors a lookup may have open at once: a library and its file, or a socket for each name server."""
 IDLE_SECONDS = 10.0
 """How long a thread waits for another lookup before it ends."""
+
+
+LOCALHOST = "127.0.0.1"
 
 
 def system_lookup(host: str) -> list[str]:
     """The addresses of a name, in the order in which the system would try them. Raises OSError when there are none.
 
-    A name with a full stop is looked up as absolute, with a final dot, so that no search domain is added to it.
+    Every name is looked up as absolute, with a final dot, so that no search domain is added to it, and no short name
+    of `/etc/hosts` is found. `localhost` is this machine (RFC 6761, section 6.3), whatever the system says.
     """
-    name = f"{host}." if "." in host else host
-    records = socket.getaddrinfo(name.encode("ascii"), None, type=socket.SOCK_STREAM)
+    if is_localhost(host):
+        return [LOCALHOST]
+    records = socket.getaddrinfo(f"{host}.".encode("ascii"), None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(record[4][0]) for record in records))
+
+
+def is_localhost(host: str) -> bool:
+    return host == "localhost" or host.endswith(".localhost")
 
 
 Find = Callable[[str], Sequence[str]]
@@ -39,11 +53,11 @@ Find = Callable[[str], Sequence[str]]
 
 @dataclass(slots=True, eq=False)
 class _Lookup:
-    """One lookup under way. Its answer is empty when there is no address."""
+    """One lookup under way. Its answer is empty when there is no address, DoorFailed where it could not be asked."""
 
     find: Find
     host: str
-    answer: "Future[tuple[str, ...]]" = field(default_factory=Future)
+    answer: "Future[tuple[str, ...] | DoorFailed]" = field(default_factory=Future)
 
 
 class Lookups:
@@ -57,13 +71,19 @@ class Lookups:
         self._idle_threads = 0
 
     def find(self, find: Find, host: str, seconds: float) -> tuple[str, ...]:
-        """The addresses of a host, at least one. Raises ResolveFailed, or DeadlineExceeded after `seconds`."""
+        """The addresses of a host, at least one.
+
+        Raises ResolveFailed, DoorFailed, and ResolveTimedOut after `seconds`.
+        """
         until = time.monotonic() + seconds
         lookup = self._join_or_start(find, host, seconds)
         try:
             found = lookup.answer.result(max(0.0, until - time.monotonic()))
         except TimeoutError:
-            raise _too_slow(host) from None
+            words = "The host name could not be looked up in the time allowed."
+            raise ResolveTimedOut(words, detail=f"lookup of {host}") from None
+        if isinstance(found, DoorFailed):
+            raise DoorFailed(found.words, detail=found.detail)  # one of its own for each caller that waited
         if not found:
             raise ResolveFailed("The host name could not be found.", detail=f"{host} has no address")
         return found
@@ -73,7 +93,7 @@ class Lookups:
             if running := self._under_way.get((find, host)):
                 return running
         if not self._places.acquire(timeout=max(0.0, seconds)):
-            raise _too_slow(host)
+            raise _failed("so many lookups hang that there is no place for another")
         with self._lock:
             if running := self._under_way.get((find, host)):
                 self._places.release()
@@ -91,25 +111,27 @@ class Lookups:
         try:
             threading.Thread(target=self._work, args=(lookup,), name="outbound-lookup", daemon=True).start()
         except RuntimeError:
-            self._finish(lookup, (), idle_threads=0)
-            raise DoorFailed("The host name could not be looked up.", detail="the system gives no threads") from None
+            error = _failed("the system gives no threads")
+            self._finish(lookup, error, idle_threads=0)
+            raise error from None
 
     def _work(self, first: _Lookup) -> None:
         """The life of a thread: lookups, as long as they come."""
         lookup: _Lookup | None = first
         while lookup is not None:
-            found: tuple[str, ...] = ()
+            found: tuple[str, ...] | DoorFailed = _failed("the lookup broke")
             survived = False
             try:
                 found = tuple(lookup.find(lookup.host))
                 survived = True
-            except (OSError, UnicodeError):
-                survived = True  # the empty answer says that there is no address
+            except (OSError, UnicodeError) as error:
+                found = _judge(error)
+                survived = True
             finally:
                 self._finish(lookup, found, idle_threads=int(survived))
             lookup = self._wait_for_next()
 
-    def _finish(self, lookup: _Lookup, found: tuple[str, ...], *, idle_threads: int) -> None:
+    def _finish(self, lookup: _Lookup, found: tuple[str, ...] | DoorFailed, *, idle_threads: int) -> None:
         """Counts the thread as idle before the answer is out, so that the next lookup finds it."""
         with self._lock:
             del self._under_way[lookup.find, lookup.host]
@@ -128,16 +150,40 @@ class Lookups:
             return self._handed_over.get()  # somebody counted on this thread in that very moment
 
 
-def _too_slow(host: str) -> DeadlineExceeded:
-    return DeadlineExceeded("The host name could not be looked up in the time allowed.", detail=f"lookup of {host}")
+def _judge(error: OSError | UnicodeError) -> tuple[str, ...] | DoorFailed:
+    """No address, or, where this machine had no means to ask, a fault of ours.
+
+    Without file descriptors the system's resolver reads none of its files and opens no socket, and then says that there
+    is no such name.
+    """
+    number = getattr(error, "errno", None)
+    if number == socket.EAI_MEMORY if isinstance(error, socket.gaierror) else is_ours(number):
+        return _failed(str(error))
+    return _failed("no file descriptors are left") if _lacks_descriptors() else ()
+
+
+def _lacks_descriptors() -> bool:
+    opened: list[int] = []
+    try:
+        opened += [os.open(os.devnull, os.O_RDONLY) for _ in range(LOOKUP_DESCRIPTORS)]
+    except OSError:
+        return True
+    finally:
+        for each in opened:
+            os.close(each)
+    return False
+
+
+def _failed(detail: str) -> DoorFailed:
+    return DoorFailed("The host name could not be looked up, through no fault of the receiver.", detail=detail)
 
 
 _lookups = Lookups()
 
 
 def find_addresses(find: Find, host: str, seconds: float) -> tuple[str, ...]:
-    """`Lookups.find` of this process."""
-    return _lookups.find(find, host, seconds)
+    """`Lookups.find` of this process, for at most LOOKUP_SECONDS."""
+    return _lookups.find(find, host, min(seconds, LOOKUP_SECONDS))
 
 
 def _forget_after_fork() -> None:

@@ -66,6 +66,24 @@ def parse_url(url: str) -> Target:
     return target
 
 
+def with_ascii_host(url: str) -> str:
+    """The URL with an international host name as punycode (`xn--…`), all else as it is.
+
+    For the moment at which a URL is saved or shown: letters of one script that look like those of another (`аpple.com`
+    with a Cyrillic а) deceive whoever reads them, and punycode looks like nothing. A host that is no name stays.
+    """
+    shape = None if url.isascii() else _SHAPE.match(url)
+    parts = _HOST_PORT.fullmatch(shape["authority"]) if shape else None
+    if shape is None or parts is None:
+        return url
+    try:
+        host = _to_ascii(parts["host"])
+    except InvalidUrl:
+        return url
+    start = shape.start("authority")
+    return url[:start] + host + url[start + len(parts["host"]) :]
+
+
 def _check_characters(url: object) -> None:
     if not isinstance(url, str) or not url:
         raise InvalidUrl("The URL is missing.")

@@ -24,6 +24,14 @@ _RESERVED_HEADERS = frozenset(
         "user-agent",
     }
 )  # fmt: skip
+_IDENTIFYING_HEADERS = frozenset(
+    {
+        "cf-connecting-ip", "fastly-client-ip", "forwarded", "metadata", "true-client-ip", "via", "x-client-ip",
+        "x-cluster-client-ip", "x-original-host", "x-original-url", "x-real-ip", "x-rewrite-url",
+    }
+)  # fmt: skip
+"""By these a proxy tells who asks and for what, and a cloud's metadata service takes a request for one of its own."""
+_IDENTIFYING_PREFIXES = ("metadata-", "x-aws-", "x-envoy-", "x-forwarded-", "x-google-", "x-metadata-")
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
@@ -194,12 +202,15 @@ def _check_headers(declared: Field, value: Any, check: _Check) -> None:
 
 def _header_problem(name: str, value: Any, seen: set[str]) -> tuple[str, str] | None:
     lower = name.lower()
+    meant = lower.replace("_", "-")  # many servers take the two for the same
     if len(name) > MAX_HEADER_NAME or not _HEADER_NAME.fullmatch(name):
         return "This is not a valid header name.", "header_name"
-    if lower in _SECRET_HEADERS:
+    if meant in _SECRET_HEADERS:
         return "This header carries a secret: give it as a credential instead.", "header_secret"
-    if lower in _RESERVED_HEADERS or lower.startswith(("webhook-", "proxy-")):
+    if meant in _RESERVED_HEADERS or meant.startswith(("webhook-", "proxy-")):
         return "This header is set by Meshes or belongs to the connection.", "header_reserved"
+    if meant in _IDENTIFYING_HEADERS or meant.startswith(_IDENTIFYING_PREFIXES):
+        return "This header tells servers who asks, so it is not yours to set.", "header_reserved"
     if lower in seen:
         return "This header is given twice.", "header_twice"
     if not isinstance(value, str) or len(value) > MAX_HEADER_VALUE or not _HEADER_VALUE.fullmatch(value):

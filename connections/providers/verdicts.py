@@ -16,6 +16,7 @@ from connections.messages import (
     OutboundError,
     Refused,
     ResolveFailed,
+    ResolveTimedOut,
     Response,
     ResponseTooLarge,
     TlsFailed,
@@ -175,6 +176,8 @@ def _error_class(error: OutboundError) -> str:
     match error:
         case ResolveFailed():
             return "unresolved"
+        case ResolveTimedOut():
+            return "dns_timeout"
         case ConnectFailed():
             return "unreachable"
         case TlsFailed():

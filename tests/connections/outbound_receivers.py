@@ -5,7 +5,7 @@ import datetime
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -156,12 +156,17 @@ class Authority:
         self.ca_file = str(folder / "ca.pem")
         Path(self.ca_file).write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
 
-    def server(self, host: str, *, days: int = 9) -> ssl.SSLContext:
-        """A server's TLS with a certificate for a name; a negative number of days makes one that has expired."""
+    def server(self, host: str, *, days: int = 9, names: Sequence[x509.GeneralName] | None = None) -> ssl.SSLContext:
+        """A server's TLS with a certificate for a name; a negative number of days makes one that has expired.
+
+        `names` are its subject alternative names: the host by default, and without any it has only a common name.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        names = x509.SubjectAlternativeName([x509.DNSName(host)])
-        certificate = self._build(subject, key, days).add_extension(names, False).sign(self._key, hashes.SHA256())
+        builder = self._build(subject, key, days)
+        if alternatives := [x509.DNSName(host)] if names is None else names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), False)
+        certificate = builder.sign(self._key, hashes.SHA256())
         file = self._folder / f"{host}{days}.pem"
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -15,9 +15,9 @@ from tests.workspaces.callers import caller, post
 from workspaces import ids
 
 URL = "https://8.8.8.8/hook"
-"""A public address: names are not looked up in tests."""
 CANARY = "canary-token-4242"
 PATH = "/api/v1/connections"
+CLIENT = {"oauth_client_id": "c", "oauth_client_secret": "s"}
 
 pytestmark = pytest.mark.django_db
 
@@ -198,6 +198,41 @@ def test_verbs_on_a_foreign_connection_are_not_found_and_change_nothing(api, wor
     assert verb(caller("workspace", workspace=make_workspace()), made, name).status_code == 404
     assert row(made).version == before.version
     assert row(made).status == "active"
+
+
+# --- host names -----------------------------------------------------------------------------------------------------
+
+MIXED, PUNYCODE = "https://\u0430pple.example/hook", "https://xn--pple-43d.example/hook"
+"""The first letter is Cyrillic."""
+
+
+def test_a_host_name_of_mixed_scripts_is_saved_and_shown_as_punycode(api, workspace):
+    made = create(api, workspace, config={"url": MIXED, "oauth_token_url": MIXED}, credentials=CLIENT)
+    assert {made["config"][key] for key in ("url", "oauth_token_url")} == {PUNYCODE}
+    assert row(made).config["url"] == PUNYCODE
+    assert patch(api, made, config={"url": "https://b\u00fccher.example/"}).json()["config"]["url"] == (
+        "https://xn--bcher-kva.example/"
+    )
+
+
+def test_one_that_was_saved_before_is_shown_as_punycode_and_stays(api, workspace):
+    made = create(api, workspace)
+    Connection.objects.update(config={"url": MIXED, "method": "POST", "body": "wrapped"})
+    shown = [api.get(f"{PATH}/{made['id']}").json(), *api.get(PATH).json()["data"]]
+    assert [each["config"]["url"] for each in shown] == [PUNYCODE] * 2
+    assert patch(api, made, name="New").status_code == 200
+    assert row(made).config["url"] == MIXED
+
+
+def test_an_inner_and_an_unknown_name_get_the_same_answer(api, workspace, monkeypatch):
+    """Whatever the names of this network are: none is looked up."""
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: pytest.fail("asked"))
+    for host in ("db", "db.internal", "metadata.google.internal", "unknown.example"):
+        assert create(api, workspace, config={"url": f"https://{host}/"})["status"] == "active"
+    for host in ("localhost", "10.0.0.1", "[::1]"):
+        answer = post(api, PATH, body(workspace, config={"url": f"https://{host}/"}))
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["detail"] == "This address is not allowed."
 
 
 # --- change ---------------------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ def test_headers_are_masked_by_name_or_by_content():
     [
         ("https://example.com/hook", "https://example.com/hook"),
         ("https://example.com/hook?key=abc&b=&c", f"https://example.com/hook?key={MASK}&b={MASK}&c={MASK}"),
+        ("https://\u0430pple.example/hook", "https://xn--pple-43d.example/hook"),
         ("https://example.com/canary%20%221%2F2%22", f"https://example.com/{MASK}"),
     ],
 )

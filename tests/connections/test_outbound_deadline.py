@@ -1,11 +1,15 @@
 """The total deadline, and whether the receiver may have acted when a request fails."""
 
+import errno
 import logging
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 
+import pycurl
 import pytest
 
 from connections.outbound import (
@@ -16,9 +20,13 @@ from connections.outbound import (
     NetworkError,
     Request,
     ResolveFailed,
+    ResolveTimedOut,
     send,
 )
 from connections.outbound import door as door_module
+from connections.outbound.faults import Fault, explain
+from connections.outbound.keeping import Handles
+from meshes.stack_folder import PROJECT
 from tests.connections.outbound_receivers import (
     LOOPBACK,
     OK,
@@ -93,7 +101,7 @@ def test_a_hung_lookup_is_inside_the_deadline():
         return ["127.0.0.1"]
 
     started = time.monotonic()
-    with pytest.raises(DeadlineExceeded) as caught:
+    with pytest.raises(ResolveTimedOut) as caught:
         send(
             Request("POST", "http://a.test/"),
             deadline_seconds=DEADLINE,
@@ -214,9 +222,10 @@ def test_a_missing_file_of_authorities_is_our_fault(caplog):
     assert "s3cret" not in caplog.text
 
 
-def test_running_out_of_file_descriptors_is_our_fault(monkeypatch):
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_running_out_of_file_descriptors_is_our_fault(monkeypatch, number):
     def refuse(*args: object) -> socket.socket:
-        raise OSError(24, "Too many open files")
+        raise OSError(number, "Too many open files")
 
     with receiver(answering(OK)) as server:
         monkeypatch.setattr("connections.outbound.dial.socket.socket", refuse)
@@ -224,3 +233,64 @@ def test_running_out_of_file_descriptors_is_our_fault(monkeypatch):
             send(Request("POST", server.url), policy=LOOPBACK)
         monkeypatch.undo()
         assert send(Request("POST", server.url), policy=LOOPBACK).status == 200
+
+
+def test_without_a_handle_of_libcurl_it_is_our_fault(monkeypatch):
+    def refuse() -> pycurl.Curl:
+        raise pycurl.error(pycurl.E_FAILED_INIT, "no memory")
+
+    monkeypatch.setattr("connections.outbound.keeping._handles", Handles())
+    monkeypatch.setattr("connections.outbound.keeping.pycurl.Curl", refuse)
+    with receiver(answering(OK)) as server, pytest.raises(DoorFailed):
+        send(Request("POST", server.url), policy=LOOPBACK)
+    assert server.accepted == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EADDRNOTAVAIL, DoorFailed),
+        (errno.ENOBUFS, DoorFailed),
+        (errno.ENETDOWN, DoorFailed),
+        (errno.ECONNREFUSED, ConnectFailed),
+        (errno.EHOSTUNREACH, ConnectFailed),
+    ],
+)
+def test_a_connect_that_fails_here_is_our_fault(number, kind):
+    fault = Fault(pycurl.E_COULDNT_CONNECT, "", False, None, 0, None, None, system_error=number)
+    assert type(explain(fault)) is kind
+
+
+STARVED = """
+import os, resource, sys
+from connections.outbound import DoorFailed, Request, send
+from tests.connections.outbound_receivers import LOOPBACK
+url, left = sys.argv[1], int(sys.argv[2])
+send(Request("GET", url), policy=LOOPBACK)  # with all that is loaded on first use
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+held = []
+try:
+    while True:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+for each in held[:left]:
+    os.close(each)
+try:
+    print(send(Request("GET", url), policy=LOOPBACK).status)
+except DoorFailed:
+    print("ours")
+"""
+
+
+def test_with_few_file_descriptors_left_it_is_our_fault_or_it_works():
+    """pycurl needs a second descriptor for each socket; with one left it told libcurl no more than that."""
+    with receiver(answering(OK)) as server:
+        outcomes = []
+        for left in range(5):
+            command = [sys.executable, "-c", STARVED, server.url, str(left)]
+            child = subprocess.run(command, check=True, capture_output=True, text=True, cwd=PROJECT)
+            outcomes.append(child.stdout.strip())
+    assert outcomes[:2] == ["ours", "ours"]
+    assert set(outcomes) == {"ours", "200"}
+    assert outcomes[-1] == "200"

@@ -1,6 +1,8 @@
 import ssl
+from ipaddress import ip_address
 
 import pytest
+from cryptography import x509
 
 from connections.outbound import ConnectionLost, DeadlineExceeded, Policy, Request, TlsFailed, send
 from tests.connections.outbound_receivers import (
@@ -54,6 +56,43 @@ def test_a_certificate_for_another_name_is_refused(authority, trusting):
 def test_a_certificate_for_a_name_is_no_good_for_an_address(authority, trusting):
     with receiver(answering(OK), authority.server(HOST)) as server:
         fail(server, trusting, "127.0.0.1")
+
+
+UNNAMED = "The certificate of the server names no host: it has no subject alternative name (RFC 9525)."
+
+
+@pytest.mark.parametrize("names", [[], [x509.RFC822Name(f"admin@{HOST}")]], ids=["none", "an address of mail"])
+@pytest.mark.parametrize("pool_key", [None, "acme"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_certificate_whose_common_name_alone_names_the_host_is_refused(authority, trusting, names, pool_key, version):
+    """Again and again: what the first handshake left must not be resumed."""
+    context = authority.server(HOST, names=names)
+    context.maximum_version = version
+    with receiver(answering(OK), context) as server:
+        for _ in range(3):
+            with pytest.raises(TlsFailed, match="names no host") as caught:
+                post(server, trusting, pool_key=pool_key)
+            assert (caught.value.words, caught.value.sent) == (UNNAMED, False)
+    assert server.requests == []
+
+
+def test_an_address_needs_an_alternative_name_too(authority, trusting):
+    loopback = [x509.IPAddress(ip_address("127.0.0.1"))]
+    with receiver(answering(OK), authority.server("127.0.0.1", names=[])) as server:
+        assert fail(server, trusting, "127.0.0.1").words == UNNAMED
+    with receiver(answering(OK), authority.server("127.0.0.1", days=8, names=loopback)) as server:
+        assert post(server, trusting, "127.0.0.1").status == 200
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_resumed_session_passes(authority, trusting, version):
+    """It shows no certificate: that was shown when it began."""
+    context = authority.server(HOST)
+    context.maximum_version = version
+    closing = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+    with receiver(closing, context) as server:
+        assert [post(server, trusting, pool_key="resumed").status for _ in range(3)] == [200] * 3
+    assert server.accepted == 3
 
 
 def test_an_expired_certificate_is_refused(authority, trusting):

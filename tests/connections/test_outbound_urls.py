@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from connections.outbound import InvalidUrl, Refused, check_url
+from connections.outbound import InvalidUrl, Refused, check_url, with_ascii_host
 from connections.outbound.urls import MAX_URL_LENGTH, Target, parse_url
 from tests.connections.outbound_receivers import loopback_named
 
@@ -194,3 +194,34 @@ def test_libcurl_reads_the_url_as_we_do(url):
     port = int(read.getpart(pycurl.UPART_PORT, pycurl.U_DEFAULT_PORT))
     assert (read.scheme, read.host.strip("[]"), port, read.user) == (target.scheme, target.host, target.port, None)
     assert parse_url(target.url) == target
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://\u0430pple.com/hook?k=v#f", "https://xn--pple-43d.com/hook?k=v#f"),  # a Cyrillic letter first
+        (
+            "HTTPS://\u0440\u0430\u0443\u0440\u0430\u04cf.Example:8443/\u00fc",
+            "HTTPS://xn--80aa0cbo65f.example:8443/\u00fc",
+        ),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
+        ("https://b\u00fccher.example./", "https://xn--bcher-kva.example./"),
+        ("https://example.com/\u0430pple.com", "https://example.com/\u0430pple.com"),
+        ("https://Example.com/A", "https://Example.com/A"),
+        ("https://a\u3000b.example/", "https://a\u3000b.example/"),
+        ("\u0430pple.com", "\u0430pple.com"),
+        ("\u00fc", "\u00fc"),
+    ],
+)
+def test_an_international_name_is_shown_as_punycode(url, shown):
+    assert with_ascii_host(url) == shown
+    assert with_ascii_host(shown) == shown
+
+
+@given(st.text(max_size=40) | st.builds("https://{}/".format, st.text(max_size=20)))
+def test_what_is_shown_is_the_same_target(url):
+    try:
+        target = parse_url(url)
+    except InvalidUrl:
+        return
+    assert parse_url(with_ascii_host(url)) == target

@@ -198,6 +198,26 @@ def test_a_config_that_breaks_the_declaration_is_refused(config, pointer, rule):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "X-Forwarded-For", "x-forwarded-host", "X_Forwarded_Proto", "Forwarded", "X-Real-IP", "Metadata",
+        "Metadata-Flavor", "X-aws-ec2-metadata-token", "x-google-metadata-request", "X-Metadata-Token", "Via",
+        "True-Client-IP", "X-Original-URL", "content_length", "Transfer_Encoding", "Webhook_Id",
+    ],
+)  # fmt: skip
+def test_headers_that_tell_who_asks_are_not_the_owners_to_set(name):
+    with pytest.raises(InvalidFields) as caught:
+        PROVIDER.clean_config({"url": URL, "headers": {name: "1"}})
+    (problem,) = caught.value.problems
+    assert (problem.pointer, problem.rule) == (f"/config/headers/{name}", "header_reserved")
+
+
+def test_headers_of_the_owners_own_pass():
+    headers = {"X-Tenant": "1", "X-Forward": "1", "X-Metadata": "1", "Trace_Id": "1"}
+    assert PROVIDER.clean_config({"url": URL, "headers": headers})["headers"] == headers
+
+
+@pytest.mark.parametrize(
     ("credentials", "pointer", "rule"),
     [
         ({"username": "ada"}, "/credentials/password", "required"),
