@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import Error, close_old_connections
+
+from workspaces.database_faults import passes
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ class Group(Generic[Item, Answer]):
             self._answer(batch)
         except Exception as error:  # noqa: BLE001  (handed to the threads that wait)
             close_old_connections()  # one that was lost is replaced
-            if len(batch) == 1 and not isinstance(error, OperationalError | InterfaceError):
+            if len(batch) == 1 and not (isinstance(error, Error) and passes(error)):
                 batch[0].error = error
                 return
             logger.warning("%s: a batch of %d failed (%s); running its items one by one", self._name, len(batch), error)

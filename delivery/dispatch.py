@@ -28,6 +28,7 @@ from delivery.breaker import HALF_OPEN, OPEN
 from delivery.conversing import Conversation
 from delivery.models import event_time
 from workspaces import ids
+from workspaces.database_faults import Fault, fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,8 @@ class Result:
 USABLE_SHARE = 11 / 12
 """Of the lease; whatever an attempt waits for ends before. The rest is for settling."""
 PAYLOAD_GONE_WORDS = "The event's payload has been erased or has expired."
-OUR_FAULT_WORDS = "A fault on our side; it costs none of the attempts."
+OUR_FAULT_WORDS = "A fault on our side, which passes; it costs none of the attempts."
+OUR_ERROR_WORDS = "An error in Meshes itself; its log has it, under the delivery's id."
 CREDENTIAL_WORDS = "The stored credentials could not be opened. Nothing was sent; set the credentials anew."
 
 
@@ -322,7 +324,9 @@ def _judge(job: Job, answer: Response | Verdict | Exception, redactor: Redactor)
     logger.error(
         "attempt %d of delivery %s failed here\n%s", job.attempt_number, job.delivery_id, redactor.trace(answer)
     )
-    return Verdict(Outcome.RETRY, "our_fault", OUR_FAULT_WORDS, is_ours=True)
+    if fault_of(answer) is Fault.ITEM:
+        return Verdict(Outcome.RETRY, "our_fault", OUR_ERROR_WORDS, is_ours=True)
+    return Verdict(Outcome.RETRY, "our_fault", OUR_FAULT_WORDS, is_ours=True, is_counted=False)
 
 
 def repeatable(connection_type: str, action: str, request: Request | None = None) -> bool:

@@ -18,6 +18,7 @@ from django.db.models import Q
 from delivery import fanout, publishing
 from delivery.models import Delivery, Payload, Replay
 from delivery.search import STATES, read_replay_filter, replayed
+from workspaces.database_faults import passes
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,8 @@ def cancel(replay_id: uuid.UUID, now: datetime) -> bool:
 def advance_replays(now: datetime) -> int:
     """One batch of each running replay whose pace allows it; how many deliveries were reopened. Safe to run twice.
 
-    A replay whose batch fails is left as it was before the batch, and tried again after a minute.
+    A replay whose batch fails is left as it was before the batch, and tried again after a minute. Raises errors of the
+    database that pass by themselves.
     """
     due = Replay.objects.filter(status=Replay.Status.RUNNING, next_batch_at__lte=now).order_by("next_batch_at")
     return sum(_try_advance(replay_id, now) for replay_id in due.values_list("pk", flat=True)[:AT_ONCE])
@@ -169,7 +171,9 @@ def advance_replays(now: datetime) -> int:
 def _try_advance(replay_id: uuid.UUID, now: datetime) -> int:
     try:
         return _advance(replay_id, now)
-    except Exception:
+    except Exception as error:
+        if passes(error):
+            raise  # nothing can be written now, of any replay; the sweep is run again
         logger.exception("a batch of replay %s failed", replay_id)
         Replay.objects.filter(pk=replay_id).update(next_batch_at=now + FAILED_REST)
         return 0

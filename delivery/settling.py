@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 from psycopg2 import Binary
@@ -24,12 +25,14 @@ from delivery.breaker import Health
 from delivery.dispatch import Result, repeatable
 from delivery.retry import next_delay
 from workspaces import ids
+from workspaces.database_faults import growing_delay
 
 logger = logging.getLogger(__name__)
 
 MOST_LOSSES = 5
 """Workers that one delivery may lose before it is dead: it is then more likely the cause than a victim."""
-OUR_FAULT_DELAY = timedelta(seconds=30)
+OUR_FAULT_SECONDS = (5.0, 300.0)
+"""Between attempts that a fault of ours ends: the first delay, and the longest."""
 ABOUT_CREDENTIALS = frozenset({"needs_reauth", "credential_error"})
 """Holds that new credentials end."""
 
@@ -43,22 +46,22 @@ class Settled:
     cause: str = ""
     detail: str = ""
     budget_used: int = 0
-    losses: int = 0
     next_attempt_at: datetime | None = None
 
 
 def decide(result: Result, now: datetime) -> Settled:
     """What becomes of the delivery. Pure but for the jitter of the delay."""
     job, verdict = result.job, result.verdict
-    same = Settled("pending", verdict.outcome, verdict.error_class, verdict.words, job.budget_used, job.losses)
+    same = Settled("pending", verdict.outcome, verdict.error_class, verdict.words, job.budget_used)
     if verdict.outcome == Outcome.DELIVERED:
         return replace(same, status="succeeded", cause="", detail="")
     if verdict.outcome == Outcome.REJECTED:
         return replace(same, status="dead", cause="rejected")
     if verdict.outcome == Outcome.BROKEN:
         return replace(same, status="held", cause=verdict.hold or "disabled")
-    if verdict.is_ours:
-        return _lost(same, now + OUR_FAULT_DELAY)
+    if verdict.is_ours and not verdict.is_counted:
+        rest = growing_delay(job.attempt_number - job.budget_used, *OUR_FAULT_SECONDS)
+        return replace(same, next_attempt_at=now + timedelta(seconds=rest))
     if not verdict.is_counted:
         return replace(same, next_attempt_at=now + timedelta(seconds=verdict.retry_after_seconds or 0.0))
     if verdict.outcome == Outcome.UNCERTAIN and not result.may_repeat:
@@ -71,27 +74,20 @@ def decide(result: Result, now: datetime) -> Settled:
         overloaded=result.is_overloaded,
     )
     if delay is None:
-        return replace(same, status="dead", cause="exhausted", budget_used=used)
+        return replace(same, status="dead", cause="our_fault" if verdict.is_ours else "exhausted", budget_used=used)
     return replace(same, budget_used=used, next_attempt_at=now + timedelta(seconds=delay))
 
 
-def _lost(same: Settled, due: datetime) -> Settled:
-    losses = same.losses + 1
-    if losses >= MOST_LOSSES:
-        return replace(same, status="dead", cause="poison", losses=losses)
-    return replace(same, losses=losses, next_attempt_at=due)
-
-
 SETTLE = """
-WITH results (id, lease_id, status, outcome, cause, detail, budget_used, losses, next_attempt_at, settled_at,
+WITH results (id, lease_id, status, outcome, cause, detail, budget_used, next_attempt_at, settled_at,
     attempt_id, workspace_id, connection_id, number, started_at, duration_ms, status_code, error_class, error,
     request_method, request_url, request_headers, response_headers, response_body, response_truncated,
     credential_version, steps) AS (VALUES {rows}),
 settled AS (
     UPDATE deliveries d
     SET status = r.status, outcome = r.outcome, cause = r.cause, detail = r.detail, budget_used = r.budget_used,
-        losses = r.losses, next_attempt_at = coalesce(r.next_attempt_at, d.next_attempt_at), lease_id = NULL,
-        lease_until = NULL, finished_at = CASE WHEN r.status IN ('succeeded', 'dead') THEN r.settled_at END
+        next_attempt_at = coalesce(r.next_attempt_at, d.next_attempt_at), lease_id = NULL, lease_until = NULL,
+        finished_at = CASE WHEN r.status IN ('succeeded', 'dead') THEN r.settled_at END
     FROM results r
     WHERE d.id = r.id AND d.lease_id = r.lease_id AND d.id = ANY(%s)
     RETURNING d.id
@@ -113,7 +109,7 @@ LEFT JOIN connection_health h ON h.connection_id = r.connection_id AND h.workspa
 """Deliveries, attempts, and the health of their connections as it was: one statement. The ids stand in an array too,
 by which PostgreSQL leaves out all other partitions while it plans."""
 RESULT = (
-    "(%s::uuid, %s::uuid, %s, %s, %s, %s, %s, %s, %s::timestamptz, %s::timestamptz,"
+    "(%s::uuid, %s::uuid, %s, %s, %s, %s, %s, %s::timestamptz, %s::timestamptz,"
     " %s::uuid, %s::uuid, %s::uuid, %s, %s::timestamptz, %s, %s::int, %s, %s, %s, %s, %s::jsonb, %s::jsonb, %s::bytea,"
     " %s, %s::int, %s::jsonb)"
 )
@@ -329,6 +325,43 @@ def _write_changes(changes: list[Change], now: datetime) -> None:
         held = {row[0] for row in cursor.fetchall()} if any(change.hold is not None for change in changes) else set()
     for change in changes:
         change.is_held_now = change.connection_id in held
+
+
+REGAIN = """
+UPDATE deliveries d SET lease_id = r.lease_id, lease_until = clock_timestamp() + make_interval(secs => %s),
+    status = 'pending', cause = '', detail = '', finished_at = NULL, losses = greatest(d.losses - 1, 0)
+FROM (VALUES {rows}) AS r (id, lease_id, number)
+WHERE d.id = r.id AND d.id = ANY(%s) AND d.lease_id IS NULL AND d.attempt_number = r.number
+    AND d.status IN ('pending', 'held', 'dead') AND EXISTS (
+        SELECT FROM attempts a WHERE a.delivery_id = d.id AND a.number = r.number AND a.error_class = 'worker_lost')
+RETURNING d.id, d.attempt_number
+"""
+
+
+def regain_leases(results: list[Result]) -> list[bool]:
+    """Take leases back that ended as a lost worker's while this one, alive, could not write what its attempts came to.
+
+    Neither a loss nor an attempt of nobody's is left of that. False where another claim has come in between, or
+    whatever else has moved the delivery on: then what this attempt came to is nobody's to write.
+    """
+    wanted = sorted((result.job.delivery_id, result.job.lease_id, result.job.attempt_number) for result in results)
+    rows, parameters = rows_of("(%s::uuid, %s::uuid, %s)", wanted)
+    with transaction.atomic(), connection.cursor() as cursor:
+        given = [settings.MESHES_LEASE_SECONDS, *parameters, [row[0] for row in wanted]]
+        cursor.execute(REGAIN.format(rows=rows), given)
+        regained = dict(cursor.fetchall())
+        for delivery_id, number in regained.items():
+            cursor.execute(
+                "DELETE FROM attempts WHERE delivery_id = %s AND number = %s AND error_class = 'worker_lost'",
+                [delivery_id, number],
+            )
+    return [result.job.delivery_id in regained for result in results]
+
+
+def without_evidence(result: Result, reason: str) -> Result:
+    """What an attempt came to, without what was sent and answered (and so quoted), which the database does not take."""
+    verdict = replace(result.verdict, words=f"What was sent and answered could not be stored: {reason}.")
+    return replace(result, verdict=verdict, request=None, response=None, steps=None)
 
 
 END_LEASES = """

@@ -4,12 +4,10 @@ import logging
 import threading
 import time
 import uuid
-from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
 from celery import shared_task
-from django.conf import settings
-from django.db import InterfaceError, OperationalError, connections
+from django.db import Error, connections
 
 from connections import vault
 from connections.providers.base import Outcome
@@ -18,6 +16,7 @@ from delivery.batching import Group
 from delivery.evaluation import Fact, Routed
 from delivery.lanes.lease import report
 from delivery.routing import Routing
+from workspaces.database_faults import describe, growing_delay, passes
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +28,10 @@ _rule_loads: Group[Fact, Routing] = Group("rule-load", fanout.load_rules, most=3
 _routings: Group[Routed, list[publishing.DeliveryHint]] = Group("routing", fanout.write, most=32)
 _claims: Group[uuid.UUID, dispatch.Job | None] = Group("claim", lambda ids: dispatch.claim(ids, WORKER))
 _settlements: Group[dispatch.Result, bool] = Group("settle", lambda results: settling.settle(results, WORKER))
+_regains: Group[dispatch.Result, bool] = Group("regain", settling.regain_leases)
+
+WRITE_AGAIN_SECONDS = (0.5, 10.0)
+"""Between tries to write back what this process alone knows: the first delay, and the longest."""
 
 
 @shared_task(name="delivery.fan_out", acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
@@ -48,7 +51,13 @@ def fan_out(event_id: str) -> None:
 def deliver(delivery_id: str) -> None:
     """Make one attempt of one delivery, unless it is not due, is held, or is being made elsewhere."""
     _forbid_database()
-    job = _claims.submit(uuid.UUID(delivery_id))
+    try:
+        job = _claims.submit(uuid.UUID(delivery_id))
+    except Error as error:
+        if not passes(error):
+            raise
+        logger.warning("delivery %s is not claimed for now: %s", delivery_id, describe(error))
+        return  # a sweep hints it again
     if job is not None:
         result = dispatch.attempt(job, tokens.GROUPED)
         _settle(result)
@@ -63,17 +72,28 @@ def tell_lane(result: dispatch.Result) -> None:
 
 
 def _settle(result: dispatch.Result) -> None:
-    """Write the result back, with patience while PostgreSQL restarts: it is the only copy until the lease ends."""
-    ends_at = result.job.claimed_at + timedelta(seconds=settings.MESHES_LEASE_SECONDS)
+    """Write the result back, with patience while PostgreSQL cannot: it is the only copy for as long as we live.
+
+    A lease that ended meanwhile is taken back, as nobody was lost. What the database never takes is left out.
+    """
+    failures, is_bare = 0, False
     while True:
         try:
-            if not _settlements.submit(result):
+            if _settlements.submit(result):
+                return
+            if not failures or not _regains.submit(result):
                 logger.warning("delivery %s: its lease had ended before it settled", result.job.delivery_id)
-            return
-        except (OperationalError, InterfaceError):
-            if datetime.now(UTC) >= ends_at:
+                return
+        except Exception as error:
+            if passes(error):
+                failures += 1
+                logger.warning("delivery %s is not settled for now: %s", result.job.delivery_id, describe(error))
+                time.sleep(growing_delay(failures, *WRITE_AGAIN_SECONDS))
+            elif not is_bare:
+                logger.error("delivery %s settles without its evidence: %s", result.job.delivery_id, describe(error))
+                result, is_bare = settling.without_evidence(result, describe(error)), True
+            else:
                 raise
-            time.sleep(0.5)
 
 
 class DatabaseForbidden(RuntimeError):  # noqa: N818

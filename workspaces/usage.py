@@ -7,7 +7,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db import DatabaseError, connection, transaction
+from django.db import Error, connection, transaction
 
 from workspaces.signals import keys_used
 
@@ -52,5 +52,5 @@ def write_pending(**_: Any) -> None:
             cursor.execute(USED, [now, key_ids, now - timedelta(seconds=INTERVAL_SECONDS)])
             if keys := cursor.fetchall():
                 keys_used.send(sender=None, keys=keys)
-    except DatabaseError as error:
+    except Error as error:
         logger.warning("the last use of %d keys was not written: %s", len(key_ids), error)

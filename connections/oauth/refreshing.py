@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import Error, close_old_connections
 
 from connections.messages import Response
 from connections.models import Connection
@@ -31,6 +31,7 @@ from connections.oauth.leases import (
 )
 from connections.oauth.troubles import NoToken, ended, unavailable, with_rest
 from connections.providers.base import Provider
+from workspaces.database_faults import passes
 
 WAIT_SECONDS = 10.0
 """How long one waits for a token that somebody else asks for."""
@@ -194,8 +195,8 @@ def _keep(finish: Finish, steps: Steps) -> Renewed | Lost:
     while True:
         try:
             return steps.finish(finish)
-        except (OperationalError, InterfaceError):
-            if time.monotonic() >= ends_at:
+        except Error as error:
+            if not passes(error) or time.monotonic() >= ends_at:
                 raise
             time.sleep(0.5)
             close_old_connections()

@@ -9,7 +9,9 @@ FIRST_REST_SECONDS = 5.0
 LONGEST_REST_SECONDS = 300.0
 """After a failure of the token endpoint: twice as long each time."""
 
-OURS = Verdict(Outcome.RETRY, "our_fault", "No token could be asked for, for a fault of ours.", is_ours=True)
+OURS = Verdict(
+    Outcome.RETRY, "our_fault", "No token could be asked for, for a fault of ours.", is_ours=True, is_counted=False
+)
 
 
 class NoToken(Exception):  # noqa: N818 - named by what happened

@@ -45,9 +45,10 @@ class Verdict:
     `error_class` is a short name, `words` a sentence that a tenant understands; both are empty when delivered.
     `retry_after_seconds` is what the receiver asked for, 0 to 86,400. `hold` is the status that a BROKEN connection
     gets: `disabled` or `needs_reauth`. `throttled` pauses the whole lane. `is_ours` marks a fault of Meshes itself,
-    which costs the customer no attempt. `rest_seconds` rests the lane whatever the outcome: for so long nothing is left
-    of the vendor's limit, by its headers. `is_counted` is false where the attempt ended before there was a token to
-    send it with: it takes nothing of the delivery's schedule and says nothing of the destination's health.
+    which says nothing of the destination's health. `rest_seconds` rests the lane whatever the outcome: for so long
+    nothing is left of the vendor's limit, by its headers. `is_counted` is false where the attempt ended before there
+    was a token to send it with, or for a fault of ours that passes by itself: it takes nothing of the delivery's
+    schedule.
     """
 
     outcome: Outcome
@@ -136,7 +137,8 @@ def read_error(error: OutboundError) -> Verdict:
     if isinstance(error, Refused):
         return Verdict(Outcome.BROKEN, "address_refused", error.words, hold="disabled")
     if isinstance(error, DoorFailed):
-        return Verdict(Outcome.RETRY, "our_fault", "The request could not be sent for a fault of ours.", is_ours=True)
+        words = "The request could not be sent for a fault of ours."
+        return Verdict(Outcome.RETRY, "our_fault", words, is_ours=True, is_counted=False)
     outcome = Outcome.UNCERTAIN if isinstance(error, NetworkError) and error.sent else Outcome.RETRY
     return Verdict(outcome, _error_class(error), error.words)
 

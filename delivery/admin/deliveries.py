@@ -168,7 +168,7 @@ class DeadLetterAdmin(DeliveriesAdmin):
     list_filter = (
         WorkspaceFilter,
         ConnectionFilter,
-        by_choice("cause", "cause", ("exhausted", "rejected", "uncertain", "poison", "mapping_failed")),
+        by_choice("cause", "cause", ("exhausted", "rejected", "uncertain", "our_fault", "poison", "mapping_failed")),
         TypeFilter,
         PeriodFilter,
     )

@@ -27,6 +27,7 @@ _CAUSES = {
     "exhausted": "Every attempt of its schedule has failed.",
     "rejected": "The destination will never take this payload.",
     "uncertain": "It may have arrived, and its action must not be done twice.",
+    "our_fault": "An error in Meshes itself has ended its attempts.",
     "poison": "It has lost five workers.",
     "mapping_failed": "The rule's mapping could not shape the event.",
     "worker_lost": "The worker of its last attempt was lost.",

@@ -1,13 +1,17 @@
-"""What a delivery tells its lane."""
+"""What a delivery tells its lane, and how what it came to is written back."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from django.db import OperationalError, connection, transaction
 
 from connections.providers.base import Outcome, Verdict
-from delivery import dispatch, tasks
+from delivery import dispatch, settling, tasks
 from delivery.lanes import lease
-from tests.factories import make_connection, make_deliveries, make_workspace
+from delivery.models import Attempt, Delivery
+from tests.factories import lapse_lease, make_connection, make_deliveries, make_workspace
+from workspaces import partitions
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
@@ -29,3 +33,175 @@ def test_a_lane_hears_how_its_endpoint_does(verdict, reported):
     (job,) = dispatch.claim([delivery.pk], "worker")
     tasks.tell_lane(dispatch.Result(job, verdict, datetime.now(UTC), duration_ms=1500))
     assert lease._reports.pop(str(delivery.pk), None) == reported
+
+
+# --- what an attempt came to is written back ------------------------------------------------------------------------
+
+
+class Direct:
+    """A group whose batches run in the test's own thread and transaction, each in a savepoint."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def submit(self, item):
+        with transaction.atomic():
+            return self.run([item])[0]
+
+
+@pytest.fixture
+def settled_here(monkeypatch):
+    """`tasks._settle`, in the test's own transaction. The list holds the delays it would have waited."""
+    waited = []
+    monkeypatch.setattr(tasks, "_settlements", Direct(lambda results: settling.settle(results, "worker")))
+    monkeypatch.setattr(tasks, "_regains", Direct(settling.regain_leases))
+    monkeypatch.setattr(tasks.time, "sleep", waited.append)
+    return waited
+
+
+def claimed():
+    (delivery,) = make_deliveries(make_connection(make_workspace()))
+    (job,) = dispatch.claim([delivery.pk], "worker")
+    return delivery, dispatch.Result(job, Verdict(Outcome.DELIVERED), datetime.now(UTC), duration_ms=5)
+
+
+def refuse_attempts(state, times):
+    """The next `times` attempts that are inserted fail with this SQLSTATE."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE SEQUENCE refusals")
+        cursor.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            f" IF nextval('refusals') <= {times} THEN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END IF;"
+            " RETURN NEW; END $$"
+        )
+        cursor.execute("CREATE TRIGGER refuse BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION refuse()")
+
+
+def shown(delivery):
+    delivery.refresh_from_db()
+    attempts = Attempt.objects.filter(delivery=delivery).order_by("number")
+    return delivery.status, delivery.losses, [(a.number, a.outcome, a.error_class) for a in attempts]
+
+
+@pytest.mark.parametrize("state", ["53100", "57P03", "25006", "40P01"])
+def test_while_nothing_can_be_written_a_result_is_kept_and_written_later(settled_here, state):
+    delivery, result = claimed()
+    refuse_attempts(state, 12)
+    tasks._settle(result)
+    assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
+    assert len(settled_here) == 12
+    assert settled_here[0] < settled_here[2] < settled_here[4] <= max(settled_here) <= 12.0
+
+
+def test_without_a_partition_of_attempts_a_result_is_kept_too(settled_here, monkeypatch):
+    delivery, result = claimed()
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    partition = partitions.Partition("attempts", partitions.week_of(datetime.now(UTC)))
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE attempts DETACH PARTITION {partition.name}")
+    monkeypatch.setattr(tasks.time, "sleep", lambda seconds: partitions.ensure("attempts", partition.start))
+    tasks._settle(result)
+    assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
+
+
+@pytest.mark.parametrize("losses", [0, 4])
+def test_a_lease_that_lapsed_while_nothing_could_be_written_is_no_lost_worker(settled_here, monkeypatch, losses):
+    delivery, result = claimed()
+    Delivery.objects.filter(pk=delivery.pk).update(losses=losses)
+    refuse_attempts("53100", 1)
+
+    def lapse(seconds):
+        lapse_lease(delivery)
+        assert settling.end_lapsed_leases([delivery.pk]) == 1
+        assert shown(delivery)[0] == ("dead" if losses == 4 else "pending")
+
+    monkeypatch.setattr(tasks.time, "sleep", lapse)
+    tasks._settle(result)
+    assert shown(delivery) == ("succeeded", losses, [(1, "delivered", "")])
+
+
+def test_what_another_worker_has_claimed_meanwhile_is_its_own(settled_here, monkeypatch):
+    delivery, result = claimed()
+    refuse_attempts("53100", 1)
+
+    def lapse(seconds):
+        lapse_lease(delivery)
+        settling.end_lapsed_leases([delivery.pk])
+        assert dispatch.claim([delivery.pk], "another worker") != [None]
+
+    monkeypatch.setattr(tasks.time, "sleep", lapse)
+    tasks._settle(result)
+    assert shown(delivery) == ("pending", 1, [(1, "uncertain", "worker_lost")])
+    assert delivery.state == "in_flight"
+
+
+def test_a_lease_that_lapsed_without_such_trouble_stays_ended(settled_here):
+    delivery, result = claimed()
+    lapse_lease(delivery)
+    settling.end_lapsed_leases([delivery.pk])
+    tasks._settle(result)
+    assert shown(delivery) == ("pending", 1, [(1, "uncertain", "worker_lost")])
+
+
+@pytest.mark.parametrize("words", ["The vendor said \x00.", "The vendor said \ud800."], ids=["NUL", "half a pair"])
+def test_evidence_that_the_database_never_takes_costs_the_delivery_nothing(settled_here, words):
+    delivery, result = claimed()
+    tasks._settle(replace(result, verdict=Verdict(Outcome.REJECTED, "refused", words)))
+    assert shown(delivery) == ("dead", 0, [(1, "rejected", "refused")])
+    assert delivery.cause == "rejected"
+    assert delivery.detail.startswith("What was sent and answered could not be stored: ")
+    assert settled_here == []
+
+
+def test_an_answer_that_is_no_json_for_the_database_costs_the_delivery_nothing(settled_here):
+    delivery, result = claimed()
+    received = dispatch.Received(200, [["x-odd", "\x00"]], b"", truncated=False)
+    tasks._settle(replace(result, response=received))
+    assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
+    attempt = Attempt.objects.get(delivery=delivery)
+    assert attempt.error == "What was sent and answered could not be stored: untranslatable character (22P05)."
+
+
+# --- a fault of ours ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [OSError(24, "Too many open files"), MemoryError(), OperationalError("server closed the connection")],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_a_fault_of_ours_that_passes_is_never_counted(monkeypatch, fault):
+    (delivery,) = make_deliveries(make_connection(make_workspace(), retry_schedule=[0]))
+    monkeypatch.setattr(dispatch, "_begin", fail_with(fault))
+    for number in range(1, 8):
+        make_due(delivery)
+        (job,) = dispatch.claim([delivery.pk], "worker")
+        settling.settle([dispatch.attempt(job)], "worker")
+        delivery.refresh_from_db()
+        assert (delivery.status, delivery.cause, delivery.attempt_number) == ("pending", "our_fault", number)
+        assert (delivery.budget_used, delivery.losses) == (0, 0)
+    assert 240 <= (delivery.next_attempt_at - datetime.now(UTC)).total_seconds() <= 360
+
+
+def test_an_error_of_ours_goes_by_the_schedule_and_ends_by_its_name(monkeypatch):
+    (delivery,) = make_deliveries(make_connection(make_workspace(), retry_schedule=[0, 0.01]))
+    monkeypatch.setattr(dispatch, "_begin", fail_with(KeyError("a bug")))
+    for _ in range(2):
+        make_due(delivery)
+        (job,) = dispatch.claim([delivery.pk], "worker")
+        settling.settle([dispatch.attempt(job)], "worker")
+    delivery.refresh_from_db()
+    assert (delivery.status, delivery.cause, delivery.losses) == ("dead", "our_fault", 0)
+    assert delivery.detail == "An error in Meshes itself; its log has it, under the delivery's id."
+
+
+def fail_with(fault):
+    def fail(*args):
+        raise fault
+
+    return fail
+
+
+def make_due(delivery):
+    Delivery.objects.filter(pk=delivery.pk).update(next_attempt_at=datetime.now(UTC))
