@@ -16,12 +16,10 @@ from typing import Any
 from django.conf import settings
 from django.db import DataError, IntegrityError, connection
 
-from connections import mapping
 from delivery import publishing, routing
 from delivery.batching import rows_of
-from delivery.evaluation import Fact, NewDelivery, Routed, context_of, evaluate
-from delivery.models import Delivery
-from delivery.routing import CompiledRule, Routing
+from delivery.evaluation import Fact, NewDelivery, Routed, evaluate
+from delivery.routing import Routing
 
 logger = logging.getLogger(__name__)
 
@@ -173,20 +171,3 @@ def try_again(event_ids: list[uuid.UUID]) -> list[tuple[uuid.UUID, uuid.UUID]]:
             [event_ids],
         )
         return list(cursor.fetchall())
-
-
-def reshape(deliveries: list[Delivery]) -> dict[uuid.UUID, str | None]:
-    """Shape dead deliveries of cause `mapping_failed` anew, with their rules' current mappings.
-
-    Returns the bodies of those that can be shaped now; what still fails is left out.
-    """
-    bodies: dict[uuid.UUID, str | None] = {}
-    found = Delivery.objects.filter(pk__in=[delivery.pk for delivery in deliveries])
-    for delivery in found.select_related("rule", "workspace", "event__payload"):
-        payload = json.loads(delivery.event.payload.body)
-        context = context_of(delivery.event_id, delivery.event_type, payload, delivery.workspace)
-        try:
-            bodies[delivery.pk] = CompiledRule(delivery.rule).shaped_body(context)
-        except mapping.MappingFailed as error:
-            logger.info("%s still cannot be shaped: %s", delivery.public_id, error)
-    return bodies

@@ -8,7 +8,7 @@ import uuid
 from datetime import UTC, datetime
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 
 from connections.models import Connection
 from workspaces import ids
@@ -163,10 +163,21 @@ class Replay(models.Model):
     id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
     workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="replays")
     filter = models.JSONField(default=dict)
+    mapping = models.CharField(
+        max_length=16,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="original, current; empty: by the cause of each delivery.",
+    )
+    may_duplicate = models.BooleanField(default=False, db_default=False)
     status = models.CharField(max_length=16, choices=Status.choices, default=Status.RUNNING)
     total = models.BigIntegerField(default=0)
     reopened = models.BigIntegerField(default=0)
     skipped = models.BigIntegerField(default=0)
+    skipped_by_reason = models.JSONField(
+        default=dict, db_default=Value({}, models.JSONField()), help_text="Of what was skipped, the number of each."
+    )
     cursor = models.UUIDField(null=True)
     until = models.UUIDField(null=True, help_text="The newest delivery that existed when the replay was asked for.")
     requested_by = models.CharField(max_length=200)
@@ -216,6 +227,25 @@ class Delivery(models.Model):
     replay = models.ForeignKey(
         Replay, null=True, on_delete=models.DO_NOTHING, related_name="deliveries", db_constraint=False, db_index=False
     )
+    replay_of = models.ForeignKey(
+        "self",
+        null=True,
+        on_delete=models.DO_NOTHING,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+        help_text="The delivery in whose place this one was made, with another body.",
+    )
+    replaced_by = models.ForeignKey(
+        "self",
+        null=True,
+        on_delete=models.DO_NOTHING,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+        help_text="The newest delivery that was made in its place.",
+    )
+    replayed_at = models.DateTimeField(null=True, help_text="When it was last sent again under its own id.")
     event_type = models.CharField(max_length=128)
     action = models.CharField(max_length=64)
     body = models.TextField(null=True)  # noqa: DJ001  (NULL: the event's own payload)
@@ -256,6 +286,10 @@ class Delivery(models.Model):
             models.Index(fields=["connection", "id"], condition=Q(status="held"), name="deliveries_held"),
             models.Index(fields=["-id"], condition=Q(status="dead"), name="deliveries_dead"),
             models.Index(fields=["replay"], condition=Q(replay__isnull=False), name="deliveries_by_replay"),
+            models.Index(fields=["replay_of"], condition=Q(replay_of__isnull=False), name="deliveries_by_replay_of"),
+            models.Index(
+                fields=["replaced_by"], condition=Q(replaced_by__isnull=False), name="deliveries_by_replaced_by"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -309,6 +343,7 @@ class Attempt(models.Model):
     response_headers = models.JSONField(default=list)
     response_body = models.BinaryField(null=True)
     response_truncated = models.BooleanField(default=False)
+    request_body = models.BinaryField(null=True)
     steps = models.JSONField(null=True, help_text="The calls before the last one, of an action that needs several.")
     credential_version = models.IntegerField(null=True)
     worker = models.CharField(max_length=100, blank=True, default="")

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from delivery import replay
+from delivery import reopening, replay
 from delivery.models import Delivery, Payload, Replay
 from delivery.replay import ROOM_IN_LANE, Candidate, advance_replays, paced
 from tests.delivery.api import mistakes, tenant
@@ -255,7 +255,7 @@ def test_a_dry_run_says_what_could_not_be_sent(api):
     dead_letters(make_connection(workspace))
     Payload.objects.update(body="", erased_at=later(0))
     (sample,) = begin(api, workspace, dry_run=True).json()["samples"]
-    assert (sample["request"], sample["error"]) == (None, replay.NOT_KEPT)
+    assert (sample["request"], sample["error"]) == (None, reopening.NOT_KEPT)
 
 
 @pytest.mark.parametrize(
