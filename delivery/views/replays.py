@@ -150,8 +150,9 @@ class ReplayViewSet(TenantViewSet):
         with bounded_search():
             count = matching.order_by()[:COUNTED].count()
         if given["dry_run"]:
-            samples = reopening.read(list(matching.order_by("pk").values_list("pk", flat=True)[:SAMPLES]))
-            shown = [_sample(delivery, terms) for delivery in samples]
+            with snapshot():
+                samples = reopening.read(list(matching.order_by("pk").values_list("pk", flat=True)[:SAMPLES]))
+                shown = [_sample(delivery, terms) for delivery in samples]
             document = {"dry_run": True, "count": count, "count_is_exact": count < COUNTED, "samples": shown}
             return Response(DryRunOut(document).data)
         started = replay.start(

@@ -9,7 +9,7 @@ from django.db import IntegrityError, connection, connections, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery import evaluation, fanout
+from delivery import evaluation, fanout, reopening
 from delivery.models import Delivery, RoutingLedger, Unrouted
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from workspaces import ids
@@ -121,11 +121,13 @@ def test_a_mapping_that_fails_is_a_dead_letter_that_can_be_reshaped():
     delivery = Delivery.objects.get(event=event)
     assert (delivery.status, delivery.cause) == ("dead", "mapping_failed")
     assert ledger_of(event)[0]["result"] == "mapping_failed"
-    assert fanout.reshape([delivery]) == {}
+    assert reopening.send_again([delivery.pk]).refused[delivery.pk].reason == "mapping_failed"
     rule.mapping = [{"to": "score", "from": "payload.score"}]
     rule.version += 1
     rule.save(update_fields=["mapping", "version"])
-    assert fanout.reshape([delivery]) == {delivery.pk: '{"score":"many"}'}
+    assert reopening.send_again([delivery.pk]).made == {delivery.pk: delivery.pk}
+    delivery.refresh_from_db()
+    assert (delivery.status, delivery.body) == ("pending", '{"score":"many"}')
 
 
 def test_one_event_that_cannot_be_routed_leaves_the_others_alone():
