@@ -70,14 +70,25 @@ class Unrouted(models.Model):
         Workspace, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False, db_index=False
     )
     created_at = models.DateTimeField()
-    lease_until = models.DateTimeField(null=True)
-    tries = models.IntegerField(default=0)
-    poisoned_at = models.DateTimeField(null=True, help_text="Fan-out gave up after five lost workers.")
+    lease_id = models.UUIDField(null=True, help_text="Of the worker that routes it; without one it rests or waits.")
+    lease_until = models.DateTimeField(null=True, help_text="When the lease lapses, or until when the event rests.")
+    tries = models.IntegerField(default=0, help_text="Claims whose worker was lost.")
+    failures = models.IntegerField(db_default=0, help_text="Tries that lost no worker: each rest is longer.")
+    cause = models.CharField(max_length=32, db_default="", help_text="Why it was set aside.")
+    detail = models.TextField(db_default="", help_text="What its last try failed with.")
+    poisoned_at = models.DateTimeField(null=True, help_text="When it was set aside; a person routes it again.")
 
     class Meta:
         db_table = "unrouted"
         verbose_name = "unrouted event"
-        indexes = [models.Index(fields=["created_at"], name="unrouted_by_age")]
+        indexes = [
+            models.Index(fields=["created_at"], name="unrouted_by_age"),
+            models.Index(
+                fields=["workspace", "event"],
+                condition=models.Q(poisoned_at__isnull=False),
+                name="unrouted_set_aside",
+            ),
+        ]
 
     def __str__(self) -> str:
         return str(self.event_id)

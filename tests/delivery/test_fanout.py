@@ -2,7 +2,6 @@
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 import pytest
 from django.db import IntegrityError, connection, connections, transaction
@@ -137,18 +136,8 @@ def test_one_event_that_cannot_be_routed_leaves_the_others_alone():
     broken.payload.body = "{"
     broken.payload.save(update_fields=["body"])
     assert len(fanout.fan_out([broken.pk, sound.pk])) == 1
-    assert Unrouted.objects.get(event=broken).tries == 1
+    assert Unrouted.objects.get(event=broken).tries == 0
     assert not Unrouted.objects.filter(event=sound).exists()
-
-
-def test_an_event_that_loses_five_workers_is_set_aside():
-    workspace = make_workspace()
-    event = make_event(workspace)
-    lapsed = event.created_at - timedelta(minutes=2)
-    Unrouted.objects.filter(event=event).update(tries=5, lease_until=lapsed)
-    assert fanout.set_poison_aside(event.created_at) == 1
-    assert fanout.fan_out([event.pk]) == []
-    assert Unrouted.objects.get(event=event).poisoned_at == event.created_at
 
 
 def test_rules_of_another_workspace_see_nothing():
