@@ -5,7 +5,6 @@ stand in the connection's row. A hint that is sent back leaves its secret as it 
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from connections import vault
@@ -13,6 +12,7 @@ from connections.models import Connection
 from connections.oauth import tokens
 from connections.providers.base import FieldProblem, InvalidFields, Provider, pointer_to
 from connections.secret import MASK, Secret
+from workspaces import clock
 
 
 class Lost(Exception):  # noqa: N818 - names the state
@@ -86,7 +86,7 @@ def rotate(provider: Provider, connection: Connection, actor: str) -> Replacemen
     document: dict[str, Any] | None
     try:
         version, current = _versioned(open_document(connection, actor, "rotate secret"))
-        document = provider.rotate_secrets(current, datetime.now(UTC))
+        document = provider.rotate_secrets(current, clock.database_now())
     except vault.CredentialRefused:
         if user_keys(provider) & connection.credential_hints.keys():
             raise Lost from None

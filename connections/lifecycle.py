@@ -8,7 +8,6 @@ sent.
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -23,6 +22,7 @@ from connections.oauth import grants, revoking, states, tokens
 from connections.oauth.tokens import Tokens
 from connections.providers.base import Account, FieldProblem, Granted, InvalidFields, Provider
 from connections.signals import connection_changed
+from workspaces import clock
 
 Status = Connection.Status
 
@@ -158,7 +158,7 @@ def authorize(
             current = provider.make_secrets()
         document = tokens.granted(current, new)
         keeping.seal(row, document, actor, vault.AUTHORIZED)
-        now = datetime.now(UTC)
+        now = clock.database_now()
         _rows(row).update(
             config={**row.config, **granted.config}, credential_hints=keeping.hints_of(document), updated_at=now,
             account_id=account.id[:200], account_name=account.name[:200], version=F("version") + 1,
@@ -216,7 +216,7 @@ def resume(connection: Connection) -> Connection:
 
 def delete(connection: Connection, *, actor: str = "") -> bool:
     """Leave a tombstone: history stays readable, secrets are destroyed. False when that was done before."""
-    now = datetime.now(UTC)
+    now = clock.database_now()
     with transaction.atomic():
         row = _lock(connection)
         if row is None:
@@ -312,7 +312,7 @@ def _save(
     purpose: str = "",
 ) -> Change:
     """Write the columns, and a new document, over the versions that were read. Raises Conflict."""
-    now = datetime.now(UTC)
+    now = clock.database_now()
     hints = {} if replacement is None else {"credential_hints": keeping.hints_of(replacement.document)}
     rows = _rows(connection).filter(version=connection.version).exclude(status=Status.DELETED)
     with transaction.atomic():
@@ -339,12 +339,12 @@ def _to_authorize(provider: Provider) -> str:
 
 def _waiting(reason: str) -> dict[str, Any]:
     """The columns of a connection that waits to be authorized."""
-    return {"status": Status.NEEDS_REAUTH, "status_reason": reason, "status_changed_at": datetime.now(UTC)}
+    return {"status": Status.NEEDS_REAUTH, "status_reason": reason, "status_changed_at": clock.database_now()}
 
 
 def _move(connection: Connection, origins: list[Any], status: str, reason: str) -> bool:
     """Change the status, where it is one of `origins`. Who asks for `active` ends pauses too."""
-    now = datetime.now(UTC)
+    now = clock.database_now()
     values: dict[str, Any] = {"status": status, "status_reason": reason, "status_changed_at": now, "updated_at": now}
     if status == Status.ACTIVE:
         values["paused_until"] = None

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -15,7 +14,7 @@ from connections.models import Connection
 from connections.oauth import refreshing
 from connections.oauth.troubles import NoToken
 from connections.providers.base import Account, NotAuthorized, Outcome, Provider, Shipment, Unsendable, Verdict
-from workspaces import ids
+from workspaces import clock, ids
 
 EVENT_TYPE = "meshes.test"
 EVENT_BODY = '{"message":"This is a test of your connection. Nothing has happened."}'
@@ -130,7 +129,7 @@ def ask(
 
 def shipment_of(provider: Provider, connection: Connection, credentials: Mapping[str, Any]) -> Shipment:
     """A shipment of a made-up event, for what is asked of the vendor beside deliveries."""
-    now = datetime.now(UTC)
+    now = clock.now()
     return Shipment(
         delivery_id=ids.encode(ids.DELIVERY, ids.uuid7()),
         event_id=ids.encode(ids.EVENT, ids.uuid7()),

@@ -8,7 +8,7 @@ children first and in batches. The workspace's own row stays, and so do the acce
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django.db import connection, transaction
@@ -18,7 +18,7 @@ from django.dispatch import receiver
 from connections import vault
 from connections.models import Connection, ConnectionHealth
 from connections.oauth import apps, revoking
-from delivery import cancelling, reopening
+from delivery import cancelling
 from delivery.models import (
     Attempt,
     Delivery,
@@ -30,6 +30,7 @@ from delivery.models import (
     Rule,
     Unrouted,
 )
+from workspaces import clock
 from workspaces.models import ApiKey, Workspace
 from workspaces.signals import workspace_deleted
 
@@ -45,7 +46,7 @@ DELETED_WORDS = "The workspace was deleted."
 
 def on_connection_deleted(connection_id: uuid.UUID) -> None:
     """Disable its rules and cancel its open deliveries; what takes longer than two seconds is left to the sweep."""
-    now = datetime.now(UTC)
+    now = clock.database_now()
     Rule.objects.filter(connection_id=connection_id, enabled=True).update(
         enabled=False, version=F("version") + 1, updated_at=now
     )
@@ -84,7 +85,7 @@ def _cancel_of_connection(connection_id: uuid.UUID, now: datetime) -> int:
 @receiver(workspace_deleted)
 def on_workspace_deleted(sender: Any, workspace_id: uuid.UUID, **kwargs: Any) -> None:
     """Stop everything with two statements, whatever the workspace holds; a sweep does the rest."""
-    _stop(workspace_id, datetime.now(UTC))
+    _stop(workspace_id, clock.database_now())
 
 
 def purge_deleted_workspaces(now: datetime) -> int:
@@ -145,7 +146,6 @@ def _remove_unrouted(workspace_id: uuid.UUID, now: datetime) -> int:
 def _remove_deliveries(workspace_id: uuid.UUID, now: datetime) -> int:
     found = list(Delivery.objects.filter(workspace_id=workspace_id).order_by("pk").values_list("pk", flat=True)[:BATCH])
     with transaction.atomic():
-        reopening.unlink(found)
         removed = _remove(Attempt, delivery_id__in=found)
         return removed + _remove(Delivery, pk__in=found)
 
@@ -187,7 +187,7 @@ def _remove_configuration(workspace_id: uuid.UUID) -> int:
     destroyed += apps.remove(workspace_id)
     for pk in ApiKey.objects.filter(**owned).values_list("pk", flat=True):
         destroyed += vault.destroy(owner_kind="api_key", owner_id=pk, workspace_id=workspace_id)
-    ApiKey.objects.filter(**owned, revoked_at=None).update(revoked_at=datetime.now(UTC))
+    ApiKey.objects.filter(**owned, revoked_at=None).update(revoked_at=clock.database_now())
     removed = _remove(Rule, **owned) + _remove(Replay, **owned)
     return destroyed + removed + _remove(ConnectionHealth, **owned) + _remove(Connection, **owned)
 

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -28,6 +28,7 @@ from delivery.breaker import HALF_OPEN, OPEN
 from delivery.conversing import Conversation
 from delivery.models import event_time
 from workspaces import ids
+from workspaces.clock import Reading
 from workspaces.database_faults import Fault, fault_of
 
 logger = logging.getLogger(__name__)
@@ -49,24 +50,14 @@ class Job:
     attempt_number: int
     budget_used: int
     losses: int
-    claimed_at: datetime
+    clock: Reading
+    """PostgreSQL's, as it was at the claim."""
     connection_type: str
     config: Mapping[str, Any]
     retry_schedule: list[float] | None
     timeout_seconds: float | None
     sealed_version: int | None
     sealed_document: str | None
-    replay_id: uuid.UUID | None = None
-    replay_of_id: uuid.UUID | None = None
-    replayed_at: datetime | None = None
-
-    @property
-    def replay(self) -> str:
-        """The public id of the replay over a filter, else of the delivery that was sent again; empty for neither."""
-        if self.replay_id is not None:
-            return ids.encode(ids.REPLAY, self.replay_id)
-        replayed = self.delivery_id if self.replayed_at is not None else self.replay_of_id
-        return ids.encode(ids.DELIVERY, replayed) if replayed is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,24 +126,23 @@ WITH wanted AS (
         AND (h.breaker IS NULL OR h.breaker = 'closed' OR %(probe)s)
     RETURNING d.id AS delivery_id, d.lease_id, d.workspace_id, d.connection_id, d.event_id, d.event_type, d.action,
         d.body, d.frozen, d.attempt_number, d.budget_used, d.losses, d.claimed_at, c.type AS connection_type, c.config,
-        c.retry_schedule, c.timeout_seconds, d.replay_id, d.replay_of_id, d.replayed_at,
-        w.access_id, %(actor)s::text AS actor
+        c.retry_schedule, c.timeout_seconds, w.access_id, %(actor)s::text AS actor
 ), {vault.SQL_OPENED}
 SELECT c.delivery_id, c.lease_id, c.workspace_id, c.connection_id, c.event_id, c.event_type, c.action,
     coalesce(c.body, p.body), c.frozen::text, c.attempt_number, c.budget_used, c.losses, c.claimed_at,
-    c.connection_type, c.config::text, c.retry_schedule, c.timeout_seconds, o.sealed_version, o.sealed_document,
-    c.replay_id, c.replay_of_id, c.replayed_at
+    c.connection_type, c.config::text, c.retry_schedule, c.timeout_seconds, o.sealed_version, o.sealed_document
 FROM claimed c
 LEFT JOIN opened o USING (delivery_id)
 LEFT JOIN payloads p ON p.event_id = c.event_id AND p.workspace_id = c.workspace_id AND c.body IS NULL
     AND p.erased_at IS NULL
 """
 
-FROZEN, CONFIG = 8, 14
-"""The columns of a claim that are JSON text."""
+FROZEN, CLAIMED_AT, CONFIG = 8, 12, 14
+"""The columns of a claim that are JSON text, and its moment."""
 
 BLOCKED = """
-SELECT d.id, d.workspace_id, d.connection_id, c.status, c.paused_until, h.breaker, h.probe_until
+SELECT d.id, d.workspace_id, d.connection_id, c.status, h.breaker,
+    extract(epoch FROM c.paused_until - clock_timestamp())::float
 FROM deliveries d
 JOIN connections c ON c.id = d.connection_id
 LEFT JOIN connection_health h ON h.connection_id = c.id
@@ -196,6 +186,7 @@ def _claim(delivery_ids: list[uuid.UUID], actor: str, *, probe: bool) -> dict[uu
 def _job(row: tuple[Any, ...]) -> Job:
     values = list(row)
     values[FROZEN], values[CONFIG] = json.loads(values[FROZEN]), json.loads(values[CONFIG])
+    values[CLAIMED_AT] = Reading(values[CLAIMED_AT])
     return Job(*values)
 
 
@@ -204,13 +195,12 @@ def _steer(delivery_ids: list[uuid.UUID]) -> list[uuid.UUID]:
     with connection.cursor() as cursor:
         cursor.execute(BLOCKED, [delivery_ids])
         rows = cursor.fetchall()
-    now = datetime.now(UTC)
     candidates: dict[uuid.UUID, Probe] = {}
-    for delivery_id, workspace_id, connection_id, status, paused_until, breaker, _ in rows:
+    for delivery_id, workspace_id, connection_id, status, breaker, pause_seconds in rows:
         if status != Connection.Status.ACTIVE:
             steering.purge(workspace_id, connection_id)
-        elif paused_until is not None and paused_until > now:
-            steering.pause(workspace_id, connection_id, paused_until)
+        elif pause_seconds is not None and pause_seconds > 0:
+            steering.pause(workspace_id, connection_id, pause_seconds)
         elif breaker in (HALF_OPEN, OPEN):
             candidates.setdefault(connection_id, Probe(workspace_id, delivery_id))
     return _start_probes(candidates) if candidates else []
@@ -224,23 +214,24 @@ class Probe(NamedTuple):
 
 
 def _start_probes(candidates: dict[uuid.UUID, Probe]) -> list[uuid.UUID]:
-    until = datetime.now(UTC) + timedelta(seconds=settings.MESHES_LEASE_SECONDS)
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE connection_health SET breaker = 'half_open', probe_until = %s WHERE connection_id = ANY(%s)"
+            "UPDATE connection_health SET breaker = 'half_open',"
+            " probe_until = clock_timestamp() + make_interval(secs => %s) WHERE connection_id = ANY(%s)"
             " AND (breaker = 'open' OR (breaker = 'half_open' AND probe_until <= clock_timestamp()))"
             " RETURNING connection_id",
-            [until, sorted(candidates)],
+            [settings.MESHES_LEASE_SECONDS, sorted(candidates)],
         )
         started = [row[0] for row in cursor.fetchall()]
     for connection_id, probe in candidates.items():
-        steering.pause(probe.workspace_id, connection_id, until)  # the others of the lane wait until it has settled
+        # the others of the lane wait until it has settled
+        steering.pause(probe.workspace_id, connection_id, settings.MESHES_LEASE_SECONDS)
     return [candidates[connection_id].delivery_id for connection_id in started]
 
 
 def attempt(job: Job, steps: Steps = DIRECT) -> Result:
     """Make one attempt of a claimed delivery. Never raises; touches the database through `steps` alone, for tokens."""
-    started_at, clock = datetime.now(UTC), time.monotonic()
+    started_at, clock = job.clock.now(), time.monotonic()
     calls: Conversation | None = None
     answer: Response | Verdict | Exception
     try:
@@ -271,7 +262,7 @@ def _begin(job: Job, steps: Steps, now: datetime, clock: float) -> Conversation:
     credentials = _open_credentials(job)
     return Conversation(
         provider,
-        Authorization(user, provider, job.config, job.sealed_version or 0, credentials, steps),
+        Authorization(user, provider, job.config, job.sealed_version or 0, credentials, job.clock, steps),
         _shipment(job, credentials, now),
         seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS,
         until=clock + settings.MESHES_LEASE_SECONDS * USABLE_SHARE,
@@ -314,7 +305,6 @@ def _shipment(job: Job, credentials: dict[str, Any], now: datetime) -> Shipment:
         credentials=credentials,
         attempt_number=job.attempt_number,
         now=now,
-        replay=job.replay,
     )
 
 

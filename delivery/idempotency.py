@@ -9,9 +9,10 @@ import hashlib
 import re
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from django.db import connection
+from django.db.models.functions import Now
 
 from delivery.models import IdempotencyRecord
 
@@ -62,7 +63,7 @@ def stamp(scope: uuid.UUID, path: str, header: str, body: bytes) -> Stamp:
 def recall(asked: Stamp) -> Answer | None:
     """The answer that was given to this request before; None if there was none. Raises KeyReused."""
     record = IdempotencyRecord.objects.filter(
-        scope=asked.scope, path=asked.path, key=asked.key, created_at__gt=datetime.now(UTC) - KEPT_FOR
+        scope=asked.scope, path=asked.path, key=asked.key, created_at__gt=Now() - KEPT_FOR
     ).first()
     if record is None:
         return None
@@ -77,7 +78,7 @@ def remember(asked: Stamp, answer: Answer) -> Answer | None:
     Where another transaction is just keeping an answer for the same key, the unique index makes this one wait for its
     end. Raises KeyReused.
     """
-    while not _insert(asked, answer, datetime.now(UTC)):
+    while not _insert(asked, answer):
         earlier = recall(asked)
         if earlier is not None:
             return earlier
@@ -85,19 +86,24 @@ def remember(asked: Stamp, answer: Answer) -> Answer | None:
     return None
 
 
-def _insert(asked: Stamp, answer: Answer, now: datetime) -> bool:
+def _insert(asked: Stamp, answer: Answer) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO idempotency_records AS kept (scope, path, key, body_hash, status_code, answer, created_at)"
-            " VALUES (%s, %s, %s, %s, %s, to_jsonb(%s::text), %s)"
+            " VALUES (%s, %s, %s, %s, %s, to_jsonb(%s::text), clock_timestamp())"
             " ON CONFLICT (scope, path, key) DO UPDATE SET body_hash = excluded.body_hash,"
             " status_code = excluded.status_code, answer = excluded.answer, created_at = excluded.created_at"
-            " WHERE kept.created_at <= %s",
+            " WHERE kept.created_at <= clock_timestamp() - make_interval(secs => %s)",
             [
-                asked.scope, asked.path, asked.key, asked.body_hash, answer.status_code, answer.text, now,
-                now - KEPT_FOR,
+                asked.scope,
+                asked.path,
+                asked.key,
+                asked.body_hash,
+                answer.status_code,
+                answer.text,
+                KEPT_FOR.total_seconds(),
             ],
-        )  # fmt: skip
+        )
         return bool(cursor.rowcount == 1)
 
 

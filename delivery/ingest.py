@@ -112,7 +112,7 @@ inserted_payloads AS (
 ),
 waiting AS (
     INSERT INTO unrouted (event_id, workspace_id, created_at, tries)
-    SELECT id, workspace_id, created_at, 0 FROM accepted JOIN inserted USING (id)
+    SELECT id, workspace_id, clock_timestamp(), 0 FROM accepted JOIN inserted USING (id)
 )
 SELECT id FROM accepted
 """

@@ -7,7 +7,7 @@ credentials, a signature as well as a token, and is masked; the rest is exact.
 import secrets
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from connections import providers
@@ -17,7 +17,7 @@ from connections.models import Connection
 from connections.providers.base import Provider, Shipment, Unsendable
 from connections.secret import MASK, Secret
 from delivery.models import event_time
-from workspaces import ids
+from workspaces import clock, ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,12 @@ class Draft:
     attempt_number: int = 1
     frozen: dict[str, Any] | None = None
     """As stored with a delivery; None: as the connection's config is now."""
-    replay: str = ""
 
 
 def render(connection: Connection, draft: Draft) -> dict[str, Any]:
     """`{method, url, headers: [[name, value], …], body}`. Raises Unsendable where the provider cannot express it."""
     provider = providers.get(connection.type)
-    now = datetime.now(UTC)
+    now = clock.now()
     first, second = (
         provider.prepare(_shipment(provider, connection, draft, _made_up(provider, connection), now)) for _ in range(2)
     )
@@ -91,7 +90,6 @@ def _shipment(
         credentials=credentials,
         attempt_number=draft.attempt_number,
         now=now,
-        replay=draft.replay,
     )
 
 

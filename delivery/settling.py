@@ -33,23 +33,24 @@ MOST_LOSSES = 5
 """Workers that one delivery may lose before it is dead: it is then more likely the cause than a victim."""
 OUR_FAULT_SECONDS = (5.0, 300.0)
 """Between attempts that a fault of ours ends: the first delay, and the longest."""
+NEVER = datetime.min.replace(tzinfo=UTC)
 ABOUT_CREDENTIALS = frozenset({"needs_reauth", "credential_error"})
 """Holds that new credentials end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The next state of a delivery."""
+    """The next state of a delivery; `delay_seconds` until its next attempt, where there is one."""
 
     status: str
     outcome: str
     cause: str = ""
     detail: str = ""
     budget_used: int = 0
-    next_attempt_at: datetime | None = None
+    delay_seconds: float | None = None
 
 
-def decide(result: Result, now: datetime) -> Settled:
+def decide(result: Result) -> Settled:
     """What becomes of the delivery. Pure but for the jitter of the delay."""
     job, verdict = result.job, result.verdict
     same = Settled("pending", verdict.outcome, verdict.error_class, verdict.words, job.budget_used)
@@ -61,9 +62,9 @@ def decide(result: Result, now: datetime) -> Settled:
         return replace(same, status="held", cause=verdict.hold or "disabled")
     if verdict.is_ours and not verdict.is_counted:
         rest = growing_delay(job.attempt_number - job.budget_used, *OUR_FAULT_SECONDS)
-        return replace(same, next_attempt_at=now + timedelta(seconds=rest))
+        return replace(same, delay_seconds=rest)
     if not verdict.is_counted:
-        return replace(same, next_attempt_at=now + timedelta(seconds=verdict.retry_after_seconds or 0.0))
+        return replace(same, delay_seconds=verdict.retry_after_seconds or 0.0)
     if verdict.outcome == Outcome.UNCERTAIN and not result.may_repeat:
         return replace(same, status="dead", cause="uncertain")
     used = job.budget_used + 1
@@ -75,19 +76,20 @@ def decide(result: Result, now: datetime) -> Settled:
     )
     if delay is None:
         return replace(same, status="dead", cause="our_fault" if verdict.is_ours else "exhausted", budget_used=used)
-    return replace(same, budget_used=used, next_attempt_at=now + timedelta(seconds=delay))
+    return replace(same, budget_used=used, delay_seconds=delay)
 
 
 SETTLE = """
-WITH results (id, lease_id, status, outcome, cause, detail, budget_used, next_attempt_at, settled_at,
-    attempt_id, workspace_id, connection_id, number, started_at, duration_ms, status_code, error_class, error,
-    request_method, request_url, request_headers, response_headers, response_body, response_truncated,
-    credential_version, steps) AS (VALUES {rows}),
+WITH results (id, lease_id, status, outcome, cause, detail, budget_used, delay_seconds, attempt_id, workspace_id,
+    connection_id, number, started_at, duration_ms, status_code, error_class, error, request_method, request_url,
+    request_headers, response_headers, response_body, response_truncated, credential_version, steps)
+    AS (VALUES {rows}),
 settled AS (
     UPDATE deliveries d
     SET status = r.status, outcome = r.outcome, cause = r.cause, detail = r.detail, budget_used = r.budget_used,
-        next_attempt_at = coalesce(r.next_attempt_at, d.next_attempt_at), lease_id = NULL, lease_until = NULL,
-        finished_at = CASE WHEN r.status IN ('succeeded', 'dead') THEN r.settled_at END
+        next_attempt_at = coalesce(statement_timestamp() + make_interval(secs => r.delay_seconds), d.next_attempt_at),
+        lease_id = NULL, lease_until = NULL,
+        finished_at = CASE WHEN r.status IN ('succeeded', 'dead') THEN statement_timestamp() END
     FROM results r
     WHERE d.id = r.id AND d.lease_id = r.lease_id AND d.id = ANY(%s)
     RETURNING d.id
@@ -101,15 +103,15 @@ recorded AS (
         r.response_body, r.response_truncated, r.credential_version, r.steps, %s
     FROM results r JOIN settled USING (id)
 )
-SELECT r.id, h.connection_id, h.breaker, h.consecutive_failures, h.opened_times, h.first_failure_at, h.last_failure_at,
-    h.last_success_at
+SELECT r.id, statement_timestamp(), h.connection_id, h.breaker, h.consecutive_failures, h.opened_times,
+    h.first_failure_at, h.last_failure_at, h.last_success_at
 FROM settled JOIN results r USING (id)
 LEFT JOIN connection_health h ON h.connection_id = r.connection_id AND h.workspace_id = r.workspace_id
 """
-"""Deliveries, attempts, and the health of their connections as it was: one statement. The ids stand in an array too,
-by which PostgreSQL leaves out all other partitions while it plans."""
+"""Deliveries, attempts, and the health of their connections as it was: one statement, at one moment. The ids
+stand in an array too, by which PostgreSQL leaves out all other partitions while it plans."""
 RESULT = (
-    "(%s::uuid, %s::uuid, %s, %s, %s, %s, %s, %s::timestamptz, %s::timestamptz,"
+    "(%s::uuid, %s::uuid, %s, %s, %s, %s, %s, %s::float,"
     " %s::uuid, %s::uuid, %s::uuid, %s, %s::timestamptz, %s, %s::int, %s, %s, %s, %s, %s::jsonb, %s::jsonb, %s::bytea,"
     " %s, %s::int, %s::jsonb)"
 )
@@ -117,40 +119,48 @@ RESULT = (
 
 def settle(results: list[Result], worker: str) -> list[bool]:
     """Write these results back; False for one whose lease was no longer its own (its loss is already recorded)."""
-    now = datetime.now(UTC)
     ordered = sorted(results, key=lambda result: result.job.delivery_id)
     if all(result.verdict.outcome == Outcome.DELIVERED for result in ordered):
-        settled, healths = _write(ordered, worker, now)  # one statement, hence one transaction
-        changes = _update_connections(settled, healths, now)
+        written = _write(ordered, worker)  # one statement, hence one transaction
+        changes = _update_connections(written)
     else:
         with transaction.atomic():
-            settled, healths = _write(ordered, worker, now)
-            if refusals := _refusals(settled, worker):
+            written = _write(ordered, worker)
+            if refusals := _refusals(written.settled, worker):
                 vault.record_refusals(refusals)
-            changes = _update_connections(settled, healths, now)
+            changes = _update_connections(written)
     for change in changes:
         change.steer()
-    settled_ids = {result.job.delivery_id for result in settled}
+    settled_ids = {result.job.delivery_id for result in written.settled}
     return [result.job.delivery_id in settled_ids for result in results]
 
 
-def _write(ordered: list[Result], worker: str, now: datetime) -> tuple[list[Result], dict[uuid.UUID, Health]]:
-    """Those results whose leases were their own, and the health of their connections where there is any."""
-    rows, parameters = rows_of(RESULT, [_row(result, now) for result in ordered])
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The results whose leases were their own, when they were written, and the health of their connections before."""
+
+    settled: list[Result]
+    now: datetime
+    healths: dict[uuid.UUID, Health]
+
+
+def _write(ordered: list[Result], worker: str) -> Written:
+    rows, parameters = rows_of(RESULT, [_row(result) for result in ordered])
     with connection.cursor() as cursor:
         parameters += [[result.job.delivery_id for result in ordered], worker]
         cursor.execute(SETTLE.format(rows=rows), parameters)
-        written = cursor.fetchall()
-    settled_ids = {row[0] for row in written}
+        found = cursor.fetchall()
+    settled_ids = {row[0] for row in found}
     settled = [result for result in ordered if result.job.delivery_id in settled_ids]
-    return settled, {row[1]: Health(*row[2:]) for row in written if row[1] is not None}
+    now = found[0][1] if found else NEVER
+    return Written(settled, now, {row[2]: Health(*row[3:]) for row in found if row[2] is not None})
 
 
-def _row(result: Result, now: datetime) -> tuple[Any, ...]:
+def _row(result: Result) -> tuple[Any, ...]:
     job, verdict, request, response = result.job, result.verdict, result.request, result.response
     return (
-        job.delivery_id, job.lease_id, *astuple(decide(result, now)), now,
-        ids.uuid7(), job.workspace_id, job.connection_id, job.attempt_number, result.started_at, result.duration_ms,
+        job.delivery_id, job.lease_id, *astuple(decide(result)), ids.uuid7(), job.workspace_id, job.connection_id,
+        job.attempt_number, result.started_at, result.duration_ms,
         response.status if response else None, verdict.error_class, verdict.words,
         request.method if request else "", request.url if request else "",
         json.dumps(request.headers if request else []), json.dumps(response.headers if response else []),
@@ -175,6 +185,7 @@ class Change:
 
     connection_id: uuid.UUID
     workspace_id: uuid.UUID
+    now: datetime
     before: Health
     health: Health
     paused_until: datetime | None = None
@@ -187,9 +198,9 @@ class Change:
     is_held_now: bool = False
     """Whether the hold began with this batch."""
 
-    def take(self, result: Result, now: datetime) -> None:
+    def take(self, result: Result) -> None:
         """Add one more result, in the order in which they were settled."""
-        verdict = result.verdict
+        verdict, now = result.verdict, self.now
         if verdict.rest_seconds is not None:
             self.rests_until = max(now + timedelta(seconds=verdict.rest_seconds), self.rests_until or now)
         if verdict.hold is not None:
@@ -197,7 +208,7 @@ class Change:
         elif verdict.outcome == Outcome.DELIVERED:
             self.health, self.paused_until = breaker.after_success(self.health, now), None
         elif verdict.outcome in (Outcome.RETRY, Outcome.UNCERTAIN) and not verdict.is_ours:
-            self._take_failure(result, now)
+            self._take_failure(result)
 
     def _take_hold(self, hold: str, result: Result) -> None:
         version = result.job.sealed_version if hold in ABOUT_CREDENTIALS else None
@@ -205,7 +216,8 @@ class Change:
         if self.hold is None or is_newer:
             self.hold, self.reason, self.refused_version = hold, result.verdict.words, version
 
-    def _take_failure(self, result: Result, now: datetime) -> None:
+    def _take_failure(self, result: Result) -> None:
+        now = self.now
         pause: timedelta | None
         if not result.verdict.is_counted:
             self.health, pause = breaker.after_rest(self.health, result.verdict.retry_after_seconds)
@@ -237,14 +249,15 @@ class Change:
                 public_id = ids.encode(ids.CONNECTION, self.connection_id)
                 logger.error("connection %s is held (%s): %s", public_id, self.hold, self.reason)
         elif self.sleeps_until is not None:
-            steering.pause(self.workspace_id, self.connection_id, self.sleeps_until)
+            steering.pause(self.workspace_id, self.connection_id, (self.sleeps_until - self.now).total_seconds())
         elif self.before.breaker != breaker.CLOSED and self.health.breaker == breaker.CLOSED:
             steering.resume(self.workspace_id, self.connection_id)
 
 
-def _update_connections(settled: list[Result], healths: dict[uuid.UUID, Health], now: datetime) -> list[Change]:
+def _update_connections(written: Written) -> list[Change]:
     """Health, pauses and holds of the connections in a batch. Rows are locked and written only where they change."""
-    unsettling = {result.job.connection_id for result in settled if not _changes_nothing(result, healths)}
+    settled, now = written.settled, written.now
+    unsettling = {result.job.connection_id for result in settled if not _changes_nothing(result, written)}
     if not unsettling:
         return []
     changes: dict[uuid.UUID, Change] = {}
@@ -253,18 +266,18 @@ def _update_connections(settled: list[Result], healths: dict[uuid.UUID, Health],
         for result in settled:
             key = result.job.connection_id
             if key in unsettling:
-                change = changes.setdefault(key, Change(key, result.job.workspace_id, locked[key], locked[key]))
-                change.take(result, now)
+                change = changes.setdefault(key, Change(key, result.job.workspace_id, now, locked[key], locked[key]))
+                change.take(result)
         _write_changes([changes[key] for key in sorted(changes)], now)
     return list(changes.values())
 
 
-def _changes_nothing(result: Result, healths: dict[uuid.UUID, Health]) -> bool:
-    health = healths.get(result.job.connection_id)
+def _changes_nothing(result: Result, written: Written) -> bool:
+    health = written.healths.get(result.job.connection_id)
     if result.verdict.rest_seconds is not None:
         return False
     if result.verdict.outcome == Outcome.DELIVERED and health is not None:
-        return breaker.after_success(health, datetime.now(UTC)) is health
+        return breaker.after_success(health, written.now) is health
     return result.verdict.outcome == Outcome.REJECTED or result.verdict.is_ours
 
 

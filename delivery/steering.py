@@ -8,7 +8,6 @@ import hashlib
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -73,9 +72,9 @@ def lane_of(connection_id: uuid.UUID) -> str:
 # --- one lane -------------------------------------------------------------------------------------------------------
 
 
-def pause(workspace_id: uuid.UUID, connection_id: uuid.UUID, until: datetime) -> None:
-    """The lane gives out nothing until then."""
-    _try(lanes_for(workspace_id).pause, lane_of(connection_id), until)
+def pause(workspace_id: uuid.UUID, connection_id: uuid.UUID, seconds: float) -> None:
+    """The lane gives out nothing for so long, by the broker's clock: no other is compared with it."""
+    _try(lanes_for(workspace_id).pause, lane_of(connection_id), seconds)
 
 
 def resume(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:

@@ -12,12 +12,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from django.db import close_old_connections, connection
 
 from connections import access_log
-from delivery import deletion, publishing, replay, retention, setting_aside, settling, steering
+from delivery import deletion, fanout, publishing, replay, retention, settling, steering
 from delivery.budgets import Limits, limits_of
 from delivery.lanes.options import CAPACITY
 
@@ -29,6 +29,7 @@ RELEASED_AT_ONCE = 100
 """Held deliveries of one connection that go back to pending in one sweep: a mended endpoint is not run over."""
 LOOK_BACK = timedelta(seconds=0.1)
 """For deliveries that were committed a little after they became due; what is later than that the top-up finds."""
+FIRST_LOOK_BACK = timedelta(minutes=1)
 MOST_DUE = 20_000
 DUE_EVERY_SECONDS = 0.1
 """The look for what has become due is one short index scan when nothing has."""
@@ -37,7 +38,10 @@ TOP_UP_BELOW = CAPACITY // 2
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One sweep: `run(now)` returns how many rows it moved, and is run again at once while that fills a batch."""
+    """One sweep: `run(now)` returns how many rows it moved, and is run again at once while that fills a batch.
+
+    `now` is PostgreSQL's clock.
+    """
 
     name: str
     every_seconds: float
@@ -58,12 +62,12 @@ class DueDeliveries:
     ones, and those of lanes that were full or paused, are the top-up's."""
 
     def __init__(self) -> None:
-        self._seen_until = datetime.now(UTC) - timedelta(minutes=1)
+        self._seen_until: datetime | None = None
         self._hinted: set[str] = set()
 
     def __call__(self, now: datetime) -> int:
         with connection.cursor() as cursor:
-            cursor.execute(DUE, [self._seen_until - LOOK_BACK, now, now, MOST_DUE])
+            cursor.execute(DUE, [(self._seen_until or now - FIRST_LOOK_BACK) - LOOK_BACK, now, now, MOST_DUE])
             due = cursor.fetchall()
         fresh = [row for row in due if row[2] not in self._hinted]  # text until here: most are seen twice in a burst
         publishing.publish_deliveries((uuid.UUID(row[0]), uuid.UUID(row[1]), uuid.UUID(row[2])) for row in fresh)
@@ -186,7 +190,7 @@ def release_held(now: datetime) -> int:
 
 def fan_out_forgotten(now: datetime) -> int:
     """Hint events that have waited for fan-out longer than a hint takes; set those aside that keep killing workers."""
-    lost = setting_aside.set_aside_lost()
+    poisoned = fanout.set_poison_aside(now)
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT workspace_id, event_id FROM unrouted WHERE created_at < %s AND poisoned_at IS NULL"
@@ -195,7 +199,7 @@ def fan_out_forgotten(now: datetime) -> int:
         )
         forgotten = cursor.fetchall()
     publishing.publish_fanouts(forgotten)
-    return lost + len(forgotten)
+    return poisoned + len(forgotten)
 
 
 def repair_lanes(now: datetime) -> int:
@@ -226,13 +230,13 @@ def sweeps() -> list[Sweep]:
 
 
 @contextmanager
-def only_one(name: str) -> Iterator[bool]:
-    """Hold the sweep's advisory lock; False if another sweeper has it."""
+def only_one(name: str) -> Iterator[datetime | None]:
+    """Hold the sweep's advisory lock: PostgreSQL's clock when it was taken; None if another sweeper has it."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s))", [f"meshes sweep {name}"])
-        held = bool(cursor.fetchone()[0])
+        cursor.execute("SELECT pg_try_advisory_lock(hashtext(%s)), clock_timestamp()", [f"meshes sweep {name}"])
+        held, now = cursor.fetchone()
         try:
-            yield held
+            yield now if held else None
         finally:
             if held:
                 cursor.execute("SELECT pg_advisory_unlock(hashtext(%s))", [f"meshes sweep {name}"])
@@ -240,8 +244,8 @@ def only_one(name: str) -> Iterator[bool]:
 
 def run_once(sweep: Sweep) -> int:
     """Run a sweep now, unless another sweeper is running it. Returns how many rows it moved."""
-    with only_one(sweep.name) as mine:
-        return sweep.run(datetime.now(UTC)) if mine else 0
+    with only_one(sweep.name) as now:
+        return sweep.run(now) if now is not None else 0
 
 
 def run_until(sweep: Sweep, stopping: threading.Event) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin, messages
@@ -12,7 +12,7 @@ from django.urls import URLPattern, URLResolver, path, reverse
 
 from delivery import overview
 from meshes.snapshots import snapshot
-from workspaces import ids
+from workspaces import clock, ids
 from workspaces.operators.display import span
 from workspaces.operators.finding import workspace_ids
 
@@ -124,7 +124,7 @@ class OperatorsSite(admin.AdminSite):
         return listed
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        shown = tiles(datetime.now(UTC)) if request.user.has_perm("delivery.view_delivery") else []
+        shown = tiles(clock.database_now()) if request.user.has_perm("delivery.view_delivery") else []
         return super().index(request, {**(extra_context or {}), "tiles": shown})
 
     def find(self, request: HttpRequest) -> HttpResponse:

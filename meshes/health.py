@@ -5,7 +5,6 @@ events all the same, and sweeps deliver them, so taking the process out of servi
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import redis
 from django.conf import settings
@@ -16,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from meshes.problems import safe_methods_only
-from workspaces import partitions
+from workspaces import clock, partitions
 
 PARTITIONED_TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
 MIN_PARTITIONS_AHEAD = 2
@@ -54,7 +53,7 @@ def check_migrations() -> None:
 
 def check_partitions() -> None:
     """Every table has this week's partition, without which nothing is accepted, the next one, and enough ahead."""
-    week = partitions.week_of(datetime.now(UTC))
+    week = partitions.week_of(clock.database_now())
     for table in PARTITIONED_TABLES:
         starts = {partition.start for partition in partitions.existing(table)}
         for needed in (week, week + partitions.WEEK):

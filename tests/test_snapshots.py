@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from connections.models import Connection
 from connections.providers.base import Outcome, Verdict
-from delivery import dispatch, fanout, reopening, settling
+from delivery import dispatch, fanout, replay, settling
 from delivery.models import Delivery, Event, Replay
 from meshes.snapshots import snapshot
 from tests.access_routes import ROUTES
@@ -154,7 +154,7 @@ def settle_over_and_over(delivery: Delivery) -> Callable[[], None]:
         (job,) = dispatch.claim([delivery.pk], "worker")
         if job is not None:
             verdict = Verdict(Outcome.RETRY, "server_error", "It failed.", is_counted=False)
-            settling.settle([dispatch.Result(job, verdict, job.claimed_at, 1)], "worker")
+            settling.settle([dispatch.Result(job, verdict, job.clock.moment, 1)], "worker")
 
     return attempt
 
@@ -192,9 +192,9 @@ def test_a_replay_says_as_many_as_its_deliveries_are():
     def reopen_one() -> None:
         if waiting:
             with transaction.atomic():
-                sent = reopening.send_again([waiting.pop()], reopening.Terms(replay_id=asked.pk))
+                hints = replay.reopen([waiting.pop()], datetime.now(UTC), asked.pk)
                 Replay.objects.filter(pk=asked.pk).update(reopened=30 - len(waiting))
-                assert len(sent.made) == 1
+                assert len(hints) == 1
 
     api = account()
     with meanwhile(reopen_one):

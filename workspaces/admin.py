@@ -1,7 +1,6 @@
 """Workspaces and their API keys."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from django import forms
@@ -10,7 +9,7 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from workspaces import ids, keys
+from workspaces import clock, ids, keys
 from workspaces.models import ApiKey, Workspace
 from workspaces.operators import columns, display, finding
 from workspaces.operators.filters import WorkspaceFilter, by_choice
@@ -102,7 +101,7 @@ class KeyStateFilter(admin.SimpleListFilter):
         return [("live", "Live"), ("expired", "Expired"), ("revoked", "Revoked")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        now = datetime.now(UTC)
+        now = clock.database_now()
         match self.value():
             case "live":
                 return queryset.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
@@ -151,7 +150,7 @@ class ApiKeyAdmin(OperatorAdmin):
         rows = self.selected(request, queryset)
         live = [key for key in rows if key.revoked_at is None]
         for key in live:
-            keys.revoke_key(key.pk, datetime.now(UTC), actor=operator_name(request))
+            keys.revoke_key(key.pk, clock.database_now(), actor=operator_name(request))
         self.record(request, live, "Revoked.")
         self.report(request, "revoked", len(live), ["Already revoked."] * (len(rows) - len(live)))
         return None
@@ -164,5 +163,5 @@ class ApiKeyAdmin(OperatorAdmin):
     def show_state(self, key: ApiKey) -> SafeString:
         if key.revoked_at is not None:
             return display.badge("revoked")
-        is_expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
+        is_expired = key.expires_at is not None and key.expires_at <= clock.now()
         return display.badge("expired" if is_expired else "live")

@@ -7,10 +7,10 @@ bring a key that lists its origin; its answer is shown to the page only then.
 import re
 import threading
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.http import HttpRequest
 
 from workspaces.authentication import read_credential
@@ -44,7 +44,7 @@ def any_key_lists(origin: str) -> bool:
     asked_at, answer = _known.get(origin, (0.0, False))
     if asked_at and now - asked_at < TTL_SECONDS:
         return answer
-    live = Q(expires_at=None) | Q(expires_at__gt=datetime.now(UTC))
+    live = Q(expires_at=None) | Q(expires_at__gt=Now())
     keys = ApiKey.objects.filter(live, kind=ApiKey.Kind.PUBLISHABLE, revoked_at=None)
     answer = keys.filter(allowed_origins__contains=[origin]).exists()
     with _lock:

@@ -7,8 +7,9 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
+from workspaces import clock
 from workspaces.models import ApiKey
 
 TTL_SECONDS = 0.8
@@ -52,7 +53,7 @@ def find(key_id: uuid.UUID) -> KeyRecord | None:
     if record is None or now - loaded_at > TTL_SECONDS:
         record = _load(key_id)
         _remember(key_id, now, record)
-    return record if record is not None and record.is_live(datetime.now(UTC)) else None
+    return record if record is not None and record.is_live(clock.now()) else None
 
 
 def forget(key_id: uuid.UUID) -> None:

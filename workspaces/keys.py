@@ -13,11 +13,11 @@ import uuid
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from workspaces import ids, keyring
+from workspaces import clock, ids, keyring
 from workspaces.keyring import KeyRecord
 from workspaces.models import ApiKey, Workspace
 from workspaces.signing import SigningSecretRefused, signing_secrets
@@ -119,7 +119,7 @@ def verify(text: str) -> KeyRecord | None:
     if record is None:
         return None
     presented = digest(text)
-    now = datetime.now(UTC)
+    now = clock.now()
     is_present = hmac.compare_digest(presented, record.secret_hash)
     is_previous = hmac.compare_digest(presented, record.previous_hash or b"") and record.previous_is_live(now)
     return record if is_present or is_previous else None

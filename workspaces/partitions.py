@@ -15,6 +15,8 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations import CreateModel, RunPython
 from django.db.migrations.state import ProjectState
 
+from workspaces import clock
+
 AHEAD = 3
 """Partitions that exist beyond the current one, DESIGN: three weeks in which a stopped sweeper is noticed."""
 WEEK = timedelta(days=7)
@@ -149,7 +151,7 @@ class CreatePartitions(RunPython):
 
     def create(self, apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
         for table in self.tables:
-            ensure_ahead(table, datetime.now(UTC))
+            ensure_ahead(table, clock.database_now())
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
         return self.__class__.__name__, list(self.tables), {}

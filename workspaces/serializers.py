@@ -1,13 +1,13 @@
 """Workspaces and keys as the API reads and shows them."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from meshes.api import PublicIdField, StrictSerializer, WorkspaceField
-from workspaces import ids, keys
+from workspaces import clock, ids, keys
 from workspaces.access import EXTERNAL_ID
 from workspaces.authentication import Identity
 from workspaces.cors import ORIGIN
@@ -86,7 +86,7 @@ class ApiKeyIn(StrictSerializer):
     )
 
     def validate_expires_at(self, value: datetime | None) -> datetime | None:
-        if value is not None and value <= datetime.now(UTC):
+        if value is not None and value <= clock.now():
             raise ValidationError("This moment has passed.", code="past")
         return value
 

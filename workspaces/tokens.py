@@ -5,14 +5,12 @@ secret, which is not the key. A token may do what its key may.
 """
 
 import logging
-import time
 import uuid
-from datetime import UTC, datetime
 from typing import Any
 
 import jwt
 
-from workspaces import ids, keyring
+from workspaces import clock, ids, keyring
 from workspaces.keyring import KeyRecord
 from workspaces.models import ApiKey
 from workspaces.signing import SigningSecretRefused, signing_secrets
@@ -35,7 +33,7 @@ def verify(token: str) -> KeyRecord | None:
     for secret in _signing_secrets(record):
         claims = _decode(token, secret)
         if claims is not None:
-            return record if _is_current(claims, time.time()) else None
+            return record if _is_current(claims, clock.now().timestamp()) else None
     return None
 
 
@@ -59,7 +57,7 @@ def _signing_secrets(record: KeyRecord) -> list[str]:
             logger.error("the signing secret of %s does not open: %s", ids.encode(ids.KEY, record.id), error)
             return []
         record.signing_secrets.extend(secret.reveal().split())
-    return record.signing_secrets[: 2 if record.previous_is_live(datetime.now(UTC)) else 1]
+    return record.signing_secrets[: 2 if record.previous_is_live(clock.now()) else 1]
 
 
 def _decode(token: str, secret: str) -> dict[str, Any] | None:

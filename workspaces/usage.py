@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 import uuid
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import Error, connection, transaction
@@ -17,7 +16,8 @@ INTERVAL_SECONDS = 60.0
 _MAX_NOTES = 10_000
 
 USED = """
-UPDATE api_keys SET last_used_at = %s WHERE id = ANY(%s::uuid[]) AND (last_used_at IS NULL OR last_used_at < %s)
+UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = ANY(%s::uuid[])
+    AND (last_used_at IS NULL OR last_used_at < clock_timestamp() - make_interval(secs => %s))
 RETURNING id, workspace_id, version
 """
 """The condition keeps several processes to one write a minute between them."""
@@ -46,10 +46,9 @@ def write_pending(**_: Any) -> None:
     with _lock:
         key_ids = list(_pending)
         _pending.clear()
-    now = datetime.now(UTC)
     try:
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(USED, [now, key_ids, now - timedelta(seconds=INTERVAL_SECONDS)])
+            cursor.execute(USED, [key_ids, INTERVAL_SECONDS])
             if keys := cursor.fetchall():
                 keys_used.send(sender=None, keys=keys)
     except Error as error:

@@ -1,6 +1,5 @@
 """`/workspaces` and `/api-keys`."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from drf_spectacular.utils import OpenApiExample, extend_schema
@@ -12,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from meshes.api import Endpoint, Page, Problem, QuerySerializer, TenantViewSet
-from workspaces import ids, keys, lifecycle
+from workspaces import clock, ids, keys, lifecycle
 from workspaces.access import resolve_workspace, visible_workspaces
 from workspaces.keys import IssuedKey
 from workspaces.models import ApiKey, Workspace
@@ -85,7 +84,7 @@ class WorkspaceViewSet(Endpoint, GenericViewSet[Workspace]):
         history stays readable until then.
         """
         workspace = resolve_workspace(self.identity, id, include_deleted=True)
-        lifecycle.delete_workspace(workspace, datetime.now(UTC))
+        lifecycle.delete_workspace(workspace, clock.database_now())
         return Response(status=204)
 
 
@@ -141,7 +140,7 @@ class ApiKeyViewSet(TenantViewSet):
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, id: str) -> Response:
         """Revoke a key, for ever: it is refused everywhere within a second."""
-        keys.revoke_key(self.get_object().pk, datetime.now(UTC), actor=self.identity.actor)
+        keys.revoke_key(self.get_object().pk, clock.database_now(), actor=self.identity.actor)
         return Response(status=204)
 
     @extend_schema(request=RotationIn, responses=IssuedKeyOut)
@@ -153,7 +152,7 @@ class ApiKeyViewSet(TenantViewSet):
             raise PermissionDenied(f"Your own key lacks {', '.join(sorted(beyond))}, which this key has.")
         overlap_seconds = self.read(RotationIn)["overlap_seconds"]
         try:
-            issued = keys.rotate_key(key.pk, overlap_seconds, datetime.now(UTC), actor=self.identity.actor)
+            issued = keys.rotate_key(key.pk, overlap_seconds, clock.database_now(), actor=self.identity.actor)
         except keys.KeyNotLive:
             raise Problem(409, detail="A revoked or expired key cannot be rotated.") from None
         return Response(_show(issued))

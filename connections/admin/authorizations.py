@@ -1,7 +1,6 @@
 """Authorizations at vendors: how each stands, who has apps of their own, and what is on its way. No tokens."""
 
 import uuid
-from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import admin
@@ -12,7 +11,7 @@ from connections.admin.records import owner_link
 from connections.admin.watching import WatchedAdmin
 from connections.models import AccessRecord, OAuthApp, OAuthGrant, OAuthState, SealedDocument
 from connections.oauth import apps, states
-from workspaces import ids
+from workspaces import clock, ids
 from workspaces.operators import columns, display
 from workspaces.operators.filters import WorkspaceFilter
 from workspaces.operators.pages import OperatorAdmin
@@ -126,7 +125,7 @@ class OAuthStateAdmin(OperatorAdmin):
     def show_state(self, state: OAuthState) -> str:
         if state.used_at is not None:
             return display.badge("used", "good")
-        return display.badge("expired" if state.expires_at <= datetime.now(UTC) else "open", "quiet")
+        return display.badge("expired" if state.expires_at <= clock.now() else "open", "quiet")
 
     @admin.display(description="started by")
     def show_by(self, state: OAuthState) -> str:

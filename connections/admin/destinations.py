@@ -1,7 +1,6 @@
 """Connections and their health."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from django.contrib import admin
@@ -13,7 +12,7 @@ from connections.admin import watching
 from connections.masking import Redactor
 from connections.models import AccessRecord, Connection, ConnectionHealth, SealedDocument
 from connections.providers.base import Provider
-from workspaces import ids
+from workspaces import clock, ids
 from workspaces.operators import columns, display
 from workspaces.operators.filters import WorkspaceFilter, by_choice
 from workspaces.operators.pages import Button, OperatorAdmin, Panel
@@ -117,7 +116,7 @@ def _health(connection: Connection) -> ConnectionHealth | None:
 
 def _is_paused(connection: Connection) -> bool:
     """Whether a 429 or the breaker pauses its lane at this moment."""
-    return connection.paused_until is not None and connection.paused_until > datetime.now(UTC)
+    return connection.paused_until is not None and connection.paused_until > clock.now()
 
 
 def shown_config(connection: Connection) -> list[tuple[str, Any]]:

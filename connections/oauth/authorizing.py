@@ -14,6 +14,7 @@ from connections.oauth.tokens import Tokens
 from connections.oauth.troubles import NoToken
 from connections.providers.base import Granted, InvalidFields, OAuth, Provider
 from connections.secret import MASK
+from workspaces.clock import database_now
 
 PURPOSE = "oauth authorize"
 
@@ -153,7 +154,8 @@ def _exchange(
 ) -> tuple[Tokens, Granted]:
     """The tokens, and what goes into the connection beside them, checked. Raises NoToken and _Refused."""
     config, verifier = connection.config, states.verifier_of(answer["state"])
-    new, reply = exchange.by_code(provider, config, client, answer["code"], started.redirect_uri, verifier)
+    code, redirect_uri = answer["code"], started.redirect_uri
+    new, reply = exchange.by_code(provider, config, client, code, redirect_uri, verifier, asked_at=database_now())
     missing = set() if new.scopes is None or provider.oauth is None else set(provider.oauth.scopes) - new.scopes
     if missing:
         words = f"{provider.name} granted less than this connection needs. Missing: {', '.join(sorted(missing))}."

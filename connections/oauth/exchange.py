@@ -6,7 +6,7 @@ All leave through the door with a deadline of their own. Nothing of a request or
 import base64
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -31,28 +31,45 @@ _CODE = re.compile(r"[A-Za-z_]{1,40}")
 
 
 def by_code(
-    provider: Provider, config: Mapping[str, Any], client: Client, code: str, redirect_uri: str, verifier: str
+    provider: Provider,
+    config: Mapping[str, Any],
+    client: Client,
+    code: str,
+    redirect_uri: str,
+    verifier: str,
+    *,
+    asked_at: datetime,
 ) -> tuple[Tokens, Mapping[str, Any]]:
-    """The tokens for a code, and the whole reply. Raises NoToken."""
+    """The tokens for a code, and the whole reply. `asked_at` is this moment by PostgreSQL's clock. Raises NoToken."""
     form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
     if _oauth(provider).pkce:
         form["code_verifier"] = verifier
-    return _ask(provider, url_of(provider, _oauth(provider).token_url, config), form, client, DEADLINE_SECONDS)
+    url = url_of(provider, _oauth(provider).token_url, config)
+    return _ask(provider, url, form, client, DEADLINE_SECONDS, asked_at)
 
 
 def renew(
-    provider: Provider, config: Mapping[str, Any], credentials: Mapping[str, Any], client: Client, seconds: float
+    provider: Provider,
+    config: Mapping[str, Any],
+    credentials: Mapping[str, Any],
+    client: Client,
+    seconds: float,
+    *,
+    asked_at: datetime,
 ) -> Tokens:
-    """New tokens for a connection that has a refresh token, or a client of its own. Raises NoToken."""
+    """New tokens for a connection that has a refresh token, or a client of its own. Raises NoToken.
+
+    `asked_at` is this moment by PostgreSQL's clock: the tokens' life is counted from it.
+    """
     oauth = _oauth(provider)
     seconds = min(seconds, DEADLINE_SECONDS)
     if oauth.grant == "client_credentials":
         form = {"grant_type": "client_credentials"}
         if scope := config.get(oauth.scope_field):
             form["scope"] = scope
-        return _ask(provider, config[oauth.token_url_field], form, client, seconds)[0]
+        return _ask(provider, config[oauth.token_url_field], form, client, seconds, asked_at)[0]
     form = {"grant_type": "refresh_token", "refresh_token": credentials["refresh_token"].reveal()}
-    return _ask(provider, url_of(provider, oauth.token_url, config), form, client, seconds)[0]
+    return _ask(provider, url_of(provider, oauth.token_url, config), form, client, seconds, asked_at)[0]
 
 
 def details(provider: Provider, config: Mapping[str, Any], access: Secret) -> Mapping[str, Any]:
@@ -127,11 +144,10 @@ def _oauth(provider: Provider) -> OAuth:
 
 
 def _ask(
-    provider: Provider, url: str, form: dict[str, str], client: Client, seconds: float
+    provider: Provider, url: str, form: dict[str, str], client: Client, seconds: float, asked_at: datetime
 ) -> tuple[Tokens, Mapping[str, Any]]:
     headers = {"accept": "application/json"}
     form = form | _authenticate(_oauth(provider), client, headers)
-    asked_at = datetime.now(UTC)
     response = _send(provider, "POST", url, headers, form, seconds)
     reply = read_object(response)
     return _read(provider, response, reply, asked_at), reply

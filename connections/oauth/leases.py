@@ -10,7 +10,7 @@ import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection as database
@@ -27,6 +27,7 @@ from connections.oauth.troubles import FIRST_REST_SECONDS, LONGEST_REST_SECONDS,
 from connections.providers.base import OAuth, Outcome, Provider, Verdict, reauthorize
 from connections.secret import Secret
 from workspaces import ids
+from workspaces.clock import Reading, database_now
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Standing:
     rest_seconds: float
     failures: int
     last_error: str
+    now: datetime
 
     def is_settled(self, need: Need) -> bool:
         """Whether there is nothing more to wait for: a newer document, nobody who asks, or no asking any more."""
@@ -83,6 +85,7 @@ class Lease:
     credentials: Mapping[str, Any] = field(repr=False)
     client: Client = field(repr=False)
     failures: int
+    clock: Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ STANDINGS = """
 SELECT c.id, c.workspace_id, c.type, c.config::text, c.status = 'deleted', coalesce(s.version, 0),
     coalesce(g.client_id, ''), coalesce(g.lease_until > clock_timestamp(), false), g.ended_at IS NOT NULL,
     greatest(0, coalesce(extract(epoch FROM g.not_before - clock_timestamp()), 0))::float,
-    coalesce(g.refresh_failures, 0), coalesce(g.last_error, '')
+    coalesce(g.refresh_failures, 0), coalesce(g.last_error, ''), clock_timestamp()
 FROM connections c
 LEFT JOIN sealed_documents s
     ON s.workspace_id = c.workspace_id AND s.connection_id = c.id AND s.kind = 'credentials'
@@ -239,7 +242,8 @@ def _lease(need: Need, standing: Standing) -> Lease | Verdict:
         logger.error("connection %s: the OAuth client that was authorized is not configured", public_id)
         words = f"The {provider.name} app that this connection was authorized with is not set up any more."
         return unavailable(words, LONGEST_REST_SECONDS)  # an operator has to come
-    return Lease(need, provider, standing.config, opened.version, opened.credentials, client, standing.failures)
+    clock = Reading(standing.now)
+    return Lease(need, provider, standing.config, opened.version, opened.credentials, client, standing.failures, clock)
 
 
 def _client(need: Need, oauth: OAuth, standing: Standing, credentials: Mapping[str, Any]) -> Client | None:
@@ -334,7 +338,7 @@ def _show_hints(connection: Connection, document: Mapping[str, Any]) -> None:
 
 def _fail(lease: Lease, verdict: Verdict) -> Lost:
     """End the lease. What only the owner can mend holds the connection; an end of the authorization is told once."""
-    need, now = lease.need, datetime.now(UTC)
+    need, now = lease.need, database_now()
     is_end = verdict.hold == Connection.Status.NEEDS_REAUTH
     changed: dict[str, Any] = {
         "lease_id": None,

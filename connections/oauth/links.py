@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from django.core import signing
 
 from connections.models import Connection, OAuthGrant
+from workspaces import clock
 
 DEFAULT_SECONDS = 7 * 86_400
 LONGEST_SECONDS = 30 * 86_400
@@ -32,7 +33,7 @@ def issue(connection: Connection, seconds: int) -> tuple[str, datetime]:
     grant, _ = OAuthGrant.objects.get_or_create(
         connection=connection, defaults={"workspace_id": connection.workspace_id}
     )
-    expires_at = (datetime.now(UTC) + timedelta(seconds=seconds)).replace(microsecond=0)
+    expires_at = (clock.database_now() + timedelta(seconds=seconds)).replace(microsecond=0)
     claims = [connection.pk.hex, grant.link_generation, int(expires_at.timestamp())]
     return signing.dumps(claims, salt=SALT), expires_at
 
@@ -46,7 +47,7 @@ def read(token: str) -> Link | None:
     except signing.BadSignature:
         return None
     expires_at = datetime.fromtimestamp(expires, UTC)
-    if expires_at <= datetime.now(UTC):
+    if expires_at <= clock.database_now():
         return None
     connection = (
         Connection.objects.filter(pk=uuid.UUID(pk), oauth_grant__link_generation=generation, workspace__deleted_at=None)

@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from django.db import Error, close_old_connections
@@ -31,6 +30,7 @@ from connections.oauth.leases import (
 )
 from connections.oauth.troubles import NoToken, ended, unavailable, with_rest
 from connections.providers.base import Provider
+from workspaces.clock import Reading
 from workspaces.database_faults import passes
 
 WAIT_SECONDS = 10.0
@@ -73,8 +73,8 @@ class User:
 class Authorization:
     """The opened credentials of one attempt or call, and their version.
 
-    `opened` are the secrets of all that were opened meanwhile, for masking: an answer may quote a token that has been
-    replaced.
+    `clock` is PostgreSQL's, by which tokens live. `opened` are the secrets of all that were opened meanwhile, for
+    masking: an answer may quote a token that has been replaced.
     """
 
     def __init__(
@@ -84,12 +84,13 @@ class Authorization:
         config: Mapping[str, Any],
         version: int,
         credentials: Mapping[str, Any],
+        clock: Reading,
         steps: Steps = DIRECT,
     ) -> None:
         self.version = version
         self.credentials = credentials
         self.opened = [tokens.secrets_of(credentials)]
-        self._user, self._provider, self._config, self._steps = user, provider, config, steps
+        self._user, self._provider, self._config, self._clock, self._steps = user, provider, config, clock, steps
         self._was_refused = False
 
     def prepare(self, until: float) -> None:
@@ -97,9 +98,10 @@ class Authorization:
 
         `until` (of the monotonic clock) ends waiting and asking.
         """
-        if not self._can_renew or not tokens.is_due(self.credentials, datetime.now(UTC)):
+        now = self._clock.now()
+        if not self._can_renew or not tokens.is_due(self.credentials, now):
             return
-        is_expired = tokens.is_expired(self.credentials, datetime.now(UTC))
+        is_expired = tokens.is_expired(self.credentials, now)
         patience = WAIT_SECONDS if is_expired else 0.0
         try:
             self._renew(until, patience)
@@ -148,7 +150,7 @@ def of_connection(
 ) -> Authorization:
     """The authorization of a call that a person has asked for."""
     user = User(connection.workspace_id, connection.pk, actor)
-    return Authorization(user, provider, connection.config, version, credentials)
+    return Authorization(user, provider, connection.config, version, credentials, Reading.take())
 
 
 def renew(need: Need, steps: Steps, until: float, patience: float = WAIT_SECONDS) -> Renewed:
@@ -174,7 +176,8 @@ def _ask(lease: Lease, steps: Steps, until: float) -> Renewed | None:
         seconds = until - time.monotonic()
         if seconds <= 0:
             raise NoToken(unavailable("There was no time left to ask for a token."))
-        new = exchange.renew(lease.provider, lease.config, lease.credentials, lease.client, seconds)
+        asked_at = lease.clock.now()
+        new = exchange.renew(lease.provider, lease.config, lease.credentials, lease.client, seconds, asked_at=asked_at)
     except NoToken as trouble:
         rested = NoToken(with_rest(trouble.verdict, lease.failures))
         steps.finish(Finish(lease, rested.verdict))

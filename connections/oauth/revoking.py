@@ -4,7 +4,6 @@ import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from connections import credentials as keeping
@@ -15,6 +14,7 @@ from connections.oauth.clients import Client
 from connections.oauth.troubles import NoToken
 from connections.providers.base import OAuth, Provider
 from workspaces import ids
+from workspaces.clock import database_now
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +44,15 @@ class Revocation:
 
     def _live(self, oauth: OAuth, client: Client) -> Mapping[str, Any]:
         """The document, with an access token that can revoke itself where that is asked for."""
-        provider, config, document = self.provider, self.connection.config, self.document
-        is_over = oauth.revoke_with == "bearer" and tokens.is_expired(document, datetime.now(UTC))
+        provider, config, document, now = self.provider, self.connection.config, self.document, database_now()
+        is_over = oauth.revoke_with == "bearer" and tokens.is_expired(document, now)
         if not is_over or not tokens.can_renew(oauth, config, document):
             return document
         try:
-            return tokens.merged(document, exchange.renew(provider, config, document, client, exchange.REVOKE_SECONDS))
+            renewed = exchange.renew(provider, config, document, client, exchange.REVOKE_SECONDS, asked_at=now)
         except NoToken:
             return document
+        return tokens.merged(document, renewed)
 
 
 def prepare(connection: Connection, actor: str) -> Revocation | None:

@@ -9,14 +9,15 @@ import hmac
 import secrets
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import connection as database
 from django.db.models import Q
+from django.db.models.functions import Now
 
 from connections.models import Connection, OAuthState
-from workspaces import ids
+from workspaces import clock, ids
 from workspaces.authentication import Identity
 from workspaces.models import ApiKey
 
@@ -51,7 +52,7 @@ def browser_session(cookie: str) -> str:
 
 def start(connection: Connection, session: str, client_id: str, redirect_uri: str) -> tuple[str, datetime]:
     """A new state for the connection, and its end."""
-    state, now = secrets.token_urlsafe(32), datetime.now(UTC)
+    state, now = secrets.token_urlsafe(32), clock.database_now()
     of_connection = OAuthState.objects.filter(connection=connection, workspace_id=connection.workspace_id)
     newest = of_connection.filter(expires_at__gt=now).order_by("-pk").values_list("pk", flat=True)
     of_connection.exclude(pk__in=list(newest[: MOST_OPEN - 1])).delete()
@@ -97,7 +98,7 @@ def use(state: str, cookie: str) -> Started | None:
 
 def _is_live(key_id: uuid.UUID) -> bool:
     key = ApiKey.objects.filter(pk=key_id, revoked_at=None)
-    return key.filter(Q(expires_at=None) | Q(expires_at__gt=datetime.now(UTC))).exists()
+    return key.filter(Q(expires_at=None) | Q(expires_at__gt=Now())).exists()
 
 
 def is_forgotten(started: Started) -> bool:

@@ -1,6 +1,5 @@
 """Rules and replays."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import admin
@@ -9,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 
 from delivery import replay
 from delivery.models import Replay, Rule
-from workspaces import ids
+from workspaces import clock, ids
 from workspaces.operators import columns, display
 from workspaces.operators.filters import WorkspaceFilter, by_choice, by_id, by_text
 from workspaces.operators.pages import Button, OperatorAdmin
@@ -111,8 +110,7 @@ class ReplayAdmin(OperatorAdmin):
 
     @admin.display(description="progress")
     def show_progress(self, run: Replay) -> str:
-        reasons = ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in sorted(run.skipped_by_reason.items()))
-        skipped = f", {run.skipped:,} skipped{f' ({reasons})' if reasons else ''}" if run.skipped else ""
+        skipped = f", {run.skipped:,} passed over" if run.skipped else ""
         return f"{run.reopened:,} of {run.total:,}{skipped}"
 
     def buttons(self, request: HttpRequest, obj: Replay) -> list[Button]:
@@ -123,7 +121,7 @@ class ReplayAdmin(OperatorAdmin):
         if asked := self.confirm(request, queryset, "cancel", "Stop these replays? What they have reopened goes on."):
             return asked
         rows = self.selected(request, queryset)
-        stopped = [row for row in rows if replay.cancel(row.pk, datetime.now(UTC))]
+        stopped = [row for row in rows if replay.cancel(row.pk, clock.database_now())]
         self.record(request, stopped, "Stopped.")
         self.report(request, "stopped", len(stopped), ["Not running."] * (len(rows) - len(stopped)))
         return None

@@ -201,11 +201,10 @@ class Lanes:
         name = "" if bucket is None else bucket_name(bucket)
         self._scripts.share(keys=_keys(lane), args=(self._caps, lane, name), client=client)
 
-    def pause(self, lane: str, until: datetime) -> None:
-        """Take nothing from the lane before ``until`` (aware). What is leased goes on. A past moment resumes."""
-        if until.tzinfo is None:
-            raise ValueError("The end of a pause needs a time zone.")
-        micros = max(0, (until - _EPOCH) // timedelta(microseconds=1))
+    def pause(self, lane: str, seconds: float) -> None:
+        """Take nothing from the lane for so long, from now on, by the server's clock. What is leased goes on. 0 or
+        less resumes."""
+        micros = max(0, round(seconds * 1_000_000))
         self._scripts.pause(keys=_keys(lane), args=(self._caps, lane, micros))
 
     def resume(self, lane: str) -> None:

@@ -1,19 +1,17 @@
 """`/deliveries` and `/dead-letters`: what was sent where, with every attempt."""
 
-from datetime import UTC, datetime
-
 from django.db.models import Prefetch, QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from delivery import cancelling, publishing, reopening
+from delivery import cancelling, publishing, replay
 from delivery.models import Attempt, Delivery
 from delivery.search import DeadLetterQuery, DeliveryQuery, narrow_deliveries
-from delivery.serializers import DeliveryDetailOut, DeliveryOut, ReplayTermsIn
+from delivery.serializers import DeliveryDetailOut, DeliveryOut
 from meshes.api import Problem, StrictSerializer, TenantViewSet, bounded_search, snapshot
-from workspaces import ids
+from workspaces import clock, ids
 
 
 class DeliveryViewSet(TenantViewSet):
@@ -35,28 +33,25 @@ class DeliveryViewSet(TenantViewSet):
         wanted = self.read_query(DeliveryQuery)
         rows: QuerySet[Delivery] = self.rows(self.named_workspace(wanted))
         with bounded_search():
-            return self.answer_page(narrow_deliveries(rows, wanted, datetime.now(UTC)), DeliveryOut)
+            return self.answer_page(narrow_deliveries(rows, wanted, clock.database_now()), DeliveryOut)
 
     @extend_schema(responses=DeliveryDetailOut)
     def retrieve(self, request: Request, id: str) -> Response:
         """One delivery with all its attempts: what was sent, with secrets masked, and what was answered."""
         return self._show(id)
 
-    @extend_schema(request=ReplayTermsIn, responses={202: DeliveryDetailOut})
+    @extend_schema(request=StrictSerializer, responses={202: DeliveryDetailOut})
     @action(detail=True, methods=["post"])
     def replay(self, request: Request, id: str) -> Response:
-        """Send a dead or succeeded delivery again, with a fresh budget; the answer is the delivery that is open then.
-
-        With the original mapping it is the same one, under the same `webhook-id`. With the current one, the default
-        after a rejection, it is a new one, and the old one names it in `replaced_by`.
-        """
+        """Send a dead or succeeded delivery again, with a fresh budget. The receiver sees the same `webhook-id`."""
         delivery = self.get_object()
-        terms = reopening.Terms(**self.read(ReplayTermsIn))
-        sent = reopening.send_again([delivery.pk], terms)
-        if delivery.pk in sent.refused:
-            raise Problem(409, detail=sent.refused[delivery.pk].words)
-        publishing.publish_deliveries(sent.hints)
-        return self._show(ids.encode(ids.DELIVERY, sent.made[delivery.pk]), 202)
+        self.read(StrictSerializer)
+        hints = replay.reopen([delivery.pk], clock.database_now())
+        if not hints:
+            delivery = self.find(self.rows().select_related("connection"), id)
+            raise Problem(409, detail=replay.refusal(delivery) or "It was changed at the same moment; look again.")
+        publishing.publish_deliveries(hints)
+        return self._show(id, 202)
 
     @extend_schema(request=StrictSerializer, responses=DeliveryDetailOut)
     @action(detail=True, methods=["post"])
@@ -64,7 +59,7 @@ class DeliveryViewSet(TenantViewSet):
         """Cancel a pending or held delivery, for good. 409 where it is over, or being sent at this moment."""
         delivery = self.get_object()
         self.read(StrictSerializer)
-        if not cancelling.cancel([delivery.pk], cancelling.BY_USER, datetime.now(UTC)):
+        if not cancelling.cancel([delivery.pk], cancelling.BY_USER, clock.database_now()):
             delivery = self.get_object()
             raise Problem(409, detail=f"Only a pending or held delivery is cancelled; this one is {delivery.state}.")
         return self._show(id)
@@ -89,4 +84,4 @@ class DeadLetterViewSet(TenantViewSet):
         wanted = self.read_query(DeadLetterQuery)
         rows: QuerySet[Delivery] = self.rows(self.named_workspace(wanted))
         with bounded_search():
-            return self.answer_page(narrow_deliveries(rows, wanted, datetime.now(UTC)), DeliveryOut)
+            return self.answer_page(narrow_deliveries(rows, wanted, clock.database_now()), DeliveryOut)

@@ -1,6 +1,5 @@
 """`/workspaces/{id}/erasures`: one person's payloads go."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from drf_spectacular.utils import OpenApiExample, extend_schema
@@ -11,7 +10,7 @@ from rest_framework.response import Response
 
 from delivery import erasure, matching
 from meshes.api import Endpoint, PeriodIn, PublicIdField, StrictSerializer, invalid, period_bounds
-from workspaces import ids
+from workspaces import clock, ids
 from workspaces.access import resolve_workspace
 
 MOST_EVENTS = 500
@@ -60,7 +59,7 @@ class ErasureView(Endpoint):
         One request looks for five seconds at most. Repeat it with `after` until `next` is null.
         """
         workspace = resolve_workspace(self.identity, id, include_deleted=True)
-        given, now = self.read(ErasureIn), datetime.now(UTC)
+        given, now = self.read(ErasureIn), clock.database_now()
         if "events" in given:
             done = erasure.erase_events(workspace, given["events"], now)
         else:

@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from datetime import UTC, datetime
 from typing import Any
 
 from django.db.models import QuerySet
@@ -15,7 +14,7 @@ from delivery import rules
 from delivery.models import Event, Rule
 from delivery.rule_serializers import RuleChangeIn, RuleIn, RuleOut, RuleQuery, TrialIn, TrialOut
 from meshes.api import Problem, TenantViewSet, invalid, parsed_body
-from workspaces import ids, strictjson
+from workspaces import clock, ids, strictjson
 
 
 class RuleViewSet(TenantViewSet):
@@ -71,7 +70,7 @@ class RuleViewSet(TenantViewSet):
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, id: str) -> Response:
         """Delete a rule. Deliveries that it has caused go on."""
-        rules.delete(self.get_object(), datetime.now(UTC))
+        rules.delete(self.get_object(), clock.database_now())
         return Response(status=204)
 
     @extend_schema(request=TrialIn, responses=TrialOut)

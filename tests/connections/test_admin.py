@@ -146,7 +146,7 @@ def test_resuming_ends_whatever_holds(status):
 def test_resuming_ends_a_pause_of_the_lane(django_capture_on_commit_callbacks):
     until = datetime.now(UTC) + timedelta(minutes=5)
     target, root = make_connection(make_workspace(), paused_until=until), superuser()
-    steering.pause(target.workspace_id, target.pk, until)
+    steering.pause(target.workspace_id, target.pk, 300)
     with django_capture_on_commit_callbacks(execute=True):
         root.press("connections_connection", "resume", target.pk)
     assert Connection.objects.get().paused_until is None

@@ -23,7 +23,7 @@ def run(*arguments):
 def busy():
     lanes = steering.lanes()
     lanes.put([("conn.a", "m1", "{}"), ("conn.a", "m2", "{}"), ("conn.b", "m1", "{}")])
-    lanes.pause("conn.b", datetime.now(UTC) + timedelta(hours=2))
+    lanes.pause("conn.b", 7200)
     lanes.limit("conn.a", 3, rate=2.5)
 
 

@@ -26,7 +26,7 @@ def failing():
         first_failure_at=now - timedelta(days=4),
         last_failure_at=now,
     )
-    steering.pause(target.workspace_id, target.pk, now + timedelta(minutes=5))
+    steering.pause(target.workspace_id, target.pk, 300)
     return target
 
 

@@ -64,7 +64,7 @@ def test_hints_limits_and_pauses_go_to_the_shard_of_the_workspace(shards):
     assert [depths_at(url, targets) for url in shards] == [[2, 0], [0, 2]]
     assert steering.depths([(target.workspace_id, target.pk) for target in targets]) == [2, 2]
     for url, target in zip(shards, targets, strict=True):
-        steering.pause(target.workspace_id, target.pk, datetime.now(UTC) + timedelta(hours=1))
+        steering.pause(target.workspace_id, target.pk, 3600)
         stats = steering.lanes_at(url).stats(steering.lane_of(target.pk))
         assert (stats.rate, stats.limit, stats.paused_until is None) == (5, 2, False)
         assert steering.lanes_at(url).depth(f"fanout.{target.workspace_id}") == 1
@@ -96,7 +96,7 @@ def test_a_dead_shard_costs_the_others_nothing(shards, settings):
     dead = "redis://127.0.0.1:1/0"
     settings.MESHES_REDIS_SHARDS = [shards[0], dead]
     sweep.top_up_lanes(datetime.now(UTC) + timedelta(seconds=10))
-    steering.pause(targets[1].workspace_id, targets[1].pk, datetime.now(UTC) + timedelta(hours=1))
+    steering.pause(targets[1].workspace_id, targets[1].pk, 3600)
     assert publishing.flush()
     assert depths_at(shards[0], targets) == [1, 0]
     assert steering.depths([(target.workspace_id, target.pk) for target in targets]) == [1, 0]

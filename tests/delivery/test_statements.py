@@ -7,7 +7,7 @@ import pytest
 from django.db import connection, connections
 
 from connections.providers.base import Outcome, Verdict
-from delivery import backlog, dispatch, evaluation, settling, tasks
+from delivery import backlog, dispatch, evaluation, fanout, settling, tasks
 from delivery.models import Attempt, Delivery, Event, Unrouted
 from tests.delivery.api import account, tenant
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
@@ -57,7 +57,7 @@ def test_a_batch_of_deliveries_costs_no_more_statements_than_one():
     deliveries = make_deliveries(make_connection(make_workspace()), 64)
     with counted_statements() as statements:
         jobs = [job for job in dispatch.claim([delivery.pk for delivery in deliveries], "worker") if job]
-        results = [dispatch.Result(job, Verdict(Outcome.DELIVERED), job.claimed_at, 1) for job in jobs]
+        results = [dispatch.Result(job, Verdict(Outcome.DELIVERED), job.clock.moment, 1) for job in jobs]
         assert settling.settle(results, "worker") == [True] * 64
     assert Delivery.objects.filter(status="succeeded").count() == 64 == Attempt.objects.count()
     assert len(statements) <= 6
@@ -146,7 +146,7 @@ def test_an_event_whose_evaluation_lasts_stops_no_other_workspace(monkeypatch):
         assert fact.event_id != slow.pk or is_quick_done.wait(60)
         return evaluation.evaluate(fact, rules)
 
-    monkeypatch.setattr(tasks, "evaluate", evaluate)
+    monkeypatch.setattr(fanout, "evaluate", evaluate)
     with ThreadPoolExecutor(2) as pool:
         ends = pool.submit(tasks.fan_out, str(slow.pk))
         pool.submit(tasks.fan_out, str(quick.pk)).result(60)

@@ -11,6 +11,8 @@ from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from workspaces import clock
+
 NOTHING = "–"
 MASK = "••••"
 
@@ -37,7 +39,7 @@ def moment(value: datetime | None) -> SafeString | str:
     return format_html(
         '<time datetime="{}" title="{}">{}</time>',
         value.isoformat(),
-        distance(value, datetime.now(UTC)),
+        distance(value, clock.now()),
         value.strftime("%Y-%m-%d %H:%M:%S"),
     )
 

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from django.contrib.admin import SimpleListFilter
@@ -10,7 +10,7 @@ from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from workspaces import ids
+from workspaces import clock, ids
 from workspaces.operators.finding import workspace_ids
 
 
@@ -63,7 +63,7 @@ class PeriodFilter(SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         period = self.periods.get(self.value() or "")
-        return queryset.filter(pk__gte=first_id_at(datetime.now(UTC) - period)) if period else queryset
+        return queryset.filter(pk__gte=first_id_at(clock.now() - period)) if period else queryset
 
 
 def first_id_at(moment: datetime) -> uuid.UUID:

@@ -4,7 +4,9 @@ import hashlib
 from typing import Any
 
 from django.contrib.sessions.backends import db
-from django.utils import timezone
+from django.db.models.functions import Now
+
+from workspaces import clock
 
 
 def stored(session_key: str | None) -> str:
@@ -13,6 +15,9 @@ def stored(session_key: str | None) -> str:
 
 
 class SessionStore(db.SessionStore):
+    def get_expiry_date(self, **kwargs: Any) -> Any:
+        return super().get_expiry_date(**{"modification": clock.database_now()} | kwargs)
+
     def exists(self, session_key: str) -> bool:
         return super().exists(stored(session_key))
 
@@ -27,7 +32,7 @@ class SessionStore(db.SessionStore):
             super().delete(stored(key))
 
     def _get_session_from_db(self) -> Any:
-        rows = self.model.objects.filter(session_key=stored(self.session_key), expire_date__gt=timezone.now())
+        rows = self.model.objects.filter(session_key=stored(self.session_key), expire_date__gt=Now())
         row = rows.first()
         if row is None:
             self._session_key = None

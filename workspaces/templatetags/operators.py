@@ -1,11 +1,12 @@
 """How values look, for the templates of the admin."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django import template
 from django.utils.safestring import SafeString
 
+from workspaces import clock
 from workspaces.operators import display
 
 register = template.Library()
@@ -20,7 +21,7 @@ register.filter("size", display.size)
 @register.filter
 def away(value: datetime | None) -> str:
     """`in 4 min`, `3 h ago`."""
-    return display.distance(value, datetime.now(UTC)) if value else display.NOTHING
+    return display.distance(value, clock.now()) if value else display.NOTHING
 
 
 @register.simple_tag

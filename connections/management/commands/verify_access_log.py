@@ -3,7 +3,6 @@
 import sys
 import time
 from argparse import ArgumentParser
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from connections import verifying
 from connections.verifying import Report
+from workspaces import clock
 
 PROGRESS_SECONDS = 1.0
 MOST_TOLD = 100
@@ -36,7 +36,7 @@ class Command(BaseCommand):
         if log:
             self.stdout.write(f"heads in the log: {len(logged):,}")
         report, told_at = Report(), time.monotonic()
-        for report in verifying.verify(datetime.now(UTC), logged):
+        for report in verifying.verify(clock.database_now(), logged):
             if time.monotonic() - told_at > PROGRESS_SECONDS:
                 told_at = time.monotonic()
                 looked_at = report.segments + report.expired_segments

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -54,12 +55,15 @@ def need_token(plan: dict[str, Any], ready: threading.Barrier, outcomes: list[st
     from connections.oauth.troubles import NoToken
     from connections.secret import Secret
     from delivery import tasks, tokens
+    from workspaces.clock import Reading
 
     tasks._forbid_database()
     credentials = {key: Secret(value) for key, value in plan["credentials"].items()}
     user = User(uuid.UUID(plan["workspace"]), uuid.UUID(plan["connection"]), f"storm:{os.getpid()}")
     provider, config = providers.get(plan["type"]), plan["config"]
-    authorization = Authorization(user, provider, config, plan["version"], credentials, tokens.GROUPED)
+    authorization = Authorization(
+        user, provider, config, plan["version"], credentials, Reading(datetime.now(UTC)), tokens.GROUPED
+    )
     ready.wait()
     try:
         authorization.prepare(time.monotonic() + 30)

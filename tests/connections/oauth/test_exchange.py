@@ -2,6 +2,7 @@
 
 import base64
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -22,7 +23,7 @@ BACK = "https://meshes.example.com/oauth/callback"
 
 
 def renew(slug="hubspot", config=None, kept=KEPT, seconds=10.0):
-    return exchange.renew(providers.get(slug), config or {}, kept, CLIENT, seconds)
+    return exchange.renew(providers.get(slug), config or {}, kept, CLIENT, seconds, asked_at=datetime.now(UTC))
 
 
 def test_a_refresh_with_the_client_in_the_body(vendor):
@@ -53,7 +54,9 @@ def test_a_refresh_with_the_client_in_a_header(vendor):
 def test_a_basic_header_encodes_what_the_standard_says(vendor):
     vendor.before_reply = lambda asked: Reply(503, {})
     with pytest.raises(NoToken):
-        exchange.renew(providers.get("rotating"), {}, KEPT, Client("a:b c", Secret("ü/%")), 10)
+        exchange.renew(
+            providers.get("rotating"), {}, KEPT, Client("a:b c", Secret("ü/%")), 10, asked_at=datetime.now(UTC)
+        )
     pair = base64.b64decode(vendor.token_requests[0].bearer)
     assert pair == b"a%3Ab+c:%C3%BC%2F%25"  # RFC 6749, section 2.3.1
 
@@ -72,7 +75,9 @@ def test_client_credentials_go_to_the_customer_s_own_server(vendor):
 
 def test_a_code_goes_with_its_verifier_and_redirect_uri(vendor):
     vendor.before_reply = lambda asked: Reply(200, {"access_token": "canary-x", "hub_id": 62515})
-    new, reply = exchange.by_code(providers.get("hubspot"), {}, CLIENT, "canary-code", BACK, "v" * 43)
+    new, reply = exchange.by_code(
+        providers.get("hubspot"), {}, CLIENT, "canary-code", BACK, "v" * 43, asked_at=datetime.now(UTC)
+    )
     assert vendor.token_requests[0].form == {
         "grant_type": "authorization_code", "code": "canary-code", "redirect_uri": BACK, "code_verifier": "v" * 43,
         "client_id": "app-1", "client_secret": "canary-client-secret",
@@ -82,7 +87,7 @@ def test_a_code_goes_with_its_verifier_and_redirect_uri(vendor):
 
 def test_without_pkce_no_verifier_goes(vendor):
     vendor.before_reply = lambda asked: Reply(200, {"access_token": "canary-x"})
-    exchange.by_code(providers.get("rotating"), {}, CLIENT, "canary-code", BACK, "v" * 43)
+    exchange.by_code(providers.get("rotating"), {}, CLIENT, "canary-code", BACK, "v" * 43, asked_at=datetime.now(UTC))
     assert "code_verifier" not in vendor.token_requests[0].form
 
 

@@ -28,6 +28,7 @@ from tests.connections.oauth.making import access_token, authorized, expired, ne
 from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Gate, Reply
 from tests.factories import make_workspace
 from tests.polling import eventually
+from workspaces.clock import Reading
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,7 +39,13 @@ def authorization_of(connection, steps=DIRECT) -> Authorization:
     document = opened(connection)
     user = User(connection.workspace_id, connection.pk, "a test")
     return Authorization(
-        user, providers.get(connection.type), connection.config, document.version, document.secret, steps
+        user,
+        providers.get(connection.type),
+        connection.config,
+        document.version,
+        document.secret,
+        Reading.take(),
+        steps,
     )
 
 
@@ -187,7 +194,9 @@ def test_who_waits_gets_what_the_holder_got(vendor):
     (lease,) = leases.begin_refresh([need_of(connection)])
     thread, done = in_thread(lambda: prepared(connection))
     eventually(lambda: thread.is_alive() and vendor.token_requests == [])
-    new = refreshing.exchange.renew(lease.provider, lease.config, lease.credentials, lease.client, 10)
+    new = refreshing.exchange.renew(
+        lease.provider, lease.config, lease.credentials, lease.client, 10, asked_at=lease.clock.now()
+    )
     leases.finish_refresh([leases.Finish(lease, new)])
     thread.join(10)
     assert done[0].credentials["access_token"] == new.access

@@ -6,7 +6,6 @@ come is left to the scripts, and held by the tests of turns.
 
 import math
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -151,9 +150,7 @@ class Properties(RuleBasedStateMachine):
     @rule(name=lane_names, seconds=st.sampled_from([0.0, 0.3, 5.0]))
     def pause(self, name: str, seconds: float) -> None:
         self.lanes[name].paused_until = self.clock.now + seconds
-        self.control.pause(
-            name, datetime.fromtimestamp(0, UTC) + timedelta(microseconds=self.clock.micros + seconds * 1e6)
-        )
+        self.control.pause(name, seconds)
 
     @rule(name=lane_names, in_flight=st.none() | st.integers(1, 3), rate=rates)
     def limit(self, name: str, in_flight: int | None, rate: tuple[float, float] | None) -> None:

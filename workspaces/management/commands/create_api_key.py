@@ -1,14 +1,14 @@
 """`manage.py create_api_key --name … --kind account --scopes all`: the first key, which makes all others by the API."""
 
 from argparse import ArgumentParser
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Q
 from django.utils.dateparse import parse_datetime
 
-from workspaces import ids, keys
+from workspaces import clock, ids, keys
 from workspaces.cors import ORIGIN
 from workspaces.keys import IssuedKey
 from workspaces.models import ApiKey, Workspace
@@ -78,7 +78,7 @@ def _read_expiry(text: str | None) -> datetime | None:
         moment = parse_datetime(text)
     except ValueError as error:
         raise CommandError(f"--expires: {error}.") from error
-    if moment is None or moment.tzinfo is None or moment <= datetime.now(UTC):
+    if moment is None or moment.tzinfo is None or moment <= clock.database_now():
         raise CommandError("--expires takes a future moment in ISO 8601 with a time zone.")
     return moment
 
