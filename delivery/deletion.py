@@ -18,7 +18,7 @@ from django.dispatch import receiver
 from connections import vault
 from connections.models import Connection, ConnectionHealth
 from connections.oauth import apps, revoking
-from delivery import cancelling
+from delivery import cancelling, reopening
 from delivery.models import (
     Attempt,
     Delivery,
@@ -146,6 +146,7 @@ def _remove_unrouted(workspace_id: uuid.UUID, now: datetime) -> int:
 def _remove_deliveries(workspace_id: uuid.UUID, now: datetime) -> int:
     found = list(Delivery.objects.filter(workspace_id=workspace_id).order_by("pk").values_list("pk", flat=True)[:BATCH])
     with transaction.atomic():
+        reopening.unlink(found)
         removed = _remove(Attempt, delivery_id__in=found)
         return removed + _remove(Delivery, pk__in=found)
 

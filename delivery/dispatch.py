@@ -58,6 +58,17 @@ class Job:
     timeout_seconds: float | None
     sealed_version: int | None
     sealed_document: str | None
+    replay_id: uuid.UUID | None = None
+    replay_of_id: uuid.UUID | None = None
+    replayed_at: datetime | None = None
+
+    @property
+    def replay(self) -> str:
+        """The public id of the replay over a filter, else of the delivery that was sent again; empty for neither."""
+        if self.replay_id is not None:
+            return ids.encode(ids.REPLAY, self.replay_id)
+        replayed = self.delivery_id if self.replayed_at is not None else self.replay_of_id
+        return ids.encode(ids.DELIVERY, replayed) if replayed is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +137,13 @@ WITH wanted AS (
         AND (h.breaker IS NULL OR h.breaker = 'closed' OR %(probe)s)
     RETURNING d.id AS delivery_id, d.lease_id, d.workspace_id, d.connection_id, d.event_id, d.event_type, d.action,
         d.body, d.frozen, d.attempt_number, d.budget_used, d.losses, d.claimed_at, c.type AS connection_type, c.config,
-        c.retry_schedule, c.timeout_seconds, w.access_id, %(actor)s::text AS actor
+        c.retry_schedule, c.timeout_seconds, d.replay_id, d.replay_of_id, d.replayed_at,
+        w.access_id, %(actor)s::text AS actor
 ), {vault.SQL_OPENED}
 SELECT c.delivery_id, c.lease_id, c.workspace_id, c.connection_id, c.event_id, c.event_type, c.action,
     coalesce(c.body, p.body), c.frozen::text, c.attempt_number, c.budget_used, c.losses, c.claimed_at,
-    c.connection_type, c.config::text, c.retry_schedule, c.timeout_seconds, o.sealed_version, o.sealed_document
+    c.connection_type, c.config::text, c.retry_schedule, c.timeout_seconds, o.sealed_version, o.sealed_document,
+    c.replay_id, c.replay_of_id, c.replayed_at
 FROM claimed c
 LEFT JOIN opened o USING (delivery_id)
 LEFT JOIN payloads p ON p.event_id = c.event_id AND p.workspace_id = c.workspace_id AND c.body IS NULL
@@ -305,6 +318,7 @@ def _shipment(job: Job, credentials: dict[str, Any], now: datetime) -> Shipment:
         credentials=credentials,
         attempt_number=job.attempt_number,
         now=now,
+        replay=job.replay,
     )
 
 

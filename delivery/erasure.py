@@ -86,16 +86,18 @@ def _erase(workspace: Workspace, event_ids: Sequence[uuid.UUID], now: datetime, 
     with transaction.atomic():
         deliveries = Delivery.objects.filter(workspace=workspace, event_id__in=event_ids).order_by("pk")
         locked = list(deliveries.select_for_update().values_list("pk", "event_id", "lease_id"))
-        waiting = list(Unrouted.objects.filter(pk__in=event_ids).select_for_update().values_list("pk", "lease_until"))
+        waiting = list(
+            Unrouted.objects.filter(pk__in=event_ids).select_for_update().values_list("pk", "lease_id", "lease_until")
+        )
         busy = {event_id for _, event_id, lease in locked if lease is not None}
-        busy |= {event_id for event_id, lease_until in waiting if lease_until is not None and lease_until > now}
+        busy |= {event_id for event_id, lease, until in waiting if lease is not None and until and until > now}
         free = [event_id for event_id in event_ids if event_id not in busy]
         delivery_ids = [pk for pk, event_id, _ in locked if event_id not in busy]
         done.events += len(free)
         done.busy += sorted(busy)
         done.cancelled += cancelling.cancel(delivery_ids, cancelling.ERASED, now)
         _empty(free, delivery_ids, now)
-        _close_unrouted(workspace, [event_id for event_id, _ in waiting if event_id not in busy], now)
+        _close_unrouted(workspace, [event_id for event_id, *_ in waiting if event_id not in busy], now)
 
 
 def _empty(event_ids: Sequence[uuid.UUID], delivery_ids: Sequence[uuid.UUID], now: datetime) -> None:

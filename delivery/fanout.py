@@ -3,45 +3,49 @@
 Two statements around pure work (`delivery.evaluation`): the first claims the events (so that an event that kills its
 worker is counted), the second writes ledger and deliveries and takes the events off `Unrouted`. A delivery's id is a
 pure function of event and rule, so running twice makes no doubles. Workspaces share the statements, batch by batch;
-what an event's rules cost is spent between them, by its task alone.
+what an event's rules cost is spent between them, by its task alone. What fails is `delivery.setting_aside`'s.
 """
 
 import json
 import logging
+import time
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from typing import Any
 
 from django.conf import settings
-from django.db import DataError, IntegrityError, connection
+from django.db import connection, transaction
 
-from connections import mapping
-from delivery import publishing, routing
+from delivery import publishing, routing, setting_aside
 from delivery.batching import rows_of
-from delivery.evaluation import Fact, Routed, context_of, evaluate
-from delivery.models import Delivery
-from delivery.routing import CompiledRule, Routing
+from delivery.evaluation import Fact, Routed, evaluate
+from delivery.routing import Routing
+from delivery.setting_aside import Claim
+from workspaces import ids
+from workspaces.database_faults import describe
 
 logger = logging.getLogger(__name__)
 
-MOST_TRIES = 5
-"""Fan-outs of one event that may lose their worker before the event is set aside as poison."""
-
-
 CLAIM = """
-WITH claimed AS (
-    UPDATE unrouted SET tries = tries + 1, lease_until = clock_timestamp() + make_interval(secs => %s)
-    WHERE event_id = ANY(%s) AND poisoned_at IS NULL AND (lease_until IS NULL OR lease_until < clock_timestamp())
-    RETURNING event_id, workspace_id
+WITH wanted AS (SELECT * FROM unnest(%(events)s::uuid[], %(leases)s::uuid[]) AS w (event_id, lease_id)),
+claimed AS (
+    UPDATE unrouted u SET lease_id = w.lease_id, lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
+        tries = u.tries + CASE WHEN u.lease_id IS NULL OR u.lease_id = w.lease_id THEN 0 ELSE 1 END
+    FROM wanted w
+    WHERE u.event_id = w.event_id AND u.event_id = ANY(%(events)s::uuid[]) AND u.poisoned_at IS NULL
+        AND (u.lease_until IS NULL OR u.lease_until < clock_timestamp() OR u.lease_id = w.lease_id)
+        AND (u.lease_id IS NULL OR u.lease_id = w.lease_id OR u.tries + 1 < %(most)s)
+    RETURNING u.event_id, u.workspace_id, u.lease_id
 )
-SELECT e.id, e.workspace_id, e.type, p.body, coalesce(s.stamp, 0)
+SELECT c.lease_id, e.id, e.workspace_id, e.type, p.body, coalesce(s.stamp, 0)
 FROM claimed c
 JOIN events e ON e.id = c.event_id
 JOIN payloads p ON p.event_id = c.event_id AND p.workspace_id = c.workspace_id
 LEFT JOIN routing_stamps s ON s.workspace_id = c.workspace_id
-WHERE e.id = ANY(%s) AND p.event_id = ANY(%s)
+WHERE e.id = ANY(%(events)s::uuid[]) AND p.event_id = ANY(%(events)s::uuid[])
 """
-"""The ids stand there again, so that PostgreSQL leaves out other partitions while it plans."""
+"""Only who takes over a lapsed lease counts a try; the fifth is left to `setting_aside.set_aside_lost`. The ids stand
+there again and again, so that PostgreSQL leaves out other partitions while it plans."""
 
 WRITE = """
 WITH ledgers AS (
@@ -64,21 +68,43 @@ LEDGER_ROW = "(%s, %s, %s, statement_timestamp())"
 def fan_out(event_ids: list[uuid.UUID]) -> list[publishing.DeliveryHint]:
     """Route these events; those already routed, or being routed elsewhere, are passed over.
 
-    Returns `(workspace id, connection id, delivery id)` hints to publish now that all is committed.
+    Returns `(workspace id, connection id, delivery id)` hints to publish now that all is committed. If one fails, each
+    is routed by itself, and what fails then is handed back.
     """
-    facts = [fact for fact in claim(event_ids) if fact is not None]
-    rules = load_rules(facts)
-    routed = [made for fact, its_rules in zip(facts, rules, strict=True) if (made := try_evaluate(fact, its_rules))]
-    return [hint for hints in write(routed) for hint in hints]
+    claims = [Claim(event_id, ids.uuid7()) for event_id in event_ids]
+    facts = {claim: fact for claim, fact in zip(claims, claim_events(claims), strict=True) if fact is not None}
+    began_at = time.monotonic()
+    try:
+        return _fan_out(list(facts.values()))
+    except Exception as error:  # noqa: BLE001  (judged below, event by event)
+        logger.info("%d events are routed one by one: %s", len(facts), describe(error))
+    hints: list[publishing.DeliveryHint] = []
+    for claim, fact in facts.items():
+        try:
+            hints += _fan_out([fact])
+        except Exception as error:  # noqa: BLE001  (judged by whose fault it is)
+            setting_aside.hand_back([setting_aside.judge(claim, error, began_at)])
+    return hints
 
 
-def claim(event_ids: Sequence[uuid.UUID]) -> list[Fact | None]:
-    """The events, in this order; None for one that is not ours to route."""
-    wanted = list(event_ids)
+def _fan_out(facts: list[Fact]) -> list[publishing.DeliveryHint]:
+    with transaction.atomic():
+        routed = [evaluate(fact, its_rules) for fact, its_rules in zip(facts, load_rules(facts), strict=True)]
+        return [hint for hints in write(routed) for hint in hints]
+
+
+def claim_events(claims: Sequence[Claim]) -> list[Fact | None]:
+    """The claimed events, in this order; None for one that is not ours to route. Bears being run twice."""
+    given: dict[str, Any] = {
+        "events": [claim.event_id for claim in claims],
+        "leases": [claim.lease_id for claim in claims],
+        "lease": settings.MESHES_LEASE_SECONDS,
+        "most": setting_aside.MOST_LOSSES,
+    }
     with connection.cursor() as cursor:
-        cursor.execute(CLAIM, [settings.MESHES_LEASE_SECONDS, wanted, wanted, wanted])
-        claimed = {row[0]: Fact(*row) for row in cursor.fetchall()}
-    return [claimed.pop(event_id, None) for event_id in event_ids]
+        cursor.execute(CLAIM, given)
+        claimed = {row[0]: Fact(*row[1:]) for row in cursor.fetchall()}
+    return [claimed.get(claim.lease_id) for claim in claims]
 
 
 def load_rules(facts: Sequence[Fact]) -> list[Routing]:
@@ -90,40 +116,17 @@ def load_rules(facts: Sequence[Fact]) -> list[Routing]:
     return [found[fact.workspace_id] for fact in facts]
 
 
-def try_evaluate(fact: Fact, rules: Routing) -> Routed | None:
-    """What the rules make of the event. None after a fault of ours with it: it stays unrouted, and is tried again."""
-    try:
-        return evaluate(fact, rules)
-    except Exception:
-        logger.exception("fan-out of event %s failed", fact.event_id)
-        return None
-
-
 def write(routed: Sequence[Routed]) -> list[list[publishing.DeliveryHint]]:
     """Write ledgers and deliveries; the events wait no more. Returns the hints of each event, in this order.
 
-    One whose rows are refused has none, stays unrouted, and is tried again.
+    All of it or nothing: a batch that is refused is written again event by event, by its group or by `fan_out`.
     """
-    written = {one.fact.event_id for one in _write_all(list(routed))}
-    return [
-        [made.hint for made in one.deliveries if made.status == "pending"] if one.fact.event_id in written else []
-        for one in routed
-    ]
+    _write(routed)
+    setting_aside.suspects.note_passed([one.fact.event_id for one in routed])
+    return [[made.hint for made in one.deliveries if made.status == "pending"] for one in routed]
 
 
-def _write_all(routed: list[Routed]) -> list[Routed]:
-    """Write all in one transaction; if a row of it is refused, each event in its own. Returns what was written."""
-    try:
-        _write(routed)
-        return routed
-    except (DataError, IntegrityError):
-        if len(routed) == 1:
-            logger.exception("the deliveries of event %s were refused", routed[0].fact.event_id)
-            return []
-        return [one for each in routed for one in _write_all([each])]
-
-
-def _write(routed: list[Routed]) -> None:
+def _write(routed: Sequence[Routed]) -> None:
     """Ledgers and deliveries, and the events wait no more: one statement, hence one transaction."""
     if not routed:
         return
@@ -140,48 +143,3 @@ def _write(routed: list[Routed]) -> None:
     with connection.cursor() as cursor:
         parameters.append([one.fact.event_id for one in routed])
         cursor.execute(WRITE.format(ledgers=ledgers, made=made), parameters)
-
-
-def set_poison_aside(now: datetime) -> int:
-    """Give up on events whose fan-out lost its worker five times; they stay visible as `Unrouted`, poisoned.
-
-    Returns how many. Each is logged as an error, once.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE unrouted SET poisoned_at = %s WHERE poisoned_at IS NULL AND tries >= %s"
-            " AND lease_until < %s RETURNING event_id",
-            [now, MOST_TRIES, now],
-        )
-        poisoned = [row[0] for row in cursor.fetchall()]
-    for event_id in poisoned:
-        logger.error("fan-out of %s lost its worker %d times; it is set aside", event_id, MOST_TRIES)
-    return len(poisoned)
-
-
-def try_again(event_ids: list[uuid.UUID]) -> list[tuple[uuid.UUID, uuid.UUID]]:
-    """Give poisoned events their tries back. Returns `(workspace id, event id)` hints of those that were."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE unrouted SET poisoned_at = NULL, tries = 0, lease_until = NULL"
-            " WHERE event_id = ANY(%s) AND poisoned_at IS NOT NULL RETURNING workspace_id, event_id",
-            [event_ids],
-        )
-        return list(cursor.fetchall())
-
-
-def reshape(deliveries: list[Delivery]) -> dict[uuid.UUID, str | None]:
-    """Shape dead deliveries of cause `mapping_failed` anew, with their rules' current mappings.
-
-    Returns the bodies of those that can be shaped now; what still fails is left out.
-    """
-    bodies: dict[uuid.UUID, str | None] = {}
-    found = Delivery.objects.filter(pk__in=[delivery.pk for delivery in deliveries])
-    for delivery in found.select_related("rule", "workspace", "event__payload"):
-        payload = json.loads(delivery.event.payload.body)
-        context = context_of(delivery.event_id, delivery.event_type, payload, delivery.workspace)
-        try:
-            bodies[delivery.pk] = CompiledRule(delivery.rule).shaped_body(context)
-        except mapping.MappingFailed as error:
-            logger.info("%s still cannot be shaped: %s", delivery.public_id, error)
-    return bodies

@@ -8,7 +8,7 @@ import uuid
 from datetime import UTC, datetime
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 from django.db.models.functions import Now
 
 from connections.models import Connection
@@ -71,14 +71,25 @@ class Unrouted(models.Model):
         Workspace, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False, db_index=False
     )
     created_at = models.DateTimeField()
-    lease_until = models.DateTimeField(null=True)
-    tries = models.IntegerField(default=0)
-    poisoned_at = models.DateTimeField(null=True, help_text="Fan-out gave up after five lost workers.")
+    lease_id = models.UUIDField(null=True, help_text="Of the worker that routes it; without one it rests or waits.")
+    lease_until = models.DateTimeField(null=True, help_text="When the lease lapses, or until when the event rests.")
+    tries = models.IntegerField(default=0, help_text="Claims whose worker was lost.")
+    failures = models.IntegerField(db_default=0, help_text="Tries that lost no worker: each rest is longer.")
+    cause = models.CharField(max_length=32, db_default="", help_text="Why it was set aside.")
+    detail = models.TextField(db_default="", help_text="What its last try failed with.")
+    poisoned_at = models.DateTimeField(null=True, help_text="When it was set aside; a person routes it again.")
 
     class Meta:
         db_table = "unrouted"
         verbose_name = "unrouted event"
-        indexes = [models.Index(fields=["created_at"], name="unrouted_by_age")]
+        indexes = [
+            models.Index(fields=["created_at"], name="unrouted_by_age"),
+            models.Index(
+                fields=["workspace", "event"],
+                condition=models.Q(poisoned_at__isnull=False),
+                name="unrouted_set_aside",
+            ),
+        ]
 
     def __str__(self) -> str:
         return str(self.event_id)
@@ -164,10 +175,21 @@ class Replay(models.Model):
     id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
     workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="replays")
     filter = models.JSONField(default=dict)
+    mapping = models.CharField(
+        max_length=16,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="original, current; empty: by the cause of each delivery.",
+    )
+    may_duplicate = models.BooleanField(default=False, db_default=False)
     status = models.CharField(max_length=16, choices=Status.choices, default=Status.RUNNING)
     total = models.BigIntegerField(default=0)
     reopened = models.BigIntegerField(default=0)
     skipped = models.BigIntegerField(default=0)
+    skipped_by_reason = models.JSONField(
+        default=dict, db_default=Value({}, models.JSONField()), help_text="Of what was skipped, the number of each."
+    )
     cursor = models.UUIDField(null=True)
     until = models.UUIDField(null=True, help_text="The newest delivery that existed when the replay was asked for.")
     requested_by = models.CharField(max_length=200)
@@ -217,6 +239,25 @@ class Delivery(models.Model):
     replay = models.ForeignKey(
         Replay, null=True, on_delete=models.DO_NOTHING, related_name="deliveries", db_constraint=False, db_index=False
     )
+    replay_of = models.ForeignKey(
+        "self",
+        null=True,
+        on_delete=models.DO_NOTHING,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+        help_text="The delivery in whose place this one was made, with another body.",
+    )
+    replaced_by = models.ForeignKey(
+        "self",
+        null=True,
+        on_delete=models.DO_NOTHING,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+        help_text="The newest delivery that was made in its place.",
+    )
+    replayed_at = models.DateTimeField(null=True, help_text="When it was last sent again under its own id.")
     event_type = models.CharField(max_length=128)
     action = models.CharField(max_length=64)
     body = models.TextField(null=True)  # noqa: DJ001  (NULL: the event's own payload)
@@ -257,6 +298,10 @@ class Delivery(models.Model):
             models.Index(fields=["connection", "id"], condition=Q(status="held"), name="deliveries_held"),
             models.Index(fields=["-id"], condition=Q(status="dead"), name="deliveries_dead"),
             models.Index(fields=["replay"], condition=Q(replay__isnull=False), name="deliveries_by_replay"),
+            models.Index(fields=["replay_of"], condition=Q(replay_of__isnull=False), name="deliveries_by_replay_of"),
+            models.Index(
+                fields=["replaced_by"], condition=Q(replaced_by__isnull=False), name="deliveries_by_replaced_by"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -310,6 +355,7 @@ class Attempt(models.Model):
     response_headers = models.JSONField(default=list)
     response_body = models.BinaryField(null=True)
     response_truncated = models.BooleanField(default=False)
+    request_body = models.BinaryField(null=True)
     steps = models.JSONField(null=True, help_text="The calls before the last one, of an action that needs several.")
     credential_version = models.IntegerField(null=True)
     worker = models.CharField(max_length=100, blank=True, default="")

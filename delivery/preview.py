@@ -32,6 +32,7 @@ class Draft:
     attempt_number: int = 1
     frozen: dict[str, Any] | None = None
     """As stored with a delivery; None: as the connection's config is now."""
+    replay: str = ""
 
 
 def render(connection: Connection, draft: Draft) -> dict[str, Any]:
@@ -90,6 +91,7 @@ def _shipment(
         credentials=credentials,
         attempt_number=draft.attempt_number,
         now=now,
+        replay=draft.replay,
     )
 
 

@@ -1,35 +1,29 @@
-"""Replay: what is dead or succeeded is sent again, as the same delivery with a fresh budget.
+"""Replays over a filter: what is dead or succeeded is sent again, see `delivery.reopening`.
 
-`reopen` takes a list. A replay over a filter is a row in `replays` that a sweep works off in the order of the ids, at a
-pace that leaves the lanes to the events of today. Its cursor moves in the transaction that reopens, so a crash neither
-skips nor repeats.
+A replay is a row in `replays` that a sweep works off in the order of the ids, at a pace that leaves the lanes to the
+events of today. Its cursor moves in the transaction that sends again, so a crash neither skips nor repeats.
 """
 
 import logging
 import math
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import connection, transaction
-from django.db.models import Q
 
-from delivery import fanout, publishing
-from delivery.models import Delivery, Payload, Replay
+from delivery import publishing, reopening
+from delivery.models import Replay
+from delivery.reopening import SentAgain, Terms
 from delivery.search import STATES, read_replay_filter, replayed
 from workspaces.database_faults import passes
 
 logger = logging.getLogger(__name__)
 
-REOPENABLE = (Delivery.Status.DEAD, Delivery.Status.SUCCEEDED)
-"""`cancelled` is final: somebody, or a deletion, decided against it."""
-MAPPING_FAILED = "mapping_failed"
-NOT_KEPT = "The event's payload is not kept any more."
-STILL_FAILS = "The rule's mapping still fails for this event."
-
 REPLAY_RATE = 100.0
-"""Deliveries per second that one replay reopens at most."""
+"""Deliveries per second that one replay sends again at most."""
 SHARE_OF_RATE = 0.5
 """Of a connection's own rate: the other half stays with new events."""
 ROOM_IN_LANE = 50
@@ -41,102 +35,18 @@ AT_ONCE = 100
 """Running replays that one call of `advance_replays` serves, oldest batch first."""
 
 
-# --- reopening ------------------------------------------------------------------------------------------------------
-
-
-def reopen(
-    delivery_ids: Sequence[uuid.UUID], now: datetime, replay_id: uuid.UUID | None = None
-) -> list[publishing.DeliveryHint]:
-    """Reopen those of these deliveries that can be; returns a hint of each that was.
-
-    A delivery can be reopened while it is dead or succeeded, its connection exists, and its payload is kept. It becomes
-    pending and due (held, where its connection is), with a fresh budget; attempt numbers go on. One that died because
-    its mapping failed is shaped anew by the rule's present mapping, and stays dead where that fails too. Call
-    `publishing.publish_deliveries` with the result after the commit.
-    """
-    if not delivery_ids:
-        return []
-    bodies = _reshaped(delivery_ids)
-    wanted = list(delivery_ids)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _REOPEN,
-            {
-                "ids": wanted,
-                "bodies": [bodies.get(delivery_id) for delivery_id in wanted],
-                "reshaped": [delivery_id in bodies for delivery_id in wanted],
-                "replay": replay_id,
-                "now": now,
-            },
-        )
-        return list(cursor.fetchall())
-
-
-_KEPT = "EXISTS (SELECT 1 FROM payloads p WHERE p.event_id = d.event_id AND p.erased_at IS NULL)"
-_REOPEN = f"""
-UPDATE deliveries d
-SET status = CASE WHEN c.status = 'active' THEN 'pending' ELSE 'held' END,
-    cause = CASE WHEN c.status = 'active' THEN '' ELSE c.status END,
-    detail = CASE WHEN c.status = 'active' THEN '' ELSE c.status_reason END,
-    next_attempt_at = CASE WHEN c.status = 'active' THEN %(now)s END,
-    body = CASE WHEN w.reshaped THEN w.body ELSE d.body END,
-    budget_used = 0, losses = 0, finished_at = NULL, replay_id = coalesce(%(replay)s, d.replay_id)
-FROM unnest(%(ids)s::uuid[], %(bodies)s::text[], %(reshaped)s::boolean[]) AS w (id, body, reshaped), connections c
-WHERE d.id = w.id AND d.status IN ('dead', 'succeeded')
-    AND c.id = d.connection_id AND c.workspace_id = d.workspace_id AND c.status <> 'deleted'
-    AND (w.reshaped OR d.cause <> '{MAPPING_FAILED}')
-    AND (d.body IS NOT NULL OR {_KEPT})
-RETURNING d.workspace_id, d.connection_id, d.id
-"""
-
-
-def _reshaped(delivery_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, str | None]:
-    failed = Delivery.objects.filter(
-        pk__in=delivery_ids,
-        status=Delivery.Status.DEAD,
-        cause=MAPPING_FAILED,
-        event__payload__isnull=False,
-        event__payload__erased_at=None,
-    )
-    found = list(failed.order_by())
-    return fanout.reshape(found) if found else {}
-
-
-def refusal(delivery: Delivery) -> str:
-    """Why a delivery cannot be reopened, in words for the user; empty where nothing speaks against it."""
-    if delivery.status not in REOPENABLE:
-        return f"Only a dead or succeeded delivery is sent again; this one is {delivery.state}."
-    if delivery.connection.status == "deleted":
-        return "Its connection was deleted."
-    if not Delivery.objects.filter(
-        Q(body__isnull=False) | Q(event__payload__erased_at=None, event__payload__isnull=False), pk=delivery.pk
-    ).exists():
-        return NOT_KEPT
-    if delivery.cause == MAPPING_FAILED and not _reshaped([delivery.pk]):
-        return STILL_FAILS
-    return ""
-
-
-def body_now(delivery: Delivery) -> tuple[str | None, str]:
-    """The body that a replay would send, else None and why not."""
-    body, is_shaped = delivery.body, delivery.cause != MAPPING_FAILED
-    if not is_shaped:
-        shaped = _reshaped([delivery.pk])
-        if delivery.pk not in shaped:
-            return None, STILL_FAILS
-        body = shaped[delivery.pk]
-    if body is None:
-        body = Payload.objects.filter(pk=delivery.event_id, erased_at=None).values_list("body", flat=True).first()
-    return body, "" if body is not None else NOT_KEPT
-
-
-# --- replays over a filter ------------------------------------------------------------------------------------------
-
-
-def start(workspace_id: uuid.UUID, document: Mapping[str, str], total: int, newest: uuid.UUID, actor: str) -> Replay:
+def start(
+    workspace_id: uuid.UUID, document: Mapping[str, str], terms: Terms, total: int, newest: uuid.UUID, actor: str
+) -> Replay:
     """A running replay of what `document` (a filter in its public form) matches up to the delivery `newest`."""
     return Replay.objects.create(
-        workspace_id=workspace_id, filter=dict(document), total=total, until=newest, requested_by=actor
+        workspace_id=workspace_id,
+        filter=dict(document),
+        mapping=terms.mapping,
+        may_duplicate=terms.may_duplicate,
+        total=total,
+        until=newest,
+        requested_by=actor,
     )
 
 
@@ -159,7 +69,7 @@ def cancel(replay_id: uuid.UUID, now: datetime) -> bool:
 
 
 def advance_replays(now: datetime) -> int:
-    """One batch of each running replay whose pace allows it; how many deliveries were reopened. Safe to run twice.
+    """One batch of each running replay whose pace allows it; how many deliveries were sent again. Safe to run twice.
 
     A replay whose batch fails is left as it was before the batch, and tried again after a minute. Raises errors of the
     database that pass by themselves.
@@ -197,14 +107,17 @@ def _advance(replay_id: uuid.UUID, now: datetime) -> int:
             return 0
         candidates = _next_candidates(replay, now)
         batch, seconds = paced(candidates, _room(candidates, now))
-        hints = reopen([candidate.delivery_id for candidate in batch], now, replay.pk)
-        _move(replay, batch, len(hints), now, seconds, is_last=not candidates)
-    publishing.publish_deliveries(hints)
-    return len(hints)
+        terms = Terms(replay.mapping, replay.may_duplicate, replay.pk)
+        sent = reopening.send_again([candidate.delivery_id for candidate in batch], terms)
+        _move(replay, batch, sent, now, seconds, is_last=not candidates)
+    publishing.publish_deliveries(sent.hints)
+    return len(sent.made)
 
 
 def _next_candidates(replay: Replay, now: datetime) -> list[Candidate]:
-    ahead = replayed(replay.workspace_id, read_replay_filter(replay.filter), now).filter(pk__lte=replay.until)
+    """What comes next; not what the replay itself has made, as its ids may lie ahead."""
+    ahead = replayed(replay.workspace_id, read_replay_filter(replay.filter), now)
+    ahead = ahead.filter(pk__lte=replay.until).exclude(replay_id=replay.pk)
     if replay.cursor is not None:
         ahead = ahead.filter(pk__gt=replay.cursor)
     rows = ahead.order_by("pk").values_list("pk", "connection_id", "connection__rate")
@@ -225,7 +138,7 @@ def _room(candidates: Sequence[Candidate], now: datetime) -> dict[uuid.UUID, int
 
 
 def paced(candidates: Sequence[Candidate], room: Mapping[uuid.UUID, int]) -> tuple[list[Candidate], float]:
-    """The candidates that may be reopened now, and the seconds until the next batch.
+    """The candidates that may be sent again now, and the seconds until the next batch.
 
     Order is kept, so a batch ends at the first candidate whose connection has had its share: a replay over several
     connections goes at the pace of the slowest.
@@ -245,14 +158,20 @@ def paced(candidates: Sequence[Candidate], room: Mapping[uuid.UUID, int]) -> tup
 
 
 def _move(
-    replay: Replay, batch: Sequence[Candidate], reopened: int, now: datetime, seconds: float, *, is_last: bool
+    replay: Replay, batch: Sequence[Candidate], sent: SentAgain, now: datetime, seconds: float, *, is_last: bool
 ) -> None:
-    replay.reopened += reopened
-    replay.skipped += len(batch) - reopened
+    replay.reopened += len(sent.made)
+    replay.skipped += len(sent.refused)
+    reasons = Counter(refusal.reason for refusal in sent.refused.values())
+    replay.skipped_by_reason = dict(Counter(replay.skipped_by_reason) + reasons)
     replay.next_batch_at = now + timedelta(seconds=seconds)
     if batch:
         replay.cursor = batch[-1].delivery_id
     if is_last:
         replay.status, replay.finished_at = Replay.Status.COMPLETED, now
         replay.total = replay.reopened + replay.skipped
-    replay.save(update_fields=["reopened", "skipped", "next_batch_at", "cursor", "status", "finished_at", "total"])
+    replay.save(
+        update_fields=[
+            "reopened", "skipped", "skipped_by_reason", "next_batch_at", "cursor", "status", "finished_at", "total",
+        ]
+    )  # fmt: skip

@@ -20,7 +20,7 @@ from django.db import DatabaseError, IntegrityError, OperationalError, connectio
 from psycopg2.errors import LockNotAvailable
 
 from connections import access_log
-from delivery import cancelling, idempotency
+from delivery import cancelling, idempotency, reopening
 from delivery.models import Delivery
 from workspaces import partitions
 from workspaces.partitions import Partition
@@ -178,12 +178,11 @@ def _detach_and_drop(partition: Partition) -> None:
 
 
 REFERRED_TO = {
-    "deliveries": "DELETE FROM {name} WHERE id IN (SELECT d.id FROM {name} d WHERE d.id > %s"
-    " AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.delivery_id = d.id) ORDER BY d.id LIMIT %s) RETURNING id",
-    "events": "DELETE FROM {name} WHERE id IN (SELECT e.id FROM {name} e WHERE e.id > %s"
-    " ORDER BY e.id LIMIT %s) RETURNING id",
+    "deliveries": "SELECT d.id FROM {name} d WHERE d.id > %s"
+    " AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.delivery_id = d.id) ORDER BY d.id LIMIT %s",
+    "events": "SELECT e.id FROM {name} e WHERE e.id > %s ORDER BY e.id LIMIT %s",
 }
-"""How the rows of tables with foreign keys upon them are deleted; what an attempt still refers to is left."""
+"""Which rows of tables with foreign keys upon them are deleted; what an attempt still refers to is left."""
 
 
 def _empty(partition: Partition, ended: float) -> bool:
@@ -199,6 +198,9 @@ def _empty(partition: Partition, ended: float) -> bool:
             with transaction.atomic(), connection.cursor() as cursor:
                 cursor.execute(REFERRED_TO[partition.table].format(name=partition.name), [last, BATCH])
                 gone = [row[0] for row in cursor.fetchall()]
+                if partition.table == "deliveries":
+                    reopening.unlink(gone)
+                cursor.execute(f"DELETE FROM {partition.name} WHERE id = ANY(%s)", [gone])
         except IntegrityError as error:
             logger.warning("%s is not emptied: %s", partition.name, error)
             return False

@@ -124,9 +124,9 @@ def narrow_deliveries(deliveries: QuerySet[Delivery], wanted: Wanted, now: datet
 
 
 def replayed(workspace_id: uuid.UUID, wanted: Wanted, now: datetime) -> QuerySet[Delivery]:
-    """The deliveries that a replay by this filter is about."""
+    """The deliveries that a replay by this filter is about: of those that replaced each other the newest."""
     wanted = {"status": Delivery.Status.DEAD.value, **wanted}
-    return narrow_deliveries(Delivery.objects.filter(workspace_id=workspace_id), wanted, now)
+    return narrow_deliveries(Delivery.objects.filter(workspace_id=workspace_id, replaced_by=None), wanted, now)
 
 
 def _in_state(state: str, now: datetime) -> Q:

@@ -7,6 +7,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from delivery.models import Attempt, Delivery, Event, state_of
+from delivery.reopening import CURRENT, ORIGINAL
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField
 from meshes.api import PublicIdField, StrictSerializer
 from workspaces import clock, ids
@@ -47,6 +48,22 @@ class BulkOut(serializers.Serializer[Any]):
     accepted = serializers.IntegerField()
     refused = serializers.IntegerField()
     results = BulkResultOut(many=True)
+
+
+class ReplayTermsIn(StrictSerializer):
+    """How deliveries are sent again."""
+
+    mapping = serializers.ChoiceField(
+        (ORIGINAL, CURRENT),
+        required=False,
+        help_text=(
+            "original: the same delivery with the same body. current: a new delivery with the body that the rule's"
+            " mapping makes now. Left out: current for what was rejected, else original."
+        ),
+    )
+    may_duplicate = serializers.BooleanField(
+        default=False, help_text="With current: also where the old one arrived, or may have."
+    )
 
 
 class EventOut(serializers.Serializer[Any]):
@@ -136,6 +153,13 @@ class DeliveryOut(serializers.Serializer[Any]):
     attempt_count = serializers.IntegerField(source="attempt_number", help_text="Over all replays.")
     next_attempt_at = serializers.DateTimeField(allow_null=True)
     replay = PublicIdField(ids.REPLAY, source="replay_id", allow_null=True)
+    replay_of = PublicIdField(
+        ids.DELIVERY, source="replay_of_id", allow_null=True, help_text="The delivery in whose place this one was made."
+    )
+    replaced_by = PublicIdField(
+        ids.DELIVERY, source="replaced_by_id", allow_null=True, help_text="The newest one that was made in its place."
+    )
+    replayed_at = serializers.DateTimeField(allow_null=True, help_text="When it was last sent again under its own id.")
     created_at = serializers.DateTimeField()
     finished_at = serializers.DateTimeField(allow_null=True)
 

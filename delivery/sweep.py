@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from django.db import close_old_connections, connection
 
 from connections import access_log
-from delivery import deletion, fanout, publishing, replay, retention, settling, steering
+from delivery import deletion, publishing, replay, retention, setting_aside, settling, steering
 from delivery.budgets import Limits, limits_of
 from delivery.lanes.options import CAPACITY
 
@@ -190,7 +190,7 @@ def release_held(now: datetime) -> int:
 
 def fan_out_forgotten(now: datetime) -> int:
     """Hint events that have waited for fan-out longer than a hint takes; set those aside that keep killing workers."""
-    poisoned = fanout.set_poison_aside(now)
+    lost = setting_aside.set_aside_lost()
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT workspace_id, event_id FROM unrouted WHERE created_at < %s AND poisoned_at IS NULL"
@@ -199,7 +199,7 @@ def fan_out_forgotten(now: datetime) -> int:
         )
         forgotten = cursor.fetchall()
     publishing.publish_fanouts(forgotten)
-    return poisoned + len(forgotten)
+    return lost + len(forgotten)
 
 
 def repair_lanes(now: datetime) -> int:

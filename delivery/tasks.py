@@ -11,11 +11,13 @@ from django.db import Error, connections
 
 from connections import vault
 from connections.providers.base import Outcome
-from delivery import dispatch, fanout, publishing, routing, settling, tokens
+from delivery import dispatch, fanout, publishing, routing, setting_aside, settling, tokens
 from delivery.batching import Group
-from delivery.evaluation import Fact, Routed
+from delivery.evaluation import Fact, Routed, evaluate
 from delivery.lanes.lease import report
 from delivery.routing import Routing
+from delivery.setting_aside import Claim, Failure
+from workspaces import ids
 from workspaces.database_faults import describe, growing_delay, passes
 
 logger = logging.getLogger(__name__)
@@ -23,9 +25,10 @@ logger = logging.getLogger(__name__)
 WORKER = vault.this_process()
 
 
-_event_claims: Group[uuid.UUID, Fact | None] = Group("event-claim", fanout.claim, most=32)
+_event_claims: Group[Claim, Fact | None] = Group("event-claim", fanout.claim_events, most=32)
 _rule_loads: Group[Fact, Routing] = Group("rule-load", fanout.load_rules, most=32)
 _routings: Group[Routed, list[publishing.DeliveryHint]] = Group("routing", fanout.write, most=32)
+_hand_backs: Group[Failure, None] = Group("hand-back", setting_aside.hand_back)
 _claims: Group[uuid.UUID, dispatch.Job | None] = Group("claim", lambda ids: dispatch.claim(ids, WORKER))
 _settlements: Group[dispatch.Result, bool] = Group("settle", lambda results: settling.settle(results, WORKER))
 _regains: Group[dispatch.Result, bool] = Group("regain", settling.regain_leases)
@@ -38,13 +41,38 @@ WRITE_AGAIN_SECONDS = (0.5, 10.0)
 def fan_out(event_id: str) -> None:
     """Route one event: match rules, shape payloads, write deliveries, hint them to their connections' lanes."""
     _forbid_database()
-    fact = _event_claims.submit(uuid.UUID(event_id))
+    claim = Claim(uuid.UUID(event_id), ids.uuid7())
+    try:
+        fact = _event_claims.submit(claim)
+    except Error as error:
+        if not passes(error):
+            raise
+        logger.warning("event %s is not claimed for now: %s", event_id, describe(error))
+        return  # a sweep hints it again
     if fact is None:
         return
-    rules = routing.kept(fact.workspace_id, fact.stamp) or _rule_loads.submit(fact)
-    routed = fanout.try_evaluate(fact, rules)
-    if routed is not None:
-        publishing.publish_deliveries(_routings.submit(routed))
+    began_at = time.monotonic()
+    try:
+        rules = routing.kept(fact.workspace_id, fact.stamp) or _rule_loads.submit(fact)
+        hints = _routings.submit(evaluate(fact, rules))
+    except Exception as error:  # noqa: BLE001  (judged by whose fault it is)
+        _hand_back(setting_aside.judge(claim, error, began_at))
+    else:
+        publishing.publish_deliveries(hints)
+
+
+def _hand_back(failure: Failure) -> None:
+    """End the lease of an event that was not routed, with patience: a lease that lapses counts a lost worker."""
+    failures = 0
+    while True:
+        try:
+            return _hand_backs.submit(failure)
+        except Error as error:
+            if not passes(error):
+                raise
+            failures += 1
+            logger.warning("event %s is not handed back for now: %s", failure.claim.event_id, describe(error))
+            time.sleep(growing_delay(failures, *WRITE_AGAIN_SECONDS))
 
 
 @shared_task(name="delivery.deliver", acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types

@@ -6,6 +6,8 @@ WARM_STOP_SECONDS = 30.0
 THREADS = {"fanout": 16, "deliver": 64}
 """Threads of one worker, by the ring that it serves: deliveries mostly wait for their receivers, fan-out for itself."""
 
+WEB_THREADS = 16
+"""Threads of one web process: requests that are being answered at the same time."""
 
 FLOWER_TASKS = 10_000
 """The newest tasks that Flower keeps: some 60 MB. Its own default of 100,000 grows to 600."""
@@ -14,8 +16,9 @@ FLOWER_TASKS = 10_000
 def web(bind: str) -> tuple[str, ...]:
     """The API and the admin at ``bind``, "address:port". WEB_CONCURRENCY sets the number of processes, which
     share what the first one has loaded."""
-    size = ("-k", "gthread", "--threads", "16", "--graceful-timeout", "10")
-    return ("-m", "gunicorn", "meshes.wsgi", "--preload", "--bind", bind, *size, "--no-control-socket")
+    kind = ("-k", "meshes.buffering.BufferingWorker", "--threads", str(WEB_THREADS), "--worker-connections", "4000")
+    files = ("--graceful-timeout", "10", "--no-sendfile", "--no-control-socket")
+    return ("-m", "gunicorn", "meshes.wsgi", "--preload", "--bind", bind, *kind, *files)
 
 
 def worker(ring: str) -> tuple[str, ...]:

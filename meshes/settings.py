@@ -192,6 +192,10 @@ MESHES_BODY_LIMIT = 256 * 1024
 """Bytes of one request body; a bulk request may carry MESHES_BULK_BODY_LIMIT, each of its events this much."""
 MESHES_BULK_BODY_LIMIT = 8 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = MESHES_BULK_BODY_LIMIT
+MESHES_HEADER_SECONDS = envint("MESHES_HEADER_SECONDS", 10)
+"""In which the header of a request must have arrived, from the opening of the connection or its first byte."""
+MESHES_BODY_SECONDS = envint("MESHES_BODY_SECONDS", 30)
+"""In which a body must have arrived, and in which an answer must have been taken."""
 MESHES_INGEST_RATE = envint("MESHES_INGEST_RATE", 1_000)
 """Events per second that one workspace may post, unless the workspace brings its own rate."""
 MESHES_INGEST_KEY_RATE = envint("MESHES_INGEST_KEY_RATE", 10_000)

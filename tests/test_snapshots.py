@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from connections.models import Connection
 from connections.providers.base import Outcome, Verdict
-from delivery import dispatch, fanout, replay, settling
+from delivery import dispatch, fanout, reopening, settling
 from delivery.models import Delivery, Event, Replay
 from meshes.snapshots import snapshot
 from tests.access_routes import ROUTES
@@ -192,9 +192,9 @@ def test_a_replay_says_as_many_as_its_deliveries_are():
     def reopen_one() -> None:
         if waiting:
             with transaction.atomic():
-                hints = replay.reopen([waiting.pop()], datetime.now(UTC), asked.pk)
+                sent = reopening.send_again([waiting.pop()], reopening.Terms(replay_id=asked.pk))
                 Replay.objects.filter(pk=asked.pk).update(reopened=30 - len(waiting))
-                assert len(hints) == 1
+                assert len(sent.made) == 1
 
     api = account()
     with meanwhile(reopen_one):

@@ -153,6 +153,8 @@ class Shipment:
     credentials: Mapping[str, Any] = field(repr=False)
     attempt_number: int
     now: datetime
+    replay: str = ""
+    """The public id of the replay over a filter, or of the delivery, that is sent again; empty before any replay."""
 
 
 @dataclass(frozen=True, slots=True)

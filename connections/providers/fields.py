@@ -207,7 +207,7 @@ def _header_problem(name: str, value: Any, seen: set[str]) -> tuple[str, str] | 
         return "This is not a valid header name.", "header_name"
     if meant in _SECRET_HEADERS:
         return "This header carries a secret: give it as a credential instead.", "header_secret"
-    if meant in _RESERVED_HEADERS or meant.startswith(("webhook-", "proxy-")):
+    if meant in _RESERVED_HEADERS or meant.startswith(("webhook-", "meshes-", "proxy-")):
         return "This header is set by Meshes or belongs to the connection.", "header_reserved"
     if meant in _IDENTIFYING_HEADERS or meant.startswith(_IDENTIFYING_PREFIXES):
         return "This header tells servers who asks, so it is not yours to set.", "header_reserved"

@@ -82,6 +82,8 @@ class Webhook(Provider):
             ("webhook-id", shipment.delivery_id),
             ("webhook-timestamp", str(int(shipment.now.timestamp()))),
             ("webhook-signature", sign(shipment, body)),
+            ("meshes-attempt", str(shipment.attempt_number)),
+            *([("meshes-replay", shipment.replay)] if shipment.replay else []),
         )
         return Request(shipment.config.get("method", "POST"), shipment.config["url"], headers, body.encode())
 

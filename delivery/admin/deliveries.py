@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
-from delivery import cancelling, publishing, replay
+from delivery import cancelling, publishing, reopening
 from delivery.admin import timeline, wording
 from delivery.models import Attempt, DeadLetter, Delivery
 from delivery.search import OUTCOMES, STATES, narrow_deliveries
@@ -18,8 +18,6 @@ from workspaces.operators import columns, display
 from workspaces.operators.filters import PeriodFilter, WorkspaceFilter, by_choice, by_id, by_text
 from workspaces.operators.pages import Button, OperatorAdmin
 
-MOST_REASONS = 50
-"""Refused deliveries whose reason is looked up one by one."""
 CHANGED = "They changed at the same moment, or cannot be sent any more."
 ConnectionFilter = by_id("connection", "connection", ids.CONNECTION, "connection_id")
 TypeFilter = by_text("event type", "event_type", "lead.created")
@@ -89,18 +87,26 @@ class DeliveriesAdmin(OperatorAdmin):
     def show_cause(self, delivery: Delivery) -> str:
         return delivery.cause.replace("_", " ") or display.NOTHING
 
-    @admin.action(description="Send again, with a fresh budget", permissions=["operate"])
+    @admin.action(description="Send again; what was rejected with today's mapping", permissions=["operate"])
     def replay(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self._send_again(request, queryset, reopening.BY_CAUSE)
+
+    @admin.action(description="Send again with the body that it has", permissions=["operate"])
+    def replay_original(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self._send_again(request, queryset, reopening.Terms(reopening.ORIGINAL))
+
+    def _send_again(self, request: HttpRequest, queryset: QuerySet[Any], terms: reopening.Terms) -> None:
         rows = self.selected(request, queryset)
         with transaction.atomic():
-            hints = replay.reopen([row.pk for row in rows], clock.database_now())
-            reopened = {delivery_id for *_, delivery_id in hints}
-            self.record(request, _as_deliveries(row for row in rows if row.pk in reopened), "Sent again.")
-        publishing.publish_deliveries(hints)
-        refused = [row for row in rows if row.pk not in reopened]
-        reasons = [replay.refusal(row) or CHANGED for row in refused[:MOST_REASONS]]
-        reasons += ["Of these the reason was not looked up."] * (len(refused) - len(reasons))
-        self.report(request, "sent again", len(reopened), reasons)
+            sent = reopening.send_again([row.pk for row in rows], terms)
+            done = [row for row in rows if row.pk in sent.made]
+            self.record(request, _as_deliveries(row for row in done if sent.made[row.pk] == row.pk), "Sent again.")
+            for row in done:
+                if sent.made[row.pk] != row.pk:
+                    newest = ids.encode(ids.DELIVERY, sent.made[row.pk])
+                    self.record(request, _as_deliveries([row]), f"Sent again as {newest}.")
+        publishing.publish_deliveries(sent.hints)
+        self.report(request, "sent again", len(done), [refusal.words for refusal in sent.refused.values()])
 
 
 def _as_deliveries(rows: Any) -> list[Delivery]:
@@ -123,7 +129,7 @@ class DeliveryAdmin(DeliveriesAdmin):
         "show_what", "show_where", "show_state", "show_cause", "show_attempts", "show_next", "show_made",
     )  # fmt: skip
     list_filter = (WorkspaceFilter, ConnectionFilter, StateFilter, TypeFilter, PeriodFilter)
-    actions = ("replay", "cancel")
+    actions = ("replay", "replay_original", "cancel")
     change_form_template = "admin/delivery/delivery/page.html"
     fields = ("event_type",)
 
@@ -142,8 +148,10 @@ class DeliveryAdmin(DeliveriesAdmin):
         return None
 
     def buttons(self, request: HttpRequest, obj: Delivery) -> list[Button]:
-        if obj.status in replay.REOPENABLE:
-            return [Button("replay", "Send again")]
+        if obj.status in reopening.REOPENABLE and obj.replaced_by_id is None:
+            as_it_was = obj.status == Delivery.Status.DEAD and obj.cause == reopening.REJECTED
+            original = [Button("replay_original", "Send again as it was")] if as_it_was else []
+            return [Button("replay", "Send again"), *original]
         if obj.status in cancelling.OPEN and obj.lease_id is None:
             return [Button("cancel", "Cancel", is_grave=True)]
         return []
@@ -153,6 +161,8 @@ class DeliveryAdmin(DeliveriesAdmin):
             "card": timeline.cards([obj], timeline.ATTEMPTS_ON_DELIVERY_PAGE)[0],
             "event_id": ids.encode(ids.EVENT, obj.event_id),
             "rule_id": ids.encode(ids.RULE, obj.rule_id),
+            "replay_of": ids.encode(ids.DELIVERY, obj.replay_of_id) if obj.replay_of_id else "",
+            "replaced_by": ids.encode(ids.DELIVERY, obj.replaced_by_id) if obj.replaced_by_id else "",
             "replay_id": ids.encode(ids.REPLAY, obj.replay_id) if obj.replay_id else "",
             "lease_is_live": obj.state == "in_flight",
         }
@@ -172,7 +182,7 @@ class DeadLetterAdmin(DeliveriesAdmin):
         TypeFilter,
         PeriodFilter,
     )
-    actions = ("replay", "cancel")
+    actions = ("replay", "replay_original", "cancel")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).filter(status=Delivery.Status.DEAD)

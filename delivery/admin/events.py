@@ -7,7 +7,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 
-from delivery import fanout, publishing
+from delivery import publishing, setting_aside
 from delivery.admin import timeline
 from delivery.models import Event, Unrouted
 from workspaces import ids
@@ -94,7 +94,7 @@ class UnroutedAdmin(OperatorAdmin):
     def route_again(self, request: HttpRequest, queryset: QuerySet[Unrouted]) -> None:
         rows = self.selected(request, queryset)
         with transaction.atomic():
-            hints = fanout.try_again([row.pk for row in rows])
+            hints = setting_aside.route_again([row.pk for row in rows])
             opened = {event_id for _, event_id in hints}
             self.record(request, [row for row in rows if row.pk in opened], "Routed again.")
         publishing.publish_fanouts(hints)

@@ -110,7 +110,8 @@ class ReplayAdmin(OperatorAdmin):
 
     @admin.display(description="progress")
     def show_progress(self, run: Replay) -> str:
-        skipped = f", {run.skipped:,} passed over" if run.skipped else ""
+        reasons = ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in sorted(run.skipped_by_reason.items()))
+        skipped = f", {run.skipped:,} skipped{f' ({reasons})' if reasons else ''}" if run.skipped else ""
         return f"{run.reopened:,} of {run.total:,}{skipped}"
 
     def buttons(self, request: HttpRequest, obj: Replay) -> list[Button]:

@@ -38,6 +38,7 @@ _CAUSES = {
     "connection_deleted": "The connection was deleted.",
     "workspace_deleted": "The workspace was deleted.",
     "cancelled_by_user": "Somebody cancelled it.",
+    "replaced": "A new delivery stands in its place.",
     "erased": "The event's payload was erased.",
     "expired": "The event became older than the retention period.",
 }

@@ -6,10 +6,10 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from delivery import cancelling, publishing, replay
+from delivery import cancelling, publishing, reopening
 from delivery.models import Attempt, Delivery
 from delivery.search import DeadLetterQuery, DeliveryQuery, narrow_deliveries
-from delivery.serializers import DeliveryDetailOut, DeliveryOut
+from delivery.serializers import DeliveryDetailOut, DeliveryOut, ReplayTermsIn
 from meshes.api import Problem, StrictSerializer, TenantViewSet, bounded_search, snapshot
 from workspaces import clock, ids
 
@@ -40,18 +40,21 @@ class DeliveryViewSet(TenantViewSet):
         """One delivery with all its attempts: what was sent, with secrets masked, and what was answered."""
         return self._show(id)
 
-    @extend_schema(request=StrictSerializer, responses={202: DeliveryDetailOut})
+    @extend_schema(request=ReplayTermsIn, responses={202: DeliveryDetailOut})
     @action(detail=True, methods=["post"])
     def replay(self, request: Request, id: str) -> Response:
-        """Send a dead or succeeded delivery again, with a fresh budget. The receiver sees the same `webhook-id`."""
+        """Send a dead or succeeded delivery again, with a fresh budget; the answer is the delivery that is open then.
+
+        With the original mapping it is the same one, under the same `webhook-id`. With the current one, the default
+        after a rejection, it is a new one, and the old one names it in `replaced_by`.
+        """
         delivery = self.get_object()
-        self.read(StrictSerializer)
-        hints = replay.reopen([delivery.pk], clock.database_now())
-        if not hints:
-            delivery = self.find(self.rows().select_related("connection"), id)
-            raise Problem(409, detail=replay.refusal(delivery) or "It was changed at the same moment; look again.")
-        publishing.publish_deliveries(hints)
-        return self._show(id, 202)
+        terms = reopening.Terms(**self.read(ReplayTermsIn))
+        sent = reopening.send_again([delivery.pk], terms)
+        if delivery.pk in sent.refused:
+            raise Problem(409, detail=sent.refused[delivery.pk].words)
+        publishing.publish_deliveries(sent.hints)
+        return self._show(ids.encode(ids.DELIVERY, sent.made[delivery.pk]), 202)
 
     @extend_schema(request=StrictSerializer, responses=DeliveryDetailOut)
     @action(detail=True, methods=["post"])

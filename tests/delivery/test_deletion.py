@@ -6,7 +6,7 @@ import pytest
 
 from connections.models import AccessRecord, Connection, ConnectionHealth, SealedDocument
 from connections.signals import connection_changed
-from delivery import deletion
+from delivery import deletion, reopening
 from delivery.models import (
     Attempt,
     Delivery,
@@ -122,6 +122,18 @@ def test_the_purge_goes_in_batches(monkeypatch):
         deletion.purge_deleted_workspaces(datetime.now(UTC))
         calls += 1
     assert calls > 5
+    assert set(count_rows(workspace).values()) == {0}
+
+
+@pytest.mark.parametrize("batch", [1, 500])
+def test_deliveries_that_name_each_other_are_purged_too(monkeypatch, batch):
+    workspace = make_workspace()
+    deliveries = furnish(workspace)
+    Delivery.objects.filter(workspace=workspace).update(status="dead", cause="rejected", next_attempt_at=None)
+    assert len(reopening.send_again([delivery.pk for delivery in deliveries]).made) == 3
+    Workspace.objects.filter(pk=workspace.pk).update(deleted_at=datetime.now(UTC))
+    monkeypatch.setattr(deletion, "BATCH", batch)
+    purge()
     assert set(count_rows(workspace).values()) == {0}
 
 

@@ -169,7 +169,7 @@ def test_nothing_is_replayed_to_a_deleted_connection(api):
 def test_a_replay_to_a_connection_on_hold_is_held(api):
     connection = make_connection(make_workspace())
     (delivery,) = make_deliveries(connection)
-    set_status(delivery, "dead", cause="rejected")
+    set_status(delivery, "dead", cause="exhausted")
     connection.status = "paused"
     connection.save()
     assert api.post(f"/deliveries/{delivery.public_id}/replay").status_code == 202
@@ -191,7 +191,8 @@ def test_a_failed_mapping_is_tried_again_with_the_present_one(api):
     (delivery,) = make_deliveries(connection)
     assert (delivery.status, delivery.cause) == ("dead", "mapping_failed")
     refused = api.post(f"/deliveries/{delivery.public_id}/replay")
-    assert (refused.status_code, refused.json()["detail"]) == (409, "The rule's mapping still fails for this event.")
+    words = "The rule's mapping still fails for this event: /0/from: found nothing in this event"
+    assert (refused.status_code, refused.json()["detail"]) == (409, words)
     mended = [{"to": "mail", "from": "payload.email"}]
     assert api.patch(f"/rules/{rule.public_id}", {"mapping": mended}).status_code == 200
     assert api.post(f"/deliveries/{delivery.public_id}/replay").status_code == 202

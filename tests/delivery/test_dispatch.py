@@ -10,8 +10,8 @@ from django.db import connection, connections
 from connections import lifecycle, vault
 from connections.models import AccessRecord, ConnectionHealth, SealedDocument
 from connections.providers.webhook import new_signing_secret
-from delivery import dispatch, settling, steering
-from delivery.models import Attempt, Delivery
+from delivery import dispatch, reopening, settling, steering
+from delivery.models import Attempt, Delivery, Replay
 from tests.factories import lapse_lease, make_connection, make_deliveries, make_workspace
 
 pytestmark = pytest.mark.django_db
@@ -74,6 +74,46 @@ def test_retries_keep_id_and_bytes_and_use_up_the_schedule(endpoint):
     assert (delivery.status, delivery.cause, delivery.outcome) == ("dead", "exhausted", "retry")
     assert [attempt.number for attempt in attempts_of(delivery)] == [1, 2, 3]
     assert len({(got.headers["webhook-id"], got.body) for got in endpoint.got}) == 1
+
+
+def replay_headers(endpoint):
+    return [(got.headers["meshes-attempt"], got.headers.get("meshes-replay")) for got in endpoint.got]
+
+
+def test_a_receiver_can_tell_attempts_and_replays(endpoint):
+    endpoint.answer(503)
+    target = make_connection(make_workspace(), url=endpoint.url, retry_schedule=[0, 0.01])
+    (delivery,) = make_deliveries(target)
+    for _ in range(2):
+        make_due(delivery)
+        deliver(delivery)
+    assert delivery.cause == "exhausted"
+    assert reopening.send_again([delivery.pk]).made == {delivery.pk: delivery.pk}
+    for _ in range(2):
+        ConnectionHealth.objects.update(breaker="closed", consecutive_failures=0)
+        make_due(delivery)
+        deliver(delivery)
+    assert replay_headers(endpoint) == [
+        ("1", None), ("2", None), ("3", delivery.public_id), ("4", delivery.public_id),
+    ]  # fmt: skip
+    assert len({(got.headers["webhook-id"], got.body) for got in endpoint.got}) == 1
+
+
+def test_a_receiver_can_tell_a_replay_over_a_filter_and_a_new_delivery(endpoint):
+    endpoint.answer(422)
+    target = make_connection(make_workspace(), url=endpoint.url)
+    (delivery,) = make_deliveries(target)
+    deliver(delivery)
+    run = Replay.objects.create(workspace=target.workspace, requested_by="key_1")
+    reopening.send_again([delivery.pk], reopening.Terms("original", replay_id=run.pk))
+    deliver(delivery)
+    endpoint.answer(200)
+    new = Delivery.objects.get(pk=reopening.send_again([delivery.pk]).made[delivery.pk])
+    deliver(new)
+    assert replay_headers(endpoint) == [("1", None), ("2", run.public_id), ("1", delivery.public_id)]
+    first, _, last = endpoint.got
+    assert (first.headers["webhook-id"], last.headers["webhook-id"]) == (delivery.public_id, new.public_id)
+    assert new.status == "succeeded"
 
 
 def test_replaced_credentials_are_used_by_the_next_attempt_at_once(endpoint):

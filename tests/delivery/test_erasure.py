@@ -92,7 +92,7 @@ def test_what_is_sent_or_routed_at_this_moment_is_named(api, workspace):
     sent, fanned = routed(workspace, ADA), make_event(workspace, ADA)
     soon = datetime.now(UTC) + timedelta(seconds=60)
     Delivery.objects.update(lease_id=ids.uuid7(), lease_until=soon)
-    Unrouted.objects.update(lease_until=soon)
+    Unrouted.objects.update(lease_id=ids.uuid7(), lease_until=soon)
     answer = erase(api, workspace, {"match": {"payload.email": "ada@example.com"}}).json()
     assert (answer["erased"], answer["busy"]) == (0, [sent.public_id, fanned.public_id])
     assert Payload.objects.filter(erased_at=None).count() == 2

@@ -2,14 +2,13 @@
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 import pytest
 from django.db import IntegrityError, connection, connections, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery import evaluation, fanout
+from delivery import evaluation, fanout, reopening
 from delivery.models import Delivery, RoutingLedger, Unrouted
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from workspaces import ids
@@ -121,11 +120,13 @@ def test_a_mapping_that_fails_is_a_dead_letter_that_can_be_reshaped():
     delivery = Delivery.objects.get(event=event)
     assert (delivery.status, delivery.cause) == ("dead", "mapping_failed")
     assert ledger_of(event)[0]["result"] == "mapping_failed"
-    assert fanout.reshape([delivery]) == {}
+    assert reopening.send_again([delivery.pk]).refused[delivery.pk].reason == "mapping_failed"
     rule.mapping = [{"to": "score", "from": "payload.score"}]
     rule.version += 1
     rule.save(update_fields=["mapping", "version"])
-    assert fanout.reshape([delivery]) == {delivery.pk: '{"score":"many"}'}
+    assert reopening.send_again([delivery.pk]).made == {delivery.pk: delivery.pk}
+    delivery.refresh_from_db()
+    assert (delivery.status, delivery.body) == ("pending", '{"score":"many"}')
 
 
 def test_one_event_that_cannot_be_routed_leaves_the_others_alone():
@@ -135,18 +136,8 @@ def test_one_event_that_cannot_be_routed_leaves_the_others_alone():
     broken.payload.body = "{"
     broken.payload.save(update_fields=["body"])
     assert len(fanout.fan_out([broken.pk, sound.pk])) == 1
-    assert Unrouted.objects.get(event=broken).tries == 1
+    assert Unrouted.objects.get(event=broken).tries == 0
     assert not Unrouted.objects.filter(event=sound).exists()
-
-
-def test_an_event_that_loses_five_workers_is_set_aside():
-    workspace = make_workspace()
-    event = make_event(workspace)
-    lapsed = event.created_at - timedelta(minutes=2)
-    Unrouted.objects.filter(event=event).update(tries=5, lease_until=lapsed)
-    assert fanout.set_poison_aside(event.created_at) == 1
-    assert fanout.fan_out([event.pk]) == []
-    assert Unrouted.objects.get(event=event).poisoned_at == event.created_at
 
 
 def test_rules_of_another_workspace_see_nothing():

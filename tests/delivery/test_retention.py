@@ -7,7 +7,7 @@ import pytest
 from django.db import connection
 from django.db.models import Max
 
-from delivery import retention
+from delivery import reopening, retention
 from delivery.models import Attempt, Delivery, Event, IdempotencyRecord, Payload, RoutingLedger, Unrouted
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from workspaces import ids, partitions
@@ -51,6 +51,19 @@ def make_old(workspace, days, *, status="succeeded", attempt_days=None):
         id=id_at(tried), workspace=workspace, delivery=delivery, number=1, started_at=tried, outcome="retry"
     )
     return delivery
+
+
+def replaced(delivery, number):
+    """A chain of so many deliveries, each in place of the one before."""
+    chain = [delivery]
+    for _ in range(number - 1):
+        last = chain[-1]
+        made = Delivery.objects.get(pk=last.pk)
+        made.pk, made.replay_of_id = reopening.replacement_id(last.pk, None), last.pk
+        made.save(force_insert=True)
+        chain.append(made)
+    Delivery.objects.filter(pk__in=[each.pk for each in chain[:-1]]).update(replaced_by=chain[-1])
+    return chain
 
 
 def expire(now):
@@ -164,6 +177,29 @@ def test_what_is_referred_to_waits():
     expire(later)
     assert not Delivery.objects.exists()
     assert not Event.objects.exists()
+
+
+@pytest.mark.parametrize("batch", [1, 1000])
+def test_deliveries_that_name_each_other_go_with_their_week(monkeypatch, batch):
+    monkeypatch.setattr(retention, "BATCH", batch)
+    (first, second, third) = replaced(make_old(make_workspace(), 140), 3)
+    old_week = week_of(NOW - timedelta(days=140))
+    assert f"deliveries_p{old_week:%Y%m%d}" in expire(NOW)
+    assert old_week not in weeks("events")
+    assert not Delivery.objects.filter(pk__in=[first.pk, second.pk, third.pk]).exists()
+
+
+def test_a_kept_delivery_stops_naming_those_that_went():
+    (first, second) = replaced(make_old(make_workspace(), 140), 2)
+    tried = NOW - timedelta(days=1)
+    Attempt.objects.create(
+        id=id_at(tried), workspace_id=second.workspace_id, delivery=second, number=1, started_at=tried, outcome="retry"
+    )
+    expire(NOW)
+    second.refresh_from_db()
+    assert second.replay_of_id is None
+    assert not Delivery.objects.filter(pk=first.pk).exists()
+    assert week_of(NOW - timedelta(days=140)) in weeks("deliveries")
 
 
 def test_the_present_partitions_are_never_dropped():

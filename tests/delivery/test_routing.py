@@ -50,7 +50,7 @@ def test_rules_that_did_not_change_are_not_read_again(rule):
     event = make_event(rule.workspace)
     with counted_statements() as statements:
         fanout.fan_out([event.pk])
-    assert len(statements) == 2
+    assert len([text for text in statements if "SAVEPOINT" not in text]) == 2
     assert not any(" FROM rules" in text or '"rules"' in text for text in statements)
 
 

@@ -7,7 +7,7 @@ import pytest
 from django.db import connection, connections
 
 from connections.providers.base import Outcome, Verdict
-from delivery import backlog, dispatch, evaluation, fanout, settling, tasks
+from delivery import backlog, dispatch, evaluation, settling, tasks
 from delivery.models import Attempt, Delivery, Event, Unrouted
 from tests.delivery.api import account, tenant
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
@@ -146,7 +146,7 @@ def test_an_event_whose_evaluation_lasts_stops_no_other_workspace(monkeypatch):
         assert fact.event_id != slow.pk or is_quick_done.wait(60)
         return evaluation.evaluate(fact, rules)
 
-    monkeypatch.setattr(fanout, "evaluate", evaluate)
+    monkeypatch.setattr(tasks, "evaluate", evaluate)
     with ThreadPoolExecutor(2) as pool:
         ends = pool.submit(tasks.fan_out, str(slow.pk))
         pool.submit(tasks.fan_out, str(quick.pk)).result(60)

@@ -70,6 +70,7 @@ def test_method_url_and_headers_come_from_the_config():
     assert (request.method, request.url) == ("PUT", URL + "?a=1")
     assert [name for name, _ in request.headers] == [
         "content-type", "user-agent", "X-Team", "webhook-id", "webhook-timestamp", "webhook-signature",
+        "meshes-attempt",
     ]  # fmt: skip
     assert headers_of(request)["X-Team"] == "crm"
     assert headers_of(request)["content-type"] == "application/json"
@@ -186,6 +187,7 @@ def test_a_made_secret_has_the_specified_form():
          "header_reserved"),
         ({"url": URL, "headers": {"webhook-signature": "v1,x"}}, "/config/headers/webhook-signature",
          "header_reserved"),
+        ({"url": URL, "headers": {"Meshes-Replay": "1"}}, "/config/headers/Meshes-Replay", "header_reserved"),
         ({"url": URL, "headers": {"Authorization": "Bearer x"}}, "/config/headers/Authorization", "header_secret"),
         ({"url": URL, "headers": {"X-A": "1", "x-a": "2"}}, "/config/headers/x-a", "header_twice"),
         ({"url": URL, "headers": {f"X-{n}": "1" for n in range(21)}}, "/config/headers", "max_items"),

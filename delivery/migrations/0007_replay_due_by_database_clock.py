@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('delivery', '0002_attempt_steps'),
+        ('delivery', '0006_events_set_aside'),
     ]
 
     operations = [
