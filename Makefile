@@ -19,7 +19,7 @@ install = mkdir -p .venv && $(FLOCK) sh -ec '\
 	$(BIN)/pip install -q --no-input --disable-pip-version-check --require-hashes -r requirements/$(1).txt; \
 	touch .venv/$(1).stamp'
 
-.PHONY: demo up test lint faults bench bench-quick bench-lanes lock
+.PHONY: demo up test lint faults bench bench-quick bench-lanes lock test-vendors
 
 demo: .venv/base.stamp
 	@exec $(BIN)/python manage.py demo
@@ -57,6 +57,11 @@ lock: .venv/dev.stamp
 	$(PIP_COMPILE) --output-file=requirements/base.txt pyproject.toml
 	$(PIP_COMPILE) --extra=dev --constraint=requirements/base.txt --output-file=requirements/dev.txt pyproject.toml
 	$(PIP_COMPILE) --extra=dev --extra=bench --constraint=requirements/dev.txt --output-file=requirements/bench.txt pyproject.toml
+	$(PIP_COMPILE) --extra=dev --extra=vendors --constraint=requirements/dev.txt --output-file=requirements/vendors.txt pyproject.toml
+
+# Requests to vendors, judged by what the vendors publish: tests/judges/README.md says what FROM must hold.
+test-vendors: .venv/vendors.stamp
+	@PYTHONWARNINGS=ignore $(BIN)/python -m tests.judges $(FROM)
 
 .venv/base.stamp: requirements/base.txt
 	@$(call install,base)
@@ -69,4 +74,9 @@ lock: .venv/dev.stamp
 # bench.txt is dev.txt and what draws plots.
 .venv/bench.stamp: requirements/bench.txt
 	@$(call install,bench)
+	@touch .venv/base.stamp .venv/dev.stamp
+
+# vendors.txt is dev.txt and the vendors' SDKs.
+.venv/vendors.stamp: requirements/vendors.txt
+	@$(call install,vendors)
 	@touch .venv/base.stamp .venv/dev.stamp
