@@ -25,9 +25,8 @@ MAX_LENGTH = 1000
 MAX_TOKENS = 200
 """Also bounds how deep the parser, which recurses, can go."""
 MAX_DEPTH = 32
-STEPS_PER_NODE = 5
-STEPS_PER_CALL = 20
-"""Visiting a node takes about 0.5 µs, calling a function about 2 µs more; a step of the meter is 0.1 µs."""
+STEPS_PER_NODE = 10
+STEPS_PER_CALL = 50
 
 
 class ExpressionError(ValueError):
@@ -148,6 +147,7 @@ class _Interpreter(TreeInterpreter):
 
     def visit_comparator(self, node: Any, value: Any) -> Any:
         """As in the library, but paid for, and null instead of an exception when a string meets a number."""
+        self.meter.charge(STEPS_PER_NODE)
         left, right = (self.visit(child, value) for child in node["children"])
         compare = self.COMPARATOR_FUNC[node["value"]]
         if compare in _EQUALITY:
@@ -203,7 +203,7 @@ class _Functions(Functions):
             if argument is None or isinstance(argument, (str, bool, int, float, list, dict)):
                 weight = measure(argument, self.meter)
                 if function_name.startswith("sort") and isinstance(argument, list):
-                    self.meter.charge(weight // 16 * len(argument).bit_length())
+                    self.meter.charge((weight // 16 + len(argument)) * len(argument).bit_length())
 
     @signature({"types": ["string"]}, {"types": ["array-string"]})
     def _func_join(self, separator: str, words: list[str]) -> str:

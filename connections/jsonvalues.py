@@ -32,18 +32,18 @@ def measure(value: Any, meter: Meter) -> int:
         current = stack.pop()
         kind = type(current)
         if kind is str:
-            meter.charge(1 + len(current) // 16)
+            meter.charge(3)
             size += len(current) + 2
         elif kind is dict:
-            meter.charge(1 + 2 * len(current))
+            meter.charge(4 + len(current))
             size += 2 + sum(map(len, current))
             stack.extend(current.values())
         elif kind is list:
-            meter.charge(1 + len(current))
+            meter.charge(3)
             size += 2
             stack.extend(current)
         else:
-            meter.charge(1)
+            meter.charge(5)
             size += _scalar_size(current)
         if size > MAX_SIZE:
             raise ShapingError(f"the value is larger than {MAX_SIZE // 1024} KB")
@@ -82,8 +82,13 @@ def text_of(value: Any, meter: Meter) -> str:
     """A string as it is, anything else as compact JSON text."""
     if isinstance(value, str):
         return value
-    measure(value, meter)
+    meter.charge(25 + writing_steps(measure(value, meter)))
     return check_length(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def writing_steps(size: int) -> int:
+    """What it costs to write JSON of this size once."""
+    return size // 25
 
 
 def check_length(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from dateutil.parser import isoparse
 
 from connections.jsonvalues import MAX_SIZE, ShapingError, check_length, kind_of, text_of
-from connections.metering import Meter
+from connections.metering import Meter, searching_steps
 from workspaces.strictjson import MAX_INTEGER_DIGITS
 
 Shape = Callable[[Any, Meter], Any]
@@ -67,11 +67,13 @@ def _compile_plain(name: str) -> Transform:
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+STEPS_PER_DATE = 80
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_number(value: Any, meter: Meter) -> int | float:
     """A number as it is; a string that spells a JSON number, spaces around it allowed."""
+    meter.charge(12)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
     text = _text(value).strip()
@@ -85,6 +87,7 @@ def to_number(value: Any, meter: Meter) -> int | float:
 
 
 def _to_boolean(value: Any, meter: Meter) -> bool:
+    meter.charge(5)
     if isinstance(value, bool):
         return value
     if isinstance(value, (int, float)):
@@ -98,10 +101,12 @@ def _to_boolean(value: Any, meter: Meter) -> bool:
 
 
 def _to_date(value: Any, meter: Meter) -> str:
+    meter.charge(STEPS_PER_DATE)
     return _moment(value).date().isoformat()
 
 
 def _to_datetime(value: Any, meter: Meter) -> str:
+    meter.charge(STEPS_PER_DATE)
     return _moment(value).isoformat().replace("+00:00", "Z")
 
 
@@ -125,10 +130,12 @@ def _text(value: Any) -> str:
     return value
 
 
-def _on_text(change: Callable[[str], Any]) -> Shape:
+def _on_text(change: Callable[[str], Any], steps: int, ascii_per_step: int, text_per_step: int) -> Shape:
+    """`steps`, and one for so many characters, of which those of ASCII take less."""
+
     def shape(value: Any, meter: Meter) -> Any:
         text = _text(value)
-        meter.charge(1 + len(text) // 16)
+        meter.charge(steps + len(text) // (ascii_per_step if text.isascii() else text_per_step))
         changed = change(text)
         return check_length(changed) if isinstance(changed, str) else changed
 
@@ -144,6 +151,7 @@ def _sha256(text: str) -> str:
 
 
 def _first(value: Any, meter: Meter) -> Any:
+    meter.charge(2)
     if not isinstance(value, list):
         raise ShapingError(f"needs an array, not {kind_of(value)}")
     return value[0] if value else None
@@ -160,8 +168,8 @@ def _split(argument: Any) -> Shape:
 
     def shape(value: Any, meter: Meter) -> list[str]:
         text = _text(value)
-        meter.charge(1 + len(text) // 16)
-        meter.charge(text.count(separator))
+        meter.charge(6 + searching_steps(text, separator))
+        meter.charge(text.count(separator) // 2)
         return text.split(separator)
 
     return shape
@@ -181,6 +189,7 @@ def _join(argument: Any) -> Shape:
 def _word(member: Any, meter: Meter) -> str:
     if isinstance(member, (dict, list)):
         raise ShapingError(f"joins strings, numbers and booleans, not {kind_of(member)}")
+    meter.charge(4)
     return text_of(member, meter)
 
 
@@ -200,7 +209,7 @@ def _substring(argument: Any) -> Shape:
         if isinstance(bound, bool) or not isinstance(bound, int):
             raise OperandError("must be a whole number", "substring", name)
     cut = slice(bounds.get("start", 0), bounds.get("end"))
-    return _on_text(lambda text: text[cut])
+    return _on_text(lambda text: text[cut], 6, 2_000, 2_000)
 
 
 def _replace(argument: Any) -> Shape:
@@ -210,12 +219,14 @@ def _replace(argument: Any) -> Shape:
             raise OperandError("must be a string" if name == "with" else "must be a string, not empty", "replace", name)
     find, put = texts["find"], texts["with"]
 
-    def change(text: str) -> str:
+    def shape(value: Any, meter: Meter) -> str:
+        text = _text(value)
+        meter.charge(8 + searching_steps(text, find))
         if len(text) + text.count(find) * (len(put) - len(find)) > MAX_SIZE:
             raise ShapingError("the text would become too long")
         return text.replace(find, put)
 
-    return _on_text(change)
+    return shape
 
 
 def _text_argument(argument: Any, name: str, *, may_be_empty: bool = False) -> str:
@@ -239,12 +250,12 @@ _PLAIN: dict[str, Shape] = {
     "to_boolean": _to_boolean,
     "to_date": _to_date,
     "to_datetime": _to_datetime,
-    "trim": _on_text(str.strip),
-    "lower": _on_text(str.lower),
-    "upper": _on_text(str.upper),
+    "trim": _on_text(str.strip, 5, 1_500, 1_500),
+    "lower": _on_text(str.lower, 5, 150, 15),
+    "upper": _on_text(str.upper, 5, 150, 12),
     "first": _first,
-    "md5": _on_text(_md5),
-    "sha256": _on_text(_sha256),
+    "md5": _on_text(_md5, 15, 40, 14),
+    "sha256": _on_text(_sha256, 15, 60, 22),
 }
 _WITH_ARGUMENT: dict[str, Callable[[Any], Shape]] = {
     "default": _default,

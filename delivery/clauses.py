@@ -2,15 +2,16 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from workspaces.jsonpaths import join_path
 
 PREVIEW_LENGTH = 200
 """Characters of a value that a clause repeats; the routing ledger stores one for every rule that did not match."""
+
+STEPS_TO_SHOW, STEPS_PER_MEMBER, MOST_MEMBERS = 60, 8, PREVIEW_LENGTH // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,12 @@ def clause(path: tuple[str, ...], operator: str, expected: Any, values: list[Any
     return Clause(join_path(path), operator, preview(expected), preview(actual), bool(values))
 
 
+def showing_steps(values: list[Any]) -> int:
+    """What it costs, see `connections.metering`, to tell of a failure on these values."""
+    members = sum(len(value) if isinstance(value, (dict, list)) else 1 for value in values[:MOST_MEMBERS])
+    return STEPS_TO_SHOW + STEPS_PER_MEMBER * min(members, MOST_MEMBERS)
+
+
 def preview(value: Any) -> Any:
     """A short form that JSON and PostgreSQL can always store: scalars as they are, the rest as text cut short."""
     if value is None or isinstance(value, bool):
@@ -68,27 +75,35 @@ def _shorten(text: str) -> str:
     return short.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
-class _Written(str):
-    """A piece of JSON text, as opposed to a string to be written."""
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def _pieces(value: Any) -> Iterable[str]:
+def _pieces(value: Any) -> Iterator[str]:
     """The beginning of a value's compact JSON text, a little more than a preview needs, at a cost that it bounds."""
-    stack, length = [value], 0
-    while stack and length <= PREVIEW_LENGTH:
-        current = stack.pop()
-        if isinstance(current, _Written):
-            length += len(current)
-            yield current
-        elif isinstance(current, dict):
-            parts = [[_Written(","), str(name), _Written(":"), inner] for name, inner in _head(current.items())]
-            stack += [_Written("}"), *reversed([part for four in parts for part in four][1:]), _Written("{")]
-        elif isinstance(current, list):
-            parts = [[_Written(","), inner] for inner in _head(current)]
-            stack += [_Written("]"), *reversed([part for two in parts for part in two][1:]), _Written("[")]
+    open_values, length = [_walk(value)], 0
+    while open_values and length <= PREVIEW_LENGTH:
+        piece = next(open_values[-1], None)
+        if piece is None:
+            open_values.pop()
+        elif isinstance(piece, str):
+            length += len(piece)
+            yield piece
         else:
-            stack.append(_Written(json.dumps(preview(current), ensure_ascii=False)))
+            open_values.append(_walk(piece[0]))
 
 
-def _head(items: Iterable[Any]) -> Iterable[Any]:
-    return islice(items, PREVIEW_LENGTH // 2)  # each takes two characters at least
+def _walk(value: Any) -> Iterator[str | tuple[Any]]:
+    """The text of a value piece by piece; an array or object inside it is handed out as it is, in a tuple of one."""
+    is_object = isinstance(value, dict)
+    yield "{" if is_object else "["
+    separator = ""
+    for member in value.items() if is_object else value:
+        name, inner = member if is_object else ("", member)
+        head = f"{separator}{_encode(preview(name))}:" if is_object else separator
+        if isinstance(inner, (dict, list)):
+            yield head
+            yield (inner,)
+        else:
+            yield head + _encode(preview(inner))
+        separator = ","
+    yield "}" if is_object else "]"

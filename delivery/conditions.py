@@ -10,10 +10,20 @@ equal and never ordered; true and false are not numbers.
 import operator as python
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from connections.metering import Meter
-from delivery.clauses import Clause, clause
+from connections.metering import Meter, searching_steps
+from delivery.clauses import Clause, clause, showing_steps
+from delivery.regexes import Regex
+from workspaces.jsonpaths import join_path
+
+CHUNK = 16
+"""Members of an array that are paid for at once: a question that the first one answers costs no more than these."""
+
+STEPS_PER_CLAUSE = 25
+STEPS_PER_NAME = 1
+STEPS_PER_VALUE = 1
+"""To reach a clause, a name of its path, and a value; what the question costs comes on top."""
 
 
 class Condition(Protocol):
@@ -26,8 +36,11 @@ class Condition(Protocol):
         """None if it holds, else the first clause that does not."""
 
 
-Question = Callable[[Any, Meter], bool]
-"""Does one value satisfy an operator?"""
+class Question(NamedTuple):
+    """Does one value satisfy an operator? `steps` are paid for every value; `ask` pays what more this one costs."""
+
+    ask: Callable[[Any, Meter], bool]
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +50,40 @@ class Comparison:
     path: tuple[str, ...]
     operator: str
     operand: Any
+    """As clauses show it."""
     question: Question
     negative: bool = False
     open_arrays: bool = True
 
+    def __str__(self) -> str:
+        return f"the clause {join_path(self.path)} {self.operator}"
+
     def holds(self, context: dict[str, Any], meter: Meter) -> bool:
+        meter.at = self
         return self._satisfies(reach(context, self.path, meter), meter) is not self.negative
 
     def explain(self, context: dict[str, Any], meter: Meter) -> Clause | None:
+        meter.at = self
         values = reach(context, self.path, meter)
         if self._satisfies(values, meter) is not self.negative:
             return None
+        meter.charge(showing_steps(values))
         return clause(self.path, self.operator, self.operand, values)
 
     def _satisfies(self, values: list[Any], meter: Meter) -> bool:
-        for value in values:
-            meter.charge(1)
-            if self.question(value, meter):
-                return True
-            if self.open_arrays and isinstance(value, list):
-                meter.charge(len(value))
-                if any(self.question(member, meter) for member in value):
+        if self._any(values, meter):
+            return True
+        if not self.open_arrays:
+            return False
+        return any(isinstance(value, list) and self._any(value, meter) for value in values)
+
+    def _any(self, values: list[Any], meter: Meter) -> bool:
+        ask, steps = self.question
+        for start in range(0, len(values), CHUNK):
+            chunk = values[start : start + CHUNK] if len(values) > CHUNK else values
+            meter.charge((STEPS_PER_VALUE + steps) * len(chunk))
+            for value in chunk:
+                if ask(value, meter):
                     return True
         return False
 
@@ -70,11 +96,19 @@ class Existence:
     wanted: bool
 
     def holds(self, context: dict[str, Any], meter: Meter) -> bool:
+        meter.at = self
         return bool(reach(context, self.path, meter)) is self.wanted
 
+    def __str__(self) -> str:
+        return f"the clause {join_path(self.path)} $exist"
+
     def explain(self, context: dict[str, Any], meter: Meter) -> Clause | None:
+        meter.at = self
         values = reach(context, self.path, meter)
-        return None if bool(values) is self.wanted else clause(self.path, "$exist", self.wanted, values)
+        if bool(values) is self.wanted:
+            return None
+        meter.charge(showing_steps(values))
+        return clause(self.path, "$exist", self.wanted, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +142,9 @@ class Either:
     def explain(self, context: dict[str, Any], meter: Meter) -> Clause | None:
         if self.holds(context, meter):
             return None
-        return clause(self.path, "$or", self.operand, reach(context, self.path, meter) if self.path else [])
+        values = reach(context, self.path, meter) if self.path else []
+        meter.charge(showing_steps(values))
+        return clause(self.path, "$or", self.operand, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +161,9 @@ class Negation:
     def explain(self, context: dict[str, Any], meter: Meter) -> Clause | None:
         if self.holds(context, meter):
             return None
-        return clause(self.path, "$not", self.operand, reach(context, self.path, meter) if self.path else [])
+        values = reach(context, self.path, meter) if self.path else []
+        meter.charge(showing_steps(values))
+        return clause(self.path, "$not", self.operand, values)
 
 
 # --- reaching values --------------------------------------------------------------------------------------------------
@@ -133,7 +171,7 @@ class Negation:
 
 def reach(context: Any, path: tuple[str, ...], meter: Meter) -> list[Any]:
     """The values at a path, in document order; none where the path leads nowhere."""
-    meter.charge(len(path))
+    meter.charge(STEPS_PER_CLAUSE + STEPS_PER_NAME * len(path))
     value = context
     for step, name in enumerate(path):
         if isinstance(value, dict):
@@ -176,6 +214,10 @@ def _index(name: str) -> int | None:
 # --- questions --------------------------------------------------------------------------------------------------------
 
 ScalarKey = tuple[str, Any]
+STEPS_PER_NODE = 8
+"""Of a deep comparison."""
+TEXT_PER_STEP = 1_000
+"""Characters that are compared in a step."""
 
 
 def scalar_key(value: Any) -> ScalarKey | None:
@@ -190,22 +232,28 @@ def scalar_key(value: Any) -> ScalarKey | None:
 def equals(operand: Any) -> Question:
     """Deep equality without any conversion of types. Scalars, by far the most, are compared without a further call."""
     if operand is None or isinstance(operand, bool):
-        return lambda value, meter: value is operand
+        return Question(lambda value, meter: value is operand)
     if isinstance(operand, str):
-        return lambda value, meter: bool(value == operand)
+        return Question(lambda value, meter: bool(value == operand), 1 + len(operand) // TEXT_PER_STEP)
     if isinstance(operand, (int, float)):
-        return lambda value, meter: value == operand and value is not True and value is not False
-    return lambda value, meter: same(value, operand, meter)
+        return Question(lambda value, meter: value == operand and value is not True and value is not False)
+    kind = type(operand)
+    return Question(lambda value, meter: type(value) is kind and same(value, operand, meter))
 
 
 def same(left: Any, right: Any, meter: Meter) -> bool:
     """Are two JSON values equal, 1 and 1.0 being so, and 1 and true not? Recurses no deeper than either is nested."""
+    meter.charge(STEPS_PER_NODE)
     if isinstance(left, dict) and isinstance(right, dict):
-        meter.charge(4 + 2 * len(right))
+        if len(left) != len(right):
+            return False
+        meter.charge(len(right) // 2)
         return left.keys() == right.keys() and all(same(left[name], right[name], meter) for name in right)
     if isinstance(left, list) and isinstance(right, list):
-        meter.charge(4 + 2 * len(right))
         return len(left) == len(right) and all(same(*pair, meter) for pair in zip(left, right, strict=True))
+    if isinstance(left, str) and isinstance(right, str):
+        meter.charge(len(right) // TEXT_PER_STEP)
+        return left == right
     key = scalar_key(left)
     return key is not None and key == scalar_key(right)
 
@@ -213,7 +261,13 @@ def same(left: Any, right: Any, meter: Meter) -> bool:
 def is_one_of(operands: Iterable[Any]) -> Question:
     """Equality with one of several scalars, at the price of one."""
     keys = frozenset(scalar_key(operand) for operand in operands)
-    return lambda value, meter: (key := scalar_key(value)) is not None and key in keys
+
+    def ask(value: Any, meter: Meter) -> bool:
+        if isinstance(value, str):
+            meter.charge(len(value) // TEXT_PER_STEP)
+        return (key := scalar_key(value)) is not None and key in keys
+
+    return Question(ask, 5)
 
 
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
@@ -230,46 +284,49 @@ def is_ordered(name: str) -> Callable[[Any], Question]:
 
     def build(operand: Any) -> Question:
         if isinstance(operand, str):
-            return lambda value, meter: isinstance(value, str) and compare(value, operand)
-        return lambda value, meter: (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and compare(value, operand)
+            steps = 1 + len(operand) // TEXT_PER_STEP
+            return Question(lambda value, meter: isinstance(value, str) and compare(value, operand), steps)
+        return Question(
+            lambda value, meter: (
+                isinstance(value, (int, float)) and not isinstance(value, bool) and compare(value, operand)
+            ),
+            2,
         )
 
     return build
 
 
 def starts_with(operand: str) -> Question:
-    return lambda value, meter: isinstance(value, str) and value.startswith(operand)
+    steps = 1 + len(operand) // TEXT_PER_STEP
+    return Question(lambda value, meter: isinstance(value, str) and value.startswith(operand), steps)
 
 
 def ends_with(operand: str) -> Question:
-    return lambda value, meter: isinstance(value, str) and value.endswith(operand)
+    steps = 1 + len(operand) // TEXT_PER_STEP
+    return Question(lambda value, meter: isinstance(value, str) and value.endswith(operand), steps)
 
 
 def contains(operand: Any) -> Question:
     """A string contains a string; an array contains an equal member."""
-    is_equal = equals(operand)
+    is_equal, steps = equals(operand)
 
     def ask(value: Any, meter: Meter) -> bool:
         if isinstance(value, str):
-            meter.charge(len(value) // 64)
-            return isinstance(operand, str) and operand in value
+            if not isinstance(operand, str):
+                return False
+            meter.charge(searching_steps(value, operand))
+            return operand in value
         if isinstance(value, list):
-            meter.charge(len(value))
-            return any(is_equal(member, meter) for member in value)
+            for start in range(0, len(value), CHUNK):
+                chunk = value[start : start + CHUNK]
+                meter.charge((STEPS_PER_VALUE + steps) * len(chunk))
+                if any(is_equal(member, meter) for member in chunk):
+                    return True
         return False
 
-    return ask
+    return Question(ask, 2)
 
 
-def matches(expression: Any) -> Question:
-    """A regular expression is found in a string. RE2 is linear in the text; the factor is the size of its program."""
-    steps_per_character = 1 + expression.programsize // 16
-
-    def ask(value: Any, meter: Meter) -> bool:
-        if not isinstance(value, str):
-            return False
-        meter.charge(16 + steps_per_character * len(value))
-        return expression.search(value.encode("utf-8", "surrogatepass")) is not None
-
-    return ask
+def matches(regex: Regex) -> Question:
+    """A regular expression is found in a string."""
+    return Question(lambda value, meter: isinstance(value, str) and regex.is_found(value, meter))

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from connections import mapping
+from connections.metering import EVENT_STEPS, RULE_STEPS, Meter, OutOfWorkError, reading_steps, share_out
 from delivery import publishing
-from delivery.models import event_time
+from delivery.models import Rule, event_time
 from delivery.routing import CompiledRule, Routing
 from workspaces import ids
 from workspaces.models import Workspace
+
+EVALUATION_LIMIT = "evaluation_limit"
+STEPS_PER_RULE = 60
+"""What a rule costs that asks nothing: its entry, and the row of its delivery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,7 @@ class Fact:
     workspace_id: uuid.UUID
     type: str
     payload: str
-    stamp: int
+    stamp: int = 0
 
 
 class NewDelivery(NamedTuple):
@@ -63,6 +68,8 @@ class Routed:
 
     fact: Fact
     considered: list[Shaped]
+    steps: int
+    """What it cost, see `connections.metering`."""
 
     @property
     def deliveries(self) -> list[NewDelivery]:
@@ -79,12 +86,40 @@ def delivery_id(event_id: uuid.UUID, rule_id: uuid.UUID) -> uuid.UUID:
 
 
 def evaluate(fact: Fact, rules: Routing) -> Routed:
-    """Decide what every rule that names the event's type makes of it."""
+    """Decide what every rule that names the event's type makes of it, within what one event may cost."""
     named = rules.named(fact.type)
-    context: dict[str, Any] = {}
-    if any(rule.reads_event for rule in named):
+    live = [rule for rule in named if rule.is_live]
+    context, reading = {}, 0
+    if any(rule.reads_event for rule in live):
+        reading = reading_steps(fact.payload)
         context = context_of(fact.event_id, fact.type, json.loads(fact.payload), rules.workspace)
-    return Routed(fact, [shape(fact, rule, context) for rule in named])
+    shaped, spent = share_out(
+        live,
+        EVENT_STEPS - reading,
+        lambda rule, meter: shape(fact, rule, context, meter),
+        lambda rule, meter: give_up(fact, rule, meter),
+    )
+    made = iter(shaped)
+    considered = [next(made) if rule.is_live else Shaped(rule.entry | {"result": "disabled"}) for rule in named]
+    return Routed(fact, considered, reading + spent)
+
+
+def evaluate_one(fact: Fact, compiled: CompiledRule, rules: Routing, payload: Any) -> Shaped:
+    """Decide what one rule, in use or not, makes of an event beside its workspace's others, as `evaluate` would."""
+    context = context_of(fact.event_id, fact.type, payload, rules.workspace)
+    steps = EVENT_STEPS - (reading_steps(fact.payload) if compiled.reads_event else 0)
+    beside = [rule for rule in rules.named(fact.type) if rule.is_live and rule.rule.pk != compiled.rule.pk]
+    try:
+        return shape(fact, compiled, context, Meter(min(RULE_STEPS, steps // (len(beside) + 1))))
+    except OutOfWorkError:
+        live = sorted([compiled, *beside], key=lambda rule: rule.rule.pk)
+        shaped, _ = share_out(
+            live,
+            steps,
+            lambda rule, meter: shape(fact, rule, context, meter),
+            lambda rule, meter: give_up(fact, rule, meter),
+        )
+        return shaped[live.index(compiled)]
 
 
 def context_of(event_id: uuid.UUID, event_type: str, payload: Any, workspace: Workspace) -> dict[str, Any]:
@@ -100,19 +135,17 @@ def context_of(event_id: uuid.UUID, event_type: str, payload: Any, workspace: Wo
     }
 
 
-def shape(fact: Fact, compiled: CompiledRule, context: dict[str, Any]) -> Shaped:
-    """Decide what a rule whose pattern names the event makes of it."""
+def shape(fact: Fact, compiled: CompiledRule, context: dict[str, Any], meter: Meter) -> Shaped:
+    """Decide what a live rule whose pattern names the event makes of it. Raises OutOfWorkError."""
     rule, entry = compiled.rule, compiled.entry
-    if not rule.enabled or rule.connection.status == "deleted":
-        return Shaped(entry | {"result": "disabled"})
-    if compiled.filter is not None:
-        clause = compiled.filter.explain(context)
-        if clause is not None:
-            return Shaped(entry | {"result": "filtered", "clause": clause.as_dict()})
+    meter.charge(STEPS_PER_RULE)
+    clause = compiled.failed_clause(context, meter)
+    if clause is not None:
+        return Shaped(entry | {"result": "filtered", "clause": clause.as_dict()})
     made = delivery_id(fact.event_id, rule.pk)
     entry = entry | {"delivery": ids.encode(ids.DELIVERY, made)}
     try:
-        body = compiled.shaped_body(context)
+        body = compiled.shaped_body(context, meter)
     except mapping.MappingFailed as error:
         dead = _delivery(made, fact, compiled, None, "dead", "mapping_failed", str(error))
         return Shaped(entry | {"result": "mapping_failed", "reason": str(error)}, dead)
@@ -121,6 +154,22 @@ def shape(fact: Fact, compiled: CompiledRule, context: dict[str, Any]) -> Shaped
         held = _delivery(made, fact, compiled, body, "held", status, reason)
         return Shaped(entry | {"result": "held", "reason": status}, held)
     return Shaped(entry | {"result": "matched"}, _delivery(made, fact, compiled, body, "pending"))
+
+
+def give_up(fact: Fact, compiled: CompiledRule, meter: Meter) -> Shaped:
+    """A dead letter for what the rule could not decide within its steps: that is not the same as no match."""
+    made = delivery_id(fact.event_id, compiled.rule.pk)
+    reason = limit_words(compiled.rule, meter)
+    entry = {"result": "evaluation_limit", "delivery": ids.encode(ids.DELIVERY, made), "reason": reason}
+    return Shaped(
+        compiled.entry | entry | {"steps": meter.given},
+        _delivery(made, fact, compiled, None, "dead", EVALUATION_LIMIT, reason),
+    )
+
+
+def limit_words(rule: Rule, meter: Meter) -> str:
+    """Which rule, where in it, and what it had."""
+    return f"{rule.public_id}: {meter.at or 'the rule'} needs more than the {meter.given:,} steps that were left for it"
 
 
 def _delivery(

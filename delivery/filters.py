@@ -12,11 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import re2
-
 from connections.jsonvalues import written_size
-from connections.metering import Meter, OutOfWorkError
-from delivery.clauses import Clause
+from connections.metering import RULE_STEPS, Meter
+from delivery.clauses import Clause, preview
 from delivery.conditions import (
     All,
     Comparison,
@@ -33,6 +31,7 @@ from delivery.conditions import (
     matches,
     starts_with,
 )
+from delivery.regexes import compile_regex
 from workspaces.jsonpaths import pointer, split_path
 from workspaces.strictjson import InvalidJson, check_value
 
@@ -46,10 +45,6 @@ MAX_NODES = 200
 MAX_LIST = 200
 MAX_SOURCE_SIZE = 65_536
 MAX_REGEX_LENGTH = 512
-REGEX_MEMORY_BYTES = 512 * 1024
-"""RE2 holds its program and its cache of states within this, and refuses a pattern that does not fit."""
-MAX_STEPS = 1_000_000
-"""Work of one evaluation: 200 nodes on any ordinary payload take below 10,000. The worst lasts about 0.2 s."""
 
 
 class FilterError(ValueError):
@@ -67,18 +62,15 @@ class Filter:
 
     root: Condition
 
-    def explain(self, context: dict[str, Any]) -> Clause | None:
+    def explain(self, context: dict[str, Any], meter: Meter | None = None) -> Clause | None:
         """None if `context` (`{event, payload, workspace}`) matches, else the first clause that failed.
 
-        Never raises. A filter that would take too long has not matched, and says so in a clause of its own.
+        Raises OutOfWorkError, and nothing else: what cannot be decided is no answer. `meter.at` is then the clause.
         """
-        try:
-            return self.root.explain(context, Meter(MAX_STEPS))
-        except OutOfWorkError:
-            return Clause("", "limit", f"at most {MAX_STEPS:,} steps", "the filter needs more on this event", True)
+        return self.root.explain(context, Meter(RULE_STEPS) if meter is None else meter)
 
     def matches(self, context: dict[str, Any]) -> bool:
-        """Does `context` match? Never raises."""
+        """Does `context` match? Raises OutOfWorkError."""
         return self.explain(context) is None
 
 
@@ -155,7 +147,7 @@ class _Compiler:
             return self.read_group(name, operand, place)
         if name == "$not":
             self.count(place)
-            return Negation(place.path, operand, self.read(operand, place))
+            return Negation(place.path, preview(operand), self.read(operand, place))
         operator = _OPERATORS.get(name)
         if operator is None:
             raise place.error(f"unknown operator; known are {', '.join([*_OPERATORS, '$and', '$or', '$not'])}")
@@ -171,7 +163,7 @@ class _Compiler:
         if name == "$and":
             return self.join(parts, place)
         self.count(place)
-        return Either(place.path, operand, tuple(parts))
+        return Either(place.path, preview(operand), tuple(parts))
 
     def join(self, parts: list[Condition], place: _Place) -> Condition:
         if len(parts) == 1:
@@ -202,7 +194,7 @@ _Operator = Callable[[str, Any, _Place], Condition]
 
 
 def _equality(name: str, operand: Any, place: _Place) -> Condition:
-    return Comparison(place.path, name, operand, equals(operand), negative=name == "$neq")
+    return Comparison(place.path, name, preview(operand), equals(operand), negative=name == "$neq")
 
 
 def _membership(name: str, operand: Any, place: _Place) -> Condition:
@@ -211,13 +203,13 @@ def _membership(name: str, operand: Any, place: _Place) -> Condition:
     for index, member in enumerate(operand):
         if isinstance(member, (dict, list)):
             raise place.below(index).error("must be a string, a number, true, false or null")
-    return Comparison(place.path, name, operand, is_one_of(operand), negative=name == "$nin")
+    return Comparison(place.path, name, preview(operand), is_one_of(operand), negative=name == "$nin")
 
 
 def _order(name: str, operand: Any, place: _Place) -> Condition:
     if isinstance(operand, bool) or not isinstance(operand, (int, float, str)):
         raise place.error("takes a number or a string")
-    return Comparison(place.path, name, operand, is_ordered(name)(operand))
+    return Comparison(place.path, name, preview(operand), is_ordered(name)(operand))
 
 
 def _existence(name: str, operand: Any, place: _Place) -> Condition:
@@ -229,14 +221,14 @@ def _existence(name: str, operand: Any, place: _Place) -> Condition:
 def _containment(name: str, operand: Any, place: _Place) -> Condition:
     if isinstance(operand, (dict, list)):
         raise place.error("takes a string, a number, true, false or null")
-    return Comparison(place.path, name, operand, contains(operand), open_arrays=False)
+    return Comparison(place.path, name, preview(operand), contains(operand), open_arrays=False)
 
 
 def _text(build: Callable[[str], Question]) -> _Operator:
     def read(name: str, operand: Any, place: _Place) -> Condition:
         if not isinstance(operand, str) or not operand:
             raise place.error("takes a string of at least one character")
-        return Comparison(place.path, name, operand, build(operand))
+        return Comparison(place.path, name, preview(operand), build(operand))
 
     return read
 
@@ -244,16 +236,11 @@ def _text(build: Callable[[str], Question]) -> _Operator:
 def _regex(name: str, operand: Any, place: _Place) -> Condition:
     if not isinstance(operand, str) or not 0 < len(operand) <= MAX_REGEX_LENGTH:
         raise place.error(f"takes a regular expression of 1 to {MAX_REGEX_LENGTH} characters")
-    options = re2.Options()
-    options.max_mem = REGEX_MEMORY_BYTES
-    options.log_errors = False
-    options.never_capture = True
     try:
-        expression = re2.compile(operand.encode(), options)
-    except re2.error as error:
-        reason = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
-        raise place.error(f"not a regular expression of RE2: {reason}") from None
-    return Comparison(place.path, name, operand, matches(expression))
+        regex = compile_regex(operand)
+    except ValueError as error:
+        raise place.error(f"not a regular expression of RE2: {error}") from None
+    return Comparison(place.path, name, preview(operand), matches(regex))
 
 
 _OPERATORS: dict[str, _Operator] = {

@@ -17,9 +17,11 @@ from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, Q
 
 from connections import mapping
+from connections.metering import RULE_STEPS, Meter, OutOfWorkError
 from connections.models import Connection
 from connections.providers.base import Outcome
 from delivery import evaluation, publishing
+from delivery.evaluation import EVALUATION_LIMIT
 from delivery.models import Attempt, Delivery, Payload
 from delivery.routing import CompiledRule
 from workspaces import ids
@@ -30,9 +32,13 @@ REOPENABLE = (Delivery.Status.DEAD, Delivery.Status.SUCCEEDED)
 """`cancelled` is final: somebody, or a deletion, decided against it, or another delivery stands in its place."""
 ORIGINAL, CURRENT = "original", "current"
 REJECTED, UNCERTAIN, MAPPING_FAILED = "rejected", "uncertain", "mapping_failed"
+UNSHAPED = (MAPPING_FAILED, EVALUATION_LIMIT)
+"""Causes of dead letters that have no body: nothing was ever sent of them."""
+FILTERED = "filtered"
 
 NOT_KEPT = "The event's payload is not kept any more."
 STILL_FAILS = "The rule's mapping still fails for this event"
+DOES_NOT_MATCH = "The rule's filter does not match this event"
 CHANGED = "It was changed at the same moment; look again."
 
 
@@ -95,7 +101,8 @@ def send_again(delivery_ids: Sequence[uuid.UUID], terms: Terms = BY_CAUSE) -> Se
     """Send again those of these deliveries that can be.
 
     What is open then is pending and due, or held where its connection is, with a fresh budget. A reopened delivery goes
-    on with its attempt numbers. An id that does not exist is refused like one that was changed meanwhile.
+    on with its attempt numbers. An id that does not exist is refused like one that was changed meanwhile. One of which
+    it was not known whether its rule matches, and whose rule does not, is refused as `filtered`, and ended so.
     """
     done = SentAgain()
     reopened: list[tuple[uuid.UUID, Shape | None]] = []
@@ -107,6 +114,7 @@ def send_again(delivery_ids: Sequence[uuid.UUID], terms: Terms = BY_CAUSE) -> Se
             reopened.append((delivery.pk, shape))
     with transaction.atomic():
         written = _reopen(reopened, terms) + _replace(replaced, terms)
+        _end_filtered({old: each.words for old, each in done.refused.items() if each.reason == FILTERED}, terms)
     for old, workspace_id, connection_id, new in written:
         done.hints.append((workspace_id, connection_id, new))
         done.made[old] = new
@@ -162,7 +170,7 @@ def decide(delivery: Any, terms: Terms) -> Way | Refusal:
 
 
 def _way(delivery: Delivery, terms: Terms) -> Way:
-    if delivery.status == Delivery.Status.DEAD and delivery.cause == MAPPING_FAILED:
+    if delivery.status == Delivery.Status.DEAD and delivery.cause in UNSHAPED:
         return Way.RESHAPE
     is_rejected = delivery.status == Delivery.Status.DEAD and delivery.cause == REJECTED
     wanted = terms.mapping or (CURRENT if is_rejected else ORIGINAL)
@@ -218,16 +226,20 @@ def _plan(
 
 
 def shape_now(delivery: Delivery) -> Shape | Refusal:
-    """What today's rule makes of the delivery's event."""
+    """What today's rule makes of the delivery's event. Whether it matches is asked where that was never decided."""
     text = Payload.objects.filter(pk=delivery.event_id, erased_at=None).values_list("body", flat=True).first()
     if text is None:
         return Refusal("payload_gone", NOT_KEPT)
     context = evaluation.context_of(delivery.event_id, delivery.event_type, json.loads(text), delivery.workspace)
-    compiled = CompiledRule(delivery.rule)
+    compiled, meter = CompiledRule(delivery.rule), Meter(RULE_STEPS)
     try:
-        return Shape(compiled.shaped_body(context), delivery.rule.action, compiled.frozen)
+        if delivery.cause == EVALUATION_LIMIT and (clause := compiled.failed_clause(context, meter)):
+            return Refusal(FILTERED, f"{DOES_NOT_MATCH}: {clause.path} {clause.operator}".rstrip())
+        return Shape(compiled.shaped_body(context, meter), delivery.rule.action, compiled.frozen)
     except mapping.MappingFailed as error:
         return Refusal(MAPPING_FAILED, f"{STILL_FAILS}: {error}")
+    except OutOfWorkError:
+        return Refusal(EVALUATION_LIMIT, evaluation.limit_words(delivery.rule, meter))
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -250,7 +262,7 @@ FROM unnest(%(ids)s::uuid[], %(reshaped)s::boolean[], %(bodies)s::text[], %(acti
     AS w (id, reshaped, body, action, frozen), connections c
 WHERE d.id = w.id AND d.id = ANY(%(ids)s::uuid[]) AND d.status IN ('dead', 'succeeded') AND d.replaced_by_id IS NULL
     AND c.id = d.connection_id AND c.workspace_id = d.workspace_id AND c.status <> 'deleted'
-    AND (w.reshaped OR d.status = 'succeeded' OR d.cause <> '{MAPPING_FAILED}')
+    AND (w.reshaped OR d.status = 'succeeded' OR d.cause <> ALL(%(unshaped)s))
     AND (d.body IS NOT NULL OR {_KEPT})
 RETURNING d.id, d.workspace_id, d.connection_id, d.id
 """
@@ -270,9 +282,25 @@ def _reopen(deliveries: Sequence[tuple[uuid.UUID, Shape | None]], terms: Terms) 
                 "actions": [shape.action if shape else None for shape in shapes],
                 "frozen": [shape.frozen if shape else None for shape in shapes],
                 "replay": terms.replay_id,
+                "unshaped": list(UNSHAPED),
             },
         )
         return list(cursor.fetchall())
+
+
+_END_FILTERED = f"""
+UPDATE deliveries d SET status = 'cancelled', cause = '{FILTERED}', detail = w.detail, finished_at = clock_timestamp(),
+    replay_id = %(replay)s, replayed_at = clock_timestamp()
+FROM unnest(%(ids)s::uuid[], %(details)s::text[]) AS w (id, detail)
+WHERE d.id = w.id AND d.id = ANY(%(ids)s::uuid[]) AND d.status = 'dead' AND d.cause = '{EVALUATION_LIMIT}'
+"""
+
+
+def _end_filtered(details: dict[uuid.UUID, str], terms: Terms) -> None:
+    if details:
+        with connection.cursor() as cursor:
+            given = {"ids": list(details), "details": list(details.values()), "replay": terms.replay_id}
+            cursor.execute(_END_FILTERED, given)
 
 
 _REPLACE = """

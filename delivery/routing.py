@@ -13,9 +13,10 @@ from functools import cached_property
 from typing import Any
 
 from connections import mapping, providers, shaping
+from connections.metering import Meter
 from connections.providers.base import Action
 from delivery import matching
-from delivery.models import Rule
+from delivery.models import RoutingStamp, Rule
 from workspaces import ids
 from workspaces.models import Workspace
 
@@ -26,16 +27,29 @@ MOST_TYPES_KEPT = 1_000
 
 
 class CompiledRule:
-    """A rule with all that does not depend on the event. What does not compile raises at every use."""
+    """A rule with all that does not depend on the event. What does not compile raises at every use.
 
-    def __init__(self, rule: Rule) -> None:
+    Of its form `before`, filter and mapping are taken over where they were compiled and have not changed.
+    """
+
+    def __init__(self, rule: Rule, before: "CompiledRule | None" = None) -> None:
         self.rule = rule
+        if before is not None:
+            self._take_over(before)
         self.entry: dict[str, Any] = {
             "rule": rule.public_id,
             "version": rule.version,
             "connection": ids.encode(ids.CONNECTION, rule.connection_id),
         }
         """What the ledger says of the rule, whatever becomes of it."""
+
+    def _take_over(self, before: "CompiledRule") -> None:
+        compiled, rule, old = vars(before), self.rule, before.rule
+        if "filter" in compiled and rule.filter == old.filter:
+            self.filter = before.filter
+        of_mapping = [(each.mapping, each.action, each.connection.type) for each in (rule, old)]
+        if "mapping" in compiled and of_mapping[0] == of_mapping[1]:
+            self.mapping = before.mapping
 
     @cached_property
     def reads_event(self) -> bool:
@@ -62,12 +76,23 @@ class CompiledRule:
         connection = self.rule.connection
         return json.dumps(providers.get(connection.type).frozen_config(connection.config))
 
-    def shaped_body(self, context: dict[str, Any]) -> str | None:
-        """The JSON text that the rule's mapping makes, or None without a mapping. Raises `mapping.MappingFailed`."""
+    @property
+    def is_live(self) -> bool:
+        return self.rule.enabled and self.rule.connection.status != "deleted"
+
+    def failed_clause(self, context: dict[str, Any], meter: Meter) -> matching.Clause | None:
+        """The first clause of the filter that does not hold, if any. Raises `metering.OutOfWorkError`."""
+        return None if self.filter is None else self.filter.explain(context, meter)
+
+    def shaped_body(self, context: dict[str, Any], meter: Meter) -> str | None:
+        """The JSON text that the rule's mapping makes, or None without a mapping.
+
+        Raises `mapping.MappingFailed`, `metering.OutOfWorkError`.
+        """
         if self.mapping is None:
             return None
         try:
-            shaped = self.mapping.apply(context)
+            shaped = self.mapping.apply(context, meter)
         except mapping.MappingFailed as failure:
             raise _explained(self, failure) from None
         return json.dumps(shaped, ensure_ascii=False, separators=(",", ":"))
@@ -88,10 +113,11 @@ def _explained(compiled: CompiledRule, failure: mapping.MappingFailed) -> mappin
 class Routing:
     """The live rules of one workspace, as they were at a stamp or a little later."""
 
-    def __init__(self, stamp: int, workspace: Workspace, rules: list[Rule]) -> None:
+    def __init__(self, stamp: int, workspace: Workspace, rules: list[Rule], before: "Routing | None" = None) -> None:
         self.stamp = stamp
         self.workspace = workspace
-        self.rules = [CompiledRule(rule) for rule in rules]
+        compiled = {each.rule.pk: each for each in before.rules} if before else {}
+        self.rules: list[CompiledRule] = [CompiledRule(rule, compiled.get(rule.pk)) for rule in rules]
         self._by_type: dict[str, list[CompiledRule]] = {}
 
     def named(self, event_type: str) -> list[CompiledRule]:
@@ -108,6 +134,12 @@ class Routing:
 _kept: dict[uuid.UUID, Routing] = {}
 """The least lately used first."""
 _lock = threading.Lock()
+
+
+def current(workspace_id: uuid.UUID) -> Routing:
+    """The rules of a workspace as they are now."""
+    stamp = RoutingStamp.objects.filter(workspace_id=workspace_id).values_list("stamp", flat=True).first() or 0
+    return routings_of({workspace_id: stamp})[workspace_id]
 
 
 def kept(workspace_id: uuid.UUID, stamp: int) -> Routing | None:
@@ -142,7 +174,7 @@ def _load(stamps: Mapping[uuid.UUID, int]) -> dict[uuid.UUID, Routing]:
     for rule in live.select_related("connection").order_by("id"):
         rules.setdefault(rule.workspace_id, []).append(rule)
     workspaces = Workspace.objects.in_bulk(stamps)
-    return {key: Routing(stamp, workspaces[key], rules.get(key, [])) for key, stamp in stamps.items()}
+    return {key: Routing(stamp, workspaces[key], rules.get(key, []), _kept.get(key)) for key, stamp in stamps.items()}
 
 
 def _drop_beyond(most: int) -> None:

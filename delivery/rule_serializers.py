@@ -98,8 +98,8 @@ class PreviewOut(serializers.Serializer[Any]):
 class TrialOut(serializers.Serializer[Any]):
     matched = serializers.BooleanField()
     reason = serializers.ChoiceField(
-        ("", "event", "filter", "mapping_failed", "unsendable"),
-        help_text="What did not match (the event pattern, the filter), or why nothing could be sent.",
+        ("", "event", "filter", "evaluation_limit", "mapping_failed", "unsendable"),
+        help_text="What did not match (the event pattern, the filter), or why nothing could be decided or sent.",
     )
     detail = serializers.CharField(help_text="The reason in words.")
     clause = serializers.DictField(allow_null=True, help_text="The clause of the filter that failed.")

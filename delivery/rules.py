@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 
 from connections import mapping, providers, shaping
 from connections.models import Connection
-from delivery import evaluation, matching, preview
+from delivery import evaluation, matching, preview, routing
 from delivery.models import Rule
 from delivery.routing import CompiledRule
 from meshes.api import Problem
 from workspaces.models import Workspace
-
-MOST_RULES = 1_000
-"""Rules of one workspace: fan-out looks at all of them for every event."""
 
 Mistake = dict[str, str]
 
@@ -27,8 +25,10 @@ Mistake = dict[str, str]
 
 def create(workspace: Workspace, fields: Mapping[str, Any]) -> Rule:
     """A new rule. `fields` are validated in form; raises Problem 422 for what is wrong in what they say."""
-    if Rule.objects.filter(workspace=workspace, deleted_at=None)[:MOST_RULES].count() >= MOST_RULES:
-        raise Problem(422, errors=[_mistake("", f"A workspace has at most {MOST_RULES:,} rules.", "limit")])
+    most = settings.MESHES_RULES_PER_WORKSPACE
+    if Rule.objects.filter(workspace=workspace, deleted_at=None)[:most].count() >= most:
+        detail = f"A workspace has at most {most:,} rules (MESHES_RULES_PER_WORKSPACE); delete one first."
+        raise Problem(422, errors=[_mistake("", detail, "limit")])
     rule = Rule(workspace=workspace)
     _fill(rule, fields)
     rule.save(force_insert=True)
@@ -135,15 +135,13 @@ def try_rule(rule: Rule, event_id: uuid.UUID, event_type: str, payload: Any, pay
     """Try a rule on an event, as fan-out would. Sends nothing, stores nothing, opens no credential."""
     if not matching.pattern_matches(rule.event, event_type):
         return Trial(False, "event", f"The rule is for {rule.event}.")
-    context = evaluation.context_of(event_id, event_type, payload, rule.workspace)
-    if rule.filter is not None:
-        clause = matching.compile_filter(rule.filter).explain(context)
-        if clause is not None:
-            return Trial(False, "filter", "A clause of the filter failed.", clause.as_dict())
-    try:
-        body = CompiledRule(rule).shaped_body(context)
-    except mapping.MappingFailed as error:
-        return Trial(True, "mapping_failed", str(error))
+    fact = evaluation.Fact(event_id, rule.workspace_id, event_type, payload_text)
+    made = evaluation.evaluate_one(fact, CompiledRule(rule), routing.current(rule.workspace_id), payload)
+    if made.entry["result"] == "filtered":
+        return Trial(False, "filter", "A clause of the filter failed.", made.entry["clause"])
+    if made.entry["result"] in (evaluation.EVALUATION_LIMIT, "mapping_failed"):
+        return Trial(made.entry["result"] == "mapping_failed", made.entry["result"], made.entry["reason"])
+    body = made.delivery.body if made.delivery else None
     draft = preview.Draft(
         evaluation.delivery_id(event_id, rule.pk), event_id, event_type, body or payload_text, rule.action
     )

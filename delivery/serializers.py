@@ -12,7 +12,7 @@ from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField
 from meshes.api import PublicIdField, StrictSerializer
 from workspaces import clock, ids
 
-ROUTING_RESULTS = ("matched", "filtered", "disabled", "held", "mapping_failed", "expired", "erased")
+ROUTING_RESULTS = ("matched", "filtered", "disabled", "held", "mapping_failed", "evaluation_limit", "expired", "erased")
 
 
 class EventIn(StrictSerializer):
@@ -186,6 +186,7 @@ class RoutingOut(serializers.Serializer[Any]):
     delivery = serializers.CharField(required=False)
     clause = serializers.DictField(required=False, help_text="The clause of the filter that failed.")
     reason = serializers.CharField(required=False)
+    steps = serializers.IntegerField(required=False, help_text="Of `evaluation_limit`: what was left for the rule.")
 
 
 class EventDetailOut(EventOut):

@@ -200,6 +200,8 @@ MESHES_INGEST_RATE = envint("MESHES_INGEST_RATE", 1_000)
 """Events per second that one workspace may post, unless the workspace brings its own rate."""
 MESHES_INGEST_KEY_RATE = envint("MESHES_INGEST_KEY_RATE", 10_000)
 """Events per second that one key may post, to all its workspaces together."""
+MESHES_RULES_PER_WORKSPACE = envint("MESHES_RULES_PER_WORKSPACE", 500)
+"""Rules that a workspace may have when one more is made: all of them share what one event may cost."""
 MESHES_BACKLOG_LIMIT = envint("MESHES_BACKLOG_LIMIT", 1_000_000)
 """Open deliveries and unrouted events of one workspace above which new events are answered 429."""
 MESHES_SIGNING_SECRETS = "connections.signing.KeySigningSecrets"

@@ -178,7 +178,11 @@ class DeadLetterAdmin(DeliveriesAdmin):
     list_filter = (
         WorkspaceFilter,
         ConnectionFilter,
-        by_choice("cause", "cause", ("exhausted", "rejected", "uncertain", "our_fault", "poison", "mapping_failed")),
+        by_choice(
+            "cause",
+            "cause",
+            ("exhausted", "rejected", "uncertain", "our_fault", "poison", "mapping_failed", "evaluation_limit"),
+        ),
         TypeFilter,
         PeriodFilter,
     )

@@ -30,6 +30,7 @@ _CAUSES = {
     "our_fault": "An error in Meshes itself has ended its attempts.",
     "poison": "It has lost five workers.",
     "mapping_failed": "The rule's mapping could not shape the event.",
+    "evaluation_limit": "The rule's filter or mapping needs more work on the event than one rule may take.",
     "worker_lost": "The worker of its last attempt was lost.",
     "paused": "The connection is paused.",
     "disabled": "The connection is disabled.",
@@ -40,6 +41,7 @@ _CAUSES = {
     "cancelled_by_user": "Somebody cancelled it.",
     "replaced": "A new delivery stands in its place.",
     "erased": "The event's payload was erased.",
+    "filtered": "The rule's filter does not match the event.",
     "expired": "The event became older than the retention period.",
 }
 
@@ -75,6 +77,8 @@ def ledger_entry(entry: Mapping[str, Any]) -> str:
         case "held":
             why = _CAUSES.get(str(entry.get("reason")), f"The connection was {_plain(entry.get('reason'))}.")
             return f"Matched; the delivery is held. {why}"
+        case "evaluation_limit":
+            return f"It was not decided whether the rule matches: {entry.get('reason', '')}"
         case "mapping_failed":
             return f"Matched, but the mapping failed: {entry.get('reason', '')}"
         case other:

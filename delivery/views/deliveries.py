@@ -51,8 +51,10 @@ class DeliveryViewSet(TenantViewSet):
         delivery = self.get_object()
         terms = reopening.Terms(**self.read(ReplayTermsIn))
         sent = reopening.send_again([delivery.pk], terms)
-        if delivery.pk in sent.refused:
-            raise Problem(409, detail=sent.refused[delivery.pk].words)
+        if refusal := sent.refused.get(delivery.pk):
+            if refusal.reason == reopening.FILTERED:
+                return self._show(id, 202)
+            raise Problem(409, detail=refusal.words)
         publishing.publish_deliveries(sent.hints)
         return self._show(ids.encode(ids.DELIVERY, sent.made[delivery.pk]), 202)
 

@@ -213,6 +213,6 @@ def _request(delivery: Delivery, shape: reopening.Shape | None, *, is_new: bool)
         delivery.frozen if shape is None else json.loads(shape.frozen),
         ids.encode(ids.REPLAY, uuid.UUID(int=0)),
     )
-    was_shaped = delivery.cause != reopening.MAPPING_FAILED
+    was_shaped = delivery.cause not in reopening.UNSHAPED
     difference = comparing.differences(before, after, MOST_DIFFERENCES) if was_shaped and shape else []
     return {**preview.try_render(delivery.connection, draft), "difference": difference}

@@ -20,7 +20,8 @@ TONES = {
     "good": "active succeeded delivered routed matched completed closed live granted enabled",
     "busy": "pending in_flight accepted running half_open waiting",
     "warn": "held paused retry uncertain open expiring replaced",
-    "bad": "dead disabled needs_reauth credential_error rejected broken mapping_failed poisoned refused",
+    "bad": "dead disabled needs_reauth credential_error rejected broken mapping_failed evaluation_limit poisoned"
+    " refused",
 }
 _TONE_OF = {state: tone for tone, states in TONES.items() for state in states.split()}
 
