@@ -16,6 +16,7 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Q
 
+from connections.metering import OutOfWorkError
 from delivery import cancelling, evaluation
 from delivery.filters import Filter
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
@@ -25,6 +26,14 @@ BATCH = 100
 """Events of one transaction: at most 25 MB of payloads are read at once."""
 BUDGET_SECONDS = 5.0
 """How long one request looks; the next one goes on where it stopped."""
+
+
+class UndecidedError(Exception):
+    """Whether an event matches needs more steps than a filter may take, so nothing is said to be erased of it."""
+
+    def __init__(self, event_id: uuid.UUID) -> None:
+        super().__init__(str(event_id))
+        self.event_id = event_id
 
 
 @dataclass(slots=True)
@@ -51,7 +60,8 @@ def erase_events(workspace: Workspace, event_ids: Sequence[uuid.UUID], now: date
 def erase_matching(workspace: Workspace, wanted: Filter, period: Q, after: uuid.UUID | None, now: datetime) -> Erased:
     """Erase the events that a filter matches, in the order of their ids, for at most five seconds.
 
-    `period` bounds the events' ids. Payloads that are not kept any more are passed over.
+    `period` bounds the events' ids. Payloads that are not kept any more are passed over. Raises UndecidedError; what
+    came before is erased.
     """
     ended = time.monotonic() + BUDGET_SECONDS
     done = Erased(next=after)
@@ -74,7 +84,11 @@ def _matching(workspace: Workspace, wanted: Filter, types: dict[uuid.UUID, str])
     matching = []
     for event_id, body in kept.order_by("pk").values_list("pk", "body"):
         context = evaluation.context_of(event_id, types[event_id], json.loads(body), workspace)
-        if wanted.explain(context) is None:
+        try:
+            is_wanted = wanted.matches(context)
+        except OutOfWorkError:
+            raise UndecidedError(event_id) from None
+        if is_wanted:
             matching.append(event_id)
     return matching
 

@@ -63,9 +63,11 @@ class ErasureView(Endpoint):
         if "events" in given:
             done = erasure.erase_events(workspace, given["events"], now)
         else:
-            done = erasure.erase_matching(
-                workspace, _compiled(given["match"]), period_bounds(given), given.get("after"), now
-            )
+            wanted = _compiled(given["match"])
+            try:
+                done = erasure.erase_matching(workspace, wanted, period_bounds(given), given.get("after"), now)
+            except erasure.UndecidedError as error:
+                raise _too_dear(error) from None
         return Response(ErasureOut(done).data)
 
 
@@ -74,6 +76,14 @@ def _compiled(document: dict[str, Any]) -> matching.Filter:
         return matching.compile_filter(document)
     except matching.FilterError as error:
         raise invalid(f"/match{error.pointer}", error.message, "filter") from None
+
+
+def _too_dear(error: erasure.UndecidedError) -> Exception:
+    event = ids.encode(ids.EVENT, error.event_id)
+    detail = (
+        f"Whether {event} matches needs more work than a filter may cause; match on less. Events before it are erased."
+    )
+    return invalid("/match", detail, "evaluation_limit")
 
 
 def _refusal(field: str, detail: str, rule: str) -> ValidationError:

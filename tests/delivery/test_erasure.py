@@ -173,3 +173,18 @@ def test_a_foreign_workspace_is_an_unknown_one(workspace):
 
 def test_erasure_needs_the_scope_admin(workspace):
     assert erase(account("config", "events:read", "events:write"), workspace, {"events": []}).status_code == 403
+
+
+def test_an_event_that_the_filter_cannot_decide_is_named_and_not_passed_over():
+    workspace = make_workspace()
+    first, large = make_event(workspace, {"l": []}), make_event(workspace, {"l": list(range(40_000))})
+    dear = {"$and": [{"payload.l": {"$neq": [1, 2, index]}} for index in range(22)]}
+    answer = account("admin", "events:write").post(f"/workspaces/{workspace.public_id}/erasures", {"match": dear})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert (error["pointer"], error["rule"]) == ("/match", "evaluation_limit")
+    assert large.public_id in error["detail"]
+    large.payload.refresh_from_db()
+    assert large.payload.erased_at is None
+    first.payload.refresh_from_db()
+    assert first.payload.erased_at is None  # of the same batch
