@@ -299,7 +299,7 @@ WHERE d.id = w.id AND d.id = ANY(%(ids)s::uuid[]) AND d.status = 'dead' AND d.ca
 def _end_filtered(details: dict[uuid.UUID, str], terms: Terms) -> None:
     if details:
         with connection.cursor() as cursor:
-            given = {"ids": list(details), "details": list(details.values()), "replay": terms.replay_id}
+            given: dict[str, Any] = {"ids": list(details), "details": list(details.values()), "replay": terms.replay_id}
             cursor.execute(_END_FILTERED, given)
 
 
