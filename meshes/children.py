@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 
@@ -24,7 +25,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What to run. ``environment`` is all of it. Both output streams are appended to ``log``; without one, ours."""
+    """What to run. ``environment`` is all of it. Both output streams are appended to ``log``; without one, ours.
+
+    Where the log cannot be opened, as on a full volume, the program runs all the same and its output is dropped.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -48,7 +52,7 @@ class Child:
         self.started_at = time.monotonic()
         account = f"{program.account.uid}:{program.account.gid}" if program.account else "-"
         bound = (str(DIE_WITH_PARENT), str(os.getpid()), str(int(program.orphan_signal)), account)
-        with program.log.open("ab") if program.log else nullcontext() as log:
+        with _open_log(program.log) if program.log else nullcontext() as log:
             self._process = subprocess.Popen(
                 (sys.executable, "-I", "-S", *bound, *program.command),
                 cwd=program.cwd,
@@ -120,5 +124,15 @@ def run(program: Program) -> None:
 
 
 def log_tail(log: Path, size: int = 2_000) -> str:
-    """The last ``size`` bytes of a log, for an error message."""
-    return log.read_bytes()[-size:].decode(errors="replace")
+    """The last ``size`` bytes of a log, for an error message; empty where there is none."""
+    try:
+        return log.read_bytes()[-size:].decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _open_log(log: Path) -> BinaryIO:
+    try:
+        return log.open("ab")
+    except OSError:
+        return open(os.devnull, "ab")

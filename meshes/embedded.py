@@ -12,6 +12,7 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from redis.retry import Retry
 
 from meshes.binaries import everyone_may_pass, postgres_binaries, valkey_binary
 from meshes.children import Account, Child, Program, log_tail, run, stop_together
+from meshes.private_files import write_private
 
 USER = DATABASE = "meshes"
 OWNER = "owner.lock"
@@ -137,7 +139,8 @@ class Postgres:
     def prepare(self) -> None:
         """Make the cluster unless it is there, and clear what a kill left: a half-made cluster, a lock file.
 
-        Raises ServerStartError where another server runs in the folder. The caller keeps a second one from starting.
+        Raises ServerStartError where another server runs in the folder, or where the cluster cannot be made, of which
+        then nothing is left. The caller keeps a second one from starting.
         """
         if (self.folder / "PG_VERSION").exists():
             self._remove_stale_lock()
@@ -146,9 +149,17 @@ class Postgres:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700, parents=True)
         _give(unfinished, self.account)
-        run(self._initdb(unfinished))
-        shutil.rmtree(self.folder, ignore_errors=True)
-        unfinished.rename(self.folder)
+        try:
+            run(self._initdb(unfinished))
+            shutil.rmtree(self.folder, ignore_errors=True)
+            unfinished.rename(self.folder)
+        except BaseException as error:
+            free = shutil.disk_usage(unfinished).free // 1_000_000
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if not isinstance(error, subprocess.CalledProcessError):
+                raise
+            words = f"initdb could not make a cluster in {self.folder}, which needs some 60 MB; {free} MB are free."
+            raise ServerStartError(f"{words}\n{log_tail(self.log)}") from error
 
     def wait_until_ready(self, still_runs: Callable[[], bool], seconds: float = 30) -> None:
         """Return when the database answers, creating it if need be. Raises ServerStartError."""
@@ -245,9 +256,7 @@ class Valkey:
             "appendonly": "no",
             "daemonize": "no",
         }
-        text = "".join(f"{name} {value}\n" for name, value in settings.items())
-        with open(self.folder / "valkey.conf", "w", opener=_open_private) as file:
-            file.write(text)
+        write_private(self.folder / "valkey.conf", "".join(f"{name} {value}\n" for name, value in settings.items()))
 
     def wait_until_ready(self, still_runs: Callable[[], bool], seconds: float = 10) -> None:
         """Return when it answers. Raises ServerStartError."""
@@ -333,7 +342,3 @@ def _is_postgres_in(folder: Path, process: psutil.Process) -> bool:
 def _give(folder: Path, account: Account | None) -> None:
     if account:
         os.chown(folder, account.uid, account.gid)
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

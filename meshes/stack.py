@@ -1,6 +1,7 @@
 """The whole stack as child processes: PostgreSQL, Valkey, web, workers, sweeper, Flower; for ``up`` and ``demo``."""
 
 import os
+import shutil
 import socket
 import sys
 import time
@@ -47,6 +48,8 @@ class Stack:
         self.supervisor = Supervisor(changed=self._pids_changed, report=report)
         self._sockets: Path | None = None
         self._ready = False
+        self._unpublished = ""
+        """Why ``stack.json`` does not say what is so, where it does not."""
 
     @property
     def api_url(self) -> str:
@@ -81,6 +84,8 @@ class Stack:
     def tend(self) -> None:
         """Start again what died."""
         self.supervisor.tend()
+        if self._unpublished:
+            self._publish()
 
     def stop(self) -> None:
         """Stop everything in order; data, logs and secrets stay in the folder. Does nothing to another's stack."""
@@ -89,8 +94,13 @@ class Stack:
         self._ready = False
         self.folder.withdraw()
         self.supervisor.stop()
-        self.folder.update_env({"DATABASE_URL": None, "REDIS_URL": None})
+        try:
+            self.folder.update_env({"DATABASE_URL": None, "REDIS_URL": None})
+        except OSError as error:
+            self.report(f"stack.env still names the servers of this run: {error.strerror}")
         self.folder.end_run()
+        if self._sockets is not None:  # of which run.json does not tell where it could not be written
+            shutil.rmtree(self._sockets, ignore_errors=True)
         self.folder.unlock()
 
     def state(self) -> dict[str, object]:
@@ -211,7 +221,18 @@ class Stack:
 
     def _pids_changed(self, _pids: dict[str, int]) -> None:
         if self._ready:
+            self._publish()
+
+    def _publish(self) -> None:
+        """Write ``stack.json`` now, or as soon as there is space for it."""
+        try:
             self.folder.publish(self.state())
+            self._unpublished = ""
+        except OSError as error:
+            words = f"stack.json is out of date until it can be written: {error.strerror}"
+            if words != self._unpublished:
+                self.report(words)
+            self._unpublished = words
 
 
 def answers_ok(port: int, path: str) -> bool:

@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from meshes.private_files import write_private
+
 PROJECT = Path(__file__).resolve().parent.parent
 RUN_ID = "MESHES_RUN_ID"
 """The environment variable by which every process of one run is known, also after its supervisor was killed."""
@@ -44,6 +46,8 @@ def prepare_for(command: str) -> None:
             folder.withdraw_stale()
         except PermissionError as error:
             sys.exit(f"{error.filename} is another user's; MESHES_DATA_DIR names another folder.")
+        except OSError as error:
+            sys.exit(f"{data_folder()} cannot be written: {error.strerror}.")
 
 
 class StackFolder:
@@ -149,13 +153,7 @@ class StackFolder:
         return log
 
     def _write_private(self, name: str, text: str) -> None:
-        """Replace a file as a whole; mkstemp makes it readable by its owner alone."""
-        descriptor, unfinished = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
-        with open(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, self.path / name)
+        write_private(self.path / name, text)
 
 
 def processes_of_run(run_id: str) -> list[psutil.Process]:

@@ -31,6 +31,7 @@ class _Post:
 class Supervisor:
     """Programs in stages: a later stage uses an earlier one, so stages stop in reverse order.
 
+    What dies is started again for ever, whatever it dies of: a full volume has space again some time.
     Has no thread of its own: the owner, on its main thread, calls ``tend`` every fraction of a second.
     """
 
@@ -86,6 +87,12 @@ class Supervisor:
     def _start_when_due(self, post: _Post) -> None:
         if time.monotonic() < post.start_at:
             return
-        post.child = Child(post.program)
+        try:
+            post.child = Child(post.program)
+        except OSError as error:  # no process, no memory, no descriptor: it will pass
+            post.failures += 1
+            post.start_at = time.monotonic() + restart_delay(post.failures)
+            self.report(f"{post.program.name} cannot be started yet: {error}")
+            return
         self.report(f"{post.program.name} is running again (pid {post.child.pid})")
         self.changed(self.pids())

@@ -3,6 +3,7 @@
 import signal
 import threading
 from argparse import ArgumentParser
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
@@ -38,8 +39,10 @@ class Command(BaseCommand):
         ]
         for thread in threads:
             thread.start()
-        self.stdout.write(f"{datetime.now(UTC):%H:%M:%S} sweeping: {', '.join(each.name for each in sweep.sweeps())}")
-        self.stdout.flush()
+        with suppress(OSError):  # the log's volume may be full: no reason not to sweep
+            names = ", ".join(each.name for each in sweep.sweeps())
+            self.stdout.write(f"{datetime.now(UTC):%H:%M:%S} sweeping: {names}")
+            self.stdout.flush()
         stopping.wait()
         for thread in threads:
             thread.join(timeout=10)

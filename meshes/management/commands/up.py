@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -24,7 +25,7 @@ class Command(BaseCommand):
         stack = self._stack()
         stop_on_signals()
         try:
-            stack.start()
+            self._start(stack)
             self._show(stack)
             while True:
                 stack.tend()
@@ -45,8 +46,16 @@ class Command(BaseCommand):
         folder = StackFolder(data_folder())
         return Stack(folder, os.environ, port=int(port), durable=True, report=self._report)
 
+    def _start(self, stack: Stack) -> None:
+        try:
+            stack.start()
+        except OSError as error:
+            raise CommandError(f"{stack.folder.path} cannot be written: {error.strerror}.") from error
+
     def _report(self, sentence: str) -> None:
-        self.stdout.write(f"{time.strftime('%H:%M:%S')}  {sentence}")
+        with suppress(OSError):  # the output may be a file on the volume that is full, or nobody's any more
+            self.stdout.write(f"{time.strftime('%H:%M:%S')}  {sentence}")
+            self.stdout.flush()
 
     def _show(self, stack: Stack) -> None:
         folder = stack.folder.path
