@@ -7,8 +7,10 @@ import sys
 from django.core.management import execute_from_command_line
 
 from meshes.stack_folder import prepare_for
+from meshes.startup import exit_where_misconfigured
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "meshes.settings")
     prepare_for(sys.argv[1] if len(sys.argv) > 1 else "help")
-    execute_from_command_line(sys.argv)
+    with exit_where_misconfigured():
+        execute_from_command_line(sys.argv)

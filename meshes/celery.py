@@ -9,9 +9,12 @@ from django.conf import settings
 
 from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
 from delivery.lanes.worker import install
+from meshes.startup import exit_where_misconfigured
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "meshes.settings")
 
+with exit_where_misconfigured():
+    settings.CELERY_BROKER_URL  # noqa: B018  (loads the settings)
 app = Celery("meshes")
 install(app)
 app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -1,84 +1,48 @@
-"""All settings of Meshes, read once from the environment.
+"""All settings of Meshes, read once from the environment (`meshes.environment`).
 
-A variable that is unset falls back to the file that a running `make up` keeps (`.meshes/stack.env`), so that a command
-typed in a second terminal talks to the running stack. What must not be guessed has no default: it fails loudly.
+What must not be guessed has no default, and what cannot be read refuses the start: it fails loudly. What can be read
+and is weak, `meshes.checks` tells.
 """
 
-import os
 from datetime import timedelta
 
-import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 from connections.oauth.clients import read_clients
-from meshes.stack_folder import data_folder
-
-DATA_DIR = data_folder()
-
-
-def _stack_defaults() -> dict[str, str]:
-    try:
-        lines = (DATA_DIR / "stack.env").read_text().splitlines()
-    except OSError:
-        return {}
-    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-
-
-_defaults = _stack_defaults()
-
-
-def env(name: str, default: str = "") -> str:
-    return os.environ.get(name) or _defaults.get(name) or default
-
-
-def envsecret(name: str) -> str:
-    value = env(name)
-    if not value:
-        raise ImproperlyConfigured(
-            f"{name} is not set. `make up` generates it; in production set it in the environment."
-        )
-    return value
-
-
-def envbool(name: str, default: bool) -> bool:
-    text = env(name, str(int(default))).lower()
-    if text not in {"0", "1", "true", "false", "yes", "no"}:
-        raise ImproperlyConfigured(f"{name} must be 0 or 1, not {text!r}")
-    return text in {"1", "true", "yes"}
-
-
-def envint(name: str, default: int) -> int:
-    try:
-        return int(env(name, str(default)))
-    except ValueError as error:
-        raise ImproperlyConfigured(f"{name} must be an integer, not {env(name)!r}") from error
-
-
-def envlist(name: str, default: str = "") -> list[str]:
-    return [item.strip() for item in env(name, default).split(",") if item.strip()]
-
-
-def envpairs(name: str) -> dict[str, str]:
-    """`key=value` pairs, separated by commas."""
-    pairs = [item.partition("=") for item in envlist(name)]
-    if wrong := [key for key, sign, value in pairs if not (key.strip() and sign and value.strip())]:
-        raise ImproperlyConfigured(f"{name} must be pairs like hubspot=https://…, not {wrong[0]!r}")
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
+from meshes.environment import (
+    DATA_DIR,
+    LEVELS,
+    env,
+    envbool,
+    envchoice,
+    envdatabase,
+    envfile,
+    envint,
+    envkeys,
+    envlist,
+    envnets,
+    envorigins,
+    envports,
+    envredis,
+    envsecret,
+    envshards,
+    envurl,
+    envurls,
+)
 
 # --- secrets and servers -------------------------------------------------------------------------------------------
 
 SECRET_KEY = envsecret("SECRET_KEY")
-FERNET_KEYS = [key for key in envsecret("FERNET_KEYS").split(",") if key]
+FERNET_KEYS = envkeys("FERNET_KEYS")
 """Keys that seal credentials, newest first. Never derived from SECRET_KEY: see docs/vault.md."""
 
 DATABASE_URL = env("DATABASE_URL", "postgresql://meshes@/meshes")
-REDIS_URL = env("REDIS_URL", "redis://127.0.0.1:6379/0")
-MESHES_REDIS_SHARDS = envlist("MESHES_REDIS_SHARDS") or [REDIS_URL]
+REDIS_URL = envredis("REDIS_URL", "redis://127.0.0.1:6379/0")
+MESHES_REDIS_SHARDS = envshards("MESHES_REDIS_SHARDS", REDIS_URL)
 """All brokers. Each workspace is on one of them; a worker serves one, its own REDIS_URL. See docs/lanes.md."""
 if REDIS_URL not in MESHES_REDIS_SHARDS:
     raise ImproperlyConfigured("MESHES_REDIS_SHARDS must name REDIS_URL too: a worker would serve nobody.")
-DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=600, conn_health_checks=True)}
+DATABASES = {"default": envdatabase("DATABASE_URL", DATABASE_URL, conn_max_age=600, conn_health_checks=True)}
 DATABASES["default"]["OPTIONS"] = {
     # A server that is gone without a word is noticed within 15 s, not after the quarter of an hour that TCP would try.
     "connect_timeout": 5,
@@ -88,11 +52,13 @@ DATABASES["default"]["OPTIONS"] = {
     "tcp_user_timeout": 15_000,
 } | DATABASES["default"].get("OPTIONS", {})
 
+envint("WEB_CONCURRENCY", 1)  # which the web server reads by itself
+
 # --- Django --------------------------------------------------------------------------------------------------------
 
 DEBUG = envbool("MESHES_DEBUG", False)
 ALLOWED_HOSTS = envlist("MESHES_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
-CSRF_TRUSTED_ORIGINS = envlist("MESHES_CSRF_TRUSTED_ORIGINS")
+CSRF_TRUSTED_ORIGINS = envorigins("MESHES_CSRF_TRUSTED_ORIGINS")
 ROOT_URLCONF = "meshes.urls"
 WSGI_APPLICATION = "meshes.wsgi.application"
 USE_TZ = True
@@ -159,6 +125,11 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _https else None
 SECURE_CONTENT_TYPE_NOSNIFF = True
+SILENCED_SYSTEM_CHECKS = [
+    "security.W008",  # redirects to https are the TLS proxy's
+    "security.W005",  # other hosts of the operator's domain are not ours to bind to https,
+    "security.W021",  # nor to enter in browsers' lists
+]
 
 # --- API -----------------------------------------------------------------------------------------------------------
 
@@ -202,7 +173,7 @@ MESHES_INGEST_KEY_RATE = envint("MESHES_INGEST_KEY_RATE", 10_000)
 """Events per second that one key may post, to all its workspaces together."""
 MESHES_RULES_PER_WORKSPACE = envint("MESHES_RULES_PER_WORKSPACE", 500)
 """Rules that a workspace may have when one more is made: all of them share what one event may cost."""
-MESHES_BACKLOG_LIMIT = envint("MESHES_BACKLOG_LIMIT", 1_000_000)
+MESHES_BACKLOG_LIMIT = envint("MESHES_BACKLOG_LIMIT", 1_000_000, least=0)
 """Open deliveries and unrouted events of one workspace above which new events are answered 429."""
 MESHES_SIGNING_SECRETS = "connections.signing.KeySigningSecrets"
 """Who keeps the signing secrets of API keys; workspaces may not import connections."""
@@ -227,19 +198,20 @@ CELERY_WORKER_SEND_TASK_EVENTS = envbool("MESHES_TASK_EVENTS", True)  # each tas
 
 # --- the outbound door ---------------------------------------------------------------------------------------------
 
-MESHES_OUTBOUND_ALLOW_NETS = envlist("MESHES_OUTBOUND_ALLOW_NETS")
+MESHES_OUTBOUND_ALLOW_NETS = envnets("MESHES_OUTBOUND_ALLOW_NETS")
+envfile("SSL_CERT_FILE")  # OpenSSL's variable, which the door reads by itself
 MESHES_OUTBOUND_ALLOW_HTTP = envbool("MESHES_OUTBOUND_ALLOW_HTTP", False)
-_ports = env("MESHES_OUTBOUND_PORTS", "443")
-MESHES_OUTBOUND_PORTS: list[int] | str = "*" if _ports == "*" else [int(port) for port in _ports.split(",")]
+MESHES_OUTBOUND_PORTS = envports("MESHES_OUTBOUND_PORTS", "443")
 MESHES_OUTBOUND_TIMEOUT_SECONDS = 15
 """Deadline of one delivery unless its connection sets `limits.timeout` (1 to 30 s)."""
 
 # --- retention -----------------------------------------------------------------------------------------------------
 
+LONGEST_DAYS = 36_500
 MESHES_RETENTION = {
-    "payloads": timedelta(days=envint("MESHES_RETENTION_PAYLOAD_DAYS", 90)),
-    "attempts": timedelta(days=envint("MESHES_RETENTION_ATTEMPT_DAYS", 30)),
-    "access_records": timedelta(days=envint("MESHES_RETENTION_ACCESS_DAYS", 365)),
+    "payloads": timedelta(days=envint("MESHES_RETENTION_PAYLOAD_DAYS", 90, most=LONGEST_DAYS)),
+    "attempts": timedelta(days=envint("MESHES_RETENTION_ATTEMPT_DAYS", 30, most=LONGEST_DAYS)),
+    "access_records": timedelta(days=envint("MESHES_RETENTION_ACCESS_DAYS", 365, most=LONGEST_DAYS)),
     "events": timedelta(days=120),
 }
 """How long partitions are kept; "events" also covers deliveries, routing ledgers and what refers to them."""
@@ -266,14 +238,14 @@ MESHES_PROVIDERS = [
     "connections.providers.posthog",
     "connections.providers.ga4",
 ]
-MESHES_VENDOR_URLS = {slug: url.rstrip("/") for slug, url in envpairs("MESHES_VENDOR_URLS").items()}
+MESHES_VENDOR_URLS = envurls("MESHES_VENDOR_URLS")
 """What stands for a vendor's own hosts, such as a test server or a proxy: `hubspot=https://hubspot.example.com, …`."""
 try:
     MESHES_OAUTH_CLIENTS = read_clients(env("MESHES_OAUTH_CLIENTS"))
 except ValueError as error:
     raise ImproperlyConfigured(f"MESHES_OAUTH_CLIENTS: {error}") from None
 """The installation's apps at vendors: `hubspot=<client id>:<client secret>,…` or a JSON object; see docs/oauth.md."""
-MESHES_PUBLIC_URL = env("MESHES_PUBLIC_URL")
+MESHES_PUBLIC_URL = envurl("MESHES_PUBLIC_URL")
 """Where browsers reach Meshes, `https://meshes.example.com`; unset: where the request came in."""
 
 # --- logging -------------------------------------------------------------------------------------------------------
@@ -283,7 +255,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"class": "meshes.logs.Line", "format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": env("MESHES_LOG_LEVEL", "INFO")},
+    "root": {"handlers": ["stderr"], "level": envchoice("MESHES_LOG_LEVEL", LEVELS, "INFO")},
     "loggers": {
         "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},  # a scanner's Host header is no error of ours

@@ -74,6 +74,7 @@ class Stack:
         self._start_postgres()
         self._start_valkey()
         self.folder.update_env({name: self.environment[name] for name in ("DATABASE_URL", "REDIS_URL")})
+        self.folder.write_run_env(self.environment)
         self._start_flower()
         self._provision()
         self._start_services()

@@ -50,6 +50,11 @@ def prepare_for(command: str) -> None:
             sys.exit(f"{data_folder()} cannot be written: {error.strerror}.")
 
 
+def parse_variables(text: str) -> dict[str, str]:
+    """The lines ``NAME=value`` of a file such as ``stack.env``."""
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+
+
 class StackFolder:
     """The folder at ``path``, made if need be, readable by nobody else."""
 
@@ -80,10 +85,9 @@ class StackFolder:
     def read_env(self) -> dict[str, str]:
         """The variables in ``stack.env``."""
         try:
-            lines = (self.path / "stack.env").read_text().splitlines()
+            return parse_variables((self.path / "stack.env").read_text())
         except FileNotFoundError:
             return {}
-        return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
     def update_env(self, changes: Mapping[str, str | None]) -> None:
         """Set variables in ``stack.env``; None removes one."""
@@ -104,6 +108,14 @@ class StackFolder:
         if missing:
             self.update_env(missing)
 
+    # --- run.env: the settings that a running stack was started with
+
+    def write_run_env(self, environment: Mapping[str, str]) -> None:
+        """Keep them until ``withdraw``, for commands in a second terminal; they win over ``stack.env``."""
+        kept = {name: " ".join(value.splitlines()) for name, value in environment.items() if is_setting(name)}
+        head = "# The settings of the running stack, some of them secret.\n"
+        self._write_private("run.env", head + "".join(f"{name}={value}\n" for name, value in kept.items()))
+
     # --- stack.json: what scripts read while the stack is ready
 
     def publish(self, state: Mapping[str, object]) -> None:
@@ -119,7 +131,8 @@ class StackFolder:
         self.unlock()
 
     def withdraw(self) -> None:
-        (self.path / "stack.json").unlink(missing_ok=True)
+        for name in ("stack.json", "run.env"):
+            (self.path / name).unlink(missing_ok=True)
 
     # --- run.json: what a successor must clear
 
@@ -154,6 +167,12 @@ class StackFolder:
 
     def _write_private(self, name: str, text: str) -> None:
         write_private(self.path / name, text)
+
+
+def is_setting(name: str) -> bool:
+    """Whether a variable of a stack's environment is read by ``meshes.settings``; its folder is where it is."""
+    named = {"SECRET_KEY", "FERNET_KEYS", "DATABASE_URL", "REDIS_URL", "WEB_CONCURRENCY"}
+    return (name in named or name.startswith("MESHES_")) and name not in {"MESHES_DATA_DIR", RUN_ID}
 
 
 def processes_of_run(run_id: str) -> list[psutil.Process]:

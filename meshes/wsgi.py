@@ -5,10 +5,13 @@ import os
 from django.core.wsgi import get_wsgi_application
 from django.urls import get_resolver
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "meshes.settings")
-application = get_wsgi_application()
+from meshes.startup import exit_where_misconfigured
 
-from delivery.warm import warm_up  # noqa: E402  (needs the applications that the line above loads)
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "meshes.settings")
+with exit_where_misconfigured(code=3):  # at which gunicorn gives up, and starts no worker again and again
+    application = get_wsgi_application()
+
+from delivery.warm import warm_up
 
 get_resolver().url_patterns  # noqa: B018  (imports every view)
-warm_up()  # before gunicorn forks: it opens no connection and starts no thread
+warm_up()  # before gunicorn forks: it leaves no connection open and starts no thread

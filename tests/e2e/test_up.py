@@ -3,12 +3,15 @@
 import os
 import signal
 import stat
+import subprocess
+import sys
 
 import psutil
 import pytest
 import requests
 
 from meshes.stack import answers_ok
+from meshes.stack_folder import PROJECT
 from tests.e2e.running import RunningUp
 from tests.polling import eventually
 
@@ -17,7 +20,7 @@ SERVICES = {"postgres", "valkey", "web", "fanout", "deliver", "sweep", "flower"}
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    up = RunningUp(tmp_path_factory.mktemp("up") / "data")
+    up = RunningUp(tmp_path_factory.mktemp("up") / "data", {"MESHES_OUTBOUND_ALLOW_NETS": "127.0.0.0/8"})
     try:
         up.start()
         yield up
@@ -63,6 +66,17 @@ def test_the_admin_lets_the_user_admin_in(up):
         answer = browser.post(login, data=form, headers={"Referer": login}, timeout=10)
     assert answer.status_code == 200
     assert answer.url == state["admin_url"]
+
+
+def test_check_in_a_second_terminal_sees_the_settings_of_the_running_stack(up):
+    """Also those that only the environment of `up` has."""
+    environment = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
+    environment |= {"MESHES_DATA_DIR": str(up.folder), "SECRET_KEY": "", "FERNET_KEYS": ""}
+    command = [sys.executable, "manage.py", "check", "--deploy"]
+    checked = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT, env=environment)
+    assert "MESHES_OUTBOUND_ALLOW_NETS is widened: 127.0.0.0/8" in checked.stderr
+    assert "meshes.E" not in checked.stderr
+    assert stat.S_IMODE((up.folder / "run.env").stat().st_mode) == 0o600
 
 
 def test_flower_wants_its_password(up):

@@ -1,6 +1,10 @@
 """compose.yaml starts what `up` starts, lets deliveries in flight end, and scales."""
 
+import hashlib
+import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,20 @@ import yaml
 from meshes import services
 
 PROJECT = Path(__file__).resolve().parents[2]
+
+
+def fill(line: str) -> tuple[str, str]:
+    """The name and the value of a line of `.env`; a secret that is left out gets one of its own."""
+    name, _, value = line.strip().partition("=")
+    return name, value.replace("…", hashlib.sha512(name.encode()).hexdigest())
+
+
+ENV = dict(
+    fill(line)
+    for line in re.findall(r"^    [A-Z_]+=.*$", (PROJECT / "docs" / "running.md").read_text(), re.MULTILINE)
+    if not line.strip().endswith("make up")
+)
+"""The `.env` that docs/running.md shows, with something in the place of each secret."""
 OURS = {"migrate", "web", "fanout", "deliver", "sweep", "flower"}
 
 
@@ -70,10 +88,59 @@ def test_what_can_be_asked_has_a_health_check(compose):
     assert without == {"migrate", "sweep"}
 
 
+def resolved(text: str) -> str:
+    """With the variables in it, as Compose reads them. KeyError for one that must be set and is not."""
+    return re.sub(r"\$\{(\w+):\?[^}]*\}", lambda found: ENV[found[1]], text)
+
+
+def test_every_secret_it_asks_for_is_in_the_docs():
+    asked = set(re.findall(r"\$\{(\w+):\?", (PROJECT / "compose.yaml").read_text()))
+    assert asked == {"POSTGRES_PASSWORD", "VALKEY_PASSWORD", "FLOWER_BASIC_AUTH"}
+    assert asked | {"SECRET_KEY", "FERNET_KEYS", "MESHES_HTTPS"} <= ENV.keys()
+
+
+def test_valkey_wants_the_password_that_ours_have(compose):
+    command = [resolved(argument) for argument in compose["valkey"]["command"]]
+    assert command[command.index("--requirepass") + 1] == ENV["VALKEY_PASSWORD"]
+    assert resolved(compose["valkey"]["environment"]["REDISCLI_AUTH"]) == ENV["VALKEY_PASSWORD"]
+    for name in OURS:
+        url = resolved(compose[name]["environment"]["REDIS_URL"])
+        assert url == f"redis://:{ENV['VALKEY_PASSWORD']}@valkey:6379/0"
+
+
+def test_ours_have_the_same_settings_but_for_flowers_password(compose):
+    shared = compose["web"]["environment"]
+    assert [name for name in OURS if compose[name]["environment"] != shared] == ["flower"]
+    assert compose["flower"]["environment"].items() - shared.items() == {
+        ("FLOWER_BASIC_AUTH", "${FLOWER_BASIC_AUTH:?set it in .env, as user:password}")
+    }
+
+
+@pytest.mark.parametrize("name", ["web", "flower"])
+def test_its_settings_pass_check_deploy(compose, name):
+    """In the environment of each service, and no other; without docker."""
+    environment = {key: resolved(value) for key, value in compose[name]["environment"].items()}
+    command = [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"]
+    env = {"PATH": os.environ["PATH"], "MESHES_DATA_DIR": "/nonexistent"} | ENV | environment
+    checked = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT, env=env, timeout=300)
+    assert checked.returncode == 0, checked.stderr
+    assert "WARNING" not in checked.stderr
+
+
+def test_check_deploy_fails_without_one_of_them(compose):
+    environment = {key: resolved(value) for key, value in compose["web"]["environment"].items()}
+    command = [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"]
+    env = {"PATH": os.environ["PATH"], "MESHES_DATA_DIR": "/nonexistent"} | ENV | environment
+    env |= {"MESHES_HTTPS": "0", "REDIS_URL": "redis://valkey:6379/0", "MESHES_ALLOWED_HOSTS": "*"}
+    checked = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT, env=env, timeout=300)
+    assert checked.returncode == 1
+    assert {"security.W012", "meshes.E004", "meshes.E005"} <= set(re.findall(r"\((\w+\.\w+)\)", checked.stderr))
+
+
 def test_docker_compose_accepts_it(tmp_path):
     if subprocess.run(["docker", "compose", "version"], check=False, capture_output=True).returncode != 0:
         pytest.skip("there is no docker compose here")
     env = tmp_path / ".env"
-    env.write_text("POSTGRES_PASSWORD=p\nFLOWER_BASIC_AUTH=u:p\nSECRET_KEY=s\nFERNET_KEYS=f\n")
+    env.write_text("".join(f"{name}={value}\n" for name, value in ENV.items()))
     command = ["docker", "compose", "--env-file", str(env), "--project-directory", str(tmp_path)]
     subprocess.run([*command, "-f", str(PROJECT / "compose.yaml"), "config", "-q"], check=True)

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from cryptography.fernet import Fernet
 
-from meshes.stack_folder import FolderInUseError, StackFolder, data_folder, processes_of_run
+from meshes.stack_folder import FolderInUseError, StackFolder, data_folder, parse_variables, processes_of_run
 from tests.polling import eventually
 
 LOCKS = """
@@ -121,3 +121,16 @@ def test_the_log_of_the_run_before_is_kept(folder):
     folder.fresh_log("web").write_text("second")
     assert (folder.logs / "web.log.1").read_text() == "first"
     assert (folder.logs / "web.log").read_text() == "second"
+
+
+def test_the_settings_of_a_run_are_kept_until_it_ends(tmp_path):
+    folder = StackFolder(tmp_path / "data")
+    folder.update_env({"SECRET_KEY": "kept"})
+    given = {"MESHES_OUTBOUND_PORTS": "*", "MESHES_OAUTH_CLIENTS": '{\n"a": 1}', "FERNET_KEYS": "k", "PATH": "/bin"}
+    folder.write_run_env(given | {"MESHES_DATA_DIR": "/elsewhere", "MESHES_RUN_ID": "1"})
+    kept = parse_variables((folder.path / "run.env").read_text())
+    assert kept == {"MESHES_OUTBOUND_PORTS": "*", "MESHES_OAUTH_CLIENTS": '{ "a": 1}', "FERNET_KEYS": "k"}
+    assert stat.S_IMODE((folder.path / "run.env").stat().st_mode) == 0o600
+    assert folder.read_env() == {"SECRET_KEY": "kept"}
+    folder.withdraw_stale()
+    assert not (folder.path / "run.env").exists()

@@ -1,0 +1,114 @@
+"""Settings that can be read and are weak: told when a process starts, and errors of `manage.py check --deploy`.
+
+An installation that ran with such a setting goes on running, so none refuses the start. What cannot be read does: see
+`meshes.environment`. The ids `meshes.E001` and on are stable.
+"""
+
+import logging
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+from connections.sealing_keys import is_strong, is_well_formed
+
+logger = logging.getLogger(__name__)
+
+SECRET_KEY_LENGTH, SECRET_KEY_CHARACTERS = 50, 5
+"""At least so many characters, and so many different ones: those of Django's own check, security.W009."""
+LONGEST_ATTEMPT_SECONDS = 30
+"""connections.outbound.door.MAX_DEADLINE_SECONDS; a claim must outlive it."""
+LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain", ""})
+
+
+@register(Tags.security, deploy=True)
+def check_weak_settings(**kwargs: Any) -> list[CheckMessage]:
+    """`meshes.E001` to `E008` and `W001`."""
+    return list(_find_weak_settings())
+
+
+def warn_of_weak_settings() -> None:
+    """A line at WARNING for each, when a process starts."""
+    for found in _find_weak_settings():
+        logger.warning("%s %s (%s)", found.msg, found.hint, found.id)
+
+
+def _find_weak_settings() -> Iterator[CheckMessage]:
+    yield from _find_weak_secrets()
+    yield from _find_weak_access()
+    yield from _find_misfits()
+
+
+def _find_weak_access() -> Iterator[CheckMessage]:
+    if settings.DEBUG:
+        yield _weak(3, "MESHES_DEBUG is on: errors show code and settings to whoever causes them.", "Unset it.")
+    for host in settings.ALLOWED_HOSTS:
+        if host == "*":
+            words = "MESHES_ALLOWED_HOSTS is *: links and redirects can be made to name any host."
+            yield _weak(4, words, "Name the hosts under which Meshes is reached, with commas between them.")
+        elif "/" in host:
+            words = f"MESHES_ALLOWED_HOSTS has {host!r}, which no request matches."
+            yield _weak(4, words, "A host is a name or an address, without https:// and without a path.")
+    for name, url in _brokers():
+        parts = urlsplit(url)
+        if not parts.password and not is_local(parts.hostname or ""):
+            words = f"{name} names a server on another host, {parts.hostname}, and no password."
+            yield _weak(5, words, "Set requirepass there and redis://:<password>@… here.")
+    public = urlsplit(settings.MESHES_PUBLIC_URL)
+    if public.scheme == "http" and not is_local(public.hostname or ""):
+        words = "MESHES_PUBLIC_URL is http://: connect links and authorizations pass unencrypted."
+        yield _weak(6, words, "Begin it with https://.")
+
+
+def _find_misfits() -> Iterator[CheckMessage]:
+    """Settings that do not fit each other."""
+    if not LONGEST_ATTEMPT_SECONDS < settings.MESHES_LEASE_SECONDS < settings.MESHES_LANE_LEASE_SECONDS:
+        words = "MESHES_LEASE_SECONDS and MESHES_LANE_LEASE_SECONDS do not fit: deliveries may run twice at once."
+        yield _weak(7, words, f"The first is above {LONGEST_ATTEMPT_SECONDS}, and the second above the first.")
+    most = settings.MESHES_RETENTION["events"]
+    for name in ("payloads", "attempts"):
+        if settings.MESHES_RETENTION[name] > most:
+            words = f"{name.capitalize()} are to be kept for longer than events, which take them along."
+            yield _weak(8, words, f"MESHES_RETENTION_{name[:-1].upper()}_DAYS is {most.days} at most.")
+
+
+MAKE_KEY = 'python -c "import secrets; print(secrets.token_urlsafe({bytes}))"'
+RIGHT_SECRET_KEY = f"Right: {SECRET_KEY_LENGTH} random characters or more, {MAKE_KEY.format(bytes=48)}."
+RIGHT_FERNET_KEY = (
+    f"Right: 32 random bytes in URL-safe base64, {MAKE_KEY.format(bytes=32)}; then rotate, see docs/vault.md."
+)
+
+
+def _find_weak_secrets() -> Iterator[CheckMessage]:
+    text = settings.SECRET_KEY
+    if len(text) < SECRET_KEY_LENGTH or len(set(text)) < SECRET_KEY_CHARACTERS or text.startswith("django-insecure-"):
+        words = "SECRET_KEY is weak: sessions of operators and connect links can be forged by whoever guesses it."
+        yield _weak(1, words, RIGHT_SECRET_KEY)
+    first, *others = settings.FERNET_KEYS
+    if not is_well_formed(first):
+        yield _weak(2, "The first of FERNET_KEYS, which seals credentials, is no key.", RIGHT_FERNET_KEY)
+    elif not is_strong(first) or first == text:
+        yield _weak(2, "The first of FERNET_KEYS, which seals credentials, is weak.", RIGHT_FERNET_KEY)
+    if any(not is_well_formed(key) for key in others if key.strip() == key):
+        words = "One of FERNET_KEYS behind the first is no key. It opens what it has sealed."
+        yield Warning(words, hint="Re-seal by `manage.py rotate_encryption_keys`, then take it out.", id="meshes.W001")
+
+
+def _brokers() -> Iterator[tuple[str, str]]:
+    yield "REDIS_URL", settings.REDIS_URL
+    yield from (("MESHES_REDIS_SHARDS", url) for url in settings.MESHES_REDIS_SHARDS if url != settings.REDIS_URL)
+
+
+def is_local(host: str) -> bool:
+    """Whether this is surely this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host in LOCAL_NAMES
+
+
+def _weak(number: int, words: str, hint: str) -> Error:
+    return Error(words, hint=hint, id=f"meshes.E{number:03}")

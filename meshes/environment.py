@@ -1,0 +1,202 @@
+"""Reads settings from the environment: each by its name, and with what is right where it cannot be read.
+
+A variable that is unset or empty falls back to what a stack of `make up` keeps in its folder: its secrets and servers,
+and while it runs the settings that it was started with. So a command in a second terminal has those of the stack. All
+functions raise ImproperlyConfigured with one line, in which no value stands that may hold a password.
+"""
+
+import os
+import re
+from collections.abc import Collection
+from ipaddress import ip_network
+from typing import Any, Literal
+from urllib.parse import SplitResult, urlsplit
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+
+from meshes.stack_folder import data_folder, parse_variables
+
+DATA_DIR = data_folder()
+MOST = 2**31 - 1
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\]+")
+
+
+def _kept(name: str) -> dict[str, str]:
+    try:
+        return parse_variables((DATA_DIR / name).read_text())
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
+_defaults = _kept("stack.env") | _kept("run.env")
+
+
+def env(name: str, default: str = "") -> str:
+    return os.environ.get(name) or _defaults.get(name) or default
+
+
+def envsecret(name: str) -> str:
+    value = env(name)
+    if not value.strip():
+        raise ImproperlyConfigured(
+            f"{name} is not set. `make up` generates it; in production set it in the environment."
+        )
+    return value
+
+
+def envbool(name: str, default: bool) -> bool:
+    text = env(name, str(int(default))).strip().lower()
+    if text not in {"0", "1", "true", "false", "yes", "no"}:
+        raise ImproperlyConfigured(f"{name} must be 0 or 1, not {text!r}.")
+    return text in {"1", "true", "yes"}
+
+
+def envint(name: str, default: int, least: int = 1, most: int = MOST) -> int:
+    text = env(name, str(default))
+    try:
+        value = int(text)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} must be an integer, not {text!r}.") from None
+    if not least <= value <= most:
+        raise ImproperlyConfigured(f"{name} must be an integer from {least} to {most}, not {text!r}.")
+    return value
+
+
+def envchoice(name: str, options: Collection[str], default: str) -> str:
+    """One of the options, which are in capitals, in letters of either size."""
+    text = env(name, default).strip().upper()
+    if text not in options:
+        raise ImproperlyConfigured(f"{name} must be one of {', '.join(options)}, not {text!r}.")
+    return text
+
+
+def envlist(name: str, default: str = "") -> list[str]:
+    return [item.strip() for item in env(name, default).split(",") if item.strip()]
+
+
+def envpairs(name: str) -> dict[str, str]:
+    """`key=value` pairs, separated by commas."""
+    pairs = [item.partition("=") for item in envlist(name)]
+    if wrong := [key for key, sign, value in pairs if not (key.strip() and sign and value.strip())]:
+        raise ImproperlyConfigured(f"{name} must be pairs like hubspot=https://…, not {wrong[0]!r}.")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def envkeys(name: str) -> list[str]:
+    """Secret keys, separated by commas, without the blanks around them.
+
+    Blanks once belonged to a key, so what such a key has sealed still opens: it stands behind all others.
+    """
+    texts = [text for text in envsecret(name).split(",") if text.strip()]
+    if not texts:
+        raise ImproperlyConfigured(f"{name} must be one key or more, with a comma between two.")
+    return [text.strip() for text in texts] + [text for text in texts if text != text.strip()]
+
+
+def envnets(name: str) -> list[str]:
+    nets = envlist(name)
+    for net in nets:
+        try:
+            ip_network(net)
+        except ValueError as error:
+            raise ImproperlyConfigured(f"{name} must be networks such as 10.1.0.0/16: {error}.") from None
+    return nets
+
+
+def envports(name: str, default: str) -> list[int] | Literal["*"]:
+    texts = envlist(name, default)
+    if texts == ["*"]:
+        return "*"
+    if not texts or not all(text.isascii() and text.isdecimal() and 0 < int(text[:9]) < 65536 for text in texts):
+        raise ImproperlyConfigured(
+            f"{name} must be ports from 1 to 65535 with a comma between two, or * for any, not {env(name, default)!r}."
+        )
+    return [int(text) for text in texts]
+
+
+def envfile(name: str) -> str:
+    """The path of a file that can be read; empty where it is unset."""
+    path = env(name)
+    if path and not os.access(path, os.R_OK):
+        raise ImproperlyConfigured(f"{name} must be a file that can be read, not {path!r}.")
+    return path
+
+
+def envurl(name: str) -> str:
+    """The base of web pages, `https://meshes.example.com`; empty where it is unset."""
+    text = env(name).strip()
+    if text and not is_base_url(text):
+        raise ImproperlyConfigured(f"{name} must be a URL such as https://meshes.example.com.")
+    return text
+
+
+def envurls(name: str) -> dict[str, str]:
+    """Pairs of a word and the base of a URL."""
+    urls = envpairs(name)
+    for key, url in urls.items():
+        if not is_base_url(url):
+            raise ImproperlyConfigured(f"{name} must be pairs like {key}=https://proxy.example.com.")
+    return {key: url.rstrip("/") for key, url in urls.items()}
+
+
+def envorigins(name: str) -> list[str]:
+    origins = envlist(name)
+    for origin in origins:
+        if not is_base_url(origin.replace("://*.", "://")):
+            raise ImproperlyConfigured(f"{name} must be origins such as https://meshes.example.com, not {origin!r}.")
+    return origins
+
+
+def envredis(name: str, default: str) -> str:
+    """The URL of a Redis or Valkey server."""
+    return _redis_url(name, env(name, default))
+
+
+def envshards(name: str, default: str) -> list[str]:
+    """The URLs of several."""
+    return [_redis_url(name, url) for url in envlist(name, default)]
+
+
+def envdatabase(name: str, default: str, **options: Any) -> dict[str, Any]:
+    """A database of Django's, by its URL."""
+    right = f"{name} must be a URL such as postgresql://user:password@host:5432/name, parts of it percent-encoded."
+    text = env(name, default)
+    if text.partition("://")[0] not in {"postgresql", "postgres", "pgsql"}:
+        raise ImproperlyConfigured(f"{right} Meshes runs on PostgreSQL alone.")
+    try:
+        database = dict[str, Any](dj_database_url.parse(text, **options))
+    except ValueError:
+        raise ImproperlyConfigured(right) from None
+    if not database["NAME"] and "service" not in database.get("OPTIONS", {}):
+        raise ImproperlyConfigured(f"{right} It names no database.")
+    return database
+
+
+def is_base_url(text: str) -> bool:
+    """Whether this is an http(s) URL of scheme, host, and perhaps port and path, and nothing else."""
+    parts = _split(text)
+    if parts is None or parts.scheme not in {"https", "http"} or parts.query or parts.fragment:
+        return False
+    host, colon, _ = parts.netloc.rpartition(":") if re.search(r":\d*$", parts.netloc) else (parts.netloc, "", "")
+    return _HOST.fullmatch(host) is not None and not (colon and parts.port is None)
+
+
+def _redis_url(name: str, text: str) -> str:
+    parts = _split(text)
+    if parts is None or parts.scheme not in {"redis", "rediss"} or not re.fullmatch(r"/?[0-9]*", parts.path):
+        raise ImproperlyConfigured(
+            f"{name} must be a URL such as redis://:password@host:6379/0 or rediss://…, its password percent-encoded."
+        )
+    return text
+
+
+def _split(text: str) -> SplitResult | None:
+    """The parts of a URL whose port is a number; None for what is no URL."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts if parts.scheme and text.isprintable() and " " not in text else None

@@ -1,0 +1,105 @@
+"""Settings that are weak: a warning when a process starts, an error of `check --deploy`, and no refusal."""
+
+import base64
+import logging
+from datetime import timedelta
+
+import pytest
+from django.core.checks import Error, run_checks
+
+from connections.sealing_keys import is_strong, is_well_formed
+from meshes import checks
+from tests.meshes.test_environment import run
+
+STRONG = base64.urlsafe_b64encode(bytes(range(32))).decode()
+
+
+@pytest.fixture
+def strong(settings):
+    settings.SECRET_KEY = STRONG + STRONG
+    settings.FERNET_KEYS = [STRONG]
+    settings.REDIS_URL = "redis://:password@valkey:6379/0"
+    settings.MESHES_REDIS_SHARDS = [settings.REDIS_URL]
+    settings.ALLOWED_HOSTS = ["meshes.example.com", "127.0.0.1"]
+    settings.MESHES_PUBLIC_URL = "https://meshes.example.com"
+    settings.DEBUG = False
+    return settings
+
+
+def found() -> list[str]:
+    return [str(each.id) for each in checks.check_weak_settings()]
+
+
+def test_what_is_strong_is_silent(strong, caplog):
+    checks.warn_of_weak_settings()
+    assert (found(), caplog.messages) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "id"),
+    [
+        ("SECRET_KEY", "short", "meshes.E001"),
+        ("SECRET_KEY", "ab" * 40, "meshes.E001"),
+        ("SECRET_KEY", "django-insecure-" + STRONG, "meshes.E001"),
+        ("FERNET_KEYS", ["my password"], "meshes.E002"),
+        ("FERNET_KEYS", [STRONG[:-2]], "meshes.E002"),
+        ("FERNET_KEYS", [STRONG.replace("A", "+", 1)], "meshes.E002"),
+        ("FERNET_KEYS", ["A" * 43 + "="], "meshes.E002"),
+        ("FERNET_KEYS", [STRONG + "\n"], "meshes.E002"),
+        ("FERNET_KEYS", [STRONG, "my password"], "meshes.W001"),
+        ("DEBUG", True, "meshes.E003"),
+        ("ALLOWED_HOSTS", ["127.0.0.1", "*"], "meshes.E004"),
+        ("ALLOWED_HOSTS", ["https://meshes.example.com"], "meshes.E004"),
+        ("REDIS_URL", "redis://valkey:6379/0", "meshes.E005"),
+        ("REDIS_URL", "rediss://user@10.0.0.5:6379/0", "meshes.E005"),
+        ("MESHES_REDIS_SHARDS", ["redis://:password@valkey:6379/0", "redis://other:6379/0"], "meshes.E005"),
+        ("MESHES_PUBLIC_URL", "http://meshes.example.com", "meshes.E006"),
+        ("MESHES_LEASE_SECONDS", 30, "meshes.E007"),
+        ("MESHES_LANE_LEASE_SECONDS", 60, "meshes.E007"),
+    ],
+)
+def test_what_is_weak_is_told_at_the_start_and_an_error_of_check_deploy(strong, caplog, name, value, id):
+    setattr(strong, name, value)
+    with caplog.at_level(logging.WARNING):
+        checks.warn_of_weak_settings()
+    assert found() == [id]
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].endswith(f"({id})")
+    deployed = [each for each in run_checks(include_deployment_checks=True) if each.id == id]
+    assert [isinstance(each, Error) for each in deployed] == [".E" in id]
+    assert id not in {each.id for each in run_checks()}
+
+
+def test_retention_beyond_the_events_own_is_told(strong):
+    strong.MESHES_RETENTION = strong.MESHES_RETENTION | {"payloads": timedelta(days=121)}
+    assert found() == ["meshes.E008"]
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:6379/0", "redis://localhost/0", "redis://[::1]:6379", "redis:///0"])
+def test_a_broker_on_this_machine_may_go_without_a_password(strong, url):
+    strong.REDIS_URL = url
+    strong.MESHES_REDIS_SHARDS = [url]
+    assert found() == []
+
+
+@pytest.mark.parametrize("text", [STRONG, STRONG.rstrip("="), STRONG.rstrip("=") * 2, "-_" * 22])
+def test_a_key_is_base64url_of_32_bytes_or_more_with_or_without_padding(text):
+    assert is_well_formed(text)
+
+
+def test_no_message_holds_a_secret(strong):
+    strong.SECRET_KEY, strong.FERNET_KEYS = "canary-1", ["canary-2", "canary-3"]
+    strong.REDIS_URL = "redis://canary-4@valkey/0"
+    assert "canary" not in str(checks.check_weak_settings())
+    assert not is_strong("canary-2")
+
+
+def test_a_process_with_weak_settings_starts_and_says_so():
+    started = run("manage.py", "check", SECRET_KEY="weak", FERNET_KEYS="my password")
+    assert started.returncode == 0
+    assert "WARNING meshes.checks SECRET_KEY is weak" in started.stderr
+    assert "WARNING meshes.checks The first of FERNET_KEYS" in started.stderr
+    deployed = run("manage.py", "check", "--deploy", SECRET_KEY="weak", FERNET_KEYS="my password")
+    assert deployed.returncode == 1
+    assert "(meshes.E001) SECRET_KEY is weak" in deployed.stderr
+    assert "my password" not in deployed.stderr

@@ -1,0 +1,157 @@
+"""What cannot be read refuses the start: one line, with the name of the setting and what is right."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from meshes.stack_folder import PROJECT
+
+SECRETS = {"SECRET_KEY": "s" * 50, "FERNET_KEYS": "f"}
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MESHES_")}
+    env = kept | SECRETS | {"MESHES_DATA_DIR": "/nonexistent"} | environment
+    return subprocess.run(
+        [sys.executable, *command], check=False, capture_output=True, text=True, cwd=PROJECT, env=env, timeout=300
+    )
+
+
+READ = """
+import sys
+from django.core.exceptions import ImproperlyConfigured
+from meshes import environment
+import importlib, os
+for line in sys.stdin.read().splitlines():
+    name, _, value = line.partition("=")
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        sys.modules.pop("meshes.settings", None)
+        importlib.import_module("meshes.settings")
+        print("read", flush=True)
+    except ImproperlyConfigured as error:
+        print(error, flush=True)
+    os.environ.pop(name) if before is None else os.environ.update({name: before})
+"""
+
+
+def read_each(*settings: str) -> list[str]:
+    """What `meshes.settings` says of each setting alone."""
+    env = os.environ | SECRETS | {"MESHES_DATA_DIR": "/nonexistent"}
+    told = subprocess.run(
+        [sys.executable, "-c", READ], check=True, capture_output=True, text=True, cwd=PROJECT, env=env,
+        input="\n".join(settings), timeout=300,
+    )  # fmt: skip
+    return told.stdout.splitlines()
+
+
+INTEGERS = (
+    "MESHES_INGEST_RATE", "MESHES_INGEST_KEY_RATE", "MESHES_BACKLOG_LIMIT", "MESHES_LEASE_SECONDS",
+    "MESHES_LANE_LEASE_SECONDS", "MESHES_RETENTION_PAYLOAD_DAYS", "MESHES_RETENTION_ATTEMPT_DAYS",
+    "MESHES_RETENTION_ACCESS_DAYS", "WEB_CONCURRENCY",
+)  # fmt: skip
+BOOLEANS = ("MESHES_DEBUG", "MESHES_HTTPS", "MESHES_TASK_EVENTS", "MESHES_OUTBOUND_ALLOW_HTTP")
+WRONG = (
+    *(f"{name}={value}" for name in INTEGERS for value in ("abc", "-1", "1.5", "9" * 30)),
+    *(f"{name}={value}" for name in BOOLEANS for value in ("2", "maybe")),
+    *(f"MESHES_OUTBOUND_PORTS={value}" for value in ("abc", "0", "65536", "-1", "443,,x", ",", "443,*", "4 43")),
+    *(f"MESHES_OUTBOUND_ALLOW_NETS={value}" for value in ("intranet", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/8,x")),
+    *(f"DATABASE_URL={value}" for value in (
+        "x", "sqlite:///x", "mysql://u:pw-4242@h/n", "postgresql://u:pw-4242@h:abc/n", "postgresql://u:pw-4242@h",
+        "postgresql://u:pw-4242@[::1/n",
+    )),
+    *(f"REDIS_URL={value}" for value in (
+        "x", "http://:pw-4242@h/0", "redis://:pw-4242@h:abc/0", "redis://:pw-4242@h/zero", "redis://:pw 4242@h/0",
+    )),
+    "MESHES_REDIS_SHARDS=redis://:pw-4242@h:x/0",
+    *(f"MESHES_PUBLIC_URL={value}" for value in (
+        "meshes.example.com", "ftp://meshes.example.com", "https://", "https://h:abc", "https://h:", "https://u:pw-4242@h",
+        "https://h/?a=b", "https://h/#a", "https://a b",
+    )),
+    *(f"MESHES_CSRF_TRUSTED_ORIGINS={value}" for value in ("meshes.example.com", "https://a.example,b.example")),
+    *(f"MESHES_VENDOR_URLS={value}" for value in ("hubspot", "hubspot=", "hubspot=h.example.com", "hubspot=https://h:x")),
+    *(f"MESHES_OAUTH_CLIENTS={value}" for value in ("hubspot=pw-4242", "{pw-4242")),
+    "MESHES_LOG_LEVEL=loud",
+    "SSL_CERT_FILE=/nowhere/ca.pem",
+    "FERNET_KEYS=,",
+    "FERNET_KEYS= , ",
+    "SECRET_KEY= ",
+)  # fmt: skip
+RIGHT = (
+    *(f"{name}=7" for name in INTEGERS),
+    *(f"{name}={value}" for name in BOOLEANS for value in ("0", "1", "TRUE", "no")),
+    *(f"MESHES_OUTBOUND_PORTS={value}" for value in ("*", "443", "443, 8443", "443,")),
+    "MESHES_OUTBOUND_ALLOW_NETS=10.0.0.0/8, fd00::/8,192.0.2.1",
+    "DATABASE_URL=postgres://u:p%40w@[::1]:5432/n?sslmode=require",
+    "DATABASE_URL=postgresql:///n?host=/tmp",
+    "DATABASE_URL=postgresql://u@/?service=meshes",
+    "MESHES_PUBLIC_URL=https://meshes.example.com:8443/base/",
+    "MESHES_PUBLIC_URL=http://[::1]:8000",
+    "MESHES_CSRF_TRUSTED_ORIGINS=https://meshes.example.com, https://*.example.com",
+    "MESHES_VENDOR_URLS=hubspot=http://127.0.0.1:9/,zoho=https://zoho.example.com",
+    "MESHES_LOG_LEVEL=debug",
+    "MESHES_BACKLOG_LIMIT=0",
+    "FERNET_KEYS=new, old",
+)  # fmt: skip
+
+
+def test_each_setting_that_cannot_be_read_is_named_with_what_is_right():
+    told = dict(zip(WRONG, read_each(*WRONG), strict=True))
+    assert {setting: words for setting, words in told.items() if not words.startswith(setting.partition("=")[0])} == {}
+    assert [setting for setting, words in told.items() if " must be " not in words and " is not set" not in words
+            and not setting.startswith("MESHES_OAUTH_CLIENTS")] == []  # fmt: skip
+    assert "4242" not in "".join(told.values())
+
+
+def test_each_setting_that_can_be_read_is():
+    assert dict(zip(RIGHT, read_each(*RIGHT), strict=True)) == dict.fromkeys(RIGHT, "read")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("manage.py", "check"),
+        ("manage.py", "sweep"),
+        ("manage.py", "migrate"),
+        ("-m", "celery", "-A", "meshes", "worker", "-Q", "deliver"),
+        ("-m", "celery", "-A", "meshes", "flower", "--port=0"),
+        ("-m", "gunicorn", "meshes.wsgi", "--preload", "--bind", "127.0.0.1:0"),
+    ],
+    ids=" ".join,
+)
+def test_every_process_refuses_to_start_with_one_line_and_no_traceback(command):
+    ended = run(*command, MESHES_OUTBOUND_PORTS="abc")
+    assert ended.returncode != 0
+    right = "ports from 1 to 65535 with a comma between two, or * for any, not 'abc'."
+    assert [line for line in ended.stderr.splitlines() if "cannot start" in line] == [
+        f"Meshes cannot start: MESHES_OUTBOUND_PORTS must be {right}"
+    ]
+    assert "Traceback" not in ended.stderr + ended.stdout
+
+
+def test_a_web_process_that_loads_the_settings_itself_ends_the_server():
+    """Without --preload gunicorn starts a worker anew that ends, unless its code is 3."""
+    ended = run("-m", "gunicorn", "meshes.wsgi", "--bind", "127.0.0.1:0", DATABASE_URL="sqlite:///x")
+    assert ended.returncode == 3
+    assert ended.stderr.count("Meshes cannot start: DATABASE_URL must be") == 1
+    assert "Traceback" not in ended.stderr
+
+
+SHOW = "from django.conf import settings; print(settings.FERNET_KEYS)"
+
+
+def test_blanks_around_keys_are_left_out_and_what_they_sealed_still_opens():
+    shown = run("-c", SHOW, DJANGO_SETTINGS_MODULE="meshes.settings", FERNET_KEYS="new , old,,older")
+    assert shown.stdout.strip() == "['new', 'old', 'older', 'new ', ' old']"
+
+
+def test_what_a_running_stack_was_started_with_is_seen_beside_it(tmp_path):
+    (tmp_path / "stack.env").write_text("# secrets\nSECRET_KEY=of the stack\nMESHES_INGEST_RATE=5\n")
+    (tmp_path / "run.env").write_text("MESHES_INGEST_RATE=7\nMESHES_OUTBOUND_PORTS=*\nMESHES_BACKLOG_LIMIT=9\n")
+    show = "from django.conf import settings as s; print(s.MESHES_INGEST_RATE, s.MESHES_OUTBOUND_PORTS, s.SECRET_KEY)"
+    environment = {"DJANGO_SETTINGS_MODULE": "meshes.settings", "MESHES_DATA_DIR": str(tmp_path), "SECRET_KEY": ""}
+    assert run("-c", show, **environment).stdout.strip() == "7 * of the stack"
+    assert run("-c", show, **environment, MESHES_INGEST_RATE="8").stdout.strip() == "8 * of the stack"
