@@ -17,7 +17,7 @@ from django.db.models import F
 
 from connections import credentials as keeping
 from connections import outbound, providers, vault
-from connections.models import Connection
+from connections.models import Connection, ConnectionHealth
 from connections.oauth import grants, revoking, states, tokens
 from connections.oauth.tokens import Tokens
 from connections.providers.base import Account, FieldProblem, Granted, InvalidFields, Provider
@@ -30,6 +30,15 @@ TUNING = frozenset({"retry_schedule", "in_flight", "rate", "timeout_seconds"})
 """Columns that an owner may set as they are."""
 AWAITING_CREDENTIALS = (Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR)
 """What new credentials end."""
+CLOSED_BREAKER: Mapping[str, Any] = {
+    "breaker": ConnectionHealth.Breaker.CLOSED,
+    "opened_by": "",
+    "consecutive_failures": 0,
+    "opened_times": 0,
+    "first_failure_at": None,
+    "probe_until": None,
+}
+"""The columns of a connection's health once somebody has mended it; the last failure stays what it was."""
 TO_AUTHORIZE_WORDS = "It has not been authorized yet: open its authorization URL or connect link."
 TO_GIVE_WORDS = "It has no credentials yet."
 DISCONNECTED_WORDS = "It was disconnected. Authorize it again to use it."
@@ -240,8 +249,23 @@ def hold(connection: Connection, status: str, reason: str) -> bool:
 
 
 def mend(connection: Connection) -> bool:
-    """A test has succeeded: end what a failure began. A user's own pause stays. False when there was nothing."""
-    return _move(connection, [Status.DISABLED, Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR], Status.ACTIVE, "")
+    """A test has succeeded: end what a failure began, a breaker's pause too. False when there was nothing.
+
+    A user's own pause stays, and so does the rest that a 429 asked for.
+    """
+    held = [Status.DISABLED, Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR]
+    return _move(connection, held, Status.ACTIVE, "") or _close_breaker(connection)
+
+
+def _close_breaker(connection: Connection) -> bool:
+    opened = ConnectionHealth.objects.filter(connection=connection, connection__status=Status.ACTIVE)
+    opened = opened.exclude(breaker=ConnectionHealth.Breaker.CLOSED).exclude(opened_by="throttled")
+    with transaction.atomic():
+        closed = bool(opened.update(**CLOSED_BREAKER))
+        if closed:
+            _rows(connection).filter(status=Status.ACTIVE).update(paused_until=None)
+            _announce(connection)
+    return closed
 
 
 def learn_account(connection: Connection, account: Account) -> bool:

@@ -1,6 +1,7 @@
 """Destinations of a workspace, and the table of sealed documents that `connections.vault` alone reads."""
 
 import uuid
+from datetime import datetime
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
@@ -85,11 +86,14 @@ class ConnectionHealth(models.Model):
     workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="+")
     breaker = models.CharField(max_length=16, choices=Breaker.choices, default=Breaker.CLOSED)
     consecutive_failures = models.IntegerField(default=0)
+    opened_by = models.CharField(
+        max_length=16, blank=True, default="", db_default="", help_text="failures, throttled or no_token."
+    )
     opened_times = models.IntegerField(default=0, help_text="Openings in a row: each doubles the pause.")
     probe_until = models.DateTimeField(null=True, blank=True)
     first_failure_at = models.DateTimeField(null=True, blank=True)
     last_failure_at = models.DateTimeField(null=True, blank=True)
-    last_success_at = models.DateTimeField(null=True, blank=True)
+    last_success_at = models.DateTimeField(null=True, blank=True, help_text="To the minute, while all is well.")
 
     class Meta:
         db_table = "connection_health"
@@ -119,6 +123,7 @@ class SealedDocument(models.Model):
     document = EncryptedTextField()
     key_id = models.CharField(max_length=16, help_text="Fingerprint of the Fernet key that sealed it.")
     created_at = models.DateTimeField(auto_now_add=True)
+    sealed_at = models.DateTimeField(null=True, help_text="When this version was made; empty: not known.")
 
     class Meta:
         db_table = "sealed_documents"
@@ -137,6 +142,11 @@ class SealedDocument(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} v{self.version}"
+
+    @property
+    def set_at(self) -> datetime | None:
+        """When the secret was last set or renewed, not sealed anew; None: that was not recorded."""
+        return self.sealed_at or (self.created_at if self.version == 1 else None)
 
 
 class AccessRecord(models.Model):

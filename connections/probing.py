@@ -51,8 +51,8 @@ class Probe:
 def probe(connection: Connection, *, actor: str) -> Probe:
     """Send the provider's test request, judge the answer, and keep whose account it speaks of.
 
-    Success ends `disabled`, `needs_reauth` and `credential_error`; failure changes nothing, but credentials that do not
-    open put an active connection in `credential_error`. Raises nothing.
+    Success ends `disabled`, `needs_reauth`, `credential_error` and a breaker's pause; failure changes nothing, but
+    credentials that do not open put an active connection in `credential_error`. Raises nothing.
     """
     provider = providers.get(connection.type)
     try:

@@ -1,14 +1,10 @@
-"""Routes of integrations, connections and the access log, below `/api/v1/`."""
+"""Routes of integrations and the access log, below `/api/v1/`."""
 
 from django.urls import path
-from rest_framework.routers import SimpleRouter
 
 from connections.access_views import AccessLogViewSet
 from connections.oauth.views import OAuthAppViewSet
-from connections.views import ConnectionViewSet, IntegrationViewSet
-
-router = SimpleRouter(trailing_slash=False)
-router.register("connections", ConnectionViewSet, basename="connection")
+from connections.views import IntegrationViewSet
 
 urlpatterns = [
     path("integrations", IntegrationViewSet.as_view({"get": "list"}), name="integration-list"),
@@ -19,5 +15,4 @@ urlpatterns = [
         OAuthAppViewSet.as_view({"get": "retrieve", "put": "update", "delete": "destroy"}),
         name="oauth-app",
     ),
-    *router.urls,
 ]

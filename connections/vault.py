@@ -24,6 +24,7 @@ from typing import Any, Literal
 from cryptography.fernet import InvalidToken
 from django.db import transaction
 from django.db.models import Func, QuerySet, TextField, Value
+from django.db.models.functions import Now
 from fernet_fields import EncryptedTextField
 
 from connections.models import AccessRecord, SealedDocument
@@ -135,6 +136,7 @@ def seal(
             "version": version,
             "document": _write(secret, _binding(workspace_id, owner_kind, owner_id, kind, version)),
             "key_id": newest_key_id(),
+            "sealed_at": Now(),
         }
         if current is None:
             SealedDocument.objects.create(

@@ -57,7 +57,7 @@ class IntegrationViewSet(Endpoint, ViewSet):
 
 
 class ConnectionViewSet(AuthorizationActions):
-    """Destinations of a workspace."""
+    """Destinations of a workspace, but for one by itself: `delivery.views.connections` shows that with its health."""
 
     queryset = Connection.objects.all()
     id_prefix = ids.CONNECTION
@@ -114,11 +114,6 @@ class ConnectionViewSet(AuthorizationActions):
             )
         return _show(change, 201)
 
-    @extend_schema(responses=ConnectionOut)
-    def retrieve(self, request: Request, id: str) -> Response:
-        """One connection; also one that was deleted."""
-        return Response(ConnectionOut(self.get_object()).data)
-
     @extend_schema(request=ConnectionChangeIn(partial=True), responses=ConnectionMadeOut)
     def partial_update(self, request: Request, id: str) -> Response:
         """Change a connection; what is left out stays. It takes effect at the next attempt.
@@ -145,7 +140,8 @@ class ConnectionViewSet(AuthorizationActions):
     def test(self, request: Request, id: str) -> Response:
         """Send a real test request and judge the answer.
 
-        A success ends `disabled`, `needs_reauth` and `credential_error`. What is sent, the integration says in `test`.
+        A success ends `disabled`, `needs_reauth`, `credential_error` and the circuit breaker's pause. What is sent, the
+        integration says in `test`.
         """
         connection = self.living()
         self.read(StrictSerializer)

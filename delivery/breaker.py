@@ -15,6 +15,10 @@ LONGEST_PAUSE = timedelta(minutes=15)
 DISABLES_AFTER = timedelta(days=5)
 DISABLES_SPREAD = timedelta(hours=12)
 """First and last failure must lie this far apart, so that two failures around a quiet week disable nothing."""
+FAILURES, THROTTLED, NO_TOKEN = "failures", "throttled", "no_token"
+"""What opened it: failures in a row, a 429, or that there was no token to try with."""
+SUCCESS_KEPT_FOR = timedelta(minutes=1)
+"""How old `last_success_at` of a healthy connection may become: one write a minute, whatever it delivers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +31,23 @@ class Health:
     first_failure_at: datetime | None = None
     last_failure_at: datetime | None = None
     last_success_at: datetime | None = None
+    opened_by: str = ""
+    """Why the breaker is not closed; empty while it is."""
 
 
 def after_success(health: Health, now: datetime) -> Health:
     """One success closes the breaker. A healthy connection's row stays as it is: health is written on change only."""
     if health.breaker == CLOSED and not health.consecutive_failures and health.last_success_at is not None:
         return health
-    return Health(last_success_at=now)
+    return Health(last_failure_at=health.last_failure_at, last_success_at=now)
+
+
+def note_success(health: Health, now: datetime) -> Health:
+    """`after_success`, and the moment itself where the one that is kept has become old."""
+    after = after_success(health, now)
+    if after.last_success_at is not None and now - after.last_success_at >= SUCCESS_KEPT_FOR:
+        return replace(after, last_success_at=now)
+    return after
 
 
 def after_failure(health: Health, now: datetime) -> tuple[Health, timedelta | None]:
@@ -48,7 +62,7 @@ def after_failure(health: Health, now: datetime) -> tuple[Health, timedelta | No
         return failed, None  # a delivery that left before the breaker opened
     if health.breaker == CLOSED and failed.consecutive_failures < OPENS_AFTER:
         return failed, None
-    return _open(failed), _pause(health)
+    return _open(failed, FAILURES), _pause(health)
 
 
 def after_throttle(health: Health, now: datetime, retry_after_seconds: float | None = None) -> tuple[Health, timedelta]:
@@ -60,16 +74,17 @@ def after_throttle(health: Health, now: datetime, retry_after_seconds: float | N
         last_failure_at=now,
     )
     asked = timedelta(seconds=retry_after_seconds) if retry_after_seconds else None
-    return (throttled if health.breaker == OPEN else _open(throttled)), asked or _pause(health)
+    open_now = replace(throttled, opened_by=THROTTLED) if health.breaker == OPEN else _open(throttled, THROTTLED)
+    return open_now, asked or _pause(health)
 
 
 def after_rest(health: Health, seconds: float | None) -> tuple[Health, timedelta]:
     """The health and the pause where there was nothing to try with: one probe follows, and no failure is counted."""
-    return replace(health, breaker=OPEN), timedelta(seconds=seconds) if seconds else _pause(health)
+    return replace(health, breaker=OPEN, opened_by=NO_TOKEN), timedelta(seconds=seconds) if seconds else _pause(health)
 
 
-def _open(health: Health) -> Health:
-    return replace(health, breaker=OPEN, opened_times=health.opened_times + 1)
+def _open(health: Health, by: str) -> Health:
+    return replace(health, breaker=OPEN, opened_times=health.opened_times + 1, opened_by=by)
 
 
 def _pause(health: Health) -> timedelta:

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.dispatch import receiver
 
+from connections.lifecycle import CLOSED_BREAKER
 from connections.models import Connection, ConnectionHealth
 from connections.signals import connection_changed
 from delivery import deletion, steering
@@ -42,11 +43,4 @@ def _forget_failures(connection: Connection) -> None:
     if connection.status_changed_at is None:
         return
     health = ConnectionHealth.objects.filter(connection=connection, last_failure_at__lte=connection.status_changed_at)
-    health.update(
-        breaker="closed",
-        consecutive_failures=0,
-        opened_times=0,
-        first_failure_at=None,
-        last_failure_at=None,
-        probe_until=None,
-    )
+    health.exclude(breaker="closed", consecutive_failures=0).update(**CLOSED_BREAKER)

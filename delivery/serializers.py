@@ -6,6 +6,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from delivery import waiting
 from delivery.models import Attempt, Delivery, Event, state_of
 from delivery.reopening import CURRENT, ORIGINAL
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField
@@ -138,7 +139,17 @@ def body_out(body: bytes, attempt: Attempt) -> dict[str, Any]:
     return {"encoding": encoding, "content": content, "truncated": attempt.response_truncated}
 
 
+class WaitingOut(serializers.Serializer[Any]):
+    """What an open delivery waits for."""
+
+    reason = serializers.ChoiceField(waiting.REASONS)
+    until = serializers.DateTimeField(allow_null=True, help_text="null: no moment is known.")
+    detail = serializers.CharField(source="words")
+
+
 class DeliveryOut(serializers.Serializer[Any]):
+    """Reads the delivery's connection and its health: select them."""
+
     id = PublicIdField(ids.DELIVERY, source="pk")
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
     event = PublicIdField(ids.EVENT, source="event_id")
@@ -151,7 +162,8 @@ class DeliveryOut(serializers.Serializer[Any]):
     detail = serializers.CharField(help_text="The cause in words.")
     outcome = serializers.CharField(help_text="Of the newest attempt; empty before the first.")
     attempt_count = serializers.IntegerField(source="attempt_number", help_text="Over all replays.")
-    next_attempt_at = serializers.DateTimeField(allow_null=True)
+    next_attempt_at = serializers.SerializerMethodField(help_text="Never past; null where no moment is known.")
+    waiting_for = serializers.SerializerMethodField(help_text="null for one that is over, or in flight.")
     replay = PublicIdField(ids.REPLAY, source="replay_id", allow_null=True)
     replay_of = PublicIdField(
         ids.DELIVERY, source="replay_of_id", allow_null=True, help_text="The delivery in whose place this one was made."
@@ -162,6 +174,16 @@ class DeliveryOut(serializers.Serializer[Any]):
     replayed_at = serializers.DateTimeField(allow_null=True, help_text="When it was last sent again under its own id.")
     created_at = serializers.DateTimeField()
     finished_at = serializers.DateTimeField(allow_null=True)
+
+    @extend_schema_field(serializers.DateTimeField(allow_null=True))
+    def get_next_attempt_at(self, delivery: Delivery) -> datetime | None:
+        found = waiting.waiting_for(delivery, datetime.now(UTC))
+        return found.until if found else None
+
+    @extend_schema_field(WaitingOut(allow_null=True))
+    def get_waiting_for(self, delivery: Delivery) -> Any:
+        found = waiting.waiting_for(delivery, datetime.now(UTC))
+        return WaitingOut(found).data if found else None
 
     @extend_schema_field(serializers.ChoiceField(STATES))
     def get_status(self, delivery: Delivery) -> str:

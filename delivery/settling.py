@@ -104,7 +104,7 @@ recorded AS (
     FROM results r JOIN settled USING (id)
 )
 SELECT r.id, statement_timestamp(), h.connection_id, h.breaker, h.consecutive_failures, h.opened_times,
-    h.first_failure_at, h.last_failure_at, h.last_success_at
+    h.first_failure_at, h.last_failure_at, h.last_success_at, h.opened_by
 FROM settled JOIN results r USING (id)
 LEFT JOIN connection_health h ON h.connection_id = r.connection_id AND h.workspace_id = r.workspace_id
 """
@@ -206,7 +206,7 @@ class Change:
         if verdict.hold is not None:
             self._take_hold(verdict.hold, result)
         elif verdict.outcome == Outcome.DELIVERED:
-            self.health, self.paused_until = breaker.after_success(self.health, now), None
+            self.health, self.paused_until = breaker.note_success(self.health, now), None
         elif verdict.outcome in (Outcome.RETRY, Outcome.UNCERTAIN) and not verdict.is_ours:
             self._take_failure(result)
 
@@ -277,7 +277,7 @@ def _changes_nothing(result: Result, written: Written) -> bool:
     if result.verdict.rest_seconds is not None:
         return False
     if result.verdict.outcome == Outcome.DELIVERED and health is not None:
-        return breaker.after_success(health, written.now) is health
+        return breaker.note_success(health, written.now) is health
     return result.verdict.outcome == Outcome.REJECTED or result.verdict.is_ours
 
 
@@ -294,7 +294,8 @@ def _lock_healths(settled: list[Result], connection_ids: set[uuid.UUID]) -> dict
         )
         cursor.execute(
             "SELECT connection_id, breaker, consecutive_failures, opened_times, first_failure_at, last_failure_at,"
-            " last_success_at FROM connection_health WHERE connection_id = ANY(%s) ORDER BY connection_id FOR UPDATE",
+            " last_success_at, opened_by FROM connection_health WHERE connection_id = ANY(%s)"
+            " ORDER BY connection_id FOR UPDATE",
             [sorted(connection_ids)],
         )
         return {row[0]: Health(*row[1:]) for row in cursor.fetchall()}
@@ -313,9 +314,9 @@ def _write_changes(changes: list[Change], now: datetime) -> None:
             cursor,
             "UPDATE connection_health h SET breaker = v.breaker, consecutive_failures = v.failures,"
             " opened_times = v.opened, first_failure_at = v.first, last_failure_at = v.last,"
-            " last_success_at = v.success, probe_until = NULL FROM (VALUES {rows})"
-            " AS v (id, breaker, failures, opened, first, last, success) WHERE h.connection_id = v.id",
-            "(%s::uuid, %s, %s, %s, %s::timestamptz, %s::timestamptz, %s::timestamptz)",
+            " last_success_at = v.success, opened_by = v.opened_by, probe_until = NULL FROM (VALUES {rows})"
+            " AS v (id, breaker, failures, opened, first, last, success, opened_by) WHERE h.connection_id = v.id",
+            "(%s::uuid, %s, %s, %s, %s::timestamptz, %s::timestamptz, %s::timestamptz, %s)",
             [(change.connection_id, *astuple(change.health)) for change in changes if change.health != change.before],
         )
         _write_rows(

@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from connections.models import Connection
 from connections.providers.base import Outcome, Verdict
-from delivery import dispatch, fanout, reopening, settling
+from delivery import dispatch, evaluation, fanout, reopening, settling
 from delivery.models import Delivery, Event, Replay
 from meshes.snapshots import snapshot
 from tests.access_routes import ROUTES
@@ -136,7 +136,7 @@ def test_the_page_of_an_event_is_never_routed_without_its_delivery():
     root = superuser()
     for _ in range(ROUNDS // 4):
         event = make_event(workspace)
-        delivery = ids.encode(ids.DELIVERY, fanout.delivery_id(event.pk, rule.pk))
+        delivery = ids.encode(ids.DELIVERY, evaluation.delivery_id(event.pk, rule.pk))
         with meanwhile(lambda event=event: fanout.fan_out([event.pk])):
             for _ in range(1000):
                 text = words(root.page("delivery_event", event.pk))

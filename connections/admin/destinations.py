@@ -93,13 +93,14 @@ class ConnectionAdmin(OperatorAdmin):
         self.report(request, "resumed; held deliveries go out in order", len(resumed), refused)
 
     def page_context(self, request: HttpRequest, obj: Connection) -> dict[str, Any]:
-        documents = SealedDocument.objects.filter(connection=obj).only("kind", "version", "key_id", "created_at")
+        documents = SealedDocument.objects.filter(connection=obj).only(
+            "kind", "version", "key_id", "sealed_at", "created_at"
+        )
         sealed = list(documents.order_by("kind"))
         owner = {"workspace_id": obj.workspace_id, "owner_kind": "connection", "owner_id": obj.pk}
         seen = [AccessRecord(**owner, kind=document.kind, version=document.version) for document in sealed]
         watching.record_views(request, seen)
         return {
-            "health": _health(obj),
             "is_paused": _is_paused(obj),
             "config": shown_config(obj),
             "hints": shown_hints(obj.credential_hints),

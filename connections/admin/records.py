@@ -31,7 +31,7 @@ class SealedDocumentAdmin(WatchedAdmin):
     fields = list_display
     readonly_fields = fields
     show_workspace = columns.workspace()
-    show_made = columns.moment("created_at", "sealed")
+    show_made = columns.moment("set_at", "set")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SealedDocument]:
         return SealedDocument.objects.defer("document").select_related("workspace")

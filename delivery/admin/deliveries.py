@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
-from delivery import cancelling, publishing, reopening
+from delivery import cancelling, publishing, reopening, waiting
 from delivery.admin import timeline, wording
 from delivery.models import Attempt, DeadLetter, Delivery
 from delivery.search import OUTCOMES, STATES, narrow_deliveries
@@ -58,7 +58,7 @@ class DeliveriesAdmin(OperatorAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = self.model._default_manager.all()
-        return rows.defer("body", "frozen").select_related("workspace", "connection")
+        return rows.defer("body", "frozen").select_related("workspace", "connection__health")
 
     @admin.display(description="state")
     def show_state(self, delivery: Delivery) -> str:
@@ -77,7 +77,11 @@ class DeliveriesAdmin(OperatorAdmin):
 
     @admin.display(description="next attempt (UTC)")
     def show_next(self, delivery: Delivery) -> str:
-        return display.moment(delivery.next_attempt_at if delivery.status == "pending" else None)
+        found = waiting.waiting_for(delivery, datetime.now(UTC))
+        if found is None:
+            return display.NOTHING
+        reason = found.reason.replace("_", " ")
+        return display.two_lines(display.moment(found.until), reason) if found.until else reason
 
     @admin.display(description="attempts")
     def show_attempts(self, delivery: Delivery) -> int:

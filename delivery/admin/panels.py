@@ -1,5 +1,6 @@
 """What deliveries add to the pages of connections and workspaces."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from django.http import HttpRequest
@@ -8,7 +9,7 @@ from django.utils.safestring import SafeString
 
 from connections.admin.destinations import ConnectionAdmin
 from connections.models import Connection
-from delivery import overview
+from delivery import connection_health, overview, waiting
 from delivery.models import Delivery, Rule
 from workspaces.admin import WorkspaceAdmin
 from workspaces.models import Workspace
@@ -16,6 +17,15 @@ from workspaces.models import Workspace
 COUNTED = (Delivery.Status.PENDING, Delivery.Status.HELD, Delivery.Status.DEAD)
 NEWEST = 10
 MOST_RULES = 50
+
+
+def health(request: HttpRequest, connection: Connection) -> SafeString | str:
+    """How the connection does, as its owner is told, and the state of its breaker."""
+    context = {
+        "health": connection_health.examine(connection, datetime.now(UTC)),
+        "counters": waiting.health_of(connection),
+    }
+    return render_to_string("admin/delivery/health_panel.html", context, request)
 
 
 def lane(request: HttpRequest, connection: Connection) -> SafeString | str:
@@ -43,5 +53,5 @@ def elsewhere(request: HttpRequest, workspace: Workspace) -> SafeString | str:
     return render_to_string("admin/delivery/workspace_panel.html", {"workspace": workspace}, request)
 
 
-ConnectionAdmin.panels += [lane, deliveries]
+ConnectionAdmin.panels += [health, lane, deliveries]
 WorkspaceAdmin.panels += [elsewhere]

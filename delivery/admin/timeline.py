@@ -15,6 +15,7 @@ from connections.masking import Redactor
 from connections.models import Connection
 from delivery.admin import wording
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Rule, Unrouted
+from delivery.waiting import Waiting, waiting_for
 from workspaces import ids
 from workspaces.operators import display
 
@@ -49,6 +50,7 @@ class DeliveryCard:
 
     delivery: Delivery
     cause_words: str
+    waiting: Waiting | None
     body: str | None
     """What its rule's mapping made, indented; None where the payload itself is sent, or where it is not asked for."""
     attempts: list[AttemptCard] = field(default_factory=list)
@@ -89,7 +91,7 @@ def of_event(event: Event) -> Timeline:
     payload = Payload.objects.filter(pk=event.pk, workspace_id=event.workspace_id).first()
     ledger = RoutingLedger.objects.filter(pk=event.pk, workspace_id=event.workspace_id).first()
     found = Delivery.objects.filter(event_id=event.pk, workspace_id=event.workspace_id)
-    deliveries = list(found.select_related("connection", "rule").order_by("pk")[: MOST_DELIVERIES + 1])
+    deliveries = list(found.select_related("connection__health", "rule").order_by("pk")[: MOST_DELIVERIES + 1])
     shown = deliveries[:MOST_DELIVERIES]
     return Timeline(
         payload=display.indented(payload.body) if payload and payload.erased_at is None else None,
@@ -104,9 +106,13 @@ def of_event(event: Event) -> Timeline:
 
 def cards(deliveries: Iterable[Delivery], most_attempts: int) -> list[DeliveryCard]:
     """Deliveries with their newest attempts each, in one query."""
+    now = datetime.now(UTC)
     made = {
         delivery.pk: DeliveryCard(
-            delivery, wording.cause(delivery.cause), None if delivery.body is None else display.indented(delivery.body)
+            delivery,
+            wording.cause(delivery.cause),
+            waiting_for(delivery, now),
+            None if delivery.body is None else display.indented(delivery.body),
         )
         for delivery in deliveries
     }

@@ -6,7 +6,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from delivery import cancelling, publishing, reopening
+from delivery import cancelling, publishing, reopening, waiting
 from delivery.models import Attempt, Delivery
 from delivery.search import DeadLetterQuery, DeliveryQuery, narrow_deliveries
 from delivery.serializers import DeliveryDetailOut, DeliveryOut, ReplayTermsIn
@@ -17,7 +17,7 @@ from workspaces import clock, ids
 class DeliveryViewSet(TenantViewSet):
     """One event to one connection because of one rule."""
 
-    queryset = Delivery.objects.defer("body", "frozen")
+    queryset = waiting.shown(Delivery.objects.all())
     id_prefix = ids.DELIVERY
     required_scope = {
         "list": "events:read",
@@ -79,7 +79,7 @@ class DeliveryViewSet(TenantViewSet):
 class DeadLetterViewSet(TenantViewSet):
     """Deliveries that will not be tried again by themselves."""
 
-    queryset = Delivery.objects.filter(status=Delivery.Status.DEAD).defer("body", "frozen")
+    queryset = waiting.shown(Delivery.objects.filter(status=Delivery.Status.DEAD))
     id_prefix = ids.DELIVERY
     required_scope = "events:read"
 

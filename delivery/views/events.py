@@ -14,7 +14,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from delivery import idempotency, ingest, intake
+from delivery import idempotency, ingest, intake, waiting
 from delivery.idempotency import Answer, Stamp
 from delivery.intake import Admission, Admitted
 from delivery.models import Attempt, Delivery, Event, Payload, Unrouted
@@ -204,11 +204,11 @@ def _none_accepted(problems: Sequence[Problem]) -> Problem:
 
 
 def _unrouted(events: Sequence[Event]) -> Mapping[str, Any]:
-    waiting = Unrouted.objects.filter(pk__in=[event.pk for event in events])
-    return {"unrouted": set(waiting.values_list("pk", flat=True))}
+    found = Unrouted.objects.filter(pk__in=[event.pk for event in events])
+    return {"unrouted": set(found.values_list("pk", flat=True))}
 
 
 def _deliveries(event_id: uuid.UUID) -> "Prefetch[Any]":
     attempts = Attempt.objects.defer("request_headers", "response_headers", "response_body").order_by("number")
-    deliveries = Delivery.objects.filter(deliveries_of(event_id)).order_by("pk")
+    deliveries = waiting.shown(Delivery.objects.filter(deliveries_of(event_id))).order_by("pk")
     return Prefetch("deliveries", deliveries.prefetch_related(Prefetch("attempts", attempts)))

@@ -100,6 +100,8 @@ def test_a_webhook_is_made_with_a_secret_that_is_shown_once(api, workspace):
     assert (made["status"], made["version"], made["deleted_at"]) == ("active", 1, None)
     assert made["workspace"] == workspace.public_id
     read = api.get(f"{PATH}/{made['id']}").json()
+    assert read.pop("health")["status"] == "ok"
+    assert read.pop("credentials_changed_at") is not None
     assert read == made
     assert sealed(made)["signing_secret"] == Secret(secret)
 

@@ -5,7 +5,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from delivery.breaker import Health, after_failure, after_rest, after_success, after_throttle, is_failing_for_days
+from delivery.breaker import (
+    Health,
+    after_failure,
+    after_rest,
+    after_success,
+    after_throttle,
+    is_failing_for_days,
+    note_success,
+)
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -56,6 +64,26 @@ def test_health_of_a_healthy_connection_is_not_written_again():
     assert after_success(healthy, NOW + timedelta(hours=1)) is healthy
 
 
+def test_the_newest_success_of_a_healthy_connection_is_noted_once_a_minute():
+    healthy = Health(last_success_at=NOW)
+    assert note_success(healthy, NOW + timedelta(seconds=59)) is healthy
+    assert note_success(healthy, NOW + timedelta(seconds=60)) == Health(last_success_at=NOW + timedelta(seconds=60))
+
+
+def test_a_success_keeps_when_the_last_failure_was():
+    failed = Health(breaker="half_open", consecutive_failures=9, first_failure_at=NOW, last_failure_at=NOW)
+    later = NOW + timedelta(hours=1)
+    assert after_success(failed, later) == Health(last_failure_at=NOW, last_success_at=later)
+
+
+def test_it_is_known_what_opened_it():
+    opened, _ = fail(Health(), 5)
+    assert opened.opened_by == "failures"
+    assert after_throttle(Health(), NOW)[0].opened_by == "throttled"
+    assert after_throttle(opened, NOW, 3600.0)[0].opened_by == "throttled"
+    assert after_success(opened, NOW).opened_by == ""
+
+
 def test_a_throttle_pauses_as_long_as_asked_and_leaves_a_probe():
     health, pause = after_throttle(Health(), NOW, 7.0)
     assert (health.breaker, pause) == ("open", timedelta(seconds=7))
@@ -64,7 +92,7 @@ def test_a_throttle_pauses_as_long_as_asked_and_leaves_a_probe():
 def test_a_rest_leaves_a_probe_and_counts_no_failure():
     before = Health(consecutive_failures=4, first_failure_at=NOW, last_failure_at=NOW)
     health, pause = after_rest(before, 7.0)
-    assert (health, pause) == (replace(before, breaker="open"), timedelta(seconds=7))
+    assert (health, pause) == (replace(before, breaker="open", opened_by="no_token"), timedelta(seconds=7))
 
 
 def test_throttles_without_retry_after_pause_like_the_breaker():

@@ -17,9 +17,9 @@ NOTHING = "–"
 MASK = "••••"
 
 TONES = {
-    "good": "active succeeded delivered routed matched completed closed live granted enabled",
+    "good": "ok active succeeded delivered routed matched completed closed live granted enabled",
     "busy": "pending in_flight accepted running half_open waiting",
-    "warn": "held paused retry uncertain open expiring replaced",
+    "warn": "held paused failing cooling_down retry uncertain open expiring replaced",
     "bad": "dead disabled needs_reauth credential_error rejected broken mapping_failed evaluation_limit poisoned"
     " refused",
 }
