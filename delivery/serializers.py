@@ -1,6 +1,7 @@
 """Events, deliveries and attempts as the API shows them."""
 
 import base64
+from datetime import datetime
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
@@ -177,12 +178,12 @@ class DeliveryOut(serializers.Serializer[Any]):
 
     @extend_schema_field(serializers.DateTimeField(allow_null=True))
     def get_next_attempt_at(self, delivery: Delivery) -> datetime | None:
-        found = waiting.waiting_for(delivery, datetime.now(UTC))
+        found = waiting.waiting_for(delivery, clock.now())
         return found.until if found else None
 
     @extend_schema_field(WaitingOut(allow_null=True))
     def get_waiting_for(self, delivery: Delivery) -> Any:
-        found = waiting.waiting_for(delivery, datetime.now(UTC))
+        found = waiting.waiting_for(delivery, clock.now())
         return WaitingOut(found).data if found else None
 
     @extend_schema_field(serializers.ChoiceField(STATES))

@@ -77,7 +77,7 @@ class DeliveriesAdmin(OperatorAdmin):
 
     @admin.display(description="next attempt (UTC)")
     def show_next(self, delivery: Delivery) -> str:
-        found = waiting.waiting_for(delivery, datetime.now(UTC))
+        found = waiting.waiting_for(delivery, clock.now())
         if found is None:
             return display.NOTHING
         reason = found.reason.replace("_", " ")

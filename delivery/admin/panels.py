@@ -1,6 +1,5 @@
 """What deliveries add to the pages of connections and workspaces."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from django.http import HttpRequest
@@ -11,6 +10,7 @@ from connections.admin.destinations import ConnectionAdmin
 from connections.models import Connection
 from delivery import connection_health, overview, waiting
 from delivery.models import Delivery, Rule
+from workspaces import clock
 from workspaces.admin import WorkspaceAdmin
 from workspaces.models import Workspace
 
@@ -22,7 +22,7 @@ MOST_RULES = 50
 def health(request: HttpRequest, connection: Connection) -> SafeString | str:
     """How the connection does, as its owner is told, and the state of its breaker."""
     context = {
-        "health": connection_health.examine(connection, datetime.now(UTC)),
+        "health": connection_health.examine(connection, clock.now()),
         "counters": waiting.health_of(connection),
     }
     return render_to_string("admin/delivery/health_panel.html", context, request)

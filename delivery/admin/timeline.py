@@ -16,7 +16,7 @@ from connections.models import Connection
 from delivery.admin import wording
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Rule, Unrouted
 from delivery.waiting import Waiting, waiting_for
-from workspaces import ids
+from workspaces import clock, ids
 from workspaces.operators import display
 
 MOST_DELIVERIES = 200
@@ -106,7 +106,7 @@ def of_event(event: Event) -> Timeline:
 
 def cards(deliveries: Iterable[Delivery], most_attempts: int) -> list[DeliveryCard]:
     """Deliveries with their newest attempts each, in one query."""
-    now = datetime.now(UTC)
+    now = clock.now()
     made = {
         delivery.pk: DeliveryCard(
             delivery,

@@ -1,6 +1,6 @@
 """`/connections`, with what deliveries know of one: its health."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from drf_spectacular.utils import extend_schema, extend_schema_field
@@ -13,6 +13,7 @@ from connections.models import Connection, SealedDocument
 from connections.serializers import ConnectionOut
 from connections.vault import CREDENTIALS
 from delivery import connection_health
+from workspaces import clock
 
 
 class HealthOut(serializers.Serializer[Any]):
@@ -45,7 +46,7 @@ class ConnectionDetailOut(ConnectionOut):
 
     @extend_schema_field(HealthOut(allow_null=True))
     def get_health(self, connection: Connection) -> Any:
-        health = connection_health.examine(connection, datetime.now(UTC))
+        health = connection_health.examine(connection, clock.now())
         return HealthOut(health).data if health else None
 
 
