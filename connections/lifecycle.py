@@ -6,7 +6,7 @@ sent.
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -73,11 +73,27 @@ def create(
 
     `actor` is for the access record.
     """
+    return prepare_create(workspace_id, type, name, config, credentials, tuning, actor=actor)()
+
+
+def prepare_create(
+    workspace_id: uuid.UUID,
+    type: str,
+    name: str,
+    config: Mapping[str, Any],
+    credentials: Mapping[str, Any],
+    tuning: Mapping[str, Any],
+    *,
+    actor: str = "",
+) -> Callable[[], Change]:
+    """`create` in two: all that is checked and looked up is now, and what is returned writes. Raises as it does."""
     provider = providers.get(type)
     given = keeping.read_given(provider, credentials, {})
     cleaned = check(provider, config, given)
     document, made = keeping.make(provider, given)
-    with transaction.atomic():
+
+    @transaction.atomic
+    def write() -> Change:
         connection = Connection.objects.create(
             workspace_id=workspace_id,
             type=type,
@@ -89,7 +105,9 @@ def create(
         )
         keeping.seal(connection, document, actor, vault.CREATED)
         _announce(connection)
-    return Change(connection, made)
+        return Change(connection, made)
+
+    return write
 
 
 def edit(
@@ -127,8 +145,11 @@ def edit(
     return _save(connection, values, replacement, ends_grant=void, actor=actor, purpose=vault.REPLACED)
 
 
-def rotate_secret(connection: Connection, *, actor: str) -> Change:
-    """A newly generated secret; the one before goes on signing for the provider's overlap. Raises Conflict."""
+def prepare_rotation(connection: Connection, *, actor: str) -> Callable[[], Change]:
+    """A newly generated secret; the one before goes on signing for the provider's overlap. Raises Conflict.
+
+    The present one is opened now, and what is returned writes; it raises Conflict too.
+    """
     provider = providers.get(connection.type)
     try:
         rotated = keeping.rotate(provider, connection, actor)
@@ -136,7 +157,7 @@ def rotate_secret(connection: Connection, *, actor: str) -> Change:
         raise Conflict("The stored credentials do not open. Send all of them again.") from None
     if rotated is None:
         raise Conflict(f"{provider.name} has no secret that Meshes makes.")
-    return _save(connection, {}, rotated, actor=actor, purpose=vault.ROTATED)
+    return partial(_save, connection, {}, rotated, actor=actor, purpose=vault.ROTATED)
 
 
 def authorize(

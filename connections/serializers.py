@@ -8,7 +8,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from connections import outbound, providers
 from connections.models import Connection
-from meshes.api import PublicIdField, QuerySerializer, StrictSerializer, WorkspaceField
+from meshes.api import PublicIdField, QuerySerializer, SecretShownField, StrictSerializer, WorkspaceField
 from workspaces import ids
 
 MAX_SCHEDULE = 20
@@ -139,8 +139,9 @@ class ConnectionMadeOut(ConnectionOut):
     """A connection with the secrets that were just made for it: shown this once."""
 
     signing_secret = serializers.CharField(
-        required=False, help_text="Verifies a webhook's signatures. In this answer only; keep it."
+        required=False, allow_null=True, help_text="Verifies a webhook's signatures. In this answer only; keep it."
     )
+    secret_shown = SecretShownField()
 
 
 class ConnectionQuery(QuerySerializer):

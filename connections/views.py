@@ -1,6 +1,6 @@
 """`/integrations` and `/connections`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,16 @@ from connections.serializers import (
     IntegrationPageOut,
     ProbeOut,
 )
-from meshes.api import Endpoint, Problem, QuerySerializer, StrictSerializer
+from meshes.api import (
+    Endpoint,
+    Problem,
+    QuerySerializer,
+    ShownOnce,
+    StrictSerializer,
+    once,
+    once_outside,
+    once_prepared,
+)
 from workspaces import ids
 
 
@@ -63,6 +72,7 @@ class ConnectionViewSet(AuthorizationActions):
     id_prefix = ids.CONNECTION
     required_scope = "config"
     without_snapshot = ("options_of",)
+    credential_actions = ("create",)
     problems = {
         action: {409}
         for action in (
@@ -99,11 +109,12 @@ class ConnectionViewSet(AuthorizationActions):
             )
         ],
     )
-    def create(self, request: Request) -> Response:
+    @once_prepared
+    def create(self, request: Request) -> Callable[[], Response]:
         """Make a connection. Secrets that are made for it are in this answer and never shown again."""
         given = self.read(ConnectionIn)
         with _as_problems(given):
-            change = lifecycle.create(
+            make = lifecycle.prepare_create(
                 given["workspace"].pk,
                 given["type"],
                 given["name"],
@@ -112,7 +123,12 @@ class ConnectionViewSet(AuthorizationActions):
                 given["tuning"],
                 actor=self.identity.actor,
             )
-        return _show(change, 201)
+
+        def act() -> Response:
+            with _as_problems(given):
+                return _show(make(), 201)
+
+        return act
 
     @extend_schema(request=ConnectionChangeIn(partial=True), responses=ConnectionMadeOut)
     def partial_update(self, request: Request, id: str) -> Response:
@@ -137,6 +153,7 @@ class ConnectionViewSet(AuthorizationActions):
 
     @extend_schema(request=StrictSerializer, responses=ProbeOut)
     @action(detail=True, methods=["post"])
+    @once_outside
     def test(self, request: Request, id: str) -> Response:
         """Send a real test request and judge the answer.
 
@@ -149,6 +166,7 @@ class ConnectionViewSet(AuthorizationActions):
 
     @extend_schema(request=StrictSerializer, responses=ConnectionOut)
     @action(detail=True, methods=["post"])
+    @once
     def pause(self, request: Request, id: str) -> Response:
         """Hold all deliveries, new ones too, until `resume`."""
         connection = self.living()
@@ -158,6 +176,7 @@ class ConnectionViewSet(AuthorizationActions):
 
     @extend_schema(request=StrictSerializer, responses=ConnectionOut)
     @action(detail=True, methods=["post"])
+    @once
     def resume(self, request: Request, id: str) -> Response:
         """End whatever holds the connection; held deliveries go out, in order and paced."""
         connection = self.living()
@@ -167,12 +186,19 @@ class ConnectionViewSet(AuthorizationActions):
 
     @extend_schema(request=StrictSerializer, responses=ConnectionMadeOut)
     @action(detail=True, methods=["post"], url_path="rotate-secret")
-    def rotate_secret(self, request: Request, id: str) -> Response:
+    @once_prepared
+    def rotate_secret(self, request: Request, id: str) -> Callable[[], Response]:
         """Make a new secret, shown in this answer only. The one before signs beside it for 24 hours."""
         connection = self.living()
         self.read(StrictSerializer)
         with _as_problems():
-            return _show(lifecycle.rotate_secret(connection, actor=self.identity.actor), 200)
+            rotate = lifecycle.prepare_rotation(connection, actor=self.identity.actor)
+
+        def act() -> Response:
+            with _as_problems():
+                return _show(rotate(), 200)
+
+        return act
 
     @extend_schema(
         parameters=[OpenApiParameter("field", str, OpenApiParameter.PATH)], request=None, responses=ChoicePageOut
@@ -224,5 +250,4 @@ def _as_problems(given: Mapping[str, Any] | None = None) -> Iterator[None]:
 
 
 def _show(change: Change, status: int) -> Response:
-    made: dict[str, Any] = dict(change.made)
-    return Response({**ConnectionOut(change.connection).data, **made}, status=status)
+    return ShownOnce({**ConnectionOut(change.connection).data, **change.made}, change.made, status)

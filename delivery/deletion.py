@@ -23,7 +23,6 @@ from delivery.models import (
     Attempt,
     Delivery,
     Event,
-    IdempotencyRecord,
     Payload,
     Replay,
     RoutingLedger,
@@ -31,7 +30,7 @@ from delivery.models import (
     Unrouted,
 )
 from workspaces import clock
-from workspaces.models import ApiKey, Workspace
+from workspaces.models import ApiKey, IdempotencyRecord, Workspace
 from workspaces.signals import workspace_deleted
 
 BATCH = 500

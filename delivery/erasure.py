@@ -20,7 +20,8 @@ from connections.metering import OutOfWorkError
 from delivery import cancelling, evaluation
 from delivery.filters import Filter
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
-from workspaces.models import Workspace
+from workspaces import ids
+from workspaces.models import IdempotencyRecord, Workspace
 
 BATCH = 100
 """Events of one transaction: at most 25 MB of payloads are read at once."""
@@ -111,6 +112,7 @@ def _erase(workspace: Workspace, event_ids: Sequence[uuid.UUID], now: datetime, 
         done.busy += sorted(busy)
         done.cancelled += cancelling.cancel(delivery_ids, cancelling.ERASED, now)
         _empty(free, delivery_ids, now)
+        _empty_answers(workspace, delivery_ids)
         _close_unrouted(workspace, [event_id for event_id, *_ in waiting if event_id not in busy], now)
 
 
@@ -123,6 +125,15 @@ def _empty(event_ids: Sequence[uuid.UUID], delivery_ids: Sequence[uuid.UUID], no
     for ledger in RoutingLedger.objects.filter(pk__in=event_ids):
         entries = [_without_values(entry) for entry in ledger.entries]
         RoutingLedger.objects.filter(pk=ledger.pk).update(entries=entries)
+
+
+def _empty_answers(workspace: Workspace, delivery_ids: Sequence[uuid.UUID]) -> None:
+    """What is kept of answers under an `Idempotency-Key` repeats attempts, and so what destinations answered."""
+    named = [f"/deliveries/{ids.encode(ids.DELIVERY, pk)}/" for pk in delivery_ids]
+    paths = [place + act for place in named for act in ("replay", "cancel")]
+    for record in IdempotencyRecord.objects.filter(scope=workspace.pk, path__in=paths):
+        record.answer = json.dumps(json.loads(record.answer) | {"attempts": []}, ensure_ascii=False)
+        record.save(update_fields=["answer"])
 
 
 def _without_values(entry: dict[str, Any]) -> dict[str, Any]:

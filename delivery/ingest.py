@@ -11,11 +11,11 @@ from datetime import datetime
 
 from django.db import connection, transaction
 
-from delivery import idempotency, publishing
+from delivery import publishing
 from delivery.batching import Group, rows_of
-from delivery.idempotency import Answer, Stamp
 from delivery.models import event_time
-from workspaces import ids
+from workspaces import idempotency, ids
+from workspaces.idempotency import Answer, Stamp
 
 
 @dataclass(frozen=True, slots=True)

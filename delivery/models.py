@@ -373,31 +373,6 @@ class Attempt(models.Model):
         return ids.encode(ids.ATTEMPT, self.pk)
 
 
-class IdempotencyRecord(models.Model):
-    """What was answered to an `Idempotency-Key`, for 24 hours.
-
-    `scope` is a workspace, or the key itself where an account key posts in bulk.
-    """
-
-    scope = models.UUIDField()
-    path = models.CharField(max_length=64)
-    key = models.CharField(max_length=255)
-    body_hash = models.BinaryField(max_length=32)
-    status_code = models.IntegerField()
-    answer = models.JSONField()
-    created_at = models.DateTimeField()
-
-    class Meta:
-        db_table = "idempotency_records"
-        constraints = [
-            models.UniqueConstraint(fields=["scope", "path", "key"], name="idempotency_records_unique"),
-        ]
-        indexes = [models.Index(fields=["created_at"], name="idempotency_records_by_age")]
-
-    def __str__(self) -> str:
-        return f"{self.path} {self.key}"
-
-
 def event_time(event_id: uuid.UUID) -> datetime:
     """The moment an event was received, from its id (millisecond resolution)."""
     return datetime.fromtimestamp(ids.milliseconds(event_id) / 1000, tz=UTC)

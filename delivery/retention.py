@@ -20,9 +20,9 @@ from django.db import DatabaseError, IntegrityError, OperationalError, connectio
 from psycopg2.errors import LockNotAvailable
 
 from connections import access_log
-from delivery import cancelling, idempotency, reopening
+from delivery import cancelling, reopening
 from delivery.models import Delivery
-from workspaces import partitions
+from workspaces import idempotency, partitions
 from workspaces.partitions import Partition
 
 logger = logging.getLogger(__name__)

@@ -45,7 +45,7 @@ GROUPS: list[tuple[str, str, list[str]]] = [
             "delivery.Attempt",
             "delivery.RoutingLedger",
             "delivery.Payload",
-            "delivery.IdempotencyRecord",
+            "workspaces.IdempotencyRecord",
             "delivery.RoutingStamp",
         ],
     ),

@@ -3,8 +3,11 @@
 Problem, invalid, invalid_parameter      an answer that is an error (RFC 9457)
 StrictJSONParser, parsed_body            how bodies are read
 Page                                     how lists are answered
-StrictSerializer, QuerySerializer, PublicIdField, WorkspaceField
+StrictSerializer, QuerySerializer, PublicIdField, WorkspaceField, SecretShownField
 PeriodIn, period_bounds, bounded_search  lists that are searched by time, and how long that may take
+once, once_prepared, once_outside        handlers of POST that take an `Idempotency-Key`
+ShownOnce, DryRun                        their answers that are not kept as they are
+takes_idempotency_key, stamp_of, refusing_reuse, send  for a handler that looks after its key itself
 snapshot                                 what is read inside is of one moment; the handlers of GET run in one
 Endpoint                                 the base of a single view
 TenantViewSet                            the base of a resource whose rows belong to workspaces
@@ -25,10 +28,21 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
 from meshes.bodies import StrictJSONParser, parsed_body
+from meshes.once import (
+    DryRun,
+    ShownOnce,
+    once,
+    once_outside,
+    once_prepared,
+    refusing_reuse,
+    send,
+    stamp_of,
+    takes_idempotency_key,
+)
 from meshes.pages import Page
 from meshes.problems import Problem, invalid, invalid_parameter, problem_response
 from meshes.searching import PeriodIn, bounded_search, period_bounds
-from meshes.serializing import PublicIdField, QuerySerializer, StrictSerializer
+from meshes.serializing import PublicIdField, QuerySerializer, SecretShownField, StrictSerializer
 from meshes.snapshots import snapshot
 from workspaces import ids
 from workspaces.access import UnknownWorkspace, resolve_workspace, scope
@@ -36,12 +50,15 @@ from workspaces.authentication import Identity
 from workspaces.models import Workspace
 
 __all__ = [
+    "DryRun",
     "Endpoint",
     "Page",
     "PeriodIn",
     "Problem",
     "PublicIdField",
     "QuerySerializer",
+    "SecretShownField",
+    "ShownOnce",
     "StrictJSONParser",
     "StrictSerializer",
     "TenantViewSet",
@@ -49,10 +66,17 @@ __all__ = [
     "bounded_search",
     "invalid",
     "invalid_parameter",
+    "once",
+    "once_outside",
+    "once_prepared",
     "parsed_body",
     "period_bounds",
     "problem_response",
+    "refusing_reuse",
+    "send",
     "snapshot",
+    "stamp_of",
+    "takes_idempotency_key",
 ]
 
 _Row = TypeVar("_Row", bound=Model)
@@ -88,6 +112,10 @@ class Endpoint(APIView):
     """Statuses that an action may answer beside those that follow from its form; see meshes.schema."""
     without_snapshot: ClassVar[Collection[str]] = ()
     """Actions of GET that ask somebody outside, or read nothing from the database."""
+    credential_actions: ClassVar[Collection[str]] = ()
+    """Actions of POST whose bodies may hold credentials: an `Idempotency-Key` keeps an HMAC of them."""
+    not_repeated: ClassVar[Mapping[str, str]] = {}
+    """Actions of POST that take no `Idempotency-Key`, and why."""
 
     @property
     def default_response_headers(self) -> dict[str, str]:
@@ -110,6 +138,19 @@ class Endpoint(APIView):
         if not isinstance(identity, Identity):
             raise TypeError("This view lets callers in without a key.")
         return identity
+
+    def named_place(self) -> tuple[uuid.UUID, str]:
+        """What an `Idempotency-Key` belongs to: the workspace that the body names, else who calls; and the path."""
+        body = self.request.data
+        reference = body.get("workspace") if isinstance(body, dict) else None
+        try:
+            scope = resolve_workspace(self.identity, reference).pk if reference is not None else None
+        except UnknownWorkspace:
+            scope = None  # the handler says so
+        return scope or self.identity.workspace_id or self.identity.key_id, _below_root(self.request)
+
+    def holds_credentials(self) -> bool:
+        return getattr(self, "action", "post") in self.credential_actions
 
     def read(self, serializer_class: type[StrictSerializer], **options: Any) -> Any:
         """The body's validated data. Raises 422 with pointers. `options` go to the serializer (instance, partial)."""
@@ -134,6 +175,10 @@ class Endpoint(APIView):
         if not serializer.is_valid():
             raise _parameters(serializer.errors)
         return dict(serializer.validated_data)
+
+
+def _below_root(request: Request) -> str:
+    return request.path.removeprefix("/api/v1")
 
 
 def _reading_at_once(handler: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
@@ -169,6 +214,11 @@ class TenantViewSet(Endpoint, GenericViewSet[Any]):
 
     def get_queryset(self) -> "QuerySet[Any]":
         return self.rows()
+
+    def named_place(self) -> tuple[uuid.UUID, str]:
+        if "id" not in self.kwargs:
+            return super().named_place()
+        return self.get_object().workspace_id or self.identity.key_id, _below_root(self.request)
 
     def get_object(self) -> Any:
         """The row that the path names. Raises 404, for foreign and unknown alike."""

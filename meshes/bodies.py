@@ -55,6 +55,13 @@ def parsed_body(request: Request) -> Parsed:
     return parsed
 
 
+def received_body(request: Request) -> bytes:
+    """The body as it was received, where there need not be one."""
+    request.data  # noqa: B018 - reads and parses the body
+    parsed = getattr(request, "parsed_body", None)
+    return parsed.text.encode() if isinstance(parsed, Parsed) else b""
+
+
 def _check_encoding(request: Request) -> None:
     charset = str(request.META.get("CONTENT_TYPE", "")).lower().partition("charset=")[2].split(";")[0].strip(' "')
     if charset not in {"", "utf-8", "utf8"}:

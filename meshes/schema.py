@@ -34,6 +34,12 @@ _PROBLEM = {
     },
     "required": ["type", "title", "status"],
 }
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Good for 24 hours: the same request again is not carried out again, and gets the same answer.",
+    "schema": {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$", "minLength": 1, "maxLength": 255},
+}
 _ALWAYS = {401, 403, 406, 503}
 _WITH_BODY = {400, 413, 415, 422}
 _WITH_QUERY = {422}
@@ -48,6 +54,8 @@ class ProblemSchema(AutoSchema):
     def get_operation(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
         operation: dict[str, Any] | None = super().get_operation(*args, **kwargs)
         if operation is not None:
+            if getattr(self._handler(), "takes_idempotency_key", False):
+                operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
             reference = self._problem_component().ref
             for status in sorted(self._statuses(operation)):
                 operation["responses"].setdefault(str(status), _response(status, reference))
@@ -62,8 +70,9 @@ class ProblemSchema(AutoSchema):
 
     def _statuses(self, operation: dict[str, Any]) -> set[int]:
         places = {parameter["in"] for parameter in operation.get("parameters", [])}
-        action = getattr(self.view, "action", None) or self.method.lower()
-        statuses = _ALWAYS | set(getattr(self.view, "problems", {}).get(action, ()))
+        statuses = _ALWAYS | set(getattr(self.view, "problems", {}).get(self._action(), ()))
+        if getattr(self._handler(), "is_outside", False):
+            statuses |= {409}
         if "requestBody" in operation or self.method in {"POST", "PUT", "PATCH"}:
             statuses |= _WITH_BODY
         if "query" in places or self.method == "GET":
@@ -71,6 +80,12 @@ class ProblemSchema(AutoSchema):
         if "path" in places or "query" in places:
             statuses |= {404}
         return statuses
+
+    def _action(self) -> str:
+        return getattr(self.view, "action", None) or self.method.lower()
+
+    def _handler(self) -> Any:
+        return getattr(self.view, self._action(), None)
 
     def _problem_component(self) -> ResolvedComponent:
         component = ResolvedComponent(  # type: ignore[no-untyped-call]  # the library is typed in part

@@ -51,6 +51,14 @@ def _is_exactly(value: Any, types: type | tuple[type, ...]) -> bool:
     return isinstance(value, types) and (types is bool or not isinstance(value, bool))
 
 
+class SecretShownField(serializers.BooleanField):
+    """Stands in the repetition of an answer that showed a secret, and nowhere else."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        words = "true, in a repetition under an `Idempotency-Key` only: the secrets were in the first answer."
+        super().__init__(required=False, help_text=words, **kwargs)
+
+
 class QuerySerializer(serializers.Serializer[Any]):
     """Filters of a list: query parameters, which are all strings. See `Endpoint.read_query`."""
 

@@ -1,4 +1,4 @@
-"""Workspaces and their API keys."""
+"""Workspaces, their API keys, and what was answered under an `Idempotency-Key`."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
 from workspaces import clock, ids, keys
-from workspaces.models import ApiKey, Workspace
+from workspaces.models import ApiKey, IdempotencyRecord, Workspace
 from workspaces.operators import columns, display, finding
 from workspaces.operators.filters import WorkspaceFilter, by_choice
 from workspaces.operators.pages import Button, OperatorAdmin, Panel, operator_name
@@ -165,3 +165,30 @@ class ApiKeyAdmin(OperatorAdmin):
             return display.badge("revoked")
         is_expired = key.expires_at is not None and key.expires_at <= clock.now()
         return display.badge("expired" if is_expired else "live")
+
+
+@admin.register(IdempotencyRecord)
+class IdempotencyRecordAdmin(OperatorAdmin):
+    """What was answered to an `Idempotency-Key`, for 24 hours."""
+
+    list_display = ("key", "path", "show_scope", "status_code", "show_made")
+    search_help_text = "ws_… or key_… id, or a key in full"
+    fields = ("key", "path", "show_scope", "status_code", "show_answer", "show_made")
+    readonly_fields = fields
+    show_made = columns.moment("created_at", "answered")
+    show_answer = columns.document("answer", "answer")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[IdempotencyRecord]:
+        return IdempotencyRecord.objects.defer("body_hash")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[IdempotencyRecord], search_term: str
+    ) -> tuple[QuerySet[IdempotencyRecord], bool]:
+        for word in search_term.split():
+            scope = ids.decode(ids.WORKSPACE, word) or ids.decode(ids.KEY, word)
+            queryset = queryset.filter(scope=scope) if scope else queryset.filter(key=word)
+        return queryset, False
+
+    @admin.display(description="scope")
+    def show_scope(self, record: IdempotencyRecord) -> str:
+        return display.code(str(record.scope))

@@ -92,3 +92,28 @@ class ApiKey(models.Model):
     @property
     def public_id(self) -> str:
         return ids.encode(ids.KEY, self.pk)
+
+
+class IdempotencyRecord(models.Model):
+    """What was answered to an `Idempotency-Key`, for 24 hours.
+
+    `scope` is a workspace, or the caller's API key where a request is about none; status 0: not answered yet.
+    """
+
+    scope = models.UUIDField()
+    path = models.CharField(max_length=64)
+    key = models.CharField(max_length=255)
+    body_hash = models.BinaryField(max_length=32)
+    status_code = models.IntegerField()
+    answer = models.JSONField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "idempotency_records"
+        constraints = [
+            models.UniqueConstraint(fields=["scope", "path", "key"], name="idempotency_records_unique"),
+        ]
+        indexes = [models.Index(fields=["created_at"], name="idempotency_records_by_age")]
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.key}"

@@ -6,7 +6,7 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
-from meshes.api import PublicIdField, StrictSerializer, WorkspaceField
+from meshes.api import PublicIdField, SecretShownField, StrictSerializer, WorkspaceField
 from workspaces import clock, ids, keys
 from workspaces.access import EXTERNAL_ID
 from workspaces.authentication import Identity
@@ -150,7 +150,8 @@ class ApiKeyOut(serializers.Serializer[Any]):
 class IssuedKeyOut(ApiKeyOut):
     """A key that was just made or rotated, with its secrets: shown this once."""
 
-    key = serializers.CharField()
+    key = serializers.CharField(allow_null=True, help_text="null in a repetition under an `Idempotency-Key`.")
     signing_secret = serializers.CharField(
-        allow_null=True, help_text="Signs machine tokens; null for publishable keys."
+        allow_null=True, help_text="Signs machine tokens; null for publishable keys, and in a repetition."
     )
+    secret_shown = SecretShownField()

@@ -1,7 +1,5 @@
 """`/workspaces` and `/api-keys`."""
 
-from typing import Any
-
 from drf_spectacular.utils import OpenApiExample, extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -10,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from meshes.api import Endpoint, Page, Problem, QuerySerializer, TenantViewSet
+from meshes.api import Endpoint, Page, Problem, QuerySerializer, ShownOnce, TenantViewSet, once
 from workspaces import clock, ids, keys, lifecycle
 from workspaces.access import resolve_workspace, visible_workspaces
 from workspaces.keys import IssuedKey
@@ -53,6 +51,7 @@ class WorkspaceViewSet(Endpoint, GenericViewSet[Workspace]):
             OpenApiExample("A tenant", {"name": "Acme", "external_id": "ws_tenant_abc"}, request_only=True),
         ],
     )
+    @once
     def create(self, request: Request) -> Response:
         """Make a workspace."""
         try:
@@ -127,10 +126,11 @@ class ApiKeyViewSet(TenantViewSet):
             ),
         ],
     )
+    @once
     def create(self, request: Request) -> Response:
         """Make a key, with no more scopes than your own. A workspace's key makes keys of its own workspace."""
         issued = keys.create_key(**self.read(ApiKeyIn), actor=self.identity.actor)
-        return Response(_show(issued), status=201)
+        return _show(issued, 201)
 
     @extend_schema(responses=ApiKeyOut)
     def retrieve(self, request: Request, id: str) -> Response:
@@ -145,6 +145,7 @@ class ApiKeyViewSet(TenantViewSet):
 
     @extend_schema(request=RotationIn, responses=IssuedKeyOut)
     @action(detail=True, methods=["post"])
+    @once
     def rotate(self, request: Request, id: str) -> Response:
         """New secrets for a key; its present ones stay good for `overlap_seconds`."""
         key = self.get_object()
@@ -155,8 +156,9 @@ class ApiKeyViewSet(TenantViewSet):
             issued = keys.rotate_key(key.pk, overlap_seconds, clock.database_now(), actor=self.identity.actor)
         except keys.KeyNotLive:
             raise Problem(409, detail="A revoked or expired key cannot be rotated.") from None
-        return Response(_show(issued))
+        return _show(issued, 200)
 
 
-def _show(issued: IssuedKey) -> dict[str, Any]:
-    return {**ApiKeyOut(issued.row).data, "key": issued.key, "signing_secret": issued.signing_secret}
+def _show(issued: IssuedKey, status: int) -> ShownOnce:
+    secrets = {"key": issued.key, "signing_secret": issued.signing_secret}
+    return ShownOnce({**ApiKeyOut(issued.row).data, **secrets}, secrets, status)

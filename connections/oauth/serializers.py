@@ -5,15 +5,16 @@ from typing import Any
 from rest_framework import serializers
 
 from connections.oauth import links
-from meshes.api import PublicIdField, StrictSerializer
+from meshes.api import PublicIdField, SecretShownField, StrictSerializer
 from workspaces import ids
 
 
 class AuthorizationOut(serializers.Serializer[Any]):
     """Where to send the browser of whoever may give access."""
 
-    url = serializers.CharField(help_text="At the vendor. Open it in a browser; it is good once.")
+    url = serializers.CharField(allow_null=True, help_text="At the vendor. Open it in a browser; it is good once.")
     expires_at = serializers.DateTimeField()
+    secret_shown = SecretShownField()
 
 
 class ConnectLinkIn(StrictSerializer):
@@ -29,8 +30,9 @@ class ConnectLinkIn(StrictSerializer):
 class ConnectLinkOut(serializers.Serializer[Any]):
     """A page of ours that starts the authorization."""
 
-    url = serializers.CharField(help_text="Whoever has it may authorize this one connection.")
+    url = serializers.CharField(allow_null=True, help_text="Whoever has it may authorize this one connection.")
     expires_at = serializers.DateTimeField()
+    secret_shown = SecretShownField()
 
 
 class OAuthAppIn(StrictSerializer):

@@ -22,7 +22,7 @@ from connections.oauth.serializers import (
 )
 from connections.secret import Secret
 from connections.serializers import ConnectionOut
-from meshes.api import Endpoint, Problem, StrictSerializer, TenantViewSet
+from meshes.api import Endpoint, Problem, ShownOnce, StrictSerializer, TenantViewSet, once
 from workspaces.access import resolve_workspace
 from workspaces.models import Workspace
 
@@ -35,6 +35,7 @@ class AuthorizationActions(TenantViewSet):
 
     @extend_schema(request=StrictSerializer, responses=AuthorizationOut)
     @action(detail=True, methods=["post"])
+    @once
     def authorize(self, request: Request, id: str) -> Response:
         """Start an authorization. Send the browser of whoever may give access to `url`, within ten minutes.
 
@@ -47,10 +48,11 @@ class AuthorizationActions(TenantViewSet):
             begun = authorizing.begin(connection, states.key_session(self.identity), redirect_uri(request))
         except authorizing.NotAuthorizable as problem:
             raise Problem(409, detail=str(problem)) from None
-        return Response(AuthorizationOut(begun).data)
+        return ShownOnce(AuthorizationOut(begun).data, ["url"])
 
     @extend_schema(request=ConnectLinkIn, responses=ConnectLinkOut)
     @action(detail=True, methods=["post"], url_path="connect-link")
+    @once
     def connect_link(self, request: Request, id: str) -> Response:
         """A link with which a person without an account here authorizes this connection, and nothing else.
 
@@ -63,10 +65,12 @@ class AuthorizationActions(TenantViewSet):
         except authorizing.NotAuthorizable as problem:
             raise Problem(409, detail=str(problem)) from None
         token, expires_at = links.issue(connection, seconds)
-        return Response(ConnectLinkOut({"url": link_url(request, token), "expires_at": expires_at}).data)
+        link = ConnectLinkOut({"url": link_url(request, token), "expires_at": expires_at})
+        return ShownOnce(link.data, ["url"])
 
     @extend_schema(request=StrictSerializer, responses=ConnectionOut)
     @action(detail=True, methods=["post"])
+    @once
     def disconnect(self, request: Request, id: str) -> Response:
         """Destroy the tokens here and revoke them at the vendor, as far as it answers. Deliveries are held."""
         connection = self.living()

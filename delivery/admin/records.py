@@ -1,11 +1,11 @@
-"""Rows that other pages show in their context, each by itself: payloads, ledgers, idempotency records."""
+"""Rows that other pages show in their context, each by itself: payloads and ledgers."""
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from delivery.models import IdempotencyRecord, Payload, RoutingLedger, RoutingStamp
+from delivery.models import Payload, RoutingLedger, RoutingStamp
 from workspaces import ids
 from workspaces.operators import columns, display
 from workspaces.operators.filters import PeriodFilter
@@ -66,33 +66,6 @@ class RoutingLedgerAdmin(OperatorAdmin):
     @admin.display(description="deliveries")
     def show_matched(self, ledger: RoutingLedger) -> int:
         return sum("delivery" in entry for entry in ledger.entries)
-
-
-@admin.register(IdempotencyRecord)
-class IdempotencyRecordAdmin(OperatorAdmin):
-    """What was answered to an `Idempotency-Key`, for 24 hours."""
-
-    list_display = ("key", "path", "show_scope", "status_code", "show_made")
-    search_help_text = "ws_… or key_… id, or a key in full"
-    fields = ("key", "path", "show_scope", "status_code", "show_answer", "show_made")
-    readonly_fields = fields
-    show_made = columns.moment("created_at", "answered")
-    show_answer = columns.document("answer", "answer")
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[IdempotencyRecord]:
-        return IdempotencyRecord.objects.defer("body_hash")
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[IdempotencyRecord], search_term: str
-    ) -> tuple[QuerySet[IdempotencyRecord], bool]:
-        for word in search_term.split():
-            scope = ids.decode(ids.WORKSPACE, word) or ids.decode(ids.KEY, word)
-            queryset = queryset.filter(scope=scope) if scope else queryset.filter(key=word)
-        return queryset, False
-
-    @admin.display(description="scope")
-    def show_scope(self, record: IdempotencyRecord) -> str:
-        return display.code(str(record.scope))
 
 
 @admin.register(RoutingStamp)

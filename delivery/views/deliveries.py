@@ -1,5 +1,8 @@
 """`/deliveries` and `/dead-letters`: what was sent where, with every attempt."""
 
+from functools import partial
+
+from django.db import transaction
 from django.db.models import Prefetch, QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
@@ -10,7 +13,7 @@ from delivery import cancelling, publishing, reopening, waiting
 from delivery.models import Attempt, Delivery
 from delivery.search import DeadLetterQuery, DeliveryQuery, narrow_deliveries
 from delivery.serializers import DeliveryDetailOut, DeliveryOut, ReplayTermsIn
-from meshes.api import Problem, StrictSerializer, TenantViewSet, bounded_search, snapshot
+from meshes.api import Problem, StrictSerializer, TenantViewSet, bounded_search, once, snapshot
 from workspaces import clock, ids
 
 
@@ -42,6 +45,7 @@ class DeliveryViewSet(TenantViewSet):
 
     @extend_schema(request=ReplayTermsIn, responses={202: DeliveryDetailOut})
     @action(detail=True, methods=["post"])
+    @once
     def replay(self, request: Request, id: str) -> Response:
         """Send a dead or succeeded delivery again, with a fresh budget; the answer is the delivery that is open then.
 
@@ -55,11 +59,12 @@ class DeliveryViewSet(TenantViewSet):
             if refusal.reason == reopening.FILTERED:
                 return self._show(id, 202)
             raise Problem(409, detail=refusal.words)
-        publishing.publish_deliveries(sent.hints)
+        transaction.on_commit(partial(publishing.publish_deliveries, sent.hints))
         return self._show(ids.encode(ids.DELIVERY, sent.made[delivery.pk]), 202)
 
     @extend_schema(request=StrictSerializer, responses=DeliveryDetailOut)
     @action(detail=True, methods=["post"])
+    @once
     def cancel(self, request: Request, id: str) -> Response:
         """Cancel a pending or held delivery, for good. 409 where it is over, or being sent at this moment."""
         delivery = self.get_object()

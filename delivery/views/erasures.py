@@ -1,5 +1,6 @@
 """`/workspaces/{id}/erasures`: one person's payloads go."""
 
+import uuid
 from typing import Any
 
 from drf_spectacular.utils import OpenApiExample, extend_schema
@@ -9,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from delivery import erasure, matching
-from meshes.api import Endpoint, PeriodIn, PublicIdField, StrictSerializer, invalid, period_bounds
+from meshes.api import Endpoint, PeriodIn, PublicIdField, StrictSerializer, invalid, once_outside, period_bounds
 from workspaces import clock, ids
 from workspaces.access import resolve_workspace
 
@@ -48,11 +49,16 @@ class ErasureOut(serializers.Serializer[Any]):
 class ErasureView(Endpoint):
     required_scope = "admin"
 
+    def named_place(self) -> tuple[uuid.UUID, str]:
+        workspace = resolve_workspace(self.identity, self.kwargs["id"], include_deleted=True)
+        return workspace.pk, f"/workspaces/{workspace.public_id}/erasures"
+
     @extend_schema(
         request=ErasureIn,
         responses=ErasureOut,
         examples=[OpenApiExample("A person", {"match": {"payload.email": "ada@example.com"}}, request_only=True)],
     )
+    @once_outside
     def post(self, request: Request, id: str) -> Response:
         """Empty payloads, shaped bodies and answers of a person's events; cancel what is still to be delivered.
 

@@ -9,28 +9,28 @@ from django.conf import settings
 from django.db.models import Prefetch
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from delivery import idempotency, ingest, intake, waiting
-from delivery.idempotency import Answer, Stamp
+from delivery import ingest, intake, waiting
 from delivery.intake import Admission, Admitted
 from delivery.models import Attempt, Delivery, Event, Payload, Unrouted
 from delivery.search import EventQuery, deliveries_of, narrow_events
 from delivery.serializers import AcceptedOut, BulkIn, BulkOut, EventDetailOut, EventIn, EventOut
-from meshes.api import Problem, TenantViewSet, bounded_search, parsed_body
-from workspaces import directory, ids
-from workspaces.strictjson import Parsed
-
-IDEMPOTENCY_KEY = OpenApiParameter(
-    "Idempotency-Key",
-    OpenApiTypes.STR,
-    OpenApiParameter.HEADER,
-    description="1 to 255 visible ASCII characters, good for 24 hours: the same request again gets the same answer.",
+from meshes.api import (
+    Problem,
+    TenantViewSet,
+    bounded_search,
+    parsed_body,
+    refusing_reuse,
+    send,
+    stamp_of,
+    takes_idempotency_key,
 )
-
+from workspaces import directory, idempotency, ids
+from workspaces.idempotency import Answer, Stamp
 
 MOST_LOOKS = 3
 """A workspace would have to change between each of them and the next statement."""
@@ -48,7 +48,8 @@ class EventViewSet(TenantViewSet):
     publishable_actions = ("create",)
     problems = {"create": {429}, "payload": {410}}
 
-    @extend_schema(request=EventIn, responses={202: AcceptedOut}, parameters=[IDEMPOTENCY_KEY])
+    @extend_schema(request=EventIn, responses={202: AcceptedOut})
+    @takes_idempotency_key
     def create(self, request: Request) -> HttpResponse:
         """Accept one event. The answer is given when the event is safe; routing and delivery follow."""
         return _with_fresh_workspaces(lambda: self._accept(request))
@@ -56,10 +57,10 @@ class EventViewSet(TenantViewSet):
     def _accept(self, request: Request) -> HttpResponse:
         body = parsed_body(request)
         admission = Admission(self.identity, [intake.read_one(body)])
-        stamp = _stamp(request, admission.workspace(0).pk, "/events", body)
+        stamp = stamp_of(request, admission.workspace(0).pk, "/events", body.text.encode())
         admission.take_rate()
         if stamp is not None and (earlier := _recall(stamp)) is not None:
-            return _send(earlier)
+            return send(earlier)
         admission.take_room()
         (result,) = admission.results()
         if isinstance(result, Problem):
@@ -102,7 +103,8 @@ class BulkViewSet(TenantViewSet):
     body_limit = settings.MESHES_BULK_BODY_LIMIT
     body_max_keys = intake.BULK_MAX_KEYS
 
-    @extend_schema(request=BulkIn, responses={202: BulkOut, 207: BulkOut}, parameters=[IDEMPOTENCY_KEY])
+    @extend_schema(request=BulkIn, responses={202: BulkOut, 207: BulkOut})
+    @takes_idempotency_key
     def create(self, request: Request) -> HttpResponse:
         """Accept up to 500 events, each on its own: 202 when all were accepted, 207 when some were.
 
@@ -113,10 +115,11 @@ class BulkViewSet(TenantViewSet):
     def _accept(self, request: Request) -> HttpResponse:
         body = parsed_body(request)
         admission = Admission(self.identity, intake.read_bulk(body))
-        stamp = _stamp(request, self.identity.workspace_id or self.identity.key_id, "/events/bulk", body)
+        scope = self.identity.workspace_id or self.identity.key_id
+        stamp = stamp_of(request, scope, "/events/bulk", body.text.encode())
         admission.take_rate()
         if stamp is not None and (earlier := _recall(stamp)) is not None:
-            return _send(earlier)
+            return send(earlier)
         admission.take_room()
         results = admission.results()
         admitted = [result for result in results if isinstance(result, Admitted)]
@@ -135,46 +138,14 @@ def _with_fresh_workspaces(accept: Callable[[], HttpResponse]) -> HttpResponse:
     raise Problem(503, headers={"Retry-After": "1"})
 
 
-# --- idempotency ----------------------------------------------------------------------------------------------------
-
-
-def _stamp(request: Request, scope: uuid.UUID, path: str, body: Parsed) -> Stamp | None:
-    header = request.headers.get("Idempotency-Key")
-    if header is None:
-        return None
-    try:
-        return idempotency.stamp(scope, path, header, body.text.encode())
-    except idempotency.InvalidKey:
-        mistake = {
-            "header": "Idempotency-Key",
-            "detail": "This is 1 to 255 visible ASCII characters.",
-            "rule": "pattern",
-        }
-        raise Problem(400, errors=[mistake]) from None
-
-
 def _recall(stamp: Stamp) -> Answer | None:
-    try:
+    with refusing_reuse():
         return idempotency.recall(stamp)
-    except idempotency.KeyReused:
-        raise _reused() from None
 
 
 def _accept(admitted: Sequence[Admitted], answer: Answer, stamp: Stamp | None) -> HttpResponse:
-    try:
-        return _send(ingest.accept([one.event for one in admitted], answer, stamp))
-    except idempotency.KeyReused:
-        raise _reused() from None
-
-
-def _reused() -> Problem:
-    words = "This key was used for a request with another body. Send each request under a key of its own."
-    mistake = {"header": "Idempotency-Key", "detail": words, "rule": "reused"}
-    return Problem(422, "idempotency-key-reused", "The Idempotency-Key belongs to another request", errors=[mistake])
-
-
-def _send(answer: Answer) -> HttpResponse:
-    return HttpResponse(answer.text, status=answer.status_code, content_type="application/json")
+    with refusing_reuse():
+        return send(ingest.accept([one.event for one in admitted], answer, stamp))
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from django.db.models import QuerySet
-from django.http import HttpResponse
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
@@ -21,6 +21,7 @@ from delivery.rule_serializers import PreviewOut
 from delivery.search import ReplayFilter, replayed
 from delivery.serializers import ReplayTermsIn
 from meshes.api import (
+    DryRun,
     Problem,
     PublicIdField,
     QuerySerializer,
@@ -28,6 +29,8 @@ from meshes.api import (
     TenantViewSet,
     WorkspaceField,
     bounded_search,
+    once,
+    once_prepared,
     parsed_body,
     snapshot,
 )
@@ -140,7 +143,8 @@ class ReplayViewSet(TenantViewSet):
         return self.answer_page(rows, ReplayOut)
 
     @extend_schema(request=ReplayIn, responses={200: DryRunOut, 202: ReplayDetailOut})
-    def create(self, request: Request) -> HttpResponse:
+    @once_prepared
+    def create(self, request: Request) -> Callable[[], Response]:
         """Send every delivery of a filter again; with `dry_run`, only count them and show three requests."""
         given = self.read(ReplayIn)
         workspace: Workspace = given["workspace"]
@@ -153,11 +157,14 @@ class ReplayViewSet(TenantViewSet):
                 samples = reopening.read(list(matching.order_by("pk").values_list("pk", flat=True)[:SAMPLES]))
                 shown = [_sample(delivery, terms) for delivery in samples]
             document = {"dry_run": True, "count": count, "count_is_exact": count < COUNTED, "samples": shown}
-            return Response(DryRunOut(document).data)
-        started = replay.start(
-            workspace.pk, parsed_body(request).value["filter"], terms, count, ids.uuid7(), self.identity.actor
-        )
-        return self._show(started.public_id, 202)
+            return lambda: DryRun(DryRunOut(document).data)
+        asked = parsed_body(request).value["filter"]
+
+        def act() -> Response:
+            started = replay.start(workspace.pk, asked, terms, count, ids.uuid7(), self.identity.actor)
+            return self._show(started.public_id, 202)
+
+        return act
 
     @extend_schema(responses=ReplayDetailOut)
     def retrieve(self, request: Request, id: str) -> Response:
@@ -166,6 +173,7 @@ class ReplayViewSet(TenantViewSet):
 
     @extend_schema(request=StrictSerializer, responses=ReplayDetailOut)
     @action(detail=True, methods=["post"])
+    @once
     def cancel(self, request: Request, id: str) -> Response:
         """Stop a replay. What it has reopened goes on. 409 where it is over."""
         found = self.get_object()

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from delivery import rules
 from delivery.models import Event, Rule
 from delivery.rule_serializers import RuleChangeIn, RuleIn, RuleOut, RuleQuery, TrialIn, TrialOut
-from meshes.api import Problem, TenantViewSet, invalid, parsed_body
+from meshes.api import Problem, TenantViewSet, invalid, once, parsed_body
 from workspaces import clock, ids, strictjson
 
 
@@ -24,6 +24,7 @@ class RuleViewSet(TenantViewSet):
     id_prefix = ids.RULE
     required_scope = "config"
     problems = {"test": {409}}
+    not_repeated = {"test": "It sends and stores nothing."}
 
     @extend_schema(parameters=[RuleQuery], responses=RuleOut(many=True))
     def list(self, request: Request) -> Response:
@@ -51,6 +52,7 @@ class RuleViewSet(TenantViewSet):
             )
         ],
     )
+    @once
     def create(self, request: Request) -> Response:
         """Make a rule. Events that are accepted from now on follow it."""
         given = self.read(RuleIn)

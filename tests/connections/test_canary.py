@@ -1,6 +1,7 @@
 """Secrets are put through everything that takes them, and are searched for in everything that was written."""
 
 import base64
+import hashlib
 import io
 import json
 import logging
@@ -26,6 +27,7 @@ from tests.operators import superuser
 from tests.receivers import Receiver, receiver
 from tests.workspaces.callers import caller, post
 from workspaces import ids
+from workspaces.models import IdempotencyRecord
 
 pytestmark = pytest.mark.django_db
 
@@ -62,6 +64,7 @@ class Run:
         self.api = caller()
         self.secrets = [TOKEN, PASSWORD]
         self.answers: list[str] = []
+        self.bodies: list[bytes] = []
         made = [(self.make(*sending[:3]), sending[3]) for sending in SENDINGS]
         self.deliveries = [self.deliver(*each) for each in made]
         for delivery in self.deliveries:
@@ -80,9 +83,13 @@ class Run:
 
     def make(self, kind: str, path: str, credentials: dict[str, str]) -> Connection:
         body = {"workspace": make_workspace().public_id, "type": kind, "name": "C", "config": {"url": self.root + path}}
-        answer = post(self.api, "/api/v1/connections", body | {"credentials": credentials})
+        once = {"headers": {"idempotency-key": f"canary {kind}".replace(" ", "-")}}
+        answer = post(self.api, "/api/v1/connections", body | {"credentials": credentials}, **once)
         assert answer.status_code == 201, answer.content
         self.say(answer, *self.shown_once(answer))
+        self.bodies.append(json.dumps(body | {"credentials": credentials}).encode())
+        again = post(self.api, "/api/v1/connections", body | {"credentials": credentials}, **once)
+        assert self.say(again).json()["id"] == answer.json()["id"]
         pk = ids.decode(ids.CONNECTION, answer.json()["id"])
         assert pk is not None
         return Connection.objects.get(pk=pk)
@@ -126,8 +133,15 @@ class Run:
         for mistake in MISTAKES:
             assert patch(json.dumps({"credentials": mistake})).status_code == 422, mistake
         assert patch(json.dumps({"credentials": {"token": TOKEN}})[:-1]).status_code == 400
-        rotated = post(self.api, f"{path}/rotate-secret", {})
+        once = {"headers": {"idempotency-key": "canary"}}
+        rotated = post(self.api, f"{path}/rotate-secret", {}, **once)
         self.say(rotated, *self.shown_once(rotated))
+        assert self.say(post(self.api, f"{path}/rotate-secret", {}, **once)).json().get("signing_secret") is None
+        issued = {"name": "K", "kind": "account", "scopes": ["admin"]}
+        key = post(self.api, "/api/v1/api-keys", issued, **once)
+        self.secrets += (secrets := [key.json()["key"], key.json()["signing_secret"]])
+        self.say(key, *secrets)
+        assert self.say(post(self.api, "/api/v1/api-keys", issued, **once)).json()["key"] is None
         for page in ("/healthz", "/readyz", "/api/schema", "/api/v1/integrations", "/api/v1/connections"):
             assert self.say(self.api.get(page)).status_code == 200
 
@@ -140,7 +154,7 @@ class Run:
         body = {"workspace": target.workspace.public_id, "type": "webhook", "name": "C", "config": {"url": self.root}}
         given = {"credentials": BASIC | {"token": TOKEN}}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(lifecycle, "create", fail)
+            patch.setattr(lifecycle, "prepare_create", fail)
             patch.setattr(lifecycle, "edit", fail)
             created = post(self.api, "/api/v1/connections", body | given)
             path = f"/api/v1/connections/{target.public_id}"
@@ -188,7 +202,7 @@ def admin() -> str:
     root = superuser()
     models: dict[Any, str] = {Connection: "connections_connection", SealedDocument: "connections_sealeddocument"}
     models |= {AccessRecord: "connections_accessrecord", Attempt: "delivery_attempt", Delivery: "delivery_delivery"}
-    models |= {Event: "delivery_event"}
+    models |= {Event: "delivery_event", IdempotencyRecord: "workspaces_idempotencyrecord"}
     pages = [root.list(name) for name in models.values()]
     for model, name in models.items():
         pages += [root.page(name, pk) for pk in model.objects.values_list("pk", flat=True)]
@@ -218,6 +232,13 @@ def test_no_secret_was_written(written, place):
     assert len(run.secrets) > 4
     assert len(places[place]) > 500
     assert found(places[place], *run.secrets) == set()
+
+
+def test_bodies_with_secrets_are_known_by_no_hash_that_could_be_tried(written):
+    _, run, _, _ = written
+    kept = {bytes(record.body_hash) for record in IdempotencyRecord.objects.filter(path="/connections")}
+    assert len(kept) == len(SENDINGS) == len(run.bodies)
+    assert not kept & {hashlib.sha256(body).digest() for body in run.bodies}
 
 
 def test_the_secrets_were_sent(written):

@@ -11,7 +11,6 @@ from delivery.models import (
     Attempt,
     Delivery,
     Event,
-    IdempotencyRecord,
     Payload,
     Replay,
     RoutingLedger,
@@ -21,7 +20,7 @@ from delivery.models import (
 from tests.delivery.api import account, tenant
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
 from workspaces import ids
-from workspaces.models import ApiKey, Workspace
+from workspaces.models import ApiKey, IdempotencyRecord, Workspace
 
 pytestmark = pytest.mark.django_db
 

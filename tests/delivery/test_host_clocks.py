@@ -14,14 +14,14 @@ from django.test import Client
 from connections import lifecycle
 from connections.models import Connection, ConnectionHealth
 from connections.oauth import states
-from delivery import dispatch, idempotency, replay, settling, steering, sweep
-from delivery.idempotency import Answer
-from delivery.models import Delivery, IdempotencyRecord, Replay, Unrouted
+from delivery import dispatch, replay, settling, steering, sweep
+from delivery.models import Delivery, Replay, Unrouted
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
 from tests.operators import superuser
-from workspaces import clock, keys
+from workspaces import clock, idempotency, keys
 from workspaces.clock import database_now
-from workspaces.models import ApiKey
+from workspaces.idempotency import Answer
+from workspaces.models import ApiKey, IdempotencyRecord
 
 pytestmark = pytest.mark.django_db
 

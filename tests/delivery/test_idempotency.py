@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import connections
 
-from delivery import idempotency
-from delivery.models import Event, IdempotencyRecord, Payload, Unrouted
+from delivery.models import Event, Payload, Unrouted
 from tests.delivery.api import Caller, account, mistakes, tenant
 from tests.factories import make_workspace
+from workspaces import idempotency
+from workspaces.models import IdempotencyRecord
 
 pytestmark = pytest.mark.django_db
 

@@ -8,9 +8,10 @@ from django.db import connection
 from django.db.models import Max
 
 from delivery import reopening, retention
-from delivery.models import Attempt, Delivery, Event, IdempotencyRecord, Payload, RoutingLedger, Unrouted
+from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from workspaces import ids, partitions
+from workspaces.models import IdempotencyRecord
 from workspaces.partitions import Partition, week_of
 
 pytestmark = pytest.mark.django_db

@@ -26,7 +26,6 @@ from delivery.models import (
     DeadLetter,
     Delivery,
     Event,
-    IdempotencyRecord,
     Payload,
     Replay,
     RoutingLedger,
@@ -38,7 +37,7 @@ from meshes.admin_site import GROUPS, PAGES, WAITING_SECONDS
 from tests.factories import make_connection, make_deliveries, make_event, make_workspace
 from tests.operators import operator, said, superuser, words
 from workspaces import ids, keys
-from workspaces.models import ApiKey, Workspace
+from workspaces.models import ApiKey, IdempotencyRecord, Workspace
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
