@@ -46,6 +46,9 @@ class KeySigningSecrets:
         secret: Secret = opened.secret["signing_secret"]
         return secret
 
+    def imitate_opening(self) -> None:
+        vault.imitate_opening(KIND)
+
     def destroy(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, *, actor: str = "") -> None:
         """Forget the secret of a key that was revoked."""
         vault.destroy(workspace_id=workspace_id, owner_kind="api_key", owner_id=key_id, actor=actor)

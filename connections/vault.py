@@ -206,6 +206,14 @@ def open(
     return opened
 
 
+def imitate_opening(kind: str) -> None:
+    """Ask and decrypt as `open` does, for an API key that does not exist. Records nothing, as anybody may cause it."""
+    with transaction.atomic():
+        with_token(_rows(None, "api_key", ids.uuid7(), kind)).values_list("version", "token").first()
+        _FIELD.fernet.decrypt(_FIELD.fernet.encrypt(b"{}"))
+        AccessRecord.objects.filter(pk=ids.uuid7()).exists()
+
+
 def open_document(
     document: str | None,
     *,

@@ -9,6 +9,7 @@
 import functools
 import json
 import logging
+import math
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -141,10 +142,14 @@ def to_problem(exc: Exception) -> Problem:
 
 
 def _from_drf(exc: exceptions.APIException) -> Problem:
-    headers = {}
+    headers, errors = {}, []
     if isinstance(exc, exceptions.AuthenticationFailed | exceptions.NotAuthenticated):
         headers["WWW-Authenticate"] = getattr(exc, "auth_header", "Bearer")
-    return Problem(exc.status_code, detail=str(exc.detail), headers=headers)
+    if isinstance(exc, exceptions.AuthenticationFailed):
+        errors = [{"header": "Authorization", "detail": str(exc.detail), "rule": str(exc.get_codes())}]
+    if wait := getattr(exc, "wait", None):
+        headers["Retry-After"] = str(math.ceil(wait))
+    return Problem(exc.status_code, detail=str(exc.detail), errors=errors, headers=headers)
 
 
 def _unforeseen(exc: BaseException | None) -> Problem:

@@ -40,7 +40,7 @@ _IDEMPOTENCY_KEY = {
     "description": "Good for 24 hours: the same request again is not carried out again, and gets the same answer.",
     "schema": {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$", "minLength": 1, "maxLength": 255},
 }
-_ALWAYS = {401, 403, 406, 503}
+_ALWAYS = {401, 403, 406, 429, 503}
 _WITH_BODY = {400, 413, 415, 422}
 _WITH_QUERY = {422}
 

@@ -173,6 +173,12 @@ MESHES_INGEST_KEY_RATE = envint("MESHES_INGEST_KEY_RATE", 10_000)
 """Events per second that one key may post, to all its workspaces together."""
 MESHES_RULES_PER_WORKSPACE = envint("MESHES_RULES_PER_WORKSPACE", 500)
 """Rules that a workspace may have when one more is made: all of them share what one event may cost."""
+MESHES_WRONG_KEYS = envint("MESHES_WRONG_KEYS", 120)
+"""Wrong keys a minute from one address; above, a wrong one is answered 429. A right one is never refused for them."""
+MESHES_TRUSTED_PROXIES = envnets("MESHES_TRUSTED_PROXIES")
+"""Networks whose `X-Forwarded-For` is believed."""
+MESHES_TOKEN_AUDIENCE = env("MESHES_TOKEN_AUDIENCE", "meshes-api")
+"""What `aud` of a machine token must be."""
 MESHES_BACKLOG_LIMIT = envint("MESHES_BACKLOG_LIMIT", 1_000_000, least=0)
 """Open deliveries and unrouted events of one workspace above which new events are answered 429."""
 MESHES_SIGNING_SECRETS = "connections.signing.KeySigningSecrets"

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
+from rest_framework.exceptions import APIException, AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
-from workspaces import ids, keys, tokens, usage
-from workspaces.keyring import KeyRecord
+from workspaces import addresses, ids, keys, limits, tokens, usage
+from workspaces.keyring import CredentialError, KeyRecord
 from workspaces.models import ApiKey
 
-_REFUSAL = "The key or token is unknown, malformed, expired or revoked."
 _MAX_HEADER = 4096
 """Characters; a key has 87, a machine token a few hundred."""
 
@@ -37,16 +36,29 @@ class Identity:
         return True
 
 
+class TooManyWrongKeys(APIException):
+    status_code = 429
+
+    def __init__(self, wait: float) -> None:
+        super().__init__("Too many wrong keys came from your address. A right one is let in all the same.")
+        self.wait = wait
+        """Seconds."""
+
+
 class KeyAuthentication(BaseAuthentication):
-    """DRF's hook. Every refusal has the same words, so that they tell a guesser nothing."""
+    """DRF's hook. Credentials that are wrong are counted by address; a right one is never refused for them."""
 
     def authenticate(self, request: Request) -> tuple[Identity, Identity] | None:
         header = request.META.get("HTTP_AUTHORIZATION")
         if header is None:
             return None
-        record = read_credential(header)
-        if record is None:
-            raise AuthenticationFailed(_REFUSAL)
+        try:
+            record = read_credential(header)
+        except CredentialError as error:
+            wait = limits.take_wrong_key(addresses.client_network(request.META))
+            if wait is not None:
+                raise TooManyWrongKeys(wait) from None
+            raise AuthenticationFailed(error.words, error.reason) from None
         if not origin_is_allowed(record, request.META.get("HTTP_ORIGIN")):
             raise PermissionDenied("This key may not be used from this origin.")
         usage.touch(record.id)
@@ -57,12 +69,12 @@ class KeyAuthentication(BaseAuthentication):
         return 'Bearer realm="meshes"'
 
 
-def read_credential(header: str) -> KeyRecord | None:
-    """The live key that an Authorization header proves, or None."""
+def read_credential(header: str) -> KeyRecord:
+    """The live key that an Authorization header proves. Raises CredentialError."""
     scheme, _, credential = header.partition(" ")
-    if scheme.lower() != "bearer" or len(header) > _MAX_HEADER or not header.isascii():
-        return None
     credential = credential.strip(" ")
+    if scheme.lower() != "bearer" or not credential or len(header) > _MAX_HEADER or not header.isascii():
+        raise CredentialError("malformed", "The header must be `Authorization: Bearer <API key or machine token>`.")
     return keys.verify(credential) if credential.startswith(keys.PREFIX) else tokens.verify(credential)
 
 

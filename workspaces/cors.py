@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 from django.http import HttpRequest
 
 from workspaces.authentication import read_credential
+from workspaces.keyring import CredentialError
 from workspaces.models import ApiKey
 
 PATH = "/api/v1/events"
@@ -35,8 +36,13 @@ def is_allowed(sender: Any, request: HttpRequest, **_: Any) -> bool:
         return False
     if request.method == "OPTIONS":
         return request.META.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD") == "POST" and any_key_lists(origin)
-    record = read_credential(request.META.get("HTTP_AUTHORIZATION", "")) if request.method == "POST" else None
-    return record is not None and record.kind == ApiKey.Kind.PUBLISHABLE and origin in record.allowed_origins
+    if request.method != "POST":
+        return False
+    try:
+        record = read_credential(request.META.get("HTTP_AUTHORIZATION", ""))
+    except CredentialError:
+        return False
+    return record.kind == ApiKey.Kind.PUBLISHABLE and origin in record.allowed_origins
 
 
 def any_key_lists(origin: str) -> bool:

@@ -6,20 +6,35 @@ A key that is revoked ends within a second in every process.
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, Literal
 
-from workspaces import clock
 from workspaces.models import ApiKey
 
 TTL_SECONDS = 0.8
 """Below the one second after which a revoked key must be refused everywhere, with room for the query itself."""
 _MAX_RECORDS = 10_000
 
+Reason = Literal["malformed", "unknown", "expired", "revoked"]
+
+
+class CredentialError(Exception):
+    """A key or token that lets nobody in.
+
+    `reason` is told to the caller: `expired` and `revoked` only to who proves to have the secret, and a wrong secret is
+    `unknown` as an unknown id is, so that it tells a guesser nothing.
+    """
+
+    def __init__(self, reason: Reason, words: str) -> None:
+        super().__init__(words)
+        self.reason = reason
+        self.words = words
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A key's row as it was when loaded. `signing_secrets` is filled by the first token that is verified with it."""
+    """A key's row as it was when loaded."""
 
     id: uuid.UUID
     kind: str
@@ -33,43 +48,53 @@ class KeyRecord:
     previous_expires_at: datetime | None
     expires_at: datetime | None
     revoked_at: datetime | None
-    signing_secrets: list[str] = field(default_factory=list, repr=False, compare=False)
+    audience_from_version: int | None
 
-    def is_live(self, now: datetime) -> bool:
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+    def check_live(self, now: datetime) -> None:
+        """Raises CredentialError for a key that was revoked or has expired."""
+        if self.revoked_at is not None:
+            raise CredentialError("revoked", "This key was revoked.")
+        if self.expires_at is not None and self.expires_at <= now:
+            raise CredentialError("expired", "This key has expired.")
 
     def previous_is_live(self, now: datetime) -> bool:
         return self.previous_expires_at is not None and now < self.previous_expires_at
 
 
 _records: dict[uuid.UUID, tuple[float, KeyRecord]] = {}
+_unknown: dict[uuid.UUID, float] = {}
+"""Ids asked for in vain: an unknown id is looked up as seldom as a known one. Apart, as anybody can fill it."""
 _lock = threading.Lock()
 
 
 def find(key_id: uuid.UUID) -> KeyRecord | None:
-    """The key if it exists and is neither revoked nor expired, at most TTL_SECONDS old."""
+    """The key if it exists, also one that is not live, at most TTL_SECONDS old."""
     now = time.monotonic()
     loaded_at, record = _records.get(key_id, (0.0, None))
-    if record is None or now - loaded_at > TTL_SECONDS:
-        record = _load(key_id)
-        _remember(key_id, now, record)
-    return record if record is not None and record.is_live(clock.now()) else None
+    if record is not None and now - loaded_at <= TTL_SECONDS:
+        return record
+    if key_id in _unknown and now - _unknown.get(key_id, 0.0) <= TTL_SECONDS:
+        return None
+    record = _load(key_id)
+    _remember(key_id, now, record)
+    return record
 
 
 def forget(key_id: uuid.UUID) -> None:
     """Load the key anew at its next use; other processes do so within TTL_SECONDS."""
     with _lock:
         _records.pop(key_id, None)
+        _unknown.pop(key_id, None)
 
 
 def _remember(key_id: uuid.UUID, now: float, record: KeyRecord | None) -> None:
     with _lock:
-        if record is None:
-            _records.pop(key_id, None)
-            return
-        if len(_records) >= _MAX_RECORDS:
-            _records.clear()
-        _records[key_id] = now, record
+        _records.pop(key_id, None)
+        _unknown.pop(key_id, None)
+        kept: dict[uuid.UUID, Any] = _unknown if record is None else _records
+        if len(kept) >= _MAX_RECORDS:
+            kept.clear()
+        kept[key_id] = now if record is None else (now, record)
 
 
 def _load(key_id: uuid.UUID) -> KeyRecord | None:
@@ -89,4 +114,5 @@ def _load(key_id: uuid.UUID) -> KeyRecord | None:
         previous_expires_at=row.previous_expires_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        audience_from_version=row.audience_from_version,
     )

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 
 from workspaces import clock, ids, keyring
-from workspaces.keyring import KeyRecord
+from workspaces.keyring import CredentialError, KeyRecord
 from workspaces.models import ApiKey, Workspace
 from workspaces.signing import SigningSecretRefused, signing_secrets
 
@@ -34,6 +34,7 @@ _SECRET_LENGTH = 43
 """62^43 > 2^256."""
 _CHECKSUM_LENGTH = 6
 """62^6 > 2^32."""
+_NO_HASH = bytes(32)
 _FORM = re.compile(r"mesh_live_([0-9a-hjkmnp-tv-z]{26})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})")
 
 
@@ -95,7 +96,9 @@ def rotate_key(key_id: uuid.UUID, overlap_seconds: int, now: datetime, *, actor:
     row.previous_expires_at = now + timedelta(seconds=overlap_seconds) if overlap_seconds else None
     row.secret_hash = digest(text)
     row.version += 1
-    row.save(update_fields=["previous_hash", "previous_expires_at", "secret_hash", "version"])
+    row.audience_from_version = row.audience_from_version or row.version
+    changed = ["previous_hash", "previous_expires_at", "secret_hash", "version", "audience_from_version"]
+    row.save(update_fields=changed)
     signing_secret = _renew_signing_secret(row, previous, actor, "rotated")
     transaction.on_commit(lambda: keyring.forget(row.pk))
     return IssuedKey(row, text, signing_secret)
@@ -112,17 +115,22 @@ def revoke_key(key_id: uuid.UUID, now: datetime, *, actor: str = "") -> None:
     transaction.on_commit(lambda: keyring.forget(key_id))
 
 
-def verify(text: str) -> KeyRecord | None:
-    """The live key that `text` is, or None. Typos cost no query."""
+def verify(text: str) -> KeyRecord:
+    """The live key that `text` is. Raises CredentialError. Typos cost no query, and an unknown id costs what a wrong
+    secret of a known one does."""
     key_id = parse(text)
-    record = keyring.find(key_id) if key_id is not None else None
-    if record is None:
-        return None
-    presented = digest(text)
-    now = clock.now()
-    is_present = hmac.compare_digest(presented, record.secret_hash)
-    is_previous = hmac.compare_digest(presented, record.previous_hash or b"") and record.previous_is_live(now)
-    return record if is_present or is_previous else None
+    if key_id is None:
+        raise CredentialError("malformed", "This is no whole API key: its form or its checksum is wrong.")
+    record = keyring.find(key_id)
+    presented, now = digest(text), clock.now()
+    is_present = hmac.compare_digest(presented, record.secret_hash if record else _NO_HASH)
+    is_previous = hmac.compare_digest(presented, (record and record.previous_hash) or _NO_HASH)
+    if record is None or not (is_present or is_previous):
+        raise CredentialError("unknown", "There is no such key, or this is not its secret.")
+    record.check_live(now)
+    if not is_present and not record.previous_is_live(now):
+        raise CredentialError("expired", "This key was replaced when it was rotated.")
+    return record
 
 
 def parse(text: str) -> uuid.UUID | None:

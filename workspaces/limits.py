@@ -1,7 +1,9 @@
-"""How fast a workspace and a key may post events: token buckets in Redis, shared by all processes.
+"""How fast a workspace and a key may post events, and an address may try keys: token buckets in Redis, shared by all
+processes.
 
-A bucket holds one second's worth of its rate and is asked for all events of a request at once. A request larger than
-the bucket passes when the bucket is full and leaves it in debt, so that a large bulk request works with a small rate.
+A bucket of events holds one second's worth of its rate and is asked for all events of a request at once. A request
+larger than the bucket passes when the bucket is full and leaves it in debt, so that a large bulk request works with a
+small rate. A bucket of what is counted by the minute holds a minute's worth.
 While Redis is away each process counts for itself: the limit is then that of one process times their number.
 """
 
@@ -9,6 +11,7 @@ import logging
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from functools import cache
 
 import redis
@@ -60,10 +63,31 @@ def take(workspace: Workspace, key_id: uuid.UUID, count: int) -> float | None:
     """Take `count` events from the buckets of the workspace and the key: None if that may be, else seconds to wait."""
     rate = workspace.ingest_rate or float(settings.MESHES_INGEST_RATE)
     buckets = {
-        f"meshes:ingest:workspace:{workspace.pk}": rate,
-        f"meshes:ingest:key:{key_id}": max(rate, float(settings.MESHES_INGEST_KEY_RATE)),
+        f"meshes:ingest:workspace:{workspace.pk}": per_second(rate),
+        f"meshes:ingest:key:{key_id}": per_second(max(rate, float(settings.MESHES_INGEST_KEY_RATE))),
     }
     return _shared().take(buckets, count)
+
+
+def take_wrong_key(network: str) -> float | None:
+    """Count a wrong key against its address: None while that may be, else seconds to wait."""
+    return _shared().take({f"meshes:wrong-keys:{network}": per_minute(settings.MESHES_WRONG_KEYS)}, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """`rate` tokens a second, of which at most `burst` are kept."""
+
+    rate: float
+    burst: float
+
+
+def per_second(rate: float) -> Bucket:
+    return Bucket(rate, max(rate, MIN_BURST))
+
+
+def per_minute(number: float) -> Bucket:
+    return Bucket(number / 60, number)
 
 
 class SharedBuckets:
@@ -74,18 +98,18 @@ class SharedBuckets:
         self._local = LocalBuckets()
         self._away_until = 0.0
 
-    def take(self, buckets: dict[str, float], count: int) -> float | None:
-        """`buckets` gives each one's rate in events per second."""
+    def take(self, buckets: dict[str, Bucket], count: int) -> float | None:
+        """Take `count` from all buckets or from none: None, or seconds to wait."""
         if time.monotonic() >= self._away_until:
             try:
                 return self._ask(buckets, count)
             except redis.RedisError as error:
                 self._away_until = time.monotonic() + RETRY_SECONDS
-                logger.warning("ingest limits are counted in this process: %s", type(error).__name__)
+                logger.warning("limits are counted in this process: %s", type(error).__name__)
         return self._local.take(buckets, count)
 
-    def _ask(self, buckets: dict[str, float], count: int) -> float | None:
-        numbers = [number for rate in buckets.values() for number in (rate, burst_of(rate))]
+    def _ask(self, buckets: dict[str, Bucket], count: int) -> float | None:
+        numbers = [number for bucket in buckets.values() for number in (bucket.rate, bucket.burst)]
         milliseconds = int(self._script(keys=list(buckets), args=[count, *numbers]))
         return milliseconds / 1000 if milliseconds else None
 
@@ -97,26 +121,22 @@ class LocalBuckets:
         self._kept: dict[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
 
-    def take(self, buckets: dict[str, float], count: int) -> float | None:
+    def take(self, buckets: dict[str, Bucket], count: int) -> float | None:
         now = time.monotonic()
         with self._lock:
             if len(self._kept) >= _MAX_LOCAL_BUCKETS:
                 self._kept.clear()
-            left = {name: self._left(name, rate, now) for name, rate in buckets.items()}
-            wait = max((min(count, burst_of(rate)) - left[name]) / rate for name, rate in buckets.items())
+            left = {name: self._left(name, bucket, now) for name, bucket in buckets.items()}
+            wait = max((min(count, each.burst) - left[name]) / each.rate for name, each in buckets.items())
             if wait > 0:
                 return wait
             for name in buckets:
                 self._kept[name] = left[name] - count, now
         return None
 
-    def _left(self, name: str, rate: float, now: float) -> float:
-        tokens, at = self._kept.get(name, (burst_of(rate), now))
-        return min(burst_of(rate), tokens + (now - at) * rate)
-
-
-def burst_of(rate: float) -> float:
-    return max(rate, MIN_BURST)
+    def _left(self, name: str, bucket: Bucket, now: float) -> float:
+        tokens, at = self._kept.get(name, (bucket.burst, now))
+        return min(bucket.burst, tokens + (now - at) * bucket.rate)
 
 
 def connect(url: str) -> redis.Redis:

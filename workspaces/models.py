@@ -69,6 +69,8 @@ class ApiKey(models.Model):
     previous_expires_at = models.DateTimeField(null=True, blank=True)
     allowed_origins = ArrayField(models.CharField(max_length=255), default=list, blank=True)
     version = models.IntegerField(default=1)
+    audience_from_version = models.IntegerField(default=1, null=True, editable=False)
+    """Machine tokens signed with the secret of this version or a later one must have `aud`; NULL: with none yet."""
     expires_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)

@@ -32,6 +32,9 @@ class SigningSecrets(Protocol):
     def open(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, version: int, purpose: str) -> Revealable:
         """The secret of that version or a later one, with an access record. Raises SigningSecretRefused."""
 
+    def imitate_opening(self) -> None:
+        """Cost what `open` costs, and open nothing: whether a key exists is nobody's to measure."""
+
     def destroy(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, *, actor: str = "") -> None:
         """Forget the secret of a key that was revoked, with an access record."""
 

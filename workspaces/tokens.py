@@ -1,80 +1,140 @@
 """Machine tokens: JWTs (RFC 7519) that live for at most a minute, so that a backend need not send its key.
 
-Header `{"alg": "HS256", "kid": "key_…"}`; claims `exp` (at most 60 s ahead) and `iat`; signed with the key's signing
-secret, which is not the key. A token may do what its key may.
+Header `{"alg": "HS256", "kid": "key_…"}`; claims `exp` (at most 60 s ahead), `iat` and `aud`; signed with the key's
+signing secret, which is not the key. A token may do what its key may.
 """
 
 import logging
+import threading
 import uuid
 from typing import Any
 
 import jwt
+from django.conf import settings
 
 from workspaces import clock, ids, keyring
-from workspaces.keyring import KeyRecord
+from workspaces.keyring import CredentialError, KeyRecord
 from workspaces.models import ApiKey
 from workspaces.signing import SigningSecretRefused, signing_secrets
 
 logger = logging.getLogger(__name__)
 
 ALGORITHM = "HS256"
+ISSUER = "urn:meshes:m2m:"
+"""Followed by the key's id as `kid` has it: what `iss` must be where it is given."""
 MAX_SECONDS = 60
 CLOCK_SKEW_SECONDS = 5
-"""How far ahead of ours a caller's clock may be: for `iat` only, `exp` is taken at its word."""
+"""How far ahead of ours a caller's clock may be: for `iat` and `nbf`; `exp` is taken at its word."""
 _MAX_TIME = 2**40
+_MAX_OPENED = 1_000
+_NO_SECRET = "the secret of a key that does not exist"  # noqa: S105
+
+_opened: dict[uuid.UUID, tuple[int, list[str]]] = {}
+"""Signing secrets by key, with the version that they were opened for: opened, and so recorded, once for each."""
+_imitated: dict[uuid.UUID, None] = {}
+"""Unknown keys for which an opening was imitated. Apart, as anybody can fill it."""
+_lock = threading.Lock()
 
 
-def verify(token: str) -> KeyRecord | None:
-    """The live key whose signing secret signed the token, or None."""
-    key_id = _key_id(token)
-    record = keyring.find(key_id) if key_id is not None else None
-    if record is None or record.kind == ApiKey.Kind.PUBLISHABLE:
-        return None
-    for secret in _signing_secrets(record):
+def verify(token: str) -> KeyRecord:
+    """The live key whose signing secret signed the token. Raises CredentialError.
+
+    An unknown key costs what a known one costs whose secret is another: a look-up, an opening and a signature.
+    """
+    kid = _key_id(token)
+    key_id = ids.decode(ids.KEY, kid)
+    if key_id is None:
+        raise CredentialError("malformed", "The token's kid must be the id of an API key.")
+    record = keyring.find(key_id)
+    if record is None or record.revoked_at is not None or record.kind == ApiKey.Kind.PUBLISHABLE:
+        _imitate_opening(key_id)
+        _decode(token, _NO_SECRET)
+        raise _unknown()
+    for age, secret in enumerate(_signing_secrets(record)):
         claims = _decode(token, secret)
         if claims is not None:
-            return record if _is_current(claims, clock.now().timestamp()) else None
-    return None
+            record.check_live(clock.now())
+            _check_times(claims, clock.now().timestamp())
+            since = record.audience_from_version
+            _check_parties(claims, kid, is_audience_required=since is not None and record.version - age >= since)
+            return record
+    raise _unknown()
 
 
-def _key_id(token: str) -> uuid.UUID | None:
+def _unknown() -> CredentialError:
+    return CredentialError("unknown", "There is no such key, or this is not its signature.")
+
+
+def _key_id(token: str) -> str:
     try:
-        kid = jwt.get_unverified_header(token).get("kid")
+        header = jwt.get_unverified_header(token)
     except (jwt.InvalidTokenError, RecursionError, ValueError):
-        return None
-    return ids.decode(ids.KEY, kid) if isinstance(kid, str) else None
+        raise CredentialError("malformed", "This is neither an API key nor a machine token (JWT).") from None
+    if header.get("alg") != ALGORITHM:
+        raise CredentialError("malformed", f"The token's alg must be {ALGORITHM}.")
+    return str(header.get("kid", ""))
 
 
 def _signing_secrets(record: KeyRecord) -> list[str]:
-    """The present secret and, during a rotation, the one before.
-
-    Kept with the record: opened, and so recorded, once for each time that the record is loaded.
-    """
-    if not record.signing_secrets:
+    """The present secret and, during a rotation, the one before."""
+    version, secrets = _opened.get(record.id, (0, []))
+    if version != record.version:
         try:
             secret = signing_secrets().open(record.id, record.workspace_id, record.version, "verify a machine token")
         except SigningSecretRefused as error:
             logger.error("the signing secret of %s does not open: %s", ids.encode(ids.KEY, record.id), error)
             return []
-        record.signing_secrets.extend(secret.reveal().split())
-    return record.signing_secrets[: 2 if record.previous_is_live(clock.now()) else 1]
+        secrets = secret.reveal().split()
+        _keep(_opened, record.id, (record.version, secrets))
+    return secrets[: 2 if record.previous_is_live(clock.now()) else 1]
+
+
+def _imitate_opening(key_id: uuid.UUID) -> None:
+    if key_id not in _imitated:
+        signing_secrets().imitate_opening()
+        _keep(_imitated, key_id, None)
+
+
+def _keep(kept: dict[uuid.UUID, Any], key_id: uuid.UUID, value: Any) -> None:
+    with _lock:
+        if len(kept) >= _MAX_OPENED:
+            kept.clear()
+        kept[key_id] = value
 
 
 def _decode(token: str, secret: str) -> dict[str, Any] | None:
-    """The claims if the signature is right. The times are checked here, not there, where odd numbers raise."""
-    options: Any = {"verify_exp": False, "verify_iat": False, "verify_nbf": False, "verify_aud": False}
+    """The claims if the signature is right. They are checked here, not there, where odd values raise."""
+    claims = ("exp", "iat", "nbf", "aud", "iss", "sub", "jti")
+    options: Any = {f"verify_{claim}": False for claim in claims}
     try:
-        return jwt.decode(token, secret, algorithms=[ALGORITHM], options=options | {"require": ["exp", "iat"]})
+        return jwt.decode(token, secret, algorithms=[ALGORITHM], options=options)
     except (jwt.InvalidTokenError, RecursionError, ValueError):
         return None
 
 
-def _is_current(claims: dict[str, Any], now: float) -> bool:
-    issued_at, expires_at = claims["iat"], claims["exp"]
-    if not (_is_time(issued_at) and _is_time(expires_at)):
-        return False
-    is_short = now < expires_at <= now + MAX_SECONDS and expires_at - issued_at <= MAX_SECONDS
-    return bool(is_short and issued_at <= now + CLOCK_SKEW_SECONDS)
+def _check_times(claims: dict[str, Any], now: float) -> None:
+    given = {name: claims[name] for name in ("iat", "exp", "nbf") if name in claims}
+    if not {"iat", "exp"} <= given.keys() or not all(_is_time(value) for value in given.values()):
+        raise CredentialError("malformed", "The token must have iat and exp, and nbf where given, in Unix seconds.")
+    if given["exp"] <= now:
+        raise CredentialError("expired", "The token has expired.")
+    if given["exp"] > now + MAX_SECONDS or given["exp"] - given["iat"] > MAX_SECONDS:
+        raise CredentialError(
+            "malformed", f"The token's exp may be {MAX_SECONDS} seconds ahead, and after iat, at most."
+        )
+    if max(given["iat"], given.get("nbf", 0)) > now + CLOCK_SKEW_SECONDS:
+        raise CredentialError("malformed", "The token's iat or nbf lies in the future.")
+
+
+def _check_parties(claims: dict[str, Any], kid: str, *, is_audience_required: bool) -> None:
+    """`aud` (RFC 7519, 4.1.3: one or a list) and `iss`."""
+    audience = settings.MESHES_TOKEN_AUDIENCE
+    given = claims.get("aud")
+    fits = given == audience or (isinstance(given, list) and audience in given)
+    if not fits and ("aud" in claims or is_audience_required):
+        raise CredentialError("malformed", f"The token's aud must be {audience}.")
+    if "iss" in claims and claims["iss"] != ISSUER + kid:
+        raise CredentialError("malformed", f"The token's iss, where given, must be {ISSUER}<kid>.")
 
 
 def _is_time(value: object) -> bool:

@@ -1,11 +1,12 @@
 """Callers of the API for tests: Django's test client with a key."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.test import Client
 
 from workspaces import keys
+from workspaces.keyring import CredentialError
 from workspaces.keys import IssuedKey
 from workspaces.models import Workspace
 
@@ -31,3 +32,12 @@ def bearer(credential: str) -> Client:
 def post(client: Client, path: str, document: Any = None, **headers: Any) -> Any:
     """POST a document as JSON; the answer is Django's, as the middleware left it."""
     return client.post(path, document, content_type="application/json", **headers)
+
+
+def why_refused(verify: Callable[[str], Any], text: str) -> str | None:
+    """The reason for which a key or token lets nobody in; None where it does."""
+    try:
+        verify(text)
+    except CredentialError as error:
+        return error.reason
+    return None

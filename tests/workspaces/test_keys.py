@@ -10,7 +10,7 @@ import pytest
 from connections.models import SealedDocument
 from tests.factories import make_workspace
 from tests.polling import eventually
-from tests.workspaces.callers import issue
+from tests.workspaces.callers import issue, why_refused
 from workspaces import ids, keyring, keys
 from workspaces.models import ApiKey
 
@@ -68,19 +68,48 @@ def test_a_live_key_verifies():
 @pytest.mark.django_db
 def test_the_right_id_with_another_secret_is_refused():
     issued = issue()
-    assert keys.verify(keys._generate(issued.row.pk)) is None
+    assert why_refused(keys.verify, keys._generate(issued.row.pk)) == "unknown"
 
 
 @pytest.mark.django_db
 def test_an_unknown_id_is_refused():
-    assert keys.verify(keys._generate(uuid.UUID(int=ids.uuid7().int ^ 1))) is None
+    assert why_refused(keys.verify, keys._generate(uuid.UUID(int=ids.uuid7().int ^ 1))) == "unknown"
+
+
+@pytest.mark.django_db
+def test_an_unknown_id_costs_what_another_secret_of_a_known_one_does(django_assert_num_queries):
+    known, unknown = issue().row.pk, ids.uuid7()
+    for key_id in (known, unknown):
+        keyring.forget(key_id)
+        with django_assert_num_queries(1):
+            assert why_refused(keys.verify, keys._generate(key_id)) == "unknown"
+        with django_assert_num_queries(0):
+            assert why_refused(keys.verify, keys._generate(key_id)) == "unknown"
+
+
+@pytest.mark.django_db
+def test_a_key_that_was_asked_for_before_it_was_made_is_known_soon():
+    issued = issue()
+    ApiKey.objects.filter(pk=issued.row.pk).delete()
+    keyring.forget(issued.row.pk)
+    assert why_refused(keys.verify, issued.key) == "unknown"
+    issued.row.save(force_insert=True)
+    eventually(lambda: why_refused(keys.verify, issued.key) is None, seconds=10)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_that_a_key_was_revoked_is_told_only_to_who_has_its_secret():
+    issued = issue()
+    keys.revoke_key(issued.row.pk, now())
+    assert why_refused(keys.verify, issued.key) == "revoked"
+    assert why_refused(keys.verify, keys._generate(issued.row.pk)) == "unknown"
 
 
 @pytest.mark.django_db
 def test_a_typo_costs_no_query(django_assert_num_queries):
     text = issue().key
     with django_assert_num_queries(0):
-        assert keys.verify(text[:-1] + ("0" if text[-1] != "0" else "1")) is None
+        assert why_refused(keys.verify, text[:-1] + ("0" if text[-1] != "0" else "1")) == "malformed"
 
 
 @pytest.mark.django_db
@@ -95,7 +124,7 @@ def test_a_known_key_costs_no_query(django_assert_num_queries):
 def test_a_key_ends_at_its_expiry():
     issued = issue(expires_at=now() + timedelta(seconds=2))
     assert keys.verify(issued.key) is not None
-    eventually(lambda: keys.verify(issued.key) is None, seconds=4)
+    eventually(lambda: why_refused(keys.verify, issued.key) == "expired", seconds=4)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -103,7 +132,7 @@ def test_a_revoked_key_is_refused_at_once_here():
     issued = issue()
     assert keys.verify(issued.key) is not None
     keys.revoke_key(issued.row.pk, now())
-    assert keys.verify(issued.key) is None
+    assert why_refused(keys.verify, issued.key) == "revoked"
 
 
 @pytest.mark.django_db
@@ -111,7 +140,7 @@ def test_a_key_revoked_by_another_process_is_refused_when_the_memory_of_it_ends(
     issued = issue()
     assert keys.verify(issued.key) is not None
     ApiKey.objects.filter(pk=issued.row.pk).update(revoked_at=now())
-    eventually(lambda: keys.verify(issued.key) is None, seconds=3)
+    eventually(lambda: why_refused(keys.verify, issued.key) == "revoked", seconds=3)
 
 
 @pytest.mark.django_db
@@ -138,7 +167,7 @@ def test_a_third_key_ends_the_first():
     first = issue()
     second = keys.rotate_key(first.row.pk, 60, now())
     third = keys.rotate_key(first.row.pk, 60, now())
-    assert keys.verify(first.key) is None
+    assert why_refused(keys.verify, first.key) == "unknown"
     assert keys.verify(second.key) is not None
     assert keys.verify(third.key) is not None
 
@@ -147,7 +176,7 @@ def test_a_third_key_ends_the_first():
 def test_the_overlap_ends():
     first = issue()
     second = keys.rotate_key(first.row.pk, 60, now() - timedelta(seconds=61))
-    assert keys.verify(first.key) is None
+    assert why_refused(keys.verify, first.key) == "expired"
     assert keys.verify(second.key) is not None
 
 
@@ -155,7 +184,7 @@ def test_the_overlap_ends():
 def test_without_an_overlap_the_present_key_ends_at_once():
     first = issue()
     second = keys.rotate_key(first.row.pk, 0, now())
-    assert keys.verify(first.key) is None
+    assert why_refused(keys.verify, first.key) == "unknown"
     assert keys.verify(second.key) is not None
 
 

@@ -9,7 +9,7 @@ import redis
 from tests.factories import make_workspace
 from tests.polling import eventually
 from workspaces import ids, limits
-from workspaces.limits import LocalBuckets, SharedBuckets
+from workspaces.limits import LocalBuckets, SharedBuckets, per_minute, per_second
 
 
 @pytest.fixture(params=["shared", "local"])
@@ -18,60 +18,65 @@ def buckets(request):
 
 
 def test_a_full_bucket_gives_one_seconds_worth(buckets):
-    assert buckets.take({"a": 10.0}, 10) is None
-    assert 0 < buckets.take({"a": 10.0}, 10) <= 1
+    assert buckets.take({"a": per_second(10.0)}, 10) is None
+    assert 0 < buckets.take({"a": per_second(10.0)}, 10) <= 1
 
 
 def test_buckets_fill_again(buckets):
-    assert buckets.take({"a": 100.0}, 100) is None
-    eventually(lambda: buckets.take({"a": 100.0}, 10) is None, seconds=1)
+    assert buckets.take({"a": per_second(100.0)}, 100) is None
+    eventually(lambda: buckets.take({"a": per_second(100.0)}, 10) is None, seconds=1)
 
 
 def test_buckets_know_nothing_of_each_other(buckets):
-    assert buckets.take({"a": 10.0}, 10) is None
-    assert buckets.take({"b": 10.0}, 10) is None
+    assert buckets.take({"a": per_second(10.0)}, 10) is None
+    assert buckets.take({"b": per_second(10.0)}, 10) is None
 
 
 def test_all_buckets_give_or_none(buckets):
-    assert buckets.take({"a": 10.0}, 10) is None
-    assert buckets.take({"a": 10.0, "b": 10.0}, 10) is not None
-    assert buckets.take({"b": 10.0}, 10) is None
+    assert buckets.take({"a": per_second(10.0)}, 10) is None
+    assert buckets.take({"a": per_second(10.0), "b": per_second(10.0)}, 10) is not None
+    assert buckets.take({"b": per_second(10.0)}, 10) is None
 
 
 def test_more_than_a_bucket_holds_passes_when_it_is_full_and_is_paid_back(buckets):
-    assert buckets.take({"a": 10.0}, 500) is None
-    assert 45 < buckets.take({"a": 10.0}, 1) <= 49.1
+    assert buckets.take({"a": per_second(10.0)}, 500) is None
+    assert 45 < buckets.take({"a": per_second(10.0)}, 1) <= 49.1
 
 
 def test_a_small_rate_still_lets_a_handful_pass_at_once(buckets):
-    assert buckets.take({"a": 0.1}, 10) is None
-    assert 5 < buckets.take({"a": 0.1}, 1) <= 10
+    assert buckets.take({"a": per_second(0.1)}, 10) is None
+    assert 5 < buckets.take({"a": per_second(0.1)}, 1) <= 10
+
+
+def test_what_is_counted_by_the_minute_may_come_at_once(buckets):
+    assert [buckets.take({"a": per_minute(6)}, 1) for _ in range(6)] == [None] * 6
+    assert 9 < buckets.take({"a": per_minute(6)}, 1) <= 10
 
 
 def test_processes_share_their_buckets(redis_client):
     first, second = SharedBuckets(redis_client), SharedBuckets(redis_client)
-    assert first.take({"a": 10.0}, 10) is None
-    assert second.take({"a": 10.0}, 10) is not None
+    assert first.take({"a": per_second(10.0)}, 10) is None
+    assert second.take({"a": per_second(10.0)}, 10) is not None
 
 
 def test_buckets_leave_redis_when_they_are_full_again(redis_client):
-    SharedBuckets(redis_client).take({"a": 1000.0}, 1000)
+    SharedBuckets(redis_client).take({"a": per_second(1000.0)}, 1000)
     assert 0 < redis_client.pttl("a") <= 2000
 
 
 def test_scripts_may_vanish(redis_client):
     buckets = SharedBuckets(redis_client)
-    assert buckets.take({"a": 10.0}, 1) is None
+    assert buckets.take({"a": per_second(10.0)}, 1) is None
     redis_client.script_flush()
-    assert buckets.take({"a": 10.0}, 1) is None
+    assert buckets.take({"a": per_second(10.0)}, 1) is None
 
 
 def test_without_redis_the_process_counts_for_itself():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         buckets = SharedBuckets(redis.Redis(port=free.getsockname()[1], socket_connect_timeout=0.1))
-    assert buckets.take({"a": 10.0}, 10) is None
-    assert 0 < buckets.take({"a": 10.0}, 10) <= 1
+    assert buckets.take({"a": per_second(10.0)}, 10) is None
+    assert 0 < buckets.take({"a": per_second(10.0)}, 10) <= 1
 
 
 def test_a_hung_redis_costs_one_request_its_timeout_and_the_next_nothing():
@@ -79,10 +84,10 @@ def test_a_hung_redis_costs_one_request_its_timeout_and_the_next_nothing():
         client = limits.connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
         buckets = SharedBuckets(client)
         began = time.monotonic()
-        assert buckets.take({"a": 10.0}, 1) is None
+        assert buckets.take({"a": per_second(10.0)}, 1) is None
         assert time.monotonic() - began < 10 * limits.TIMEOUT_SECONDS
         silent.accept()[0].close()
-        assert buckets.take({"a": 10.0}, 1) is None
+        assert buckets.take({"a": per_second(10.0)}, 1) is None
         silent.settimeout(0)
         with pytest.raises(BlockingIOError):
             silent.accept()

@@ -1,0 +1,123 @@
+"""Wrong keys are limited by the address that they come from; right ones never are."""
+
+import pytest
+from django.test import Client
+
+from tests.workspaces.callers import issue
+from workspaces import addresses, ids, keyring, keys, limits
+
+PATH = "/api/v1/workspaces"
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _fresh_limits(redis_client, settings):
+    settings.MESHES_WRONG_KEYS = 5
+    limits._shared.cache_clear()
+
+
+def ask(credential, address="203.0.113.7", **meta):
+    return Client(headers={"authorization": f"Bearer {credential}"}).get(PATH, REMOTE_ADDR=address, **meta)
+
+
+def wrong():
+    return keys._generate(ids.uuid7())
+
+
+@pytest.mark.parametrize("credential", [wrong(), "mesh_live_x", "no key", "e30.e30.e30"])
+def test_after_some_wrong_keys_a_minute_another_is_answered_429(credential):
+    assert [ask(credential).status_code for _ in range(6)] == [401] * 5 + [429]
+    answer = ask(credential)
+    assert answer["Content-Type"] == "application/problem+json"
+    assert answer.json()["type"] == "urn:meshes:problem:rate-limited"
+    assert 1 <= int(answer["Retry-After"]) <= 12
+
+
+def test_a_right_key_is_let_in_also_from_an_address_of_many_wrong_ones():
+    for _ in range(10):
+        ask(wrong())
+    assert ask(wrong()).status_code == 429
+    assert ask(issue().key).status_code == 200
+
+
+def test_right_keys_are_not_counted_and_none_at_all_neither():
+    key = issue().key
+    for _ in range(10):
+        assert ask(key).status_code == 200
+        assert Client().get(PATH, REMOTE_ADDR="203.0.113.7").status_code == 401
+    assert ask(wrong()).status_code == 401
+
+
+def test_another_address_is_counted_apart():
+    for _ in range(6):
+        ask(wrong())
+    assert ask(wrong(), address="203.0.113.8").status_code == 401
+
+
+def test_a_wrong_key_of_a_web_page_counts_once():
+    headers = {"authorization": f"Bearer {wrong()}", "origin": "https://a.example"}
+    client = Client(headers=headers)
+    asked = [client.post("/api/v1/events", {}, "application/json", REMOTE_ADDR="203.0.113.9") for _ in range(6)]
+    assert [answer.status_code for answer in asked] == [401] * 5 + [429]
+
+
+def test_whoever_says_another_address_is_counted_by_his_own():
+    for number in range(6):
+        ask(wrong(), HTTP_X_FORWARDED_FOR=f"198.51.100.{number}")
+    assert ask(wrong(), HTTP_X_FORWARDED_FOR="198.51.100.99").status_code == 429
+
+
+def test_behind_a_trusted_proxy_its_clients_are_counted_apart(settings):
+    settings.MESHES_TRUSTED_PROXIES = ["203.0.113.0/24"]
+    for _ in range(6):
+        ask(wrong(), HTTP_X_FORWARDED_FOR="198.51.100.1")
+    assert ask(wrong(), HTTP_X_FORWARDED_FOR="198.51.100.1").status_code == 429
+    assert ask(wrong(), HTTP_X_FORWARDED_FOR="198.51.100.2").status_code == 401
+    assert ask(wrong(), HTTP_X_FORWARDED_FOR="192.0.2.66, 198.51.100.1").status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "network"),
+    [
+        ("203.0.113.7", "", "203.0.113.7"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "1.1.1.1, 198.51.100.1, 10.0.0.2", "198.51.100.1"),
+        ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+        ("10.0.0.1", "198.51.100.1, nonsense", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.1:4711", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
+        ("fd00::1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8::1", "198.51.100.1", "2001:db8::/64"),
+        ("", "198.51.100.1", ""),
+    ],
+)
+def test_where_a_request_comes_from(settings, peer, forwarded, network):
+    settings.MESHES_TRUSTED_PROXIES = ["10.0.0.0/8", "fd00::/8"]
+    assert addresses.client_network({"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded}) == network
+
+
+# --- what a 401 says ------------------------------------------------------------------------------------------------
+
+
+def rule_of(answer):
+    assert answer.status_code == 401
+    (error,) = answer.json()["errors"]
+    assert error["header"] == "Authorization"
+    assert error["detail"] == answer.json()["detail"]
+    return error["rule"]
+
+
+def test_a_401_says_what_the_key_is():
+    issued = issue()
+    assert rule_of(ask(issued.key[:-1])) == "malformed"
+    assert rule_of(ask(keys._generate(issued.row.pk))) == "unknown"
+    issued.row.expires_at = issued.row.created_at
+    issued.row.save(update_fields=["expires_at"])
+    keyring.forget(issued.row.pk)
+    assert rule_of(ask(issued.key)) == "expired"
+
+
+def test_without_a_key_no_place_is_named():
+    assert "errors" not in Client().get(PATH).json()
