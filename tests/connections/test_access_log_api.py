@@ -109,7 +109,7 @@ def test_a_key_s_signing_secret_is_told_too(workspace):
     client = bearer(manager.key)
     body = {"name": "K", "kind": "workspace", "workspace": workspace.public_id, "scopes": ["config"]}
     made = post(client, "/api/v1/api-keys", body).json()
-    claims = {"iat": int(time.time()), "exp": int(time.time()) + 50}
+    claims = {"iat": int(time.time()), "exp": int(time.time()) + 50, "aud": "meshes-api"}
     token = jwt.encode(claims, made["signing_secret"], algorithm="HS256", headers={"kid": made["id"]})
     assert bearer(token).get("/api/v1/connections").status_code == 200
     post(client, f"/api/v1/api-keys/{made['id']}/rotate", {})
