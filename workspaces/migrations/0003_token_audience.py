@@ -5,7 +5,7 @@ class Migration(migrations.Migration):
     """Keys that exist go on without `aud`; those made from now on, and each from its next rotation on, demand it."""
 
     dependencies = [
-        ('workspaces', '0001_initial'),
+        ('workspaces', '0002_idempotency_records'),
     ]
 
     operations = [
