@@ -73,11 +73,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The request as it is recorded; its body is the delivery's."""
+    """The request as it is recorded: the first 256 KB of its body."""
 
     method: str
     url: str
     headers: list[list[str]]
+    body: bytes
+    truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ class Result:
 
 USABLE_SHARE = 11 / 12
 """Of the lease; whatever an attempt waits for ends before. The rest is for settling."""
+SENT_BODY_BYTES = 256 * 1024
+"""Of a request's body as much is recorded: all of it, but for mappings that make more of a payload than it was."""
 PAYLOAD_GONE_WORDS = "The event's payload has been erased or has expired."
 OUR_FAULT_WORDS = "A fault on our side, which passes; it costs none of the attempts."
 OUR_ERROR_WORDS = "An error in Meshes itself; its log has it, under the delivery's id."
@@ -284,7 +288,10 @@ def _begin(job: Job, steps: Steps, now: datetime, clock: float) -> Conversation:
 
 
 def _sent(request: Request, redactor: Redactor) -> Sent:
-    return Sent(request.method, redactor.url(request.url), redactor.headers(request.headers))
+    body = redactor.body(request.body)
+    kept = body[:SENT_BODY_BYTES]
+    url, headers = redactor.url(request.url), redactor.headers(request.headers)
+    return Sent(request.method, url, headers, kept, len(kept) < len(body))
 
 
 def _received(response: Response, redactor: Redactor) -> Received:

@@ -356,6 +356,7 @@ class Attempt(models.Model):
     response_body = models.BinaryField(null=True)
     response_truncated = models.BooleanField(default=False)
     request_body = models.BinaryField(null=True)
+    request_truncated = models.BooleanField(default=False, db_default=False)
     steps = models.JSONField(null=True, help_text="The calls before the last one, of an action that needs several.")
     credential_version = models.IntegerField(null=True)
     worker = models.CharField(max_length=100, blank=True, default="")

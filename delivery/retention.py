@@ -13,15 +13,16 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import DatabaseError, IntegrityError, OperationalError, connection, transaction
+from django.db.models import Q, QuerySet
 from psycopg2.errors import LockNotAvailable
 
 from connections import access_log
 from delivery import cancelling, reopening
-from delivery.models import Delivery
+from delivery.models import Attempt, Delivery
 from workspaces import idempotency, partitions
 from workspaces.partitions import Partition
 
@@ -252,13 +253,22 @@ FROM late ON CONFLICT (event_id) DO UPDATE SET entries = routing_ledgers.entries
 
 
 def _empty_bodies(partition: Partition) -> bool:
-    """Empty the shaped bodies of deliveries whose payloads go; False where some are left for the next sweep."""
+    """Empty the bodies, shaped and sent, of deliveries whose payloads go; False where the next sweep has to go on."""
+    shaped = Delivery.objects.filter(body__isnull=False)
+    sent = Attempt.objects.filter(Q(request_body__isnull=False) | Q(steps__isnull=False))
+    return _empty_all(shaped, "pk", partition, body=None) and _empty_all(
+        sent, "delivery_id", partition, request_body=None, steps=None
+    )
+
+
+def _empty_all(rows: QuerySet[Any], key: str, partition: Partition, **values: None) -> bool:
+    """Set columns to null of rows whose `key` lies in the partition, in its order; False where some are left."""
     low, high = partition.bounds
     for _ in range(MOST_BATCHES):
-        kept = Delivery.objects.filter(pk__gte=low, pk__lt=high, body__isnull=False).order_by("pk")
-        found = list(kept.values_list("pk", flat=True)[:BATCH])
-        Delivery.objects.filter(pk__in=found).update(body=None)
+        ahead = rows.filter(**{f"{key}__gte": low, f"{key}__lt": high}).order_by(key)
+        found = list(ahead.values_list(key, "pk")[:BATCH])
+        rows.model._default_manager.filter(pk__in=[pk for _, pk in found]).update(**values)
         if len(found) < BATCH:
             return True
-        low = found[-1]
+        low = found[-1][0]
     return False

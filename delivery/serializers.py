@@ -7,7 +7,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from delivery import waiting
+from delivery import curl, waiting
 from delivery.models import Attempt, Delivery, Event, state_of
 from delivery.reopening import CURRENT, ORIGINAL
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField
@@ -99,13 +99,34 @@ class AttemptSummaryOut(serializers.Serializer[Any]):
 class BodyOut(serializers.Serializer[Any]):
     encoding = serializers.ChoiceField(("utf-8", "base64"), help_text="base64: the bytes are not UTF-8.")
     content = serializers.CharField()
-    truncated = serializers.BooleanField(help_text="Only the first 64 KB are kept.")
+    truncated = serializers.BooleanField(help_text="Only the first 64 KB of an answer, 256 KB of a request, are kept.")
+
+
+def body_out(body: bytes | memoryview, truncated: bool) -> dict[str, Any]:
+    """A body as text where it is UTF-8, else in base64; `encoding` says which."""
+    try:
+        encoding, content = "utf-8", bytes(body).decode()
+    except UnicodeDecodeError:
+        encoding, content = "base64", base64.b64encode(body).decode()
+    return {"encoding": encoding, "content": content, "truncated": truncated}
 
 
 class AttemptRequestOut(serializers.Serializer[Any]):
     method = serializers.CharField(source="request_method")
     url = serializers.CharField(source="request_url")
     headers = serializers.ListField(source="request_headers", help_text="Pairs; secrets are masked.")
+    body = serializers.SerializerMethodField(help_text="null: nothing was sent, or it is not kept.")
+    curl = serializers.SerializerMethodField(
+        help_text="A command for a shell that makes the request again, once its masks are filled in."
+    )
+
+    @extend_schema_field(BodyOut(allow_null=True))
+    def get_body(self, attempt: Attempt) -> dict[str, Any] | None:
+        return None if attempt.request_body is None else body_out(attempt.request_body, attempt.request_truncated)
+
+    @extend_schema_field(serializers.CharField(allow_null=True))
+    def get_curl(self, attempt: Attempt) -> str | None:
+        return curl.of_attempt(attempt)
 
 
 class StepOut(serializers.Serializer[Any]):
@@ -128,16 +149,7 @@ class AttemptOut(AttemptSummaryOut):
 
     @extend_schema_field(BodyOut(allow_null=True))
     def get_response_body(self, attempt: Attempt) -> dict[str, Any] | None:
-        return None if attempt.response_body is None else body_out(bytes(attempt.response_body), attempt)
-
-
-def body_out(body: bytes, attempt: Attempt) -> dict[str, Any]:
-    """A response body as text where it is UTF-8, else in base64; `encoding` says which."""
-    try:
-        encoding, content = "utf-8", body.decode()
-    except UnicodeDecodeError:
-        encoding, content = "base64", base64.b64encode(body).decode()
-    return {"encoding": encoding, "content": content, "truncated": attempt.response_truncated}
+        return None if attempt.response_body is None else body_out(attempt.response_body, attempt.response_truncated)
 
 
 class WaitingOut(serializers.Serializer[Any]):

@@ -82,8 +82,8 @@ def decide(result: Result) -> Settled:
 SETTLE = """
 WITH results (id, lease_id, status, outcome, cause, detail, budget_used, delay_seconds, attempt_id, workspace_id,
     connection_id, number, started_at, duration_ms, status_code, error_class, error, request_method, request_url,
-    request_headers, response_headers, response_body, response_truncated, credential_version, steps)
-    AS (VALUES {rows}),
+    request_headers, request_body, request_truncated, response_headers, response_body, response_truncated,
+    credential_version, steps) AS (VALUES {rows}),
 settled AS (
     UPDATE deliveries d
     SET status = r.status, outcome = r.outcome, cause = r.cause, detail = r.detail, budget_used = r.budget_used,
@@ -96,11 +96,13 @@ settled AS (
 ),
 recorded AS (
     INSERT INTO attempts (id, workspace_id, delivery_id, number, started_at, duration_ms, outcome, status_code,
-        error_class, error, request_method, request_url, request_headers, response_headers, response_body,
+        error_class, error, request_method, request_url, request_headers, request_body, request_truncated,
+        response_headers, response_body,
         response_truncated, credential_version, steps, worker)
     SELECT r.attempt_id, r.workspace_id, r.id, r.number, r.started_at, r.duration_ms, r.outcome, r.status_code,
-        r.error_class, r.error, r.request_method, r.request_url, r.request_headers, r.response_headers,
-        r.response_body, r.response_truncated, r.credential_version, r.steps, %s
+        r.error_class, r.error, r.request_method, r.request_url, r.request_headers, r.request_body,
+        r.request_truncated, r.response_headers, r.response_body, r.response_truncated, r.credential_version,
+        r.steps, %s
     FROM results r JOIN settled USING (id)
 )
 SELECT r.id, statement_timestamp(), h.connection_id, h.breaker, h.consecutive_failures, h.opened_times,
@@ -112,8 +114,8 @@ LEFT JOIN connection_health h ON h.connection_id = r.connection_id AND h.workspa
 stand in an array too, by which PostgreSQL leaves out all other partitions while it plans."""
 RESULT = (
     "(%s::uuid, %s::uuid, %s, %s, %s, %s, %s, %s::float,"
-    " %s::uuid, %s::uuid, %s::uuid, %s, %s::timestamptz, %s, %s::int, %s, %s, %s, %s, %s::jsonb, %s::jsonb, %s::bytea,"
-    " %s, %s::int, %s::jsonb)"
+    " %s::uuid, %s::uuid, %s::uuid, %s, %s::timestamptz, %s, %s::int, %s, %s, %s, %s, %s::jsonb, %s::bytea, %s,"
+    " %s::jsonb, %s::bytea, %s, %s::int, %s::jsonb)"
 )
 
 
@@ -163,7 +165,8 @@ def _row(result: Result) -> tuple[Any, ...]:
         job.attempt_number, result.started_at, result.duration_ms,
         response.status if response else None, verdict.error_class, verdict.words,
         request.method if request else "", request.url if request else "",
-        json.dumps(request.headers if request else []), json.dumps(response.headers if response else []),
+        json.dumps(request.headers if request else []), Binary(request.body) if request else None,
+        bool(request and request.truncated), json.dumps(response.headers if response else []),
         Binary(response.body) if response else None, bool(response and response.truncated), job.sealed_version,
         json.dumps(result.steps) if result.steps else None,
     )  # fmt: skip

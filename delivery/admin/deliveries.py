@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
-from delivery import cancelling, publishing, reopening, waiting
+from delivery import cancelling, curl, publishing, reopening, waiting
 from delivery.admin import timeline, wording
 from delivery.models import Attempt, DeadLetter, Delivery
 from delivery.search import OUTCOMES, STATES, narrow_deliveries
@@ -233,12 +233,12 @@ class AttemptAdmin(OperatorAdmin):
     show_started = columns.moment("started_at", "began")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Attempt]:
-        return Attempt.objects.defer("response_body")
+        return Attempt.objects.defer("request_body", "response_body")
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         found = super().get_object(request, object_id, from_field)
         if found is not None:
-            found.refresh_from_db(fields=["response_body"])
+            found.refresh_from_db(fields=["request_body", "response_body"])
         return found
 
     @admin.display(description="took")
@@ -252,4 +252,5 @@ class AttemptAdmin(OperatorAdmin):
             "delivery": delivery,
             "delivery_id": ids.encode(ids.DELIVERY, obj.delivery_id),
             "cause_words": wording.cause(obj.error_class),
+            "curl": curl.of_attempt(obj),
         }

@@ -24,12 +24,13 @@ MOST_ENTRIES = 500
 ATTEMPTS_ON_EVENT_PAGE = 10
 ATTEMPTS_ON_DELIVERY_PAGE = 100
 BODY_BYTES = 4_096
-"""Of an answer on the pages of events and deliveries; the attempt's own page shows all that is kept."""
+"""Of a body on the pages of events and deliveries; the attempt's own page shows all that is kept."""
+BODIES = ("request_body", "response_body")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The body of an answer as text."""
+class Body:
+    """The body of a request or an answer as text."""
 
     text: str
     size: int
@@ -41,7 +42,8 @@ class AttemptCard:
     attempt: Attempt
     request_headers: list[list[str]]
     response_headers: list[list[str]]
-    answer: Answer | None
+    sent: Body | None
+    answer: Body | None
 
 
 @dataclass(slots=True)
@@ -128,14 +130,8 @@ def _attempts(delivery_ids: list[uuid.UUID], most: int) -> QuerySet[Attempt]:
     newest = Window(RowNumber(), partition_by=F("delivery_id"), order_by=F("number").desc())
     return (
         Attempt.objects.filter(delivery_id__in=delivery_ids)
-        .defer("response_body")
-        .annotate(
-            rank=newest,
-            body_start=Func(
-                F("response_body"), Value(1), Value(BODY_BYTES), function="substring", output_field=BinaryField()
-            ),
-            body_size=Func(F("response_body"), function="octet_length", output_field=IntegerField()),
-        )
+        .defer(*BODIES)
+        .annotate(rank=newest, **{name: made for body in BODIES for name, made in _start_and_size(body).items()})
         .filter(rank__lte=most)
         .order_by("delivery_id", "number")
     )
@@ -143,20 +139,25 @@ def _attempts(delivery_ids: list[uuid.UUID], most: int) -> QuerySet[Attempt]:
 
 def card(attempt: Attempt) -> AttemptCard:
     """An attempt as it is shown; its headers are masked once more, as they were when it was recorded."""
-    return AttemptCard(attempt, _masked(attempt.request_headers), _masked(attempt.response_headers), _answer(attempt))
+    sent, answered = (_body(attempt, name) for name in BODIES)
+    return AttemptCard(attempt, _masked(attempt.request_headers), _masked(attempt.response_headers), sent, answered)
 
 
-def _answer(attempt: Attempt) -> Answer | None:
-    body = (
-        getattr(attempt, "body_start", None)
-        if "response_body" in attempt.get_deferred_fields()
-        else (attempt.response_body)
-    )
+def _body(attempt: Attempt, name: str) -> Body | None:
+    """A body that was read whole, or its start and size where it was deferred."""
+    is_deferred = name in attempt.get_deferred_fields()
+    body = getattr(attempt, f"{name}_start") if is_deferred else getattr(attempt, name)
     if body is None:
         return None
     start = bytes(body)
-    size = getattr(attempt, "body_size", len(start))
-    return Answer(display.visible(start.decode("utf-8", "replace")), size, size > len(start))
+    size = getattr(attempt, f"{name}_size") if is_deferred else len(start)
+    return Body(display.visible(start.decode("utf-8", "replace")), size, size > len(start))
+
+
+def _start_and_size(body: str) -> dict[str, Any]:
+    start = Func(F(body), Value(1), Value(BODY_BYTES), function="substring", output_field=BinaryField())
+    size = Func(F(body), function="octet_length", output_field=IntegerField())
+    return {f"{body}_start": start, f"{body}_size": size}
 
 
 def _masked(headers: Iterable[Iterable[str]]) -> list[list[str]]:

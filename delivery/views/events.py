@@ -180,6 +180,7 @@ def _unrouted(events: Sequence[Event]) -> Mapping[str, Any]:
 
 
 def _deliveries(event_id: uuid.UUID) -> "Prefetch[Any]":
-    attempts = Attempt.objects.defer("request_headers", "response_headers", "response_body").order_by("number")
+    unread = ("request_headers", "request_body", "response_headers", "response_body")
+    attempts = Attempt.objects.defer(*unread).order_by("number")
     deliveries = waiting.shown(Delivery.objects.filter(deliveries_of(event_id))).order_by("pk")
     return Prefetch("deliveries", deliveries.prefetch_related(Prefetch("attempts", attempts)))

@@ -49,6 +49,8 @@ def test_a_delivery_shows_its_attempts_with_what_was_answered(api):
         "method": "POST",
         "url": "https://example.com/hook",
         "headers": [["authorization", "Bearer ••••"]],
+        "body": None,
+        "curl": None,
     }
     assert first["response_headers"] == [["content-type", "text/plain"]]
     assert first["response_body"] == {"encoding": "utf-8", "content": "déjà vu", "truncated": False}

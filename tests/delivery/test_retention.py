@@ -233,3 +233,14 @@ def test_a_lock_that_is_not_free_is_waited_for_but_briefly():
     finally:
         rival.close()
         make_week(NOW - timedelta(days=45))
+
+
+def test_bodies_that_were_sent_go_with_the_payloads(settings):
+    """Also where attempts are kept longer."""
+    settings.MESHES_RETENTION = settings.MESHES_RETENTION | {"attempts": timedelta(days=119)}
+    old, young = make_old(make_workspace(), 100), make_old(make_workspace(), 10)
+    Attempt.objects.update(request_body=b"{}", steps=[{"request_body": "{}"}])
+    expire(NOW)
+    gone, kept = Attempt.objects.get(delivery=old), Attempt.objects.get(delivery=young)
+    assert (gone.request_body, gone.steps) == (None, None)
+    assert (bytes(kept.request_body), kept.steps) == (b"{}", [{"request_body": "{}"}])
