@@ -95,19 +95,22 @@ class SentAgain:
     made: dict[uuid.UUID, uuid.UUID] = field(default_factory=dict)
     """The delivery that is open now, of each that was sent again: itself, or the one that replaced it."""
     refused: dict[uuid.UUID, Refusal] = field(default_factory=dict)
+    left: set[uuid.UUID] = field(default_factory=set)
+    """The last ones, in the order of their ids, that were not looked at: the steps were used up."""
 
 
-def send_again(delivery_ids: Sequence[uuid.UUID], terms: Terms = BY_CAUSE) -> SentAgain:
+def send_again(delivery_ids: Sequence[uuid.UUID], terms: Terms = BY_CAUSE, steps: int = RULE_STEPS) -> SentAgain:
     """Send again those of these deliveries that can be.
 
     What is open then is pending and due, or held where its connection is, with a fresh budget. A reopened delivery goes
     on with its attempt numbers. An id that does not exist is refused like one that was changed meanwhile. One of which
     it was not known whether its rule matches, and whose rule does not, is refused as `filtered`, and ended so.
+    Once evaluating rules has cost `steps` in all, the rest is `left`; one delivery at least is looked at.
     """
     done = SentAgain()
     reopened: list[tuple[uuid.UUID, Shape | None]] = []
     replaced: list[tuple[uuid.UUID, Shape]] = []
-    for delivery, way, shape in _plan(delivery_ids, terms, done.refused):
+    for delivery, way, shape in _plan(delivery_ids, terms, steps, done):
         if way is Way.REPLACE and shape is not None:
             replaced.append((delivery.pk, shape))
         else:
@@ -119,7 +122,7 @@ def send_again(delivery_ids: Sequence[uuid.UUID], terms: Terms = BY_CAUSE) -> Se
         done.hints.append((workspace_id, connection_id, new))
         done.made[old] = new
     for delivery_id in delivery_ids:
-        if delivery_id not in done.made:
+        if delivery_id not in done.made and delivery_id not in done.left:
             done.refused.setdefault(delivery_id, Refusal("changed", CHANGED))
     return done
 
@@ -209,29 +212,34 @@ def may_have_arrived(delivery: Any) -> bool:
 
 
 def _plan(
-    delivery_ids: Sequence[uuid.UUID], terms: Terms, refused: dict[uuid.UUID, Refusal]
+    delivery_ids: Sequence[uuid.UUID], terms: Terms, steps: int, done: SentAgain
 ) -> list[tuple[Delivery, Way, Shape | None]]:
-    """How each is sent again, and the shape of those that get a new one; the others are in `refused`."""
+    """How each is sent again, and the shape of those that get a new one; the others are in `refused` or `left`."""
     planned: list[tuple[Delivery, Way, Shape | None]] = []
+    spent = 0
     for delivery in read(delivery_ids) if delivery_ids else []:
-        way = decide(delivery, terms)
-        shape = None if isinstance(way, Refusal) or way is Way.REOPEN else shape_now(delivery)
+        if spent >= steps:
+            done.left.add(delivery.pk)
+            continue
+        way, meter = decide(delivery, terms), Meter(RULE_STEPS)
+        shape = None if isinstance(way, Refusal) or way is Way.REOPEN else shape_now(delivery, meter)
+        spent += meter.spent
         if isinstance(way, Refusal):
-            refused[delivery.pk] = way
+            done.refused[delivery.pk] = way
         elif isinstance(shape, Refusal):
-            refused[delivery.pk] = shape
+            done.refused[delivery.pk] = shape
         else:
             planned.append((delivery, way, shape))
     return planned
 
 
-def shape_now(delivery: Delivery) -> Shape | Refusal:
+def shape_now(delivery: Delivery, meter: Meter) -> Shape | Refusal:
     """What today's rule makes of the delivery's event. Whether it matches is asked where that was never decided."""
     text = Payload.objects.filter(pk=delivery.event_id, erased_at=None).values_list("body", flat=True).first()
     if text is None:
         return Refusal("payload_gone", NOT_KEPT)
     context = evaluation.context_of(delivery.event_id, delivery.event_type, json.loads(text), delivery.workspace)
-    compiled, meter = CompiledRule(delivery.rule), Meter(RULE_STEPS)
+    compiled = CompiledRule(delivery.rule)
     try:
         if delivery.cause == EVALUATION_LIMIT and (clause := compiled.failed_clause(context, meter)):
             return Refusal(FILTERED, f"{DOES_NOT_MATCH}: {clause.path} {clause.operator}".rstrip())

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from django.db import connection, transaction
 
+from connections.metering import EVENT_STEPS
 from delivery import publishing, reopening
 from delivery.models import Replay
 from delivery.reopening import SentAgain, Terms
@@ -108,7 +109,8 @@ def _advance(replay_id: uuid.UUID, now: datetime) -> int:
         candidates = _next_candidates(replay, now)
         batch, seconds = paced(candidates, _room(candidates, now))
         terms = Terms(replay.mapping, replay.may_duplicate, replay.pk)
-        sent = reopening.send_again([candidate.delivery_id for candidate in batch], terms)
+        sent = reopening.send_again([candidate.delivery_id for candidate in batch], terms, EVENT_STEPS)
+        batch = [candidate for candidate in batch if candidate.delivery_id not in sent.left]
         _move(replay, batch, sent, now, seconds, is_last=not candidates)
     publishing.publish_deliveries(sent.hints)
     return len(sent.made)

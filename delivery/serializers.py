@@ -1,6 +1,7 @@
 """Events, deliveries and attempts as the API shows them."""
 
 import base64
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -224,9 +225,41 @@ class RoutingOut(serializers.Serializer[Any]):
     steps = serializers.IntegerField(required=False, help_text="Of `evaluation_limit`: what was left for the rule.")
 
 
+class RoutingSummaryOut(serializers.Serializer[Any]):
+    """What the routing came to."""
+
+    rules = serializers.IntegerField(help_text="Rules that name the event's type.")
+    results = serializers.DictField(child=serializers.IntegerField(), help_text="How many have each `result`.")
+    detail = serializers.CharField(help_text="In words.")
+
+
+def summarize_routing(event: Event) -> dict[str, Any]:
+    """A `RoutingSummaryOut` of an event whose ledger has been read."""
+    ledger = getattr(event, "ledger", None)
+    entries = ledger.entries if ledger else []
+    by_rule = [entry for entry in entries if "rule" in entry]
+    results = Counter(entry["result"] for entry in by_rule)
+    if by_rule:
+        subject = "1 rule names" if len(by_rule) == 1 else f"{len(by_rule)} rules name"
+        parts = ", ".join(f"{number} {result.replace('_', ' ')}" for result, number in results.items())
+        detail = f"{subject} the event type {event.type}: {parts}."
+    elif entries:
+        detail = entries[0].get("reason", "")
+    elif ledger:
+        detail = f"No rule of the workspace names the event type {event.type}, so nothing is delivered."
+    else:
+        detail = "It has not been routed yet."
+    return {"rules": len(by_rule), "results": dict(results), "detail": detail}
+
+
 class EventDetailOut(EventOut):
+    routing_summary = serializers.SerializerMethodField()
     routing = serializers.SerializerMethodField()
     deliveries = EventDeliveryOut(many=True)
+
+    @extend_schema_field(RoutingSummaryOut)
+    def get_routing_summary(self, event: Event) -> dict[str, Any]:
+        return summarize_routing(event)
 
     @extend_schema_field(RoutingOut(many=True))
     def get_routing(self, event: Event) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
+from connections.metering import EVENT_STEPS
 from delivery import cancelling, curl, publishing, reopening, waiting
 from delivery.admin import timeline, wording
 from delivery.models import Attempt, DeadLetter, Delivery
@@ -18,6 +19,9 @@ from workspaces.operators import columns, display
 from workspaces.operators.filters import PeriodFilter, WorkspaceFilter, by_choice, by_id, by_text
 from workspaces.operators.pages import Button, OperatorAdmin
 
+MOST_STEPS = 20 * EVENT_STEPS
+"""What the mappings of one action's rows may cost: some seconds."""
+LEFT = "Their mappings take long: choose them again."
 CHANGED = "They changed at the same moment, or cannot be sent any more."
 ConnectionFilter = by_id("connection", "connection", ids.CONNECTION, "connection_id")
 TypeFilter = by_text("event type", "event_type", "lead.created")
@@ -102,7 +106,7 @@ class DeliveriesAdmin(OperatorAdmin):
     def _send_again(self, request: HttpRequest, queryset: QuerySet[Any], terms: reopening.Terms) -> None:
         rows = self.selected(request, queryset)
         with transaction.atomic():
-            sent = reopening.send_again([row.pk for row in rows], terms)
+            sent = reopening.send_again([row.pk for row in rows], terms, MOST_STEPS)
             done = [row for row in rows if row.pk in sent.made]
             self.record(request, _as_deliveries(row for row in done if sent.made[row.pk] == row.pk), "Sent again.")
             for row in done:
@@ -110,7 +114,8 @@ class DeliveriesAdmin(OperatorAdmin):
                     newest = ids.encode(ids.DELIVERY, sent.made[row.pk])
                     self.record(request, _as_deliveries([row]), f"Sent again as {newest}.")
         publishing.publish_deliveries(sent.hints)
-        self.report(request, "sent again", len(done), [refusal.words for refusal in sent.refused.values()])
+        reasons = [refusal.words for refusal in sent.refused.values()] + [LEFT] * len(sent.left)
+        self.report(request, "sent again", len(done), reasons)
 
 
 def _as_deliveries(rows: Any) -> list[Delivery]:

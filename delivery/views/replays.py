@@ -13,6 +13,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from connections.metering import RULE_STEPS, Meter
 from delivery import comparing, preview, reopening, replay
 from delivery.models import Delivery, Payload, Replay
 from delivery.reopening import CURRENT, ORIGINAL, UNCERTAIN, Refusal, Terms, Way
@@ -190,7 +191,7 @@ class ReplayViewSet(TenantViewSet):
 def _sample(delivery: Delivery, terms: Terms) -> dict[str, Any]:
     """What a replay would send in place of a delivery of `reopening.read`, and how its body differs."""
     way = reopening.decide(delivery, terms)
-    shape = way if isinstance(way, Refusal) or way is Way.REOPEN else reopening.shape_now(delivery)
+    shape = way if isinstance(way, Refusal) or way is Way.REOPEN else reopening.shape_now(delivery, Meter(RULE_STEPS))
     shown: dict[str, Any] = {"request": None, "difference": [], "reason": "", "error": ""}
     if isinstance(shape, Refusal):
         shown |= {"reason": shape.reason, "error": shape.words}

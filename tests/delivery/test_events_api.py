@@ -13,6 +13,33 @@ from workspaces import ids
 pytestmark = pytest.mark.django_db
 
 
+def summary_of(api, event):
+    return api.get(f"/events/{event.public_id}").json()["routing_summary"]
+
+
+def test_an_event_whose_type_no_rule_names_says_so(api):
+    workspace = make_workspace()
+    rule = make_rule(make_connection(workspace), event="deal.*")
+    event = make_event(workspace)
+    assert summary_of(api, event) == {"rules": 0, "results": {}, "detail": "It has not been routed yet."}
+    fanout.fan_out([event.pk])
+    detail = "No rule of the workspace names the event type lead.created, so nothing is delivered."
+    assert summary_of(api, event) == {"rules": 0, "results": {}, "detail": detail}
+    rule.event, rule.enabled = "lead.created", False
+    rule.save()
+    event = make_event(workspace)
+    fanout.fan_out([event.pk])
+    detail = "1 rule names the event type lead.created: 1 disabled."
+    assert summary_of(api, event) == {"rules": 1, "results": {"disabled": 1}, "detail": detail}
+
+
+def test_an_event_that_was_erased_before_it_was_routed_says_so(api):
+    event = make_event(make_workspace())
+    api.post(f"/workspaces/{event.workspace.public_id}/erasures", {"events": [event.public_id]})
+    detail = "It was erased before it was routed."
+    assert summary_of(api, event) == {"rules": 0, "results": {}, "detail": detail}
+
+
 def test_an_event_shows_its_routing_deliveries_and_attempts(api):
     workspace = make_workspace()
     connection = make_connection(workspace)
@@ -34,6 +61,11 @@ def test_an_event_shows_its_routing_deliveries_and_attempts(api):
     )
     document = api.get(f"/events/{event.public_id}").json()
     assert document["status"] == "routed"
+    assert document["routing_summary"] == {
+        "rules": 2,
+        "results": {"matched": 1, "filtered": 1},
+        "detail": "2 rules name the event type lead.created: 1 matched, 1 filtered.",
+    }
     assert document["workspace"] == workspace.public_id
     assert [(entry["rule"], entry["result"]) for entry in document["routing"]] == [
         (rule.public_id, "matched"),

@@ -306,8 +306,8 @@ def test_what_a_replay_has_made_it_does_not_take_up_again(api, monkeypatch):
     document = begin(api, made[0]).json()
     send = reopening.send_again
 
-    def and_die(delivery_ids, terms):
-        sent = send(delivery_ids, terms)
+    def and_die(delivery_ids, terms, steps):
+        sent = send(delivery_ids, terms, steps)
         Delivery.objects.filter(pk__in=sent.made.values()).update(status="dead", cause="rejected", next_attempt_at=None)
         return sent
 
@@ -328,6 +328,16 @@ def test_a_crash_between_writing_and_moving_on_makes_no_doubles(api, monkeypatch
     Replay.objects.update(next_batch_at=later(-1))
     assert run(document["id"]).reopened == 3
     assert Delivery.objects.count() == 6
+
+
+def test_what_mappings_cost_a_replay_is_spread_over_its_batches(api, monkeypatch):
+    made = rejected(number=5)
+    monkeypatch.setattr(replay, "EVENT_STEPS", 1)
+    document = begin(api, made[0]).json()
+    assert advance_replays(later()) == 1
+    assert [fresh(row).cause for row in made] == ["replaced", *["rejected"] * 4]
+    done = run(document["id"])
+    assert (done.reopened, done.skipped) == (5, 0)
 
 
 def test_what_is_skipped_is_counted_by_reason(api):
