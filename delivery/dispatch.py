@@ -23,7 +23,7 @@ from connections.models import Connection
 from connections.oauth.refreshing import DIRECT, Authorization, Steps, User
 from connections.oauth.troubles import NoToken
 from connections.providers.base import NotAuthorized, Outcome, Shipment, Unsendable, Verdict, reauthorize
-from delivery import steering
+from delivery import sessions, steering
 from delivery.breaker import HALF_OPEN, OPEN
 from delivery.conversing import Conversation
 from delivery.models import event_time
@@ -131,6 +131,7 @@ WITH wanted AS (
 ), claimed AS (
     UPDATE deliveries d
     SET lease_id = w.lease_id, lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
+        lease_session = (SELECT s.id FROM worker_sessions s WHERE s.id = %(session)s AND s.ended_at IS NULL),
         claimed_at = clock_timestamp(), claimed_by = %(actor)s, attempt_number = d.attempt_number + 1
     FROM wanted w, connections c
     LEFT JOIN connection_health h ON h.connection_id = c.id
@@ -193,6 +194,7 @@ def _claim(delivery_ids: list[uuid.UUID], actor: str, *, probe: bool) -> dict[uu
                 "accesses": [ids.uuid7() for _ in unique],
                 "lease": settings.MESHES_LEASE_SECONDS,
                 "actor": actor,
+                "session": sessions.current(),
                 "probe": probe,
             },
         )

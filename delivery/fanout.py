@@ -16,7 +16,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connection, transaction
 
-from delivery import publishing, routing, setting_aside
+from delivery import publishing, routing, sessions, setting_aside
 from delivery.batching import rows_of
 from delivery.evaluation import Fact, Routed, evaluate
 from delivery.routing import Routing
@@ -30,6 +30,7 @@ CLAIM = """
 WITH wanted AS (SELECT * FROM unnest(%(events)s::uuid[], %(leases)s::uuid[]) AS w (event_id, lease_id)),
 claimed AS (
     UPDATE unrouted u SET lease_id = w.lease_id, lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
+        lease_session = (SELECT s.id FROM worker_sessions s WHERE s.id = %(session)s AND s.ended_at IS NULL),
         tries = u.tries + CASE WHEN u.lease_id IS NULL OR u.lease_id = w.lease_id THEN 0 ELSE 1 END
     FROM wanted w
     WHERE u.event_id = w.event_id AND u.event_id = ANY(%(events)s::uuid[]) AND u.poisoned_at IS NULL
@@ -99,12 +100,24 @@ def claim_events(claims: Sequence[Claim]) -> list[Fact | None]:
         "events": [claim.event_id for claim in claims],
         "leases": [claim.lease_id for claim in claims],
         "lease": settings.MESHES_LEASE_SECONDS,
+        "session": sessions.current(),
         "most": setting_aside.MOST_LOSSES,
     }
     with connection.cursor() as cursor:
         cursor.execute(CLAIM, given)
         claimed = {row[0]: Fact(*row[1:]) for row in cursor.fetchall()}
     return [claimed.get(claim.lease_id) for claim in claims]
+
+
+def end_leases(session_id: uuid.UUID) -> int:
+    """The leases of a worker that is gone lapse now; who takes one over counts the loss. Returns how many."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE unrouted SET lease_until = clock_timestamp() WHERE lease_session = %s AND lease_id IS NOT NULL"
+            " AND lease_until > clock_timestamp()",
+            [session_id],
+        )
+        return int(cursor.rowcount)
 
 
 def load_rules(facts: Sequence[Fact]) -> list[Routing]:

@@ -73,6 +73,7 @@ class Unrouted(models.Model):
     created_at = models.DateTimeField()
     lease_id = models.UUIDField(null=True, help_text="Of the worker that routes it; without one it rests or waits.")
     lease_until = models.DateTimeField(null=True, help_text="When the lease lapses, or until when the event rests.")
+    lease_session = models.UUIDField(null=True, help_text="The `WorkerSession` in which it was leased.")
     tries = models.IntegerField(default=0, help_text="Claims whose worker was lost.")
     failures = models.IntegerField(db_default=0, help_text="Tries that lost no worker: each rest is longer.")
     cause = models.CharField(max_length=32, db_default="", help_text="Why it was set aside.")
@@ -272,6 +273,7 @@ class Delivery(models.Model):
     next_attempt_at = models.DateTimeField(null=True)
     lease_id = models.UUIDField(null=True)
     lease_until = models.DateTimeField(null=True)
+    lease_session = models.UUIDField(null=True, help_text="The `WorkerSession` in which it was leased.")
     claimed_at = models.DateTimeField(null=True)
     claimed_by = models.CharField(max_length=100, blank=True, default="")
     created_at = models.DateTimeField()
@@ -330,6 +332,27 @@ def state_of(status: str, lease_until: datetime | None, now: datetime) -> str:
     if status == Delivery.Status.PENDING and lease_until is not None and lease_until > now:
         return "in_flight"
     return status
+
+
+class WorkerSession(models.Model):
+    """A worker process while PostgreSQL knows that it is there: it holds an advisory lock in a session of its own.
+
+    Where nobody holds the lock, and nobody comes back for it, the session ends, and what was leased in it ends too.
+    """
+
+    id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
+    lock_key = models.BigIntegerField(help_text="Of the advisory lock; another after each reconnection.")
+    worker = models.CharField(max_length=100)
+    started_at = models.DateTimeField(db_default=Now())
+    missing_since = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "worker_sessions"
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.worker
 
 
 class Attempt(models.Model):

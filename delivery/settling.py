@@ -346,6 +346,7 @@ def _write_changes(changes: list[Change], now: datetime) -> None:
 
 REGAIN = """
 UPDATE deliveries d SET lease_id = r.lease_id, lease_until = clock_timestamp() + make_interval(secs => %s),
+    lease_session = NULL,
     status = 'pending', cause = '', detail = '', finished_at = NULL, losses = greatest(d.losses - 1, 0)
 FROM (VALUES {rows}) AS r (id, lease_id, number)
 WHERE d.id = r.id AND d.id = ANY(%s) AND d.lease_id IS NULL AND d.attempt_number = r.number
@@ -381,21 +382,33 @@ def without_evidence(result: Result, reason: str) -> Result:
     return replace(result, verdict=verdict, request=None, response=None, steps=None)
 
 
-END_LEASES = """
+LEASE_IS_OVER = """(d.lease_until < clock_timestamp()
+    OR d.lease_id IS NOT NULL
+    AND d.lease_session IN (SELECT s.id FROM worker_sessions s WHERE s.ended_at IS NOT NULL))"""
+"""Of a delivery `d`: its lease has lapsed, or its worker is gone."""
+
+END_LEASES = f"""
 UPDATE deliveries d SET lease_id = NULL, lease_until = NULL, losses = d.losses + 1, outcome = 'uncertain',
     status = CASE WHEN d.losses + 1 >= %(most)s OR d.id = ANY(%(final)s) THEN 'dead' ELSE 'pending' END,
     cause = CASE WHEN d.losses + 1 >= %(most)s THEN 'poison'
                  WHEN d.id = ANY(%(final)s) THEN 'uncertain' ELSE 'worker_lost' END,
     detail = %(words)s,
     finished_at = CASE WHEN d.losses + 1 >= %(most)s OR d.id = ANY(%(final)s) THEN now() END
-WHERE d.id = ANY(%(ids)s) AND d.status = 'pending' AND d.lease_until < clock_timestamp()
-RETURNING d.id, d.workspace_id, d.attempt_number, d.claimed_at, d.claimed_by
+WHERE d.id = ANY(%(ids)s) AND d.status = 'pending' AND {LEASE_IS_OVER}
+RETURNING d.id, d.workspace_id, d.connection_id, d.attempt_number, d.claimed_at, d.claimed_by
 """
 LOST_WORDS = "The worker that made this attempt was lost, so it is not known whether the destination got it."
 
 
+END_PROBES = """
+UPDATE connection_health SET probe_until = clock_timestamp()
+WHERE connection_id = ANY(%s) AND breaker = 'half_open' AND probe_until > clock_timestamp()
+RETURNING workspace_id, connection_id
+"""
+
+
 def end_lapsed_leases(delivery_ids: list[uuid.UUID]) -> int:
-    """Record the loss of the workers that held these deliveries, and open the deliveries again.
+    """Record the loss of the workers that held these deliveries, where their leases are over, and open them again.
 
     The claim stamp on the row is the evidence. The customer loses no attempt; the fifth loss makes the delivery dead,
     the first one does where the action must not be repeated. Returns how many leases ended.
@@ -415,8 +428,12 @@ def end_lapsed_leases(delivery_ids: list[uuid.UUID]) -> int:
                 " error, request_method, request_url, request_headers, response_headers, response_truncated)"
                 " VALUES {rows}",
                 "(%s, %s, %s, %s, %s, %s, 'uncertain', 'worker_lost', %s, '', '', '[]', '[]', false)",
-                [(ids.uuid7(), row[1], row[0], *row[2:], LOST_WORDS) for row in lost],
+                [(ids.uuid7(), row[1], row[0], *row[3:], LOST_WORDS) for row in lost],
             )
+            cursor.execute(END_PROBES, [sorted({row[2] for row in lost})])
+            probed = cursor.fetchall()
+    for workspace_id, connection_id in probed if lost else ():
+        steering.resume(workspace_id, connection_id)
     return len(lost)
 
 

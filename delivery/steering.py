@@ -132,6 +132,26 @@ def repair() -> int:
     return repaired
 
 
+def leased_to(session_id: uuid.UUID) -> list[uuid.UUID]:
+    """The deliveries that a worker has taken from lanes, as far as brokers answer."""
+    found: list[str] = []
+    for url in shards():
+        try:
+            found += [message_id for _, message_id in lanes_at(url).leased_to(str(session_id), "deliver")]
+        except redis.RedisError as error:
+            logger.warning("a broker does not tell what a worker had leased (%s); its lanes are looked at later", error)
+    return [uuid.UUID(message_id) for message_id in found]
+
+
+def release(session_id: uuid.UUID) -> None:
+    """Put back what a worker that is gone had taken, as far as brokers answer."""
+    for url in shards():
+        try:
+            lanes_at(url).release(str(session_id))
+        except redis.RedisError as error:
+            logger.warning("a broker does not release what a worker had leased (%s); it is asked again", error)
+
+
 def _try(function: Callable[..., Any], *arguments: Any) -> None:
     try:
         function(*arguments)

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from django.db import close_old_connections, connection
 
 from connections import access_log
-from delivery import deletion, publishing, replay, retention, setting_aside, settling, steering
+from delivery import deletion, fanout, publishing, replay, retention, sessions, setting_aside, settling, steering
 from delivery.budgets import Limits, limits_of
 from delivery.lanes.options import CAPACITY
 
@@ -90,10 +90,12 @@ WHERE c.status <> 'active' OR c.paused_until IS NULL OR c.paused_until <= clock_
 """
 """Every connection with pending deliveries, by hopping from one to the next in the index `deliveries_due_by_lane`."""
 
-OLDEST_DUE = """
-SELECT d.workspace_id, lane.id, d.id, d.lease_until FROM unnest(%s::uuid[]) AS lane (id)
+OLDEST_DUE = f"""
+SELECT d.workspace_id, lane.id, d.id, d.is_leased, d.is_over FROM unnest(%s::uuid[]) AS lane (id)
 CROSS JOIN LATERAL (
-    SELECT d.workspace_id, d.id, d.lease_until FROM deliveries d
+    SELECT d.workspace_id, d.id, d.next_attempt_at, d.lease_id IS NOT NULL AS is_leased,
+        {settling.LEASE_IS_OVER} AS is_over
+    FROM deliveries d
     WHERE d.connection_id = lane.id AND d.status = 'pending' AND d.next_attempt_at <= %s
     ORDER BY d.next_attempt_at LIMIT %s
 ) d
@@ -130,9 +132,9 @@ def _top_up(connection_ids: list[uuid.UUID], now: datetime) -> int:
     with connection.cursor() as cursor:
         cursor.execute(OLDEST_DUE, [connection_ids, now - HINT_GRACE, CAPACITY])
         rows = cursor.fetchall()
-    lapsed = [row[2] for row in rows if row[3] is not None and row[3] < now]
+    lapsed = [row[2] for row in rows if row[4]]
     ended = settling.end_lapsed_leases(lapsed)
-    due = [row[:3] for row in rows if row[3] is None]
+    due = [row[:3] for row in rows if not row[3]]
     publishing.publish_deliveries(due)
     return ended + len(due)
 
@@ -151,8 +153,8 @@ def hold(connection_ids: list[uuid.UUID]) -> int:
         )
         held = int(cursor.rowcount)
         cursor.execute(
-            "SELECT id FROM deliveries WHERE connection_id = ANY(%s) AND status = 'pending'"
-            " AND lease_until < clock_timestamp() LIMIT 1000",
+            "SELECT d.id FROM deliveries d WHERE d.connection_id = ANY(%s) AND d.status = 'pending'"
+            f" AND {settling.LEASE_IS_OVER} LIMIT 1000",
             [connection_ids],
         )
         lapsed = [row[0] for row in cursor.fetchall()]
@@ -207,6 +209,26 @@ def repair_lanes(now: datetime) -> int:
     return steering.repair()
 
 
+def end_lost_sessions(now: datetime) -> int:
+    """Workers that are gone are missed no longer than `sessions.GRACE_SECONDS`: their leases end, here and in lanes.
+
+    In this order, so that a message that is back in its lane finds its delivery free. What a broker has forgotten the
+    top-up finds. Returns how many leases ended.
+    """
+    ended = 0
+    for session in sessions.end_missing():
+        leased = steering.leased_to(session.id)
+        claims = settling.end_lapsed_leases(leased)
+        events = fanout.end_leases(session.id)
+        steering.release(session.id)
+        if claims + events:
+            logger.warning("%s is gone: %d deliveries and %d events run again", session.worker, claims, events)
+        if session.is_old:
+            sessions.forget(session.id)
+        ended += claims + events
+    return ended
+
+
 def keep_partitions(now: datetime) -> int:
     """Make partitions ahead, drop those past their retention."""
     retention.ensure_partitions(now)
@@ -221,6 +243,7 @@ def sweeps() -> list[Sweep]:
         Sweep("release", 1.0, release_held),
         Sweep("fan-out", 1.0, fan_out_forgotten),
         Sweep("replay", 1.0, replay.advance_replays),
+        Sweep("sessions", 1.0, end_lost_sessions),
         Sweep("lanes", 5.0, repair_lanes),
         Sweep("purge", 5.0, deletion.purge_deleted_workspaces),
         Sweep("cancel", 5.0, deletion.cancel_for_deleted_connections),

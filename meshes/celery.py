@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_ready
+from celery.signals import worker_init, worker_ready
 from django.conf import settings
 
 from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
@@ -21,6 +21,13 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(CELERY_SETTINGS)
 app.conf.broker_transport_options = TRANSPORT_OPTIONS | {"lane_lease_seconds": settings.MESHES_LANE_LEASE_SECONDS}
 app.autodiscover_tasks(["delivery"])
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]  # Celery has no types
+def _begin_session(**kwargs: Any) -> None:
+    from delivery import sessions, tasks  # as below
+
+    sessions.start(tasks.WORKER)
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]  # Celery has no types

@@ -37,6 +37,8 @@ FERNET_KEYS = envkeys("FERNET_KEYS")
 """Keys that seal credentials, newest first. Never derived from SECRET_KEY: see docs/vault.md."""
 
 DATABASE_URL = env("DATABASE_URL", "postgresql://meshes@/meshes")
+MESHES_DIRECT_DATABASE_URL = env("MESHES_DIRECT_DATABASE_URL", DATABASE_URL)
+"""The same database past any proxy that pools connections: for locks that die with a process. See docs/running.md."""
 REDIS_URL = envredis("REDIS_URL", "redis://127.0.0.1:6379/0")
 MESHES_REDIS_SHARDS = envshards("MESHES_REDIS_SHARDS", REDIS_URL)
 """All brokers. Each workspace is on one of them; a worker serves one, its own REDIS_URL. See docs/lanes.md."""
@@ -51,6 +53,16 @@ DATABASES["default"]["OPTIONS"] = {
     "keepalives_count": 2,
     "tcp_user_timeout": 15_000,
 } | DATABASES["default"].get("OPTIONS", {})
+DATABASES["direct"] = envdatabase("MESHES_DIRECT_DATABASE_URL", MESHES_DIRECT_DATABASE_URL)
+DATABASES["direct"]["TEST"] = {"MIRROR": "default"}
+DATABASES["direct"]["OPTIONS"] = {
+    # A worker must know that its session is gone about as soon as PostgreSQL does: see delivery/sessions.py.
+    "connect_timeout": 5,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5_000,
+} | DATABASES["direct"].get("OPTIONS", {})
 
 envint("WEB_CONCURRENCY", 1)  # which the web server reads by itself
 

@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import NoScriptError, ResponseError
 
 from delivery.lanes import options
-from delivery.lanes.lease import Lease, Settler, hand_back_all
+from delivery.lanes.lease import Lease, Settler, current_owner, hand_back_all
 from delivery.lanes.names import RINGS, key_prefix, ring_of, slow_wake_key, wake_key
 from delivery.lanes.qos import QoS
 from delivery.lanes.scripts import Scripts, digest, source
@@ -158,8 +158,8 @@ class Channel(kombu_redis.Channel):
         self._asked = self._room()
         return [*script, 1, key_prefix(ring), *self._take_args(self._asked)]
 
-    def _take_args(self, most: int) -> tuple[str, int, int, int]:
-        return self._caps, self._lease_micros(), most, self._slow_room()
+    def _take_args(self, most: int) -> tuple[str, int, int, int, str]:
+        return self._caps, self._lease_micros(), most, self._slow_room(), current_owner()
 
     def _lease_micros(self) -> int:
         return round(self.lane_lease_seconds * 1_000_000)

@@ -13,6 +13,7 @@ All keys of a ring begin with ``meshes:lanes:{<ring>}:`` and are made and remove
 | ``ring:<workspace>`` | sorted set | lanes of the workspace that are ready, by turn | there are such lanes |
 | ``leases`` | sorted set | ``<lane> <message id>`` by the end of the lease (µs) | messages are leased |
 | ``shortened`` | hash | lease → the end that its holder knows, after the clock was set back | such leases last |
+| ``owners`` | hash | ``<lane> <message id>`` → the worker's session (`delivery.sessions`) | its leases last |
 | ``asleep`` | sorted set | paused lanes; lanes and buckets (``@<name>``) out of tokens; by the end | anybody sleeps |
 | ``paused`` | set | those that sleep because of a pause | lanes are paused |
 | ``windows`` | hash | lane → how many of its messages may be in flight | busy lanes that started slowly go on well |
@@ -268,6 +269,23 @@ class Lanes:
         """
         found = [self._repair_ring(ring) for ring in rings]
         return Repairs(sum(f.lapsed for f in found), sum(f.woken for f in found), sum(f.fallen for f in found))
+
+    def leased_to(self, owner: str, ring: str) -> list[tuple[str, str]]:
+        """The lanes and messages that a worker has leased from one ring."""
+        found = self._client.hscan_iter(key_prefix(ring_named(ring)) + "owners", count=500)
+        members = [_text(member) for member, holder in found if _text(holder) == owner]
+        return [(lane, message_id) for lane, _, message_id in (member.partition(" ") for member in members)]
+
+    def release(self, owner: str, rings: Iterable[str] = RINGS) -> int:
+        """End the leases of a worker that is gone: its messages go back to their lanes. Returns how many."""
+        released = 0
+        for ring in rings:
+            cursor = ""
+            while cursor != "0":
+                args = (self._caps, owner, cursor or "0")
+                count, reached = self._scripts.release(keys=[key_prefix(ring)], args=args)
+                released, cursor = released + int(count), _text(reached)
+        return released
 
     def _repair_ring(self, ring: str) -> Repairs:
         lapsed = woken = fallen = 0

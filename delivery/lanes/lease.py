@@ -22,6 +22,19 @@ class Lease(NamedTuple):
     """Taken from a lane in trouble; such lanes may hold a part of a worker's slots only."""
 
 
+_owner = ""
+
+
+def set_owner(owner: str) -> None:
+    """Whose the messages are that this process takes from now on, for `Lanes.release`; '' for nobody's."""
+    global _owner  # noqa: PLW0603  (a process is one owner)
+    _owner = owner
+
+
+def current_owner() -> str:
+    return _owner
+
+
 class Report(NamedTuple):
     """What a task says of the message that it has worked on."""
 

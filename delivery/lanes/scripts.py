@@ -39,6 +39,7 @@ class Scripts:
     settle: Script
     hand_back: Script
     repair: Script
+    release: Script
     pause: Script
     limit: Script
     bucket: Script

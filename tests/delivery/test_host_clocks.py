@@ -16,6 +16,7 @@ from connections.models import Connection, ConnectionHealth
 from connections.oauth import states
 from delivery import dispatch, replay, settling, steering, sweep
 from delivery.models import Delivery, Replay, Unrouted
+from delivery.reopening import ORIGINAL, Terms
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
 from tests.operators import superuser
 from workspaces import clock, idempotency, keys
@@ -142,7 +143,7 @@ def test_a_forgotten_event_is_hinted_after_its_grace_and_not_before(shift, redis
 def test_a_replay_begins_at_once(shift):
     (delivery,) = make_deliveries(make_connection(make_workspace()))
     Delivery.objects.update(status="dead", cause="exhausted", next_attempt_at=None)
-    replay.start(delivery.workspace_id, {"status": "dead"}, 1, delivery.pk, "a test")
+    replay.start(delivery.workspace_id, {"status": "dead"}, Terms(ORIGINAL), 1, delivery.pk, "a test")
     assert sweep.run_once(named("replay")) == 1
     delivery.refresh_from_db()
     assert abs(seconds_from_now(delivery.next_attempt_at)) < 60

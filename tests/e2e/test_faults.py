@@ -51,14 +51,14 @@ def endpoint():
 class Tenant:
     """A workspace with one rule for everything to one endpoint, and the events of it that were answered 202."""
 
-    def __init__(self, up: RunningUp, url: str) -> None:
+    def __init__(self, up: RunningUp, url: str, timeout: float = 2) -> None:
         self.up = up
         eventually(self._api_answers, 30)  # a service that is killed again and again is started again a little later
         self.accepted: list[str] = []
         self.refused = 0
         self.workspace = self._make("/api/v1/workspaces", {"name": "Faults"})["id"]
         config = {"url": url}
-        limits, retry = {"timeout": 2}, {"schedule": [0, *[1] * 15]}
+        limits, retry = {"timeout": timeout}, {"schedule": [0, *[1] * 15]}
         connection = {"type": "webhook", "name": "Hook", "config": config, "limits": limits, "retry": retry}
         self.connection = self._make("/api/v1/connections", connection | {"workspace": self.workspace})["id"]
         rule = {"workspace": self.workspace, "connection": self.connection, "event": "*", "enabled": True}

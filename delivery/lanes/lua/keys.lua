@@ -8,6 +8,7 @@ local READY, TURN, BUSY, WORKSPACES = base .. 'ready', base .. 'turn', base .. '
 local LEASES, ASLEEP, PAUSED, LIMITS, DEBTS = base .. 'leases', base .. 'asleep', base .. 'paused', base .. 'limits', base .. 'debts'
 local BUCKETS, SHARES, SHARED_LEASES = base .. 'buckets', base .. 'shares', base .. 'shared_leases'
 local TROUBLED, SHORTENED, WINDOWS = base .. 'troubled', base .. 'shortened', base .. 'windows'
+local OWNERS = base .. 'owners'
 
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])

@@ -103,6 +103,9 @@ local function end_lease(lane, member)
   if has(SHORTENED) then
     redis.call('HDEL', SHORTENED, member)
   end
+  if has(OWNERS) then
+    redis.call('HDEL', OWNERS, member)
+  end
   local bucket = bucket_of(lane)
   if bucket then
     return_shared(bucket, 1)

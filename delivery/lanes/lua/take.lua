@@ -1,10 +1,10 @@
 -- Lease up to ARGV[3] messages for ARGV[2] microseconds: round robin, one per lane per turn. At most ARGV[4] of them are of
--- lanes in trouble. ARGV: caps, lease, most, most of lanes in trouble.
+-- lanes in trouble. ARGV: caps, lease, most, most of lanes in trouble, who takes ('' or nothing: nobody who could be missed).
 -- Returns the end of the leases, the milliseconds until the next sleep ends (-1: nobody sleeps), then lane, id, body and
 -- whether it was in trouble ('1' or '') of each message.
 
 is_taking = true
-local lease, most, slow_room = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local lease, most, slow_room, owner = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] or ''
 local ends_at = micros(now + lease)
 local taken, count = {ends_at, -1}, 0
 
@@ -39,6 +39,9 @@ while count < most do
     waiting = waiting - 1
     if message then
       redis.call('ZADD', LEASES, ends_at, lane .. ' ' .. id)
+      if owner ~= '' then
+        redis.call('HSET', OWNERS, lane .. ' ' .. id, owner)
+      end
       taken[#taken + 1] = lane
       taken[#taken + 1] = id
       taken[#taken + 1] = string.sub(message, 17)

@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand
+from django.db import connections
 
 from delivery import sweep
+from delivery.sessions import DIRECT
 from delivery.warm import warm_up
 
 
@@ -21,6 +24,8 @@ class Command(BaseCommand):
         parser.add_argument("--once", action="store_true", help="run every sweep once, show what it moved, and end")
 
     def handle(self, *args: Any, once: bool, **options: Any) -> None:
+        if settings.MESHES_DIRECT_DATABASE_URL != settings.DATABASE_URL:  # sweeps hold locks for as long as they run
+            connections.settings["default"] = connections.settings[DIRECT]
         if once:
             for each in sweep.sweeps():
                 self.stdout.write(f"{each.name:<12} {sweep.run_once(each)}")
