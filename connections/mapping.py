@@ -6,8 +6,10 @@
       {"to": "properties.score", "from": "payload.lead.score", "transforms": ["to_number"], "on_error": "skip"}
     ]
 
-`from` is JMESPath over `{event, payload, workspace}`, `value` a literal. The transforms run in order. What cannot be
-made, an expression that finds nothing included, is dealt with by `on_error`: `fail` (the default), `skip` or `null`.
+`from` is JMESPath over `{event, payload, workspace}`, `value` a literal. The transforms run in order. `escape` names
+the markup of the place that the value goes to: every text that `from` takes from the event is escaped for it. What
+cannot be made, an expression that finds nothing included, is dealt with by `on_error`: `fail` (the default), `skip` or
+`null`. With `skip_blanks` a text of nothing but spaces counts as missing.
 The tables are in docs/routing.md.
 """
 
@@ -18,6 +20,7 @@ from typing import Any, Literal
 from connections.expressions import Expression, ExpressionError, compile_expression
 from connections.jsonvalues import MAX_SIZE, ShapingError, measure, writing_steps, written_size
 from connections.metering import RULE_STEPS, Meter
+from connections.providers.markup import ESCAPES, escape_values
 from connections.transforms import OperandError, Transform, compile_transform
 from workspaces.jsonpaths import join_path, pointer, split_path
 from workspaces.strictjson import InvalidJson, check_value
@@ -32,6 +35,7 @@ COPIES = 4
 """The output is written, read again, and written for the delivery and for the database."""
 
 OnError = Literal["fail", "skip", "null"]
+_MEMBERS = ("to", "from", "value", "transforms", "on_error", "escape", "skip_blanks")
 _ON_ERROR: tuple[OnError, ...] = ("fail", "skip", "null")
 
 
@@ -62,6 +66,8 @@ class Entry:
     literal: Any
     transforms: tuple[Transform, ...]
     on_error: OnError
+    escape: str = ""
+    skip_blanks: bool = False
 
     def __str__(self) -> str:
         return f"the mapping's entry to {join_path(self.to)}"
@@ -80,12 +86,12 @@ class Mapping:
         object. Raises MappingFailed, OutOfWorkError, of which `meter.at` is the entry, and nothing else.
         """
         output: dict[str, Any] = {}
-        meter, size = Meter(RULE_STEPS) if meter is None else meter, 0
+        meter, size, views = Meter(RULE_STEPS) if meter is None else meter, 0, _Views(context)
         for index, entry in enumerate(self.entries):
             meter.at = entry
             meter.charge(STEPS_PER_ENTRY)
             try:
-                value, length = _evaluate(entry, context, meter)
+                value, length = _evaluate(entry, views, meter)
             except _EntryFailedError as failure:
                 if entry.on_error == "fail":
                     raise MappingFailed(pointer(index, *failure.tokens), failure.message) from None
@@ -124,8 +130,8 @@ def _compile_entry(document: Any, index: int) -> Entry:
     if not isinstance(document, dict):
         raise MappingError(pointer(index), "must be an object")
     for name in document:
-        if name not in ("to", "from", "value", "transforms", "on_error"):
-            raise MappingError(pointer(index, name), "unknown; known are to, from, value, transforms, on_error")
+        if name not in _MEMBERS:
+            raise MappingError(pointer(index, name), f"unknown; known are {', '.join(_MEMBERS)}")
     if ("from" in document) is ("value" in document):
         raise MappingError(pointer(index), "needs either from or value")
     return Entry(
@@ -134,6 +140,8 @@ def _compile_entry(document: Any, index: int) -> Entry:
         literal=document.get("value"),
         transforms=_compile_transforms(document.get("transforms", []), index),
         on_error=_compile_on_error(document.get("on_error", "fail"), index),
+        escape=_compile_escape(document.get("escape", "none"), index),
+        skip_blanks=_compile_flag(document.get("skip_blanks", False), index),
     )
 
 
@@ -175,6 +183,20 @@ def _compile_on_error(choice: Any, index: int) -> OnError:
     raise MappingError(pointer(index, "on_error"), "must be fail, skip or null (the word)")
 
 
+def _compile_escape(choice: Any, index: int) -> str:
+    if choice == "none":
+        return ""
+    if isinstance(choice, str) and choice in ESCAPES:
+        return choice
+    raise MappingError(pointer(index, "escape"), f"must be none, {', '.join(ESCAPES)} (the word)")
+
+
+def _compile_flag(choice: Any, index: int) -> bool:
+    if not isinstance(choice, bool):
+        raise MappingError(pointer(index, "skip_blanks"), "must be true or false")
+    return choice
+
+
 def _check_targets(entries: tuple[Entry, ...]) -> None:
     """No entry may write over another: equal paths, or one inside the other."""
     written: dict[tuple[str, ...], int] = {}
@@ -201,11 +223,47 @@ class _EntryFailedError(Exception):
         self.tokens = tokens
 
 
-def _evaluate(entry: Entry, context: dict[str, Any], meter: Meter) -> tuple[Any, int]:
+class _Views:
+    """An event as entries see it: with its texts escaped, and without the payload's blank ones. Each is made once."""
+
+    def __init__(self, context: dict[str, Any]) -> None:
+        self._made: dict[tuple[str, bool], Any] = {("", False): context}
+
+    def of(self, entry: Entry, meter: Meter) -> Any:
+        """Raises OutOfWorkError."""
+        wanted = (entry.escape, entry.skip_blanks)
+        if wanted not in self._made:
+            view = self._made[("", False)]
+            payload = view.get("payload")
+            if entry.skip_blanks and isinstance(payload, dict):
+                meter.charge(5 + 3 * len(payload))
+                view = {**view, "payload": {key: value for key, value in payload.items() if not _is_blank(value)}}
+            self._made[wanted] = escape_values(view, entry.escape, meter) if entry.escape else view
+        return self._made[wanted]
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+def _without_blanks(value: Any, meter: Meter) -> Any:
+    """A JSON value without members that are texts of nothing but spaces, however deep; None for such a text."""
+    if isinstance(value, (dict, list)):
+        meter.charge(5 + 6 * len(value))
+    if isinstance(value, dict):
+        return {key: _without_blanks(member, meter) for key, member in value.items() if not _is_blank(member)}
+    if isinstance(value, list):
+        return [_without_blanks(member, meter) for member in value if not _is_blank(member)]
+    return None if _is_blank(value) else value
+
+
+def _evaluate(entry: Entry, views: _Views, meter: Meter) -> tuple[Any, int]:
     """The value of an entry, and its size by `measure`."""
     step: tuple[str | int, ...] = ("value",) if entry.source is None else ("from",)
     try:
-        value = entry.literal if entry.source is None else entry.source.evaluate(context, meter)
+        value = entry.literal if entry.source is None else entry.source.evaluate(views.of(entry, meter), meter)
+        if entry.skip_blanks:
+            value = _without_blanks(value, meter)
         for position, transform in enumerate(entry.transforms):
             step = ("transforms", position)
             if value is not None or transform.takes_null:

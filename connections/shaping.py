@@ -4,6 +4,7 @@ An action without fields takes the event's payload as it is, or what the mapping
 of fields: those that the rule's mapping names are made by it, the others by the defaults of the declaration.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ _MADE_BY: dict[str, FieldKind] = {
     "to_boolean": "boolean",
     "to_date": "string",
     "to_datetime": "string",
+    "from_epoch": "string",
+    "from_epoch_ms": "string",
     "trim": "string",
     "lower": "string",
     "upper": "string",
@@ -49,8 +52,27 @@ def complete(action: Action, mapping: Sequence[Mapping[str, Any]] | None) -> lis
     if not action.fields:
         return own or None
     paths = [split_path(entry["to"]) for entry in own]
+    for entry, path in zip(own, paths, strict=True):
+        if "from" in entry and (markup := _markup_of(action, path, entry["from"])):
+            entry.setdefault("escape", markup)
     kept = [entry for entry in action.default_mapping if not any(_overlap(split_path(entry["to"]), to) for to in paths)]
     return [*own, *kept] or None
+
+
+_PLAIN_PATH = re.compile(r'(?:[A-Za-z_][A-Za-z0-9_]*|"[^"]*")(?:\.(?:[A-Za-z_][A-Za-z0-9_]*|"[^"]*")|\[-?[0-9]+\])*')
+
+
+def _markup_of(action: Action, path: tuple[str, ...], source: Any) -> str:
+    """The markup for which what an entry takes from an event is escaped; empty where it is not.
+
+    A field that holds markup may come from the event whole, as by `payload.html`; then it is what the event says.
+    """
+    for field in action.fields:
+        own = split_path(field.key)
+        if field.markup and path[: len(own)] == own:
+            is_whole = path == own and isinstance(source, str) and _PLAIN_PATH.fullmatch(source.strip()) is not None
+            return "" if is_whole else field.markup
+    return ""
 
 
 def mistakes(action: Action, mapping: Sequence[Mapping[str, Any]] | None) -> list[Mistake]:

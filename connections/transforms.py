@@ -107,18 +107,57 @@ def _to_date(value: Any, meter: Meter) -> str:
 
 def _to_datetime(value: Any, meter: Meter) -> str:
     meter.charge(STEPS_PER_DATE)
-    return _moment(value).isoformat().replace("+00:00", "Z")
+    return _written(_moment(value))
+
+
+def _written(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+_DATES = (
+    re.compile(
+        r"([0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{4}-W[0-9]{2}-[1-7])"
+        r"(?:[Tt ]([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)? ?(?:[Zz]|[+-][0-9]{2}(?::?[0-9]{2})?)?))?"
+    ),
+    re.compile(
+        r"([0-9]{8}|[0-9]{4}W[0-9]{2}[1-7])"
+        r"(?:[Tt ]([0-9]{4}(?:[0-9]{2}(?:[.,][0-9]{1,9})?)?(?:[Zz]|[+-][0-9]{2}(?:[0-9]{2})?)?))?"
+    ),
+)
+"""ISO 8601, extended and basic, with a whole day; RFC 3339, with a space for its T too. Digits alone are a day of
+eight, never an epoch."""
 
 
 def _moment(value: Any) -> datetime:
-    """An ISO 8601 string, in UTC where it names no zone, or a number of seconds since 1970."""
+    """What a date's text says, in UTC where it names no zone."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ShapingError(f"a number is not a date; {_EPOCHS}")
+    text = _text(value).strip()
+    match = next(filter(None, (form.fullmatch(text) for form in _DATES)), None)
+    if match is None:
+        raise ShapingError("the text is not an ISO 8601 date" + (f"; {_EPOCHS}" if _NUMBER.fullmatch(text) else ""))
+    day, time = match.groups(default="")
     try:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return _EPOCH + timedelta(seconds=value)
-        moment = isoparse(_text(value).strip())
+        moment = isoparse(f"{day}T{time.replace(' ', '')}" if time else day)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ShapingError("the value is not an ISO 8601 date nor a number of seconds since 1970") from None
+        raise ShapingError("the text is not an ISO 8601 date: there is no such day or time") from None
+
+
+_EPOCHS = "seconds since 1970 become one by from_epoch, milliseconds by from_epoch_ms"
+
+
+def _from_epoch(unit: timedelta) -> Shape:
+    """A moment from a number, or its digits as text, of such units since 1970."""
+
+    def shape(value: Any, meter: Meter) -> str:
+        meter.charge(STEPS_PER_DATE)
+        try:
+            return _written(_EPOCH + to_number(value, meter) * unit)
+        except (OverflowError, ValueError):
+            raise ShapingError("the number is not a moment between the years 1 and 9999") from None
+
+    return shape
 
 
 # --- text and arrays --------------------------------------------------------------------------------------------------
@@ -250,6 +289,8 @@ _PLAIN: dict[str, Shape] = {
     "to_boolean": _to_boolean,
     "to_date": _to_date,
     "to_datetime": _to_datetime,
+    "from_epoch": _from_epoch(timedelta(seconds=1)),
+    "from_epoch_ms": _from_epoch(timedelta(milliseconds=1)),
     "trim": _on_text(str.strip, 5, 1_500, 1_500),
     "lower": _on_text(str.lower, 5, 150, 15),
     "upper": _on_text(str.upper, 5, 150, 12),

@@ -23,6 +23,7 @@ from connections.models import Connection
 from connections.oauth.refreshing import DIRECT, Authorization, Steps, User
 from connections.oauth.troubles import NoToken
 from connections.providers.base import NotAuthorized, Outcome, Shipment, Unsendable, Verdict, reauthorize
+from connections.providers.verdicts import of_repeatable
 from delivery import sessions, steering
 from delivery.breaker import HALF_OPEN, OPEN
 from delivery.conversing import Conversation
@@ -262,13 +263,16 @@ def attempt(job: Job, steps: Steps = DIRECT) -> Result:
     redactor = calls.redactor() if calls else Redactor({})
     with redactor.guarding():
         verdict = _judge(job, answer, redactor)
+        may_repeat = repeatable(job.connection_type, job.action, last.request if last else None)
+        if may_repeat:
+            verdict = of_repeatable(verdict, answer)
     return Result(
         job=replace(job, sealed_version=calls.version) if calls and calls.version != job.sealed_version else job,
         verdict=replace(verdict, words=redactor.text(verdict.words)),  # which may quote the vendor
         started_at=started_at,
         duration_ms=round((time.monotonic() - clock) * 1000),
         is_overloaded=verdict.throttled or isinstance(answer, outbound.DeadlineExceeded),
-        may_repeat=repeatable(job.connection_type, job.action, last.request if last else None),
+        may_repeat=may_repeat,
         request=_sent(last.request, redactor) if last else None,
         response=_received(last.response, redactor) if last and last.response else None,
         steps=calls.steps(redactor) if calls else None,

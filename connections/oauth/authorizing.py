@@ -1,7 +1,7 @@
 """An authorization from its first step, the vendor's page, to the redirect that comes back from there."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from urllib.parse import urlencode, urlsplit
 
@@ -153,7 +153,8 @@ def _exchange(
     provider: Provider, connection: Connection, started: Started, client: Client, answer: Mapping[str, str]
 ) -> tuple[Tokens, Granted]:
     """The tokens, and what goes into the connection beside them, checked. Raises NoToken and _Refused."""
-    config, verifier = connection.config, states.verifier_of(answer["state"])
+    told = provider.read_redirect(answer)
+    config, verifier = {**connection.config, **told}, states.verifier_of(answer["state"])
     code, redirect_uri = answer["code"], started.redirect_uri
     new, reply = exchange.by_code(provider, config, client, code, redirect_uri, verifier, asked_at=database_now())
     missing = set() if new.scopes is None or provider.oauth is None else set(provider.oauth.scopes) - new.scopes
@@ -161,6 +162,7 @@ def _exchange(
         words = f"{provider.name} granted less than this connection needs. Missing: {', '.join(sorted(missing))}."
         raise _Refused("Some permissions are missing", f"{words} Start again and leave all permissions checked.")
     granted = provider.read_grant(reply, exchange.details(provider, config, new.access))
+    granted = replace(granted, config={**told, **granted.config})
     _check_additions(provider, connection, granted)
     return new, granted
 
@@ -171,7 +173,7 @@ def _keep(connection: Connection, new: Tokens, granted: Granted, client: Client,
     except lifecycle.Conflict as conflict:
         provider, oauth = provider_of(connection)
         if not oauth.shares_tokens:  # nobody else knows this one
-            exchange.revoke(provider, connection.config, tokens.granted({}, new), client)
+            exchange.revoke(provider, {**connection.config, **granted.config}, tokens.granted({}, new), client)
         raise AuthorizationFailed("The connection was ended meanwhile", str(conflict)) from None
 
 

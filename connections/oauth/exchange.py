@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, urlsplit, urlunsplit
 
 from connections import outbound
 from connections.messages import InvalidUrl, OutboundError, Response
@@ -115,7 +115,9 @@ def url_of(provider: Provider, declared: str, config: Mapping[str, Any]) -> str:
     url = _FIELD_IN_URL.sub(lambda named: str(config.get(named[1]) or ""), declared)
     if url != declared and not is_vendor_s(provider, url):
         raise NoToken(disabled(f"The config leads to an address that is not {provider.name}'s.", "address_refused"))
-    return provider.moved(url)
+    parts = urlsplit(url)
+    regional = _oauth(provider).regional_hosts.get(str(config.get("region")), {})
+    return provider.moved(urlunsplit(parts._replace(netloc=regional.get(parts.netloc, parts.netloc))))
 
 
 def is_vendor_s(provider: Provider, url: str) -> bool:

@@ -24,12 +24,17 @@ _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?|")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as a provider describes it. `repr` shows the method only: URLs, headers and bodies carry secrets."""
+    """A request as a provider describes it. `repr` shows the method only: URLs, headers and bodies carry secrets.
+
+    `omitted` are the mapping's fields that were left out, since the vendor would refuse the whole record for them, each
+    with the reason.
+    """
 
     method: str
     url: str = field(repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     body: bytes = field(default=b"", repr=False)
+    omitted: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from connections.providers.vendor import (
     USER,
     Vendor,
     VendorError,
-    fields_of,
     given,
     json_request,
+    limited,
     needed,
     object_in,
     read_object,
@@ -32,6 +32,17 @@ from connections.providers.vendor import (
 
 MIN_ID_LENGTH = 5
 THROTTLED_SECONDS = 30
+MAX_TEXT = 1024
+"""Characters of an id and of an event's name; Amplitude cuts what is longer."""
+PLACEHOLDERS = frozenset(
+    {
+        "anonymous", "nil", "none", "null", "n/a", "na", "undefined", "unknown", "{}", "[]", "lmy47d", "-1", "true",
+        "false", "[object object]",
+    }
+)  # fmt: skip
+"""Ids that Amplitude drops, as they stand for everybody whose id somebody failed to fill in."""
+RESERVED = frozenset({"$identify", "$groupidentify", "$exposure"})
+"""Events that do something else than be recorded."""
 
 
 class Amplitude(Vendor):
@@ -63,6 +74,7 @@ class Amplitude(Vendor):
                 MappingField("event_type", "Event", required=True, source="event.type"),
                 MappingField("event_properties", "Properties", type="object", source="payload"),
                 MappingField("user_properties", "User's properties", type="object"),
+                MappingField("ip", "IP address", help="The person's: Amplitude finds a place by it. Never ours."),
             ),
         ),
     )  # fmt: skip
@@ -84,19 +96,20 @@ class Amplitude(Vendor):
     }
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
+        fields = self.fields(shipment)
         shortest = int(shipment.frozen.get("min_id_length") or MIN_ID_LENGTH)
         ids = without_nulls({key: given(fields, key) for key in ("user_id", "device_id")})
         if not ids:
             raise Unsendable("Amplitude needs a user_id or a device_id, and this event has nothing usable for either.")
-        if any(len(value) < shortest for value in ids.values()):
-            raise Unsendable(f"Amplitude takes ids of at least {shortest} characters. Map a longer one.")
+        for key, value in ids.items():
+            _check_id(key, value, shortest)
         event = ids | {
-            "event_type": needed(fields, "event_type"),
+            "event_type": _event_type(needed(fields, "event_type")),
             "time": unix_milliseconds(shipment.occurred_at),
             "insert_id": shipment.delivery_id,
             "event_properties": object_in(fields, "event_properties"),
             "user_properties": object_in(fields, "user_properties") or None,
+            "ip": given(fields, "ip"),
         }
         document = {
             "api_key": revealed(shipment, "api_key"),
@@ -122,6 +135,21 @@ _SIGNS = {
     "throttled_person": ("throttled_users", "throttled_devices"),
 }
 """What a body says of the one event of a request by filling these."""
+
+
+def _check_id(key: str, value: str, shortest: int) -> None:
+    """Raises Unsendable for an id that Amplitude drops."""
+    if len(value) < shortest:
+        raise Unsendable(f"Amplitude takes ids of at least {shortest} characters. Map a longer one.")
+    limited(key, value, MAX_TEXT, "Amplitude")
+    if value.lower() in PLACEHOLDERS or not value.strip("0-"):
+        raise Unsendable(f"Amplitude drops the {key} “{value}”: it stands for nobody. Map a person's own id.")
+
+
+def _event_type(name: str) -> str:
+    if name.startswith("[Amplitude]") or name in RESERVED:
+        raise Unsendable(f"The event “{name[:60]}” is Amplitude's own. Map event_type to another name.")
+    return limited("event_type", name, MAX_TEXT, "Amplitude")
 
 
 PROVIDER = Amplitude()

@@ -20,12 +20,15 @@ from connections.providers.verdicts import (
     Verdict,
     disabled,
     header,
+    of_repeatable,
     read_answer,
     reauthorize,
     rejected,
     retry,
     retry_after,
     throttled,
+    uncertain,
+    with_known_end,
 )
 from connections.secret import Secret
 
@@ -63,6 +66,7 @@ __all__ = [
     "retry",
     "retry_after",
     "throttled",
+    "uncertain",
 ]
 
 Auth = Literal["none", "secret", "url", "api_key", "basic", "bearer", "oauth2"]
@@ -88,6 +92,8 @@ class MappingField:
     help: str = ""
     example: str = ""
     """A string that the vendor would take, where not any one does."""
+    markup: Literal["", "html", "markdown", "slack"] = ""
+    """How the vendor reads it; what a rule's mapping takes from a payload into it is escaped for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +116,13 @@ class Action:
 
     @property
     def default_mapping(self) -> list[dict[str, Any]]:
-        """The mapping of a rule that brings none: an entry for each field with a default. The optional are skipped."""
+        """The mapping of a rule that brings none: an entry for each field with a default. The optional are skipped.
+
+        Blank texts are left out, since many vendors take one as the wish to clear a field.
+        """
         return [
-            {"to": field.key, "from": field.source} | ({} if field.required else {"on_error": "skip"})
+            {"to": field.key, "from": field.source, "skip_blanks": True}
+            | ({} if field.required else {"on_error": "skip"})
             for field in self.fields
             if field.source
         ]
@@ -218,7 +228,10 @@ class Provider:
 
     def classify(self, answer: Response | OutboundError, action: str) -> Verdict:
         """What an answer, or the lack of one, means. Total: it never raises. The default goes by HTTP alone."""
-        return read_answer(answer)
+        verdict = read_answer(answer)
+        if isinstance(answer, OutboundError) or self.is_idempotent(action):
+            return verdict
+        return with_known_end(verdict, answer, self.name)
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
         """What comes after these calls of an action with several steps: the next one, or a verdict on all of them.
@@ -243,11 +256,15 @@ class Provider:
 
     def classify_test(self, answer: Response | OutboundError) -> Verdict:
         """What the answer to `build_test` means. Total. The default: what it would mean to the first action."""
-        return self.classify(answer, self.actions[0].slug)
+        return of_repeatable(self.classify(answer, self.actions[0].slug), answer)
 
     def read_account(self, response: Response) -> Account | None:
         """Whose account the test's answer speaks of. Connections to one account share its limits."""
         return None
+
+    def read_redirect(self, answer: Mapping[str, str]) -> dict[str, Any]:
+        """What the redirect that ends an authorization adds to the config, before its code is redeemed. Total."""
+        return {}
 
     def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
         """What the reply to an authorization says beside the tokens; `details` is what `oauth.details_url` answered."""
@@ -268,7 +285,7 @@ class Provider:
 
     def classify_options(self, answer: Response | OutboundError) -> Verdict:
         """What the answer to `build_options` means. Total. The default: what it would mean to the first action."""
-        return self.classify(answer, self.actions[0].slug)
+        return of_repeatable(self.classify(answer, self.actions[0].slug), answer)
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
         """The choices in the answer to `build_options`, a 2xx. Raises Unsendable for one that cannot be read."""
@@ -315,6 +332,10 @@ class Provider:
     def action(self, slug: str) -> Action:
         """The declared action. Raises KeyError."""
         return {declared.slug: declared for declared in self.actions}[slug]
+
+    def is_idempotent(self, action: str) -> bool:
+        """Whether the declared action may be done twice; false of one that is not declared."""
+        return any(declared.slug == action and declared.idempotent for declared in self.actions)
 
     def clean_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config with defaults. Raises InvalidFields with pointers below /config."""

@@ -24,7 +24,6 @@ from connections.providers.vendor import (
     Vendor,
     VendorError,
     basic,
-    fields_of,
     json_request,
     needed,
     read_object,
@@ -34,6 +33,9 @@ from connections.providers.vendor import (
 )
 
 MAX_ATTRIBUTES = 300
+MAX_NAME_BYTES = 150
+MAX_VALUE_BYTES = 1000
+"""Of an attribute's name, and of its value (docs.customer.io, Track API)."""
 OTHER_REGION = disabled("The account is hosted in another region. Set the connection's region to it.", "wrong_region")
 
 ID = MappingField(
@@ -86,13 +88,16 @@ class CustomerIo(Vendor):
     }
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
-        path = f"/api/v1/customers/{url_part(needed(fields, 'id'))}"
+        fields = self.fields(shipment)
+        path = f"/api/v1/customers/{url_part(_held('id', needed(fields, 'id'), MAX_NAME_BYTES))}"
         if shipment.action == "track_event":
             return self._call("POST", f"{path}/events", shipment, _event(shipment, fields))
         attributes = {key: value for key, value in fields.items() if key != "id"}
         if len(attributes) > MAX_ATTRIBUTES:
             raise Unsendable(f"The person has {len(attributes)} attributes; Customer.io keeps {MAX_ATTRIBUTES}.")
+        for key, value in attributes.items():
+            _held("name of an attribute", key, MAX_NAME_BYTES)
+            _held(key, value if isinstance(value, str) else "", MAX_VALUE_BYTES)
         return self._call("PUT", path, shipment, attributes)
 
     def error_of(self, response: Response) -> VendorError:
@@ -109,6 +114,15 @@ class CustomerIo(Vendor):
     def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
         authorization = basic(revealed(shipment, "site_id"), revealed(shipment, "api_key"))
         return json_request(method, self.root(shipment) + path, document, authorization)
+
+
+def _held(key: str, text: str, most: int) -> str:
+    """Raises Unsendable for a text that Customer.io drops after it has answered 200."""
+    if len(text.encode("utf-8", "replace")) > most:
+        raise Unsendable(
+            f"The {key} is longer than the {most:,} bytes that Customer.io keeps. Shorten it by substring."
+        )
+    return text
 
 
 def _event(shipment: Shipment, fields: dict[str, Any]) -> dict[str, Any]:

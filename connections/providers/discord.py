@@ -3,11 +3,16 @@
 Discord counts every 401, 403 and 429 against the address that they go to: 10,000 in ten minutes, and it blocks that
 address, for all tenants. So 401, 403 and 404 take the connection out of service at the first one, a lane rests as soon
 as its limit is used up, and all lanes together stay below the 50 requests a second that Discord takes from one address.
-Nothing in a text can ping people. Discord drops no doubles.
+A 403 of Cloudflare, which stands before Discord, is another matter: it passes. Nothing in a text can ping people or
+become markup. Discord drops no doubles.
 """
+
+import re
+from typing import Any
 
 from connections.messages import Request, Response
 from connections.providers.base import (
+    USER_AGENT,
     Account,
     Action,
     Field,
@@ -18,26 +23,43 @@ from connections.providers.base import (
     disabled,
     reauthorize,
     rejected,
+    retry,
     throttled,
 )
+from connections.providers.markup import escape_markdown
 from connections.providers.vendor import (
     SUMMARY,
     Vendor,
     VendorError,
     array_in,
-    fields_of,
     given,
     json_request,
     needed,
     number_header,
     read_object,
     revealed,
+    rows_at,
     text_at,
     without_nulls,
 )
 
 MAX_CONTENT = 2000
 MAX_EMBEDS = 10
+MAX_EMBED_TEXTS = 6000
+"""Characters of all embeds' titles, descriptions, fields, footers and authors together."""
+MAX_EMBED_FIELDS = 25
+LONGEST: dict[tuple[str, ...], int] = {
+    ("title",): 256, ("description",): 4096, ("footer", "text"): 2048, ("author", "name"): 256,
+}  # fmt: skip
+LONGEST_FIELD = {"name": 256, "value": 1024}
+MAX_DEPTH = 20
+MAX_NAME = 80
+DISCORD_AGENT = f"DiscordBot (https://meshes.example.com, {USER_AGENT.partition('/')[2]})"
+"""As Discord asks for (discord.com/developers/docs/reference, "User Agent"); Cloudflare blocks others."""
+CLOUDFLARE = "40333"
+BLOCKED_SECONDS = 300.0
+_ADDRESS = re.compile(r"https://(ptb\.|canary\.)?discord(?:app)?\.com/api/(?:v[0-9]+/)?")
+_NAME_PARTS = re.compile(r"discord|clyde", re.IGNORECASE)
 REPLACE = "Make a new webhook in the channel's settings and replace the URL."
 
 
@@ -62,9 +84,13 @@ class Discord(Vendor):
             fields=(
                 MappingField(
                     "content", "Text", required=True, source=SUMMARY,
-                    help="At most 2,000 characters. A longer one is not cut but refused: shorten it by substring.",
+                    help="Its markup is escaped. At most 2,000 characters with that: shorten it by substring.",
                 ),
-                MappingField("embeds", "Embeds", type="array", help="At most ten, by Discord's own names."),
+                MappingField(
+                    "embeds", "Embeds", type="array", markup="markdown",
+                    help="At most ten, by Discord's own names. Markup in them works; what they take from a payload is"
+                    " escaped.",
+                ),
                 MappingField("username", "Sender's name", help="Instead of the webhook's own."),
             ),
         ),
@@ -74,6 +100,13 @@ class Discord(Vendor):
     test = "Asks Discord for the webhook's details; posts nothing."
     answers = {
         "global": throttled("Discord asks this whole system for fewer requests (429).", "rate_limited_globally"),
+        CLOUDFLARE: throttled("Cloudflare, before Discord, blocks our requests for now.", "blocked", BLOCKED_SECONDS),
+        **dict.fromkeys(("130000", "110000"), retry("Discord is overloaded just now.")),
+        **dict.fromkeys(
+            ("20028", "20029", "40062"), throttled("Discord takes no more messages in this channel just now.")
+        ),
+        "50083": disabled("The thread of the webhook's URL is archived. Open it in Discord, then resume."),
+        "220001": disabled("The webhook's channel is a forum: replace the URL by one that ends with ?thread_id=…"),
         400: rejected("Discord refuses the message. Mend the rule's mapping."),
         401: reauthorize(f"Discord does not accept the webhook's token. {REPLACE}"),
         403: reauthorize(f"Discord does not let this webhook post. {REPLACE}", "forbidden"),
@@ -81,8 +114,8 @@ class Discord(Vendor):
     }
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
-        content, embeds = needed(fields, "content"), array_in(fields, "embeds")
+        fields = self.fields(shipment)
+        content, embeds = escape_markdown(needed(fields, "content")), array_in(fields, "embeds")
         if len(content) > MAX_CONTENT:
             raise Unsendable(
                 f"The text has {len(content):,} characters; Discord takes at most {MAX_CONTENT:,}. "
@@ -90,21 +123,25 @@ class Discord(Vendor):
             )
         if len(embeds) > MAX_EMBEDS:
             raise Unsendable(f"The message has {len(embeds)} embeds; Discord takes at most {MAX_EMBEDS}.")
+        _check_embeds(embeds)
         message: dict[str, object] = {
             "content": content,
             "embeds": embeds or None,
-            "username": given(fields, "username"),
+            "username": _sender(given(fields, "username")),
             "allowed_mentions": {"parse": []},
         }
         url = self._url(shipment)
-        return json_request("POST", f"{url}{'&' if '?' in url else '?'}wait=true", without_nulls(message))
+        return self._call("POST", f"{url}{'&' if '?' in url else '?'}wait=true", without_nulls(message))
 
     def error_of(self, response: Response) -> VendorError:
         if response.status < 400:
             return VendorError()
         document = read_object(response)
+        if response.status == 403 and not document:  # Discord's own are JSON
+            return VendorError(CLOUDFLARE)
         code = "global" if document.get("global") is True else text_at(document, "code")
-        return VendorError(code, text_at(document, "message"))
+        message = first_nested(document.get("errors")) or text_at(document, "message")
+        return VendorError(code, message)
 
     def rest_of(self, response: Response) -> float | None:
         wait = read_object(response).get("retry_after") if response.status == 429 else None
@@ -115,7 +152,7 @@ class Discord(Vendor):
         return number_header(response, "x-ratelimit-reset-after")
 
     def build_test(self, shipment: Shipment) -> Request:
-        return json_request("GET", self._url(shipment), None)
+        return self._call("GET", self._url(shipment), None)
 
     def read_account(self, response: Response) -> Account | None:
         document = read_object(response)
@@ -123,7 +160,50 @@ class Discord(Vendor):
         return Account(webhook, text_at(document, "name")) if webhook else None
 
     def _url(self, shipment: Shipment) -> str:
-        return self.moved(revealed(shipment, "webhook_url"))
+        """The webhook's URL at the version of the API that this file speaks."""
+        url = revealed(shipment, "webhook_url")
+        return self.moved(_ADDRESS.sub(lambda found: f"https://{found[1] or ''}discord.com/api/v10/", url, count=1))
+
+    def _call(self, method: str, url: str, document: object) -> Request:
+        return json_request(method, url, document, ("user-agent", DISCORD_AGENT))
+
+
+def first_nested(errors: object, path: str = "") -> str:
+    """The first of a form's errors, which lie below the names of their fields: `embeds.0.title: too long`."""
+    if not isinstance(errors, dict):
+        return ""
+    if message := text_at(errors, "_errors", 0, "message"):
+        return f"{path}: {message}" if path else message
+    deeper = (first_nested(below, f"{path}.{key}".lstrip(".")) for key, below in list(errors.items())[:100])
+    return next(filter(None, deeper), "") if path.count(".") < MAX_DEPTH else ""
+
+
+def _sender(name: str | None) -> str | None:
+    if name is None:
+        return None
+    if len(name) > MAX_NAME or _NAME_PARTS.search(name):
+        raise Unsendable(f"Discord takes a username of at most {MAX_NAME} characters, without “discord” or “clyde”.")
+    return name
+
+
+def _check_embeds(embeds: list[Any]) -> None:
+    """Raises Unsendable for one that is longer than Discord takes."""
+    total = 0
+    for number, embed in enumerate(embeds):
+        if not isinstance(embed, dict):
+            raise Unsendable("The field embeds must be an array of objects.")
+        fields = rows_at(embed, "fields")
+        if len(fields) > MAX_EMBED_FIELDS:
+            raise Unsendable(f"embeds.{number} has {len(fields)} fields; Discord takes at most {MAX_EMBED_FIELDS}.")
+        texts = [(path, text_at(embed, *path)) for path in LONGEST] + [
+            ((key,), text_at(field, key)) for field in fields for key in ("name", "value")
+        ]
+        for path, text in texts:
+            if len(text) > LONGEST.get(path, LONGEST_FIELD.get(path[0], 0)):
+                raise Unsendable(f"embeds.{number}: {'.'.join(path)} is longer than Discord takes. Shorten it.")
+        total += sum(len(text) for _, text in texts)
+    if total > MAX_EMBED_TEXTS:
+        raise Unsendable(f"The embeds have {total:,} characters; Discord takes at most {MAX_EMBED_TEXTS:,}.")
 
 
 PROVIDER = Discord()

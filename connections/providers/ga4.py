@@ -13,7 +13,6 @@ from connections.messages import Request
 from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable, region, rejected
 from connections.providers.vendor import (
     Vendor,
-    fields_of,
     given,
     json_request,
     needed,
@@ -28,9 +27,27 @@ MAX_PARAMS = 25
 MAX_AGE = timedelta(hours=72)
 ENGAGEMENT_MSEC = 100
 """Without an engagement time events do not show in the Realtime report."""
-PARAMS = "payload.{source: source, medium: medium, campaign: campaign, value: value, currency: currency}"
+PARAMS = "payload.{source: source, medium: medium, campaign: campaign, value: currency && value, currency: currency}"
 NAMES = "One has at most 40 letters, digits and _, and begins with a letter, and not with firebase_, ga_ or google_."
-_NAME = re.compile(r"(?!(?:firebase|ga|google)_)[A-Za-z][A-Za-z0-9_]{0,39}")
+MAX_ITEMS = 200
+LONGEST = {"page_title": 300, "page_referrer": 420, "page_location": 1000}
+"""Characters of the values that may be longer than others."""
+RESERVED = frozenset(
+    {
+        "ad_activeview", "ad_click", "ad_exposure", "ad_impression", "ad_query", "ad_reward", "adunit_exposure",
+        "app_background", "app_clear_data", "app_exception", "app_install", "app_remove", "app_store_refund",
+        "app_store_subscription_cancel", "app_store_subscription_convert", "app_store_subscription_renew",
+        "app_update", "app_upgrade", "click", "dynamic_link_app_open", "dynamic_link_app_update",
+        "dynamic_link_first_open", "error", "file_download", "first_open", "first_visit", "form_start", "form_submit",
+        "in_app_purchase", "notification_dismiss", "notification_foreground", "notification_open",
+        "notification_receive", "notification_send", "os_update", "page_view", "scroll", "session_start",
+        "session_start_with_rollout", "user_engagement", "video_progress", "video_start", "view_complete",
+        "view_search_results",
+    }
+)  # fmt: skip
+"""Names of events that Google keeps for those that it collects itself (support.google.com/analytics/answer/13316687,
+and the protocol's reference)."""
+_NAME = re.compile(r"(?!(?:firebase|ga|google)_|query_id)[A-Za-z][A-Za-z0-9_]{0,39}")
 _REFUSED = rejected("Google Analytics refuses the request. Mend the rule's mapping, then replay.")
 
 
@@ -71,7 +88,8 @@ class GoogleAnalytics(Vendor):
                 MappingField("session_id", "Session id", source="payload.session_id"),
                 MappingField(
                     "params", "Parameters", type="object", source=PARAMS,
-                    help="Texts and numbers. Google forbids email addresses, telephone numbers and the like.",
+                    help="Texts and numbers; items, an array of objects. A value needs its currency. Google forbids"
+                    " email addresses, telephone numbers and the like.",
                 ),
             ),
         ),
@@ -83,7 +101,7 @@ class GoogleAnalytics(Vendor):
     def build_request(self, shipment: Shipment) -> Request:
         if shipment.now - shipment.occurred_at > MAX_AGE:
             raise Unsendable("Google Analytics takes events of the last 72 hours; this one is older.")
-        fields = fields_of(shipment)
+        fields = self.fields(shipment)
         params = {"engagement_time_msec": ENGAGEMENT_MSEC, **_params(object_in(fields, "params"), shipment)}
         if session := given(fields, "session_id"):
             params["session_id"] = session
@@ -104,22 +122,42 @@ def _name(text: str) -> str:
     name = re.sub(r"[^A-Za-z0-9_]", "_", text)
     if not _NAME.fullmatch(name):
         raise Unsendable(f"Google Analytics does not take the event name “{name[:60]}”. {NAMES} Map name.")
+    if name in RESERVED:
+        raise Unsendable(f"Google Analytics reserves the event name “{name}”, and drops such an event. Map name.")
     return name
 
 
 def _params(given_params: dict[str, Any], shipment: Shipment) -> dict[str, Any]:
     longest = int(shipment.frozen.get("max_value_length") or 100)
     params = without_nulls(given_params)
-    for key, value in params.items():
-        if not _NAME.fullmatch(key):
-            raise Unsendable(
-                f"Google Analytics does not take the parameter name “{key[:60]}”. {NAMES} Map it by another."
-            )
-        if not isinstance(value, str | int | float):
-            raise Unsendable(f"The parameter {key} must be a text or a number.")
-        if len(str(value)) > longest:
-            raise Unsendable(f"The parameter {key} is longer than {longest} characters. Shorten it by substring.")
-    return {key: str(value).lower() if isinstance(value, bool) else value for key, value in params.items()}
+    items = params.pop("items", None)
+    taken = {key: _value(key, value, longest) for key, value in params.items()}
+    if taken.get("value", "") != "" and not taken.get("currency"):
+        raise Unsendable("Google Analytics takes a value with its currency only, such as EUR. Map params.currency too.")
+    return taken if items is None else taken | {"items": _items(items, longest)}
+
+
+def _value(key: str, value: Any, longest: int) -> str | int | float:
+    if not _NAME.fullmatch(key):
+        raise Unsendable(f"Google Analytics does not take the parameter name “{key[:60]}”. {NAMES} Map it by another.")
+    if not isinstance(value, str | int | float):
+        raise Unsendable(f"The parameter {key} must be a text or a number.")
+    longest = max(longest, LONGEST.get(key, 0))
+    if len(str(value)) > longest:
+        raise Unsendable(f"The parameter {key} is longer than {longest} characters. Shorten it by substring.")
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _items(items: Any, longest: int) -> list[dict[str, Any]]:
+    """The products of an e-commerce event, each with a name or an id."""
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise Unsendable("The parameter items must be an array of objects.")
+    if len(items) > MAX_ITEMS:
+        raise Unsendable(f"The event has {len(items)} items; Google Analytics takes at most {MAX_ITEMS}.")
+    kept = [without_nulls(item) for item in items]
+    if not all(item.get("item_id") or item.get("item_name") for item in kept):
+        raise Unsendable("Each of the items needs an item_id or an item_name.")
+    return [{key: _value(key, value, longest) for key, value in item.items()} for item in kept]
 
 
 PROVIDER = GoogleAnalytics()

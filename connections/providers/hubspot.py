@@ -28,17 +28,20 @@ from connections.providers.base import (
     retry,
     throttled,
 )
+from connections.providers.markup import escape_html
 from connections.providers.vendor import (
     FIRST_NAME,
     Vendor,
     VendorError,
     bearer,
-    fields_of,
     json_request,
+    limited,
     listed,
     needed,
     number_header,
+    number_text,
     read_object,
+    rows_at,
     text_at,
 )
 
@@ -48,6 +51,9 @@ NOTE_TO_CONTACT = 202
 DAILY_RETRY_SECONDS = 3600.0
 """The daily limit ends at midnight of the account's time zone, which answers do not tell."""
 EXISTING_ID = re.compile(r"Existing ID: ([0-9]+)")
+MISSING = "recordIdsMissing"
+MAX_TEXT = 65_536
+"""Characters of a property, and of a note."""
 TAKEN = frozenset({"CONFLICT", "OBJECT_ALREADY_EXISTS"})
 STEPS = ("upsert contact", "update the one that has the email")
 
@@ -100,6 +106,10 @@ class HubSpot(Vendor):
     live_options = {"list_id": "Manual lists", "id_property": "Contact properties with unique values"}
     test = "Asks for the account's details; writes nothing."
     answers = {
+        "INTERNAL_ERROR": retry("HubSpot has an error of its own."),
+        "RATE_LIMITS": throttled("HubSpot takes no more requests just now.", seconds=10),
+        "CONFLICT": retry("HubSpot met another write of this contact (409); it is tried again."),
+        MISSING: retry("The contact was merged or deleted just now; it is looked up again.", "contact_moved"),
         "VALIDATION_ERROR": rejected("HubSpot refuses a value. Mend the rule's mapping."),
         "PROPERTY_DOESNT_EXIST": rejected(
             "This HubSpot account lacks a property of the mapping. Create it there, or map another."
@@ -115,10 +125,11 @@ class HubSpot(Vendor):
     }
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
+        fields = self.fields(shipment)
         _check_second_call(shipment, fields)
         by = shipment.frozen.get("id_property") or "email"
-        row = {"id": needed(fields, by), "idProperty": by, "objectWriteTraceId": shipment.delivery_id}
+        fields[by] = needed(fields, by)
+        row = {"id": fields[by], "idProperty": by, "objectWriteTraceId": shipment.delivery_id}
         inputs = [row | {"properties": _properties(fields)}]
         return self._call("POST", f"{OBJECTS}/contacts/batch/upsert", shipment, {"inputs": inputs})
 
@@ -129,7 +140,7 @@ class HubSpot(Vendor):
         if not last.request.url.endswith("/batch/upsert"):
             return None
         if existing := self._existing(last.response):
-            document = {"properties": _properties(fields_of(shipment))}
+            document = {"properties": _properties(self.fields(shipment))}
             return self._call("PATCH", f"{OBJECTS}/contacts/{existing}", shipment, document)
         return self._after_contact(shipment, last.response, "results", 0, "id")
 
@@ -152,12 +163,14 @@ class HubSpot(Vendor):
 
     def _after_contact(self, shipment: Shipment, response: Response, *path: str | int) -> Request | Verdict | None:
         """What the contact was written for; `path` leads to its id in the answer."""
-        if shipment.action == "upsert_contact" or response.status != 200:
+        if response.status not in (200, 201, 207) or self.error_of(response) != ("", ""):
             return None
         contact = text_at(read_object(response), *path)
         if not contact:
             return retry("HubSpot did not name the contact that it wrote.", "unreadable_answer")
-        fields = fields_of(shipment)
+        if shipment.action == "upsert_contact":
+            return None
+        fields = self.fields(shipment)
         if shipment.action == "add_to_list":
             path_of_list = f"/crm/v3/lists/{_list_id(fields)}/memberships/add"
             return self._call("PUT", path_of_list, shipment, [contact])
@@ -165,7 +178,7 @@ class HubSpot(Vendor):
         note = {
             "properties": {
                 "hs_timestamp": shipment.occurred_at.isoformat(),
-                "hs_note_body": needed(fields, "note"),
+                "hs_note_body": _note(needed(fields, "note")),
             },
             "associations": [{"to": {"id": contact}, "types": [kind]}],
         }
@@ -173,16 +186,22 @@ class HubSpot(Vendor):
 
     def error_of(self, response: Response) -> VendorError:
         document = read_object(response)
-        if response.status in (200, 207) and text_at(document, "numErrors") not in ("", "0"):
-            return VendorError(
-                text_at(document, "errors", 0, "category") or "error", text_at(document, "errors", 0, "message")
-            )
         if response.status < 300:
+            if rows_at(document, MISSING):
+                return VendorError(MISSING)
+            if rows_at(document, "errors") or text_at(document, "numErrors") not in ("", "0"):
+                code = text_at(document, "errors", 0, "category") or "error"
+                return VendorError(code, text_at(document, "errors", 0, "message"))
             return VendorError()
         code, message = text_at(document, "policyName") or text_at(document, "category"), text_at(document, "message")
         if scope := text_at(document, "errors", 0, "context", "requiredGranularScopes", 0):
             message = f"needs {scope}. {message}"
         return VendorError(code, message)
+
+    def is_done(self, response: Response) -> bool:
+        """A batch's only input has a result."""
+        document = read_object(response)
+        return "results" not in document or bool(rows_at(document, "results"))
 
     def rest_of(self, response: Response) -> float | None:
         if number_header(response, "x-hubspot-ratelimit-daily-remaining") == 0:
@@ -232,11 +251,17 @@ def _check_second_call(shipment: Shipment, fields: Mapping[str, Any]) -> None:
     if shipment.action == "add_to_list":
         _list_id(fields)
     if shipment.action == "create_note":
-        needed(fields, "note")
+        limited("note", _note(needed(fields, "note")), MAX_TEXT, "HubSpot")
 
 
 def _properties(fields: Mapping[str, Any]) -> dict[str, str]:
-    return {key: _text(value) for key, value in fields.items() if key not in ("list_id", "note")}
+    texts = {key: _text(value) for key, value in fields.items() if key not in ("list_id", "note")}
+    return {key: limited(key, text, MAX_TEXT, "HubSpot", shortest=0) for key, text in texts.items()}
+
+
+def _note(text: str) -> str:
+    """HubSpot shows notes as HTML."""
+    return escape_html(text).replace("\n", "<br>")
 
 
 def _text(value: object) -> str:
@@ -249,7 +274,7 @@ def _text(value: object) -> str:
         return ";".join(_text(item) for item in value)
     if isinstance(value, dict):
         raise Unsendable("A HubSpot property cannot hold an object.")
-    return str(value)
+    return number_text(value) if isinstance(value, int | float) else str(value)
 
 
 def _list_id(fields: Mapping[str, Any]) -> str:

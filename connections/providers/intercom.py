@@ -23,18 +23,19 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     Verdict,
+    disabled,
     header,
     reauthorize,
     region,
     rejected,
     retry,
+    throttled,
 )
 from connections.providers.vendor import (
     FULL_NAME,
     Vendor,
     VendorError,
     bearer,
-    fields_of,
     json_request,
     listed,
     needed,
@@ -52,6 +53,10 @@ MAX_CALLS = 3
 FINDABLE_AFTER = timedelta(minutes=30)
 """For so long a contact that is not found may only be new to the search: Intercom says minutes."""
 RATE_SLICE_SECONDS = 10.0
+MAX_METADATA = 10
+MAX_METADATA_TEXT = 255
+RICH: tuple[set[str], ...] = ({"url", "value"}, {"amount", "currency"})
+"""The names in objects that metadata may hold: a link with a title, an amount of money."""
 
 EXISTING_ID = re.compile(r"\bid=([0-9A-Za-z]+)")
 CANONICAL = re.compile(r'</contacts/([0-9A-Za-z]+)>\s*;\s*rel="?canonical"?')
@@ -65,6 +70,12 @@ CONTACT = (
     MappingField("name", "Name", source=FULL_NAME),
     MappingField("phone", "Phone", source="payload.phone"),
     MappingField("role", "Role", help="user or lead, when the contact is created; Intercom takes user without it."),
+    MappingField("avatar", "Avatar", help="An image's URL."),
+    MappingField("signed_up_at", "Signed up at", "number", help="Unix seconds."),
+    MappingField("last_seen_at", "Last seen at", "number", help="Unix seconds."),
+    MappingField("owner_id", "Owner", "number", help="An admin's id."),
+    MappingField("unsubscribed_from_emails", "Unsubscribed from emails", "boolean"),
+    MappingField("custom_attributes", "Custom attributes", "object", help="Those that the workspace has."),
 )
 EVENT = (
     MappingField("event_name", "Event name", required=True, source="event.type"),
@@ -87,6 +98,10 @@ class Intercom(Vendor):
         details_url="https://api.intercom.io/me",
         details_headers=(("intercom-version", VERSION),),
         refreshes=False,
+        regional_hosts={
+            "eu": {"app.intercom.com": "app.eu.intercom.com", "api.intercom.io": "api.eu.intercom.io"},
+            "au": {"app.intercom.com": "app.au.intercom.com", "api.intercom.io": "api.au.intercom.io"},
+        },
     )
     base_urls = {
         "us": "https://api.intercom.io",
@@ -123,14 +138,22 @@ class Intercom(Vendor):
         "not_restorable": rejected(
             "Intercom does not restore a contact deleted for good. Leave such events out by a filter."
         ),
-        "api_plan_restricted": rejected("The workspace's plan does not include this. Change the plan, or the rule."),
+        "api_plan_restricted": disabled(
+            "The workspace's plan does not include this. Change the plan, or the rule, then resume.", "plan"
+        ),
+        "intercom_version_invalid": disabled(
+            f"Intercom no longer takes version {VERSION} of its API: Meshes must be updated.", "retired"
+        ),
+        **dict.fromkeys(
+            ("rate_limit_exceeded", "too_many_requests", "retry_after"), throttled("Intercom asks for fewer requests.")
+        ),
         401: reauthorize("Intercom does not accept the token (401). Authorize again, and check the region."),
         409: rejected("Intercom has several contacts that match. Merge them there, or map an external_id.", "conflict"),
         410: retry("The contact has been merged with another; it is looked up again.", "contact_moved"),
     }  # fmt: skip
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
+        fields = self.fields(shipment)
         if shipment.action == "track_event":
             return self._call("POST", "/events", shipment, _event(shipment, fields))
         if shipment.action == "tag_contact":
@@ -168,7 +191,7 @@ class Intercom(Vendor):
         if shipment.action == "upsert_contact":
             return self._update(shipment, contact) if contact else self._create(shipment)
         if contact:
-            tag = {"id": needed(fields_of(shipment), "tag_id")}
+            tag = {"id": needed(self.fields(shipment), "tag_id")}
             return self._call("POST", f"/contacts/{url_part(contact)}/tags", shipment, tag)
         if shipment.now - shipment.occurred_at < FINDABLE_AFTER:
             return retry("Intercom does not find the contact; a new one takes minutes.", "contact_not_found", 60)
@@ -225,10 +248,10 @@ class Intercom(Vendor):
         return [Choice(text_at(row, "id"), text_at(row, "name")) for row in listed(response, "data")]
 
     def _create(self, shipment: Shipment) -> Request:
-        return self._call("POST", "/contacts", shipment, without_nulls(fields_of(shipment)))
+        return self._call("POST", "/contacts", shipment, without_nulls(self.fields(shipment)))
 
     def _update(self, shipment: Shipment, contact: str) -> Request:
-        fields = {key: value for key, value in without_nulls(fields_of(shipment)).items() if key != "role"}
+        fields = {key: value for key, value in without_nulls(self.fields(shipment)).items() if key != "role"}
         return self._call("PUT", f"/contacts/{url_part(contact)}", shipment, fields)
 
     def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
@@ -239,8 +262,22 @@ class Intercom(Vendor):
 def _event(shipment: Shipment, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The same over all attempts, to the second, so that Intercom drops a second one."""
     _identity(fields, "id", "user_id", "email")
+    _check_metadata(fields.get("metadata") or {})
     event = {"event_name": needed(fields, "event_name"), "created_at": int(shipment.occurred_at.timestamp())}
     return event | without_nulls({key: value for key, value in fields.items() if key not in event})
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Raises Unsendable for what Intercom does not take; of objects it knows links and amounts only."""
+    if len(metadata) > MAX_METADATA:
+        raise Unsendable(f"The metadata have {len(metadata)} values; Intercom takes at most {MAX_METADATA}. Map fewer.")
+    for key, value in metadata.items():
+        if set(key) & set(".$"):
+            raise Unsendable(f"Intercom takes no full stop and no $ in the name of a metadata value: {key[:60]}.")
+        if isinstance(value, list) or (isinstance(value, dict) and set(value) not in RICH):
+            raise Unsendable(f"The metadata value {key} is nested; Intercom takes texts and numbers. Map its parts.")
+        if isinstance(value, str) and len(value) > MAX_METADATA_TEXT:
+            raise Unsendable(f"The metadata value {key} is longer than {MAX_METADATA_TEXT} characters. Shorten it.")
 
 
 def _identity(fields: Mapping[str, Any], *keys: str) -> tuple[str, str]:

@@ -1,53 +1,82 @@
 """Klaviyo (developers.klaviyo.com): profiles and their events.
 
 The API is JSON:API and dated by a header. Events carry the delivery's id, by which Klaviyo drops a second one.
+A telephone number that is not E.164 would fail the whole profile, so it is left out, which the attempt says.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from connections.messages import Request, Response
 from connections.providers.base import (
     Account,
     Action,
+    Exchange,
     Field,
+    FieldProblem,
     Limits,
     MappingField,
     Shipment,
     Unsendable,
+    Verdict,
     disabled,
     reauthorize,
     rejected,
 )
+from connections.providers.phones import NotE164, is_country, to_e164
 from connections.providers.vendor import (
     FIRST_NAME,
     Vendor,
     VendorError,
-    fields_of,
+    given,
     json_request,
+    limited,
     needed,
     number_header,
     read_object,
     revealed,
+    shown,
     text_at,
     without_nulls,
 )
 
 REVISION = "2026-07-15"
 PROFILE_BYTES = 100_000
+MAX_METRIC = 127
+PHONE_COUNTRY = "The country of numbers without +, such as US. Without it such a number is left out."
+PHONE = "phone_number"
+UNNAMED = ("", "/data", "data")
+"""What stands for a field's name where an error is about none."""
+NO_PHONE = "400 for the phone number"
 IDENTIFIERS = ("email", "phone_number", "external_id", "anonymous_id", "id")
 
 PROFILE = (
     MappingField("email", "Email", source="payload.email"),
-    MappingField("phone_number", "Phone number", source="payload.phone", help="E.164, such as +15551234567."),
+    MappingField(PHONE, "Phone number", source="payload.phone", help="Written as E.164, such as +15551234567."),
+    MappingField("phone_country", "Phone number's country", help=PHONE_COUNTRY),
     MappingField("external_id", "External id", help="Your own id of the person."),
+    MappingField("anonymous_id", "Anonymous id", help="Of somebody whose email is not known yet."),
+    MappingField("id", "Profile id", help="Klaviyo's own."),
     MappingField("first_name", "First name", source=FIRST_NAME),
     MappingField("last_name", "Last name", source="payload.last_name"),
+)
+MORE = (
+    MappingField("organization", "Company name", source="payload.company"),
+    MappingField("title", "Job title"),
+    MappingField("locale", "Locale", help="Such as en-US."),
+    MappingField("image", "Image", help="An image's URL."),
+    MappingField("location", "Location", "object", help="address1, city, country, zip, …"),
+    MappingField("properties", "Properties", "object", help="Fields of your own."),
 )
 EVENT = (
     MappingField("metric", "Metric", required=True, source="event.type", help="What kind of event it is."),
     MappingField("properties", "Properties", "object", source="payload"),
     MappingField("value", "Value", "number", help="Such as an amount of money."),
 )
+
+
+STEPS = ("send", "send without a phone number that Klaviyo refuses")
 
 
 class Klaviyo(Vendor):
@@ -57,6 +86,12 @@ class Klaviyo(Vendor):
     docs_url = "https://developers.klaviyo.com/en/reference/api_overview"
     auth = "api_key"
     base_urls = {"": "https://a.klaviyo.com"}
+    config_fields = (
+        Field(
+            "phone_country", "Country of phone numbers", pattern="[A-Z]{2}", frozen=True, example="US",
+            help=PHONE_COUNTRY,
+        ),
+    )  # fmt: skip
     credential_fields = (
         Field(
             "api_key", "Private API key", required=True, sensitive=True, pattern=r"[\x21-\x7e]+",
@@ -66,17 +101,16 @@ class Klaviyo(Vendor):
     actions = (
         Action(
             "upsert_profile", "Create or update a profile", True, is_open=True,
-            fields=(*PROFILE, MappingField("organization", "Company name", source="payload.company")),
+            fields=(*PROFILE, *MORE), steps=STEPS,
             help="Fields of your own belong below properties. Null clears a field.",
         ),
-        Action("track_event", "Track an event", True, fields=(*EVENT, *PROFILE)),
+        Action("track_event", "Track an event", True, fields=(*EVENT, *PROFILE), steps=STEPS),
     )  # fmt: skip
     limits = Limits(in_flight=10, rate=12, body_bytes=5_000_000)
     test = "Asks for the account's details; writes nothing."
     answers = {
-        400: rejected(
-            "Klaviyo refuses a value. Mend the rule's mapping: phone numbers must be E.164, such as +15551234567."
-        ),
+        NO_PHONE: rejected("Klaviyo refuses the phone number, which must be E.164, such as +15551234567. Map another."),
+        400: rejected("Klaviyo refuses a value. Mend the rule's mapping."),
         401: reauthorize("Klaviyo does not accept the key (401). Replace it by a private API key, pk_…"),
         403: reauthorize(
             "The key lacks a scope: it needs profiles:write, events:write and accounts:read.", "forbidden"
@@ -87,21 +121,47 @@ class Klaviyo(Vendor):
     }  # fmt: skip
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
+        return self._built(shipment)
+
+    def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
+        """A number that is E.164 and still refused does not fail the whole profile."""
+        error = self.error_of(exchanges[-1].response)
+        if error.code != NO_PHONE or len(exchanges) > 1 or not self._has_phone_beside(shipment):
+            return None
+        return self._built(shipment, f"Klaviyo does not take it: {shown(error.message)}")
+
+    def _built(self, shipment: Shipment, refusal: str = "") -> Request:
+        fields = self.fields(shipment)
+        omitted = _settle_phone(fields, shipment, refusal)
         if not any(fields.get(key) for key in IDENTIFIERS):
-            raise Unsendable("Klaviyo needs an email, a phone_number or an external_id; this event has none of them.")
+            left = "".join(f" Its {key} was left out: {reason}." for key, reason in omitted)
+            raise Unsendable(f"Klaviyo needs an email, a {PHONE} or an external_id; this event has none of them.{left}")
         if shipment.action == "track_event":
-            return self._call("POST", "/api/events", shipment, _event(shipment, fields))
+            return replace(self._call("POST", "/api/events", shipment, _event(shipment, fields)), omitted=omitted)
         request = self._call("POST", "/api/profile-import", shipment, _profile(fields))
         if len(request.body) > PROFILE_BYTES:
             raise Unsendable(f"The profile has {len(request.body):,} bytes; Klaviyo takes at most {PROFILE_BYTES:,}.")
-        return request
+        return replace(request, omitted=omitted)
+
+    def _has_phone_beside(self, shipment: Shipment) -> bool:
+        fields = self.fields(shipment)
+        return bool(fields.get(PHONE)) and any(fields.get(key) for key in IDENTIFIERS if key != PHONE)
 
     def error_of(self, response: Response) -> VendorError:
         if response.status < 300:
             return VendorError()
         document = read_object(response)
-        return VendorError(text_at(document, "errors", 0, "code"), text_at(document, "errors", 0, "detail"))
+        code, detail = text_at(document, "errors", 0, "code"), text_at(document, "errors", 0, "detail")
+        field = text_at(document, "errors", 0, "source", "pointer").rpartition("/attributes/")[2]
+        if response.status == 400 and (field == PHONE or (field in UNNAMED and "phone number" in detail.lower())):
+            code = NO_PHONE
+        return VendorError(code, detail if field in UNNAMED else f"{field.replace('/', '.')}: {detail}")
+
+    def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
+        country = config.get("phone_country")
+        if not isinstance(country, str) or is_country(country):
+            return ()
+        return [FieldProblem("/config/phone_country", "Must be a country's code, such as US.", "options")]
 
     def rest_of(self, response: Response) -> float | None:
         if number_header(response, "ratelimit-remaining") != 0:
@@ -137,10 +197,29 @@ def _event(shipment: Shipment, fields: dict[str, Any]) -> dict[str, Any]:
         "time": shipment.occurred_at.isoformat(),
         "value": fields.get("value"),
         "unique_id": shipment.delivery_id,
-        "metric": _resource("metric", {"name": needed(fields, "metric")}),
+        "metric": _resource("metric", {"name": limited("metric", needed(fields, "metric"), MAX_METRIC, "Klaviyo")}),
         "profile": _profile(profile),
     }
     return _resource("event", without_nulls(attributes))
+
+
+def _settle_phone(fields: dict[str, Any], shipment: Shipment, refusal: str) -> tuple[tuple[str, str], ...]:
+    """Write the number as E.164, or take it out and say why. A rule's blank number or email clears the field."""
+    country = given(fields, "phone_country") or shipment.frozen.get("phone_country") or ""
+    fields.pop("phone_country", None)
+    for key in ("email", PHONE):
+        if fields.get(key) == "":
+            fields[key] = None
+    if not fields.get(PHONE):
+        return ()
+    try:
+        if refusal:
+            raise NotE164(refusal)
+        fields[PHONE] = to_e164(fields[PHONE], country.upper())
+    except NotE164 as reason:
+        del fields[PHONE]
+        return ((PHONE, str(reason)),)
+    return ()
 
 
 def _profile(fields: dict[str, Any]) -> dict[str, Any]:

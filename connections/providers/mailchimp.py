@@ -35,8 +35,8 @@ from connections.providers.vendor import (
     VendorError,
     basic,
     bearer,
-    fields_of,
     json_request,
+    limited,
     listed,
     needed,
     read_object,
@@ -48,6 +48,7 @@ from connections.providers.vendor import (
 
 DATA_CENTRE = r"[a-z]{2}[0-9]{1,3}"
 THROTTLED = "403 without JSON"
+ADDRESS = "Invalid Resource of the address"
 
 EMAIL = MappingField("email", "Email", required=True, source="payload.email")
 MEMBER = (
@@ -117,8 +118,10 @@ class Mailchimp(Vendor):
     test = "Asks for the account's details; writes nothing."
     answers = {
         THROTTLED: throttled("Mailchimp takes no more requests just now.", seconds=60),
-        "Invalid Resource": rejected(
-            "Mailchimp refuses the address, which may look fake, or a merge field. Mend the rule's mapping."
+        ADDRESS: rejected("Mailchimp refuses the address, which may look fake or invalid. Mend the rule's mapping."),
+        "Invalid Resource": rejected("Mailchimp refuses a value. Mend the rule's mapping."),
+        "Wrong Datacenter": reauthorize(
+            "The account is in another data centre. Set the connection's dc, or give the API key as it is.", "forbidden"
         ),
         "Forgotten Email Not Subscribed": rejected(
             "This person was deleted for good. Only they can come back, by the audience's sign-up form.", "forgotten"
@@ -132,7 +135,7 @@ class Mailchimp(Vendor):
     }  # fmt: skip
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
+        fields = self.fields(shipment)
         email = needed(fields, "email")
         if shipment.action == "track_event":
             return self._call("POST", _member(shipment, email, "/events"), shipment, _event(shipment, fields))
@@ -149,7 +152,7 @@ class Mailchimp(Vendor):
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
         if shipment.action != "add_tags" or len(exchanges) > 1 or exchanges[0].response.status != 200:
             return None
-        fields = fields_of(shipment)
+        fields = self.fields(shipment)
         tags = {"tags": [{"name": name, "status": "active"} for name in _tags(fields)]}
         return self._call("POST", _member(shipment, needed(fields, "email"), "/tags"), shipment, tags)
 
@@ -160,8 +163,10 @@ class Mailchimp(Vendor):
         if response.status < 300:
             return VendorError()
         field, problem = (text_at(document, "errors", 0, key) for key in ("field", "message"))
-        message = f"{field}: {problem}" if problem else text_at(document, "detail")
-        return VendorError(text_at(document, "title"), message)
+        message = f"{field}: {problem}".removeprefix(": ") if problem else text_at(document, "detail")
+        title = text_at(document, "title")
+        is_address = field == "email_address" if field else "looks fake" in message
+        return VendorError(ADDRESS if title == "Invalid Resource" and is_address else title, message)
 
     def build_test(self, shipment: Shipment) -> Request:
         return self._call("GET", "/", shipment)
@@ -217,7 +222,7 @@ def _tags(fields: Mapping[str, Any]) -> list[str]:
     names = [tags] if isinstance(tags, str) else tags
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise Unsendable("The field tags must be a name, or a list of names.")
-    return names
+    return [name.strip() for name in names]
 
 
 def _event(shipment: Shipment, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,7 +231,8 @@ def _event(shipment: Shipment, fields: Mapping[str, Any]) -> dict[str, Any]:
         raise Unsendable("The field properties must be an object of texts.")
     known = without_nulls(properties)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in known.items()}
-    return {"name": needed(fields, "name"), "properties": texts, "occurred_at": shipment.occurred_at.isoformat()}
+    name = limited("name", needed(fields, "name"), 30, "Mailchimp", shortest=2)
+    return {"name": name, "properties": texts, "occurred_at": shipment.occurred_at.isoformat()}
 
 
 PROVIDER = Mailchimp()

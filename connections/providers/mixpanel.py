@@ -24,8 +24,8 @@ from connections.providers.vendor import (
     Vendor,
     VendorError,
     basic,
-    fields_of,
     json_request,
+    limited,
     needed,
     object_in,
     read_object,
@@ -43,6 +43,11 @@ PLACEHOLDERS = frozenset(
 )  # fmt: skip
 """Ids that Mixpanel refuses, as they stand for everybody whose id somebody failed to fill in."""
 
+MAX_NAME = 255
+"""Characters of an event's name and of a distinct id."""
+MAX_MEMBERS = 255
+"""An event, and every object and array in it, must have fewer."""
+
 
 class Mixpanel(Vendor):
     slug = "mixpanel"
@@ -50,8 +55,12 @@ class Mixpanel(Vendor):
     description = "Records events in a Mixpanel project."
     docs_url = "https://docs.mixpanel.com/reference/import-events"
     auth = "api_key"
-    base_urls = {"us": "https://api.mixpanel.com", "eu": "https://api-eu.mixpanel.com"}
-    config_fields = (region("us", "eu", help="Where the project's data is kept."),)
+    base_urls = {
+        "us": "https://api.mixpanel.com",
+        "eu": "https://api-eu.mixpanel.com",
+        "in": "https://api-in.mixpanel.com",
+    }
+    config_fields = (region("us", "eu", "in", help="Where the project's data is kept."),)
     credential_fields = (
         Field(
             "project_token", "Project token", required=True, sensitive=True, pattern=r"[!-9;-~]+", max_length=255,
@@ -80,8 +89,8 @@ class Mixpanel(Vendor):
     }
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
-        person = needed(fields, "distinct_id")
+        fields = self.fields(shipment)
+        person = limited("distinct_id", needed(fields, "distinct_id"), MAX_NAME, self.name)
         if person.lower() in PLACEHOLDERS:
             raise Unsendable(
                 f"Mixpanel refuses the distinct_id “{person}”: it stands for nobody. Map a person's own id."
@@ -91,8 +100,10 @@ class Mixpanel(Vendor):
             "distinct_id": person,
             "$insert_id": str(uuid_of(shipment)),
         }
-        event = {"event": needed(fields, "event"), "properties": object_in(fields, "properties") | known}
-        url = f"{self.root(shipment)}/import?strict=1"
+        properties = object_in(fields, "properties") | known
+        _check_size(properties, "the event")
+        event = {"event": limited("event", needed(fields, "event"), MAX_NAME, self.name), "properties": properties}
+        url = f"{self.root(shipment)}/import?strict=1&ip=0"  # else events may be placed where our server stands
         return json_request("POST", url, [event], basic(revealed(shipment, "project_token"), ""))
 
     def error_of(self, response: Response) -> VendorError:
@@ -104,6 +115,16 @@ class Mixpanel(Vendor):
         if response.status < 300:
             return VendorError("not_imported", message) if stored == "0" else VendorError()
         return VendorError("", message)
+
+
+def _check_size(value: object, where: str) -> None:
+    """Raises Unsendable for an object or array that Mixpanel does not take; it refuses the whole event for one."""
+    if not isinstance(value, dict | list):
+        return
+    if len(value) >= MAX_MEMBERS:
+        raise Unsendable(f"Mixpanel takes fewer than {MAX_MEMBERS} members; {where} has {len(value)}. Map fewer.")
+    for key, member in value.items() if isinstance(value, dict) else enumerate(value):
+        _check_size(member, f"{key} in {where}")
 
 
 PROVIDER = Mixpanel()

@@ -38,6 +38,8 @@ class OAuth:
     client, or as a Bearer header. `shares_tokens`: all connections to one account have the same token, so that it is
     revoked with the last of them.
 
+    `regional_hosts` are the hosts that stand for those of the URLs where the config's `region` is one of these.
+
     For client credentials, client id, secret, token URL and scope are the customer's own, in these fields.
     """
 
@@ -54,6 +56,7 @@ class OAuth:
     refreshes: bool = True
     lifetime_seconds: float | None = None
     hosts: tuple[str, ...] = ()
+    regional_hosts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     issuer: str = ""
     ends_with: frozenset[str] = CODE_ENDED
     details_scheme: str = "Bearer"

@@ -31,7 +31,6 @@ from connections.providers.vendor import (
     Vendor,
     VendorError,
     bearer,
-    fields_of,
     json_request,
     needed,
     number_header,
@@ -94,7 +93,7 @@ class Pipedrive(Vendor):
     }
 
     def build_request(self, shipment: Shipment) -> Request:
-        term = url_part(needed(fields_of(shipment), "email"))
+        term = url_part(needed(self.fields(shipment), "email"))
         return self._call("GET", f"{PERSONS}/search?term={term}&fields=email&exact_match=true", shipment)
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
@@ -106,7 +105,7 @@ class Pipedrive(Vendor):
         data = read_object(last.response).get("data")
         if not isinstance(data, dict) or not isinstance(data.get("items"), list):
             return retry("Pipedrive's answer to the search could not be read.", "unreadable_answer")
-        fields = {key: value for key, value in fields_of(shipment).items() if key != "name" or value}
+        fields = {key: value for key, value in self.fields(shipment).items() if key != "name" or value}
         email = needed(fields, "email")
         person = _with_email(data["items"], email)
         if person is None:
@@ -120,6 +119,9 @@ class Pipedrive(Vendor):
         if response.status >= 300 or document.get("success") is False:
             return VendorError("" if response.status >= 300 else "error", text_at(document, "error"))
         return VendorError()
+
+    def is_done(self, response: Response) -> bool:
+        return read_object(response).get("success") is True
 
     def rest_of(self, response: Response) -> float | None:
         if number_header(response, "x-ratelimit-remaining") != 0:

@@ -1,7 +1,10 @@
 """PostHog (posthog.com/docs): events by the capture API. `uuid`, made of the delivery's id, drops doubles.
 
 PostHog answers 200 to an event that it drops because the quota is used up, and probably to a key that it does not know.
+It would place an event where our server stands: `$geoip_disable` says not to, unless the mapping gives a `$ip`.
 """
+
+from typing import Any
 
 from connections.messages import Request, Response
 from connections.providers.base import (
@@ -19,9 +22,9 @@ from connections.providers.vendor import (
     USER,
     Vendor,
     VendorError,
-    fields_of,
     iso_time,
     json_request,
+    limited,
     needed,
     object_in,
     read_object,
@@ -29,6 +32,9 @@ from connections.providers.vendor import (
     text_at,
     uuid_of,
 )
+
+MAX_ID = 200
+"""Characters of a distinct id and of an event's name; PostHog cuts longer ones, and two people could become one."""
 
 
 class PostHog(Vendor):
@@ -51,7 +57,10 @@ class PostHog(Vendor):
             fields=(
                 MappingField("distinct_id", "Distinct id", required=True, source=USER, help="Whom the event is about."),
                 MappingField("event", "Event", required=True, source="event.type"),
-                MappingField("properties", "Properties", type="object", source="payload"),
+                MappingField(
+                    "properties", "Properties", type="object", source="payload",
+                    help="$ip in them is the person's address, by which PostHog finds a place.",
+                ),
             ),
         ),
     )  # fmt: skip
@@ -70,12 +79,12 @@ class PostHog(Vendor):
     }
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
+        fields = self.fields(shipment)
         event = {
             "api_key": revealed(shipment, "api_key"),
-            "event": needed(fields, "event"),
-            "distinct_id": needed(fields, "distinct_id"),
-            "properties": object_in(fields, "properties"),
+            "event": limited("event", needed(fields, "event"), MAX_ID, self.name),
+            "distinct_id": limited("distinct_id", needed(fields, "distinct_id"), MAX_ID, self.name),
+            "properties": without_our_place(object_in(fields, "properties")),
             "timestamp": iso_time(shipment.occurred_at),
             "uuid": str(uuid_of(shipment)),
         }
@@ -86,6 +95,10 @@ class PostHog(Vendor):
         if response.status < 300:
             return VendorError("quota_limited" if document.get("quota_limited") else "")
         return VendorError("", text_at(document, "detail") or text_at(document, "error"))
+
+
+def without_our_place(properties: dict[str, Any]) -> dict[str, Any]:
+    return properties if properties.get("$ip") else {"$geoip_disable": True, **properties}
 
 
 PROVIDER = PostHog()

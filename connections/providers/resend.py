@@ -29,7 +29,6 @@ from connections.providers.vendor import (
     Vendor,
     VendorError,
     bearer,
-    fields_of,
     given,
     json_request,
     needed,
@@ -42,13 +41,20 @@ from connections.providers.vendor import (
 )
 
 DAY = 24 * 3600.0
+MAX_RECIPIENTS = 50
 
 EMAIL = (
     MappingField(
         "to", "To", type="any", required=True, source="payload.email", help="An address, or an array of them."
     ),
     MappingField("subject", "Subject", required=True),
-    MappingField("html", "HTML", help="The body; html, text or both."),
+    MappingField(
+        "html",
+        "HTML",
+        markup="html",
+        help="The body; html, text or both. What an expression takes from a payload into it is escaped; a payload's"
+        " value that is mapped whole is HTML.",
+    ),
     MappingField("text", "Text", help="The body without markup."),
     MappingField("from", "From", help="Instead of the connection's own sender."),
 )
@@ -120,13 +126,17 @@ class Resend(Vendor):
     }  # fmt: skip
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
+        fields = self.fields(shipment)
         if shipment.action == "send_email":
             key = ("idempotency-key", shipment.delivery_id)
             return self._call("POST", "/emails", shipment, _email(fields, shipment), key)
         email = needed(fields, "email")
         if shipment.action == "send_event":
-            event = {"event": needed(fields, "event"), "email": email, "payload": object_in(fields, "payload")}
+            event = {
+                "event": _event_name(needed(fields, "event")),
+                "email": email,
+                "payload": object_in(fields, "payload"),
+            }
             return self._call("POST", "/events/send", shipment, event)
         if details := _details(fields):
             return self._call("PATCH", f"/contacts/{url_part(email)}", shipment, details)
@@ -136,7 +146,7 @@ class Resend(Vendor):
         last = exchanges[-1]
         if last.request.method != "PATCH" or last.response.status != 404:
             return None
-        fields = fields_of(shipment)
+        fields = self.fields(shipment)
         return self._call("POST", "/contacts", shipment, {"email": needed(fields, "email"), **_details(fields)})
 
     def error_of(self, response: Response) -> VendorError:
@@ -175,7 +185,15 @@ def _email(fields: dict[str, Any], shipment: Shipment) -> dict[str, Any]:
         to = needed(fields, "to")
     elif not to or not all(isinstance(address, str) and address for address in to):
         raise Unsendable("The field to must be an address, or an array of addresses.")
+    if isinstance(to, list) and len(to) > MAX_RECIPIENTS:
+        raise Unsendable(f"The email has {len(to)} recipients; Resend takes at most {MAX_RECIPIENTS}.")
     return without_nulls({**fields, "from": sender, "to": to, "subject": needed(fields, "subject")})
+
+
+def _event_name(name: str) -> str:
+    if name.startswith("resend:"):
+        raise Unsendable("Resend keeps event names that begin with resend: for its own. Map event to another.")
+    return name
 
 
 def _details(fields: dict[str, Any]) -> dict[str, Any]:

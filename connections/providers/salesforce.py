@@ -35,10 +35,10 @@ from connections.providers.vendor import (
     Vendor,
     VendorError,
     bearer,
-    fields_of,
     json_request,
     listed,
     needed,
+    number_text,
     read_json,
     read_object,
     rows_at,
@@ -55,6 +55,9 @@ SAVE_ALERTED = ("sforce-duplicate-rule-header", "allowSave=true")
 """Without it a duplicate rule that alerts people, and lets them save, blocks us."""
 LIMIT_REST_SECONDS = 3600.0
 """The allocation covers the last 24 hours, so it comes back little by little; answers do not tell when."""
+
+CONCURRENT = "concurrent requests"
+"""REQUEST_LIMIT_EXCEEDED has two meanings, which its message tells apart (help.salesforce.com, 000389067)."""
 
 _LOGIN_HOST = r"(login|test)\.salesforce\.com|[a-z0-9-]+(\.[a-z0-9-]+)*\.my\.salesforce\.com"
 MY_DOMAIN = re.compile(
@@ -131,11 +134,28 @@ class Salesforce(Vendor):
             "duplicate",
         ),
         "INSUFFICIENT_ACCESS_OR_READONLY": rejected("The user may not write this record. Give them access to it."),
+        "DUPLICATE_VALUE": rejected(
+            "Another record has this value, which the org keeps unique. Merge them, or map another.", "duplicate"
+        ),
+        "STORAGE_LIMIT_EXCEEDED": throttled(
+            "The Salesforce org's storage is full. Free some there.", "quota_limited", LIMIT_REST_SECONDS
+        ),
+        **dict.fromkeys(
+            (
+                "REQUEST_RUNNING_TOO_LONG", "SERVER_UNAVAILABLE", "UNKNOWN_EXCEPTION", "QUERY_TIMEOUT",
+                "FUNCTIONALITY_TEMPORARILY_UNAVAILABLE",
+            ),
+            retry("Salesforce cannot take it just now."),
+        ),
+        "API_CURRENTLY_DISABLED": throttled("Salesforce's API is off for the moment.", "server_error", 300),
+        "ENTITY_IS_LOCKED": retry("The record is locked, as by an approval.", "locked", 300),
+        "ORG_LOCKED": disabled("The Salesforce org is locked. Let Salesforce unlock it, then resume.", "org_locked"),
         "UNABLE_TO_LOCK_ROW": retry("Somebody else is writing the record just now.", "locked", 5),
         "INVALID_SESSION_ID": reauthorize("The Salesforce session has ended. Authorize the connection again."),
         "REQUEST_LIMIT_EXCEEDED": throttled(
             "The org's limit of API requests is used up.", "daily_limit", LIMIT_REST_SECONDS
         ),
+        CONCURRENT: throttled("The org has too many long requests open just now.", "concurrent", 10),
         "API_DISABLED_FOR_ORG": disabled("This Salesforce edition has no API. Let Salesforce enable it.", "no_api"),
         300: rejected("Several records have this external id. Merge them, and mark the field as unique.", "ambiguous"),
         400: rejected("Salesforce refuses a value. Mend the rule's mapping."),
@@ -150,13 +170,17 @@ class Salesforce(Vendor):
         return self._upsert(shipment, {})
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
+        document = read_json(exchanges[-1].response)
+        named = rows_at(document[0], "fields") if isinstance(document, list) and document else []
+        error = self.error_of(exchanges[-1].response)
+        if error.code == "DUPLICATE_VALUE" and self._is_of_key(shipment, named, error.message):
+            return retry("Somebody else has just made the record with this external id.", "raced", 1)
         if shipment.action not in OBJECTS or len(exchanges) > 1:
             return None
-        document = read_json(exchanges[0].response)
-        missing = rows_at(document[0], "fields") if isinstance(document, list) and document else []
-        if text_at(document, 0, "errorCode") != "REQUIRED_FIELD_MISSING" or not missing:
+        missing = named if error.code == "REQUIRED_FIELD_MISSING" else []
+        if not missing:
             return None
-        filled = fields_of(shipment)
+        filled = self.fields(shipment)
         if not all(isinstance(name, str) and name in REQUIRED and not filled.get(name) for name in missing):
             return None
         return self._upsert(shipment, {name: REQUIRED[name] for name in missing})
@@ -168,7 +192,10 @@ class Salesforce(Vendor):
                 code = text_at(row, "errors", 0, "statusCode") or "error"
                 return VendorError(code, text_at(row, "errors", 0, "message"))
         if isinstance(document, list):
-            return VendorError(text_at(document, 0, "errorCode"), text_at(document, 0, "message"))
+            code, message = text_at(document, 0, "errorCode"), text_at(document, 0, "message")
+            if code == "REQUEST_LIMIT_EXCEEDED" and message.startswith("Concurrent"):
+                code = CONCURRENT
+            return VendorError(code, message)
         if response.status >= 300:
             return VendorError(text_at(document, "error"), text_at(document, "error_description"))
         return VendorError()
@@ -192,7 +219,7 @@ class Salesforce(Vendor):
     def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
         if field != "external_id_field":
             raise KeyError(field)
-        return self._call("GET", f"{DATA}/sobjects/{_object(shipment)}/describe", shipment)
+        return self._call("GET", f"{DATA}/sobjects/{self._object(shipment)}/describe", shipment)
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
         fields = [row for row in listed(response, "fields") if row.get("externalId") is True]
@@ -215,15 +242,24 @@ class Salesforce(Vendor):
         words = "Must be the org's own https URL, such as https://acme.my.salesforce.com."
         return [FieldProblem("/config/instance_url", words, "host")]
 
+    def _is_of_key(self, shipment: Shipment, named: Sequence[Any], message: str) -> bool:
+        """Whether an error is about the very field by which the record is found: two upserts raced."""
+        by = str(self.fields(shipment).get("external_id_field") or shipment.frozen.get("external_id_field") or "")
+        words = (str(word).lower() for word in (*named, *re.findall(r"\w+", message)))
+        return by != "" and by.lower() in words
+
     def _upsert(self, shipment: Shipment, placeholders: Mapping[str, str]) -> Request:
-        fields = fields_of(shipment)
+        fields = self.fields(shipment)
         by = _name(fields.get("external_id_field") or shipment.frozen.get("external_id_field"), "external_id_field")
         key = url_part(needed(fields, "external_id"))
         record = _record(fields, REQUIRED if shipment.action in OBJECTS else {})
         if {"id", by.lower()} & {name.lower() for name in record}:
             raise Unsendable(f"The mapping must not fill Id or {by}: the field external_id says which record it is.")
-        path = f"{DATA}/sobjects/{_object(shipment)}/{by}/{key}"
+        path = f"{DATA}/sobjects/{self._object(shipment)}/{by}/{key}"
         return self._call("PATCH", path, shipment, {**record, **placeholders}, SAVE_ALERTED)
+
+    def _object(self, shipment: Shipment) -> str:
+        return OBJECTS.get(shipment.action) or _name(needed(self.fields(shipment), "object"), "object")
 
     def _call(
         self, method: str, path: str, shipment: Shipment, document: object = None, *headers: tuple[str, str]
@@ -235,11 +271,18 @@ def _record(fields: Mapping[str, Any], required: Collection[str]) -> dict[str, A
     """What is written. Null clears a field; those that Salesforce requires cannot be cleared, so they are left out."""
     ours = {"object", "external_id", "external_id_field"}
     kept = {name: value for name, value in fields.items() if name not in ours}
-    return {name: value for name, value in kept.items() if value not in (None, "") or name not in required}
+    return {
+        name: _value(name, value) for name, value in kept.items() if value not in (None, "") or name not in required
+    }
 
 
-def _object(shipment: Shipment) -> str:
-    return OBJECTS.get(shipment.action) or _name(needed(fields_of(shipment), "object"), "object")
+def _value(name: str, value: Any) -> Any:
+    """An array is a multi-select picklist, `A;B`. Raises Unsendable for one of anything but texts."""
+    if not isinstance(value, list):
+        return value
+    if any(not isinstance(each, str | int | float) or isinstance(each, bool) or ";" in str(each) for each in value):
+        raise Unsendable(f"The field {name} can hold an array of texts without semicolons only, for a multi-select.")
+    return ";".join(each.strip() if isinstance(each, str) else number_text(each) for each in value)
 
 
 def _name(value: object, key: str) -> str:

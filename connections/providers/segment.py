@@ -21,7 +21,6 @@ from connections.providers.vendor import (
     Vendor,
     VendorError,
     basic,
-    fields_of,
     given,
     iso_time,
     json_request,
@@ -44,7 +43,7 @@ class Segment(Vendor):
     description = "Sends events and traits of people to a Segment source."
     docs_url = "https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/"
     auth = "api_key"
-    base_urls = {"us": "https://api.segment.io", "eu": "https://eu1.api.segmentapis.com"}
+    base_urls = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
     config_fields = (region("us", "eu", help="Of the workspace. At the wrong one data is lost without an error."),)
     credential_fields = (
         Field(
@@ -81,7 +80,7 @@ class Segment(Vendor):
     }
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
+        fields = self.fields(shipment)
         who = {"userId": given(fields, "user_id"), "anonymousId": given(fields, "anonymous_id")}
         if not any(who.values()):
             raise Unsendable(

@@ -29,14 +29,15 @@ from connections.providers.base import (
     rejected,
     retry,
     throttled,
+    uncertain,
 )
+from connections.providers.markup import escape_slack
 from connections.providers.vendor import (
     SUMMARY,
     Vendor,
     VendorError,
     array_in,
     bearer,
-    fields_of,
     json_request,
     listed,
     needed,
@@ -49,12 +50,18 @@ from connections.providers.vendor import (
 
 MAX_TEXT = 40_000
 """Characters of a text; Slack cuts what is longer."""
+MAX_BLOCKS = 50
+MOVING_SECONDS = 300.0
+QUOTA_SECONDS = 3600.0
 MESSAGE = (
     MappingField(
         "text", "Text", required=True, source=SUMMARY,
         help="Escaped: it can hold no links with a name and no mentions. With blocks it is what notifications show.",
     ),
-    MappingField("blocks", "Blocks", type="array", help="Block Kit, sent as it is: escape what comes from a payload."),
+    MappingField(
+        "blocks", "Blocks", type="array", markup="slack",
+        help="Block Kit, at most 50. Markup in it works; what it takes from a payload is escaped.",
+    ),
 )  # fmt: skip
 _WORD = re.compile(rb"[a-z_]{1,64}")
 
@@ -107,8 +114,16 @@ class Slack(Vendor):
     )
     answers = {
         **dict.fromkeys(
-            ("invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "org_login_required"),
+            ("invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired"),
             reauthorize("Slack does not accept the token any more. Connect Slack again, or replace the token."),
+        ),
+        **dict.fromkeys(
+            ("team_added_to_org", "org_login_required"),
+            throttled("The Slack workspace is moving to an Enterprise organisation.", "moving", MOVING_SECONDS),
+        ),
+        "external_channel_migrating": retry("The Slack channel is moving to another workspace.", "moving"),
+        "message_limit_exceeded": throttled(
+            "The Slack workspace has used up its messages. Upgrade its plan, or wait.", "quota_limited", QUOTA_SECONDS
         ),
         "missing_scope": reauthorize(
             "The Slack app lacks a permission, such as chat:write. Add it and connect Slack again.", "forbidden"
@@ -117,32 +132,70 @@ class Slack(Vendor):
             "Slack does not take this kind of token here. Give a bot token (xoxb-…).", "forbidden"
         ),
         **dict.fromkeys(
-            ("ekm_access_denied", "accesslimited", "restricted_action"),
+            (
+                "ekm_access_denied",
+                "accesslimited",
+                "access_denied",
+                "restricted_action",
+                "team_access_not_granted",
+                "two_factor_setup_required",
+                "enterprise_is_restricted",
+                "app_access_restricted",
+            ),
             reauthorize("The Slack workspace's rules forbid the app to post. Ask its administrators.", "forbidden"),
         ),
         **dict.fromkeys(
-            ("restricted_action_read_only_channel", "restricted_action_thread_only_channel"),
+            (
+                "restricted_action_read_only_channel",
+                "restricted_action_thread_only_channel",
+                "restricted_action_non_threadable_channel",
+                "restricted_action_thread_locked",
+                "is_inactive",
+                "channel_type_not_supported",
+                "messages_tab_disabled",
+                "cannot_reply_to_message",
+            ),
             rejected("This Slack channel does not let the app post. Map another channel."),
         ),
+        **dict.fromkeys(
+            ("deprecated_endpoint", "method_deprecated"),
+            disabled("Slack no longer offers this call: Meshes must be updated.", "retired"),
+        ),
         "channel_not_found": rejected("Slack does not know this channel, or the app may not see it. Map its id."),
-        "not_in_channel": rejected("The app is not in this Slack channel. Invite it there, then replay."),
+        **dict.fromkeys(
+            ("not_in_channel", "no_permission"),
+            rejected("The app is not in this Slack channel. Invite it there, then replay."),
+        ),
+        "team_not_found": rejected("Slack needs the channel's id, not its name. Map it."),
         "is_archived": rejected("This Slack channel is archived. Map another channel."),
-        "msg_too_long": rejected("The message is too long for Slack. Shorten it in the rule's mapping."),
+        **dict.fromkeys(
+            ("msg_too_long", "msg_blocks_too_long", "metadata_too_large", "attachment_payload_limit_exceeded"),
+            rejected("The message is too long for Slack. Shorten it in the rule's mapping."),
+        ),
         "no_text": rejected("The message has no text. Map text."),
-        "invalid_blocks": rejected("Slack does not accept the blocks. Mend them in the rule's mapping."),
+        **dict.fromkeys(
+            ("invalid_blocks", "invalid_blocks_format"),
+            rejected("Slack does not accept the blocks. Mend them in the rule's mapping."),
+        ),
         "too_many_attachments": rejected("The message has too many attachments. Map fewer."),
         **dict.fromkeys(("ratelimited", "rate_limited"), throttled("Slack takes about one message a second.")),
-        **dict.fromkeys(
-            ("internal_error", "service_unavailable", "request_timeout"), retry("Slack cannot take it just now.")
-        ),
-        "fatal_error": Verdict(
-            Outcome.UNCERTAIN, "fatal_error", "Slack broke down on it: the message may be there. Look before a replay."
-        ),
+        **dict.fromkeys(("service_unavailable", "request_timeout"), retry("Slack cannot take it just now.")),
+        **{
+            code: uncertain("Slack broke down on it: the message may be there. Look before a replay.", code)
+            for code in ("fatal_error", "internal_error")
+        },
         **dict.fromkeys(
             ("invalid_payload", "user_not_found", "missing_text_or_fallback_or_attachments"),
             rejected("Slack cannot read the message. Mend the rule's mapping."),
         ),
         "invalid_token": reauthorize("Slack does not accept the webhook's URL any more. Replace it by a new one."),
+        "posting_to_general_channel_denied": reauthorize(
+            "Slack's administrators keep this channel for some people. Ask them, or use another webhook.", "forbidden"
+        ),
+        **dict.fromkeys(
+            ("team_disabled", "no_active_hooks", "no_service", "no_service_id", "no_team"),
+            disabled("The webhook, or its Slack workspace, is gone. Make a new one and replace the URL."),
+        ),
         "action_prohibited": reauthorize("Slack's administrators forbid this webhook to post. Ask them.", "forbidden"),
         404: disabled("The webhook, or its Slack workspace or channel, is gone. Make a new one and replace the URL."),
         410: disabled("The webhook's Slack channel is archived. Make a webhook for another and replace the URL."),
@@ -154,11 +207,13 @@ class Slack(Vendor):
         return ()
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
-        text = escape(needed(fields, "text"))
+        fields = self.fields(shipment)
+        text, blocks = escape_slack(needed(fields, "text")), array_in(fields, "blocks")
         if len(text) > MAX_TEXT:
             raise Unsendable(f"The text has {len(text):,} characters; Slack takes at most {MAX_TEXT:,}.")
-        message = without_nulls({**fields, "text": text, "blocks": array_in(fields, "blocks") or None})
+        if len(blocks) > MAX_BLOCKS:
+            raise Unsendable(f"The message has {len(blocks)} blocks; Slack takes at most {MAX_BLOCKS}.")
+        message = without_nulls({**fields, "text": text, "blocks": blocks or None})
         if shipment.action == "send_webhook":
             return _post(self.moved(revealed(shipment, "webhook_url")), message)
         message["channel"] = needed(fields, "channel")
@@ -188,6 +243,8 @@ class Slack(Vendor):
         return json_request("POST", f"{self.root(shipment)}/auth.test", None, bearer(shipment))
 
     def classify_test(self, answer: Response | OutboundError) -> Verdict:
+        if isinstance(answer, Response) and answer.status >= 300:
+            return super().classify_test(answer)
         return self.classify(answer, "post_message")
 
     def read_account(self, response: Response) -> Account | None:
@@ -213,11 +270,6 @@ class Slack(Vendor):
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
         return [Choice(text_at(row, "id"), "#" + text_at(row, "name")) for row in listed(response, "channels")]
-
-
-def escape(text: str) -> str:
-    """Without the characters that begin links and mentions in Slack's texts."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _post(url: str, message: dict[str, Any], *headers: tuple[str, str]) -> Request:

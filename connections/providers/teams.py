@@ -5,6 +5,7 @@ tells. The URLs of Office 365 connectors (webhook.office.com) and older ones of 
 retired.
 """
 
+import re
 from typing import Any
 
 from connections.messages import Request, Response
@@ -14,15 +15,17 @@ from connections.providers.base import (
     Limits,
     MappingField,
     Shipment,
+    Unsendable,
     disabled,
     reauthorize,
     rejected,
+    throttled,
 )
+from connections.providers.markup import escape_markdown
 from connections.providers.vendor import (
     SUMMARY,
     Vendor,
     VendorError,
-    fields_of,
     given,
     json_request,
     needed,
@@ -31,6 +34,8 @@ from connections.providers.vendor import (
     revealed,
     text_at,
 )
+
+CARD = "AdaptiveCard"
 
 
 class Teams(Vendor):
@@ -56,16 +61,34 @@ class Teams(Vendor):
             "send_message", "Send a message", False,
             help="Accepted is not yet posted: the flow runs afterwards.",
             fields=(
-                MappingField("text", "Text", required=True, source=SUMMARY),
+                MappingField("text", "Text", required=True, source=SUMMARY, help="Its markup is escaped."),
                 MappingField("title", "Title", help="In bold, above the text."),
-                MappingField("card", "Card", type="object", help="An adaptive card of your own, instead of the two."),
+                MappingField(
+                    "card", "Card", type="object", markup="markdown",
+                    help="An adaptive card of your own, instead of the two. What it takes from a payload is escaped.",
+                ),
             ),
         ),
     )  # fmt: skip
     limits = Limits(in_flight=4, body_bytes=28_000)
     test = "Microsoft offers no check of a flow's URL but a message. Replay a delivery to see one arrive."
     answers = {
-        "WorkflowTriggerIsNotEnabled": disabled("The flow is turned off. Turn it on in Power Automate, then resume."),
+        **dict.fromkeys(
+            ("WorkflowTriggerIsNotEnabled", "WorkflowDisabled", "WorkflowSuspended"),
+            disabled("The flow is turned off. Turn it on in Power Automate, then resume."),
+        ),
+        **dict.fromkeys(
+            ("WorkflowNotFound", "WorkflowTriggerNotFound"),
+            disabled("The flow has been deleted or moved. Make a new one and replace the URL."),
+        ),
+        **dict.fromkeys(
+            (
+                "WorkflowRunRateLimitExceeded",
+                "WorkflowTriggerRequestRateLimitExceeded",
+                "WorkflowActionRateLimitExceeded",
+            ),
+            throttled("The flow takes no more messages just now.", seconds=60),
+        ),
         400: rejected("The flow does not accept the message. Mend the rule's mapping, or the flow's trigger."),
         401: reauthorize(
             "The flow does not accept this URL. Let Anyone trigger the flow, or copy its URL anew and replace it."
@@ -80,11 +103,11 @@ class Teams(Vendor):
     }
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = fields_of(shipment)
+        fields = self.fields(shipment)
         attachment = {
             "contentType": "application/vnd.microsoft.card.adaptive",
             "contentUrl": None,
-            "content": object_in(fields, "card") or _card(given(fields, "title"), needed(fields, "text")),
+            "content": _own(object_in(fields, "card")) or _card(given(fields, "title"), needed(fields, "text")),
         }
         url = self.moved(revealed(shipment, "webhook_url"))
         return json_request("POST", url, {"type": "message", "attachments": [attachment]})
@@ -96,13 +119,24 @@ class Teams(Vendor):
         return VendorError(text_at(document, "error", "code"), text_at(document, "error", "message"))
 
 
+def _own(card: dict[str, Any]) -> dict[str, Any]:
+    if card.get("type", CARD) != CARD:
+        raise Unsendable(f"The field card must be an adaptive card: an object whose type is {CARD}.")
+    return {"type": CARD, **card} if card else {}
+
+
+def _plain(text: str) -> str:
+    """A text block's text that shows as it is; Teams begins a new line only at an empty one."""
+    return re.sub(r"\s*\n\s*", "\n\n", escape_markdown(text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
 def _card(title: str | None, text: str) -> dict[str, Any]:
-    heading = [{"type": "TextBlock", "text": title, "weight": "Bolder", "size": "Medium", "wrap": True}]
+    heading = [{"type": "TextBlock", "text": _plain(title or ""), "weight": "Bolder", "size": "Medium", "wrap": True}]
     return {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
-        "type": "AdaptiveCard",
+        "type": CARD,
         "version": "1.4",
-        "body": [*(heading if title else []), {"type": "TextBlock", "text": text, "wrap": True}],
+        "body": [*(heading if title else []), {"type": "TextBlock", "text": _plain(text), "wrap": True}],
     }
 
 

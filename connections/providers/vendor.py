@@ -11,11 +11,12 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote
 
 from connections.messages import OutboundError, Request, Response
-from connections.providers.base import NotAuthorized, Provider, Shipment, Unsendable
+from connections.providers.base import MappingField, NotAuthorized, Provider, Shipment, Unsendable
 from connections.providers.verdicts import (
     MAX_RETRY_AFTER_SECONDS,
     Outcome,
@@ -29,7 +30,10 @@ from connections.providers.verdicts import (
     retry,
     retry_after,
     throttled,
+    uncertain,
+    with_known_end,
 )
+from workspaces.jsonpaths import split_path
 
 MAX_MESSAGE = 300
 """Characters of a vendor's message that are shown."""
@@ -71,6 +75,10 @@ class Vendor(Provider):
         """What went wrong by the body, also below a 200. Total: any bytes."""
         return VendorError()
 
+    def is_done(self, response: Response) -> bool:
+        """Whether a 2xx to a delivery, whose body tells of no error, also proves that it was done. Total."""
+        return True
+
     def rest_of(self, response: Response) -> float | None:
         """Seconds for which nothing is left of the vendor's limit, by its headers; None where something is."""
         return None
@@ -78,14 +86,43 @@ class Vendor(Provider):
     def classify(self, answer: Response | OutboundError, action: str) -> Verdict:
         if isinstance(answer, OutboundError):
             return read_error(answer)
-        error = self.error_of(answer)
-        verdict = self.answers.get(error.code) or self.answers.get(answer.status) or self.read_status(answer, error)
-        return self._completed(verdict, answer, error.message)
+        verdict = self.read(answer)
+        if verdict.outcome == Outcome.DELIVERED and not self.is_done(answer):
+            words = f"{self.name}'s answer does not say that it was done."
+            unproven = retry if self.is_idempotent(action) else uncertain
+            return self._completed(unproven(words, "unproven"), answer, "")
+        return verdict if self.is_idempotent(action) else with_known_end(verdict, answer, self.name)
+
+    def read(self, response: Response) -> Verdict:
+        """What an answer means, whatever was asked: by its code, else its status."""
+        error = self.error_of(response)
+        verdict = self.answers.get(error.code) or self.answers.get(response.status) or self.read_status(response, error)
+        return self._completed(verdict, response, error.message)
+
+    def classify_test(self, answer: Response | OutboundError) -> Verdict:
+        return read_error(answer) if isinstance(answer, OutboundError) else self.read(answer)
+
+    def fields(self, shipment: Shipment) -> dict[str, Any]:
+        """What the mapping made: an object, whose declared fields have their declared types where nothing is lost by
+        that, and no spaces around texts. Raises Unsendable."""
+        fields = json.loads(shipment.body)
+        if not isinstance(fields, dict):
+            raise Unsendable("The mapping must make an object of fields.")
+        for declared in self.action(shipment.action).fields:
+            *path, last = split_path(declared.key)
+            place: Any = fields
+            for name in path:
+                place = place.get(name) if isinstance(place, dict) else None
+            if isinstance(place, dict) and place.get(last) is not None:
+                place[last] = typed(declared, place[last])
+        return fields
 
     def classify_options(self, answer: Response | OutboundError) -> Verdict:
         """In words about a list, where those about a delivery would mislead."""
-        verdict = super().classify_options(answer)
-        if isinstance(answer, OutboundError) or verdict.outcome == Outcome.DELIVERED:
+        if isinstance(answer, OutboundError):
+            return read_error(answer)
+        verdict = self.read(answer)
+        if verdict.outcome == Outcome.DELIVERED:
             return verdict
         if verdict.outcome == Outcome.RETRY:
             wait = verdict.retry_after_seconds
@@ -111,6 +148,8 @@ class Vendor(Provider):
         if status == 403:
             words = f"The credentials may not do this at {self.name} (403). Give them the permission, then test."
             return reauthorize(words, "forbidden")
+        if status == 402:
+            return disabled(f"The {self.name} account is not paid for (402). Settle that there, then resume.", "unpaid")
         if status == 429:
             return throttled(f"{self.name} asks for fewer requests (429).")
         if status in (408, 409, 423, 425) or status >= 500:
@@ -137,12 +176,38 @@ class Vendor(Provider):
         return verdict
 
 
-def fields_of(shipment: Shipment) -> dict[str, Any]:
-    """What the mapping made, an object. Raises Unsendable."""
-    body = json.loads(shipment.body)
-    if not isinstance(body, dict):
-        raise Unsendable("The mapping must make an object of fields.")
-    return body
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
+_A = {"number": "a number", "boolean": "true or false", "object": "an object", "array": "an array", "string": "text"}
+
+
+def typed(declared: MappingField, value: Any) -> Any:
+    """A value in the type that its field has. Raises Unsendable where something would be lost."""
+    if isinstance(value, str):
+        value = value.strip()
+    match declared.type, value:
+        case "string", int() | float() if not isinstance(value, bool):
+            return number_text(value)
+        case "number", str() if _NUMBER.fullmatch(value) and len(value) <= 300:
+            number = float(value) if set(value) & set(".eE") else int(value)
+            if Decimal(repr(number)) == Decimal(value):
+                return number
+        case "boolean", "true" | "false":
+            return value == "true"
+        case ("any", _) | ("string", str()) | ("boolean", bool()) | ("object", dict()) | ("array", list()):
+            return value
+        case "number", int() | float() if not isinstance(value, bool):
+            return value
+        case "number" | "boolean" | "object" | "array", "":
+            return None
+    if declared.required and declared.type == "string":
+        return value  # which `needed` refuses
+    raise Unsendable(f"The field {declared.key} must be {_A[declared.type]}.")
+
+
+def number_text(number: int | float) -> str:
+    """A number as text: 42 for 42.0, which JSON does not tell apart."""
+    is_whole = isinstance(number, float) and number.is_integer() and abs(number) < 2**53
+    return str(int(number) if is_whole else number)
 
 
 def needed(fields: Mapping[str, Any], key: str) -> str:
@@ -150,7 +215,7 @@ def needed(fields: Mapping[str, Any], key: str) -> str:
     value = fields.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
         raise Unsendable(f"The field {key} is required, and this event has nothing usable for it.")
-    return str(value).strip()
+    return value.strip() if isinstance(value, str) else number_text(value)
 
 
 def given(fields: Mapping[str, Any], key: str) -> str | None:
@@ -158,7 +223,17 @@ def given(fields: Mapping[str, Any], key: str) -> str | None:
     value = fields.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int | float | None):
         raise Unsendable(f"The field {key} must be text.")
-    return None if value is None else str(value).strip() or None
+    if value is None:
+        return None
+    return value.strip() or None if isinstance(value, str) else number_text(value)
+
+
+def limited(key: str, text: str, longest: int, vendor: str, shortest: int = 1) -> str:
+    """The text, if the vendor takes one of its length. Raises Unsendable."""
+    if shortest <= len(text) <= longest:
+        return text
+    between = f"at most {longest:,}" if shortest <= 1 else f"{shortest} to {longest:,}"
+    raise Unsendable(f"The field {key} has {len(text):,} characters; {vendor} takes {between}. Map another, or cut it.")
 
 
 def object_in(fields: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -292,7 +367,20 @@ def seconds_until(response: Response, moment: float) -> float:
     return min(max(moment - since.timestamp(), 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
+_QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|`[^`]*`|'[^']*'")
+
+
 def shown(message: str) -> str:
-    """A vendor's message on one line, cut."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in message[: 4 * MAX_MESSAGE]).split())
+    """A vendor's message on one line, cut. What stands in quotes keeps its spaces, the unusual ones spelled out."""
+    line, end = "", 0
+    message = message[: 4 * MAX_MESSAGE].strip()
+    for quoted in _QUOTED.finditer(message):
+        line += _on_one_line(message[end : quoted.start()])
+        line += "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in quoted[0])
+        end = quoted.end()
+    line += _on_one_line(message[end:])
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
+
+
+def _on_one_line(text: str) -> str:
+    return re.sub(r" {2,}", " ", "".join(letter if letter.isprintable() else " " for letter in text))

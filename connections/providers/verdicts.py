@@ -2,7 +2,7 @@
 better. docs/webhooks.md has the table in words, with the reasons."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -85,6 +85,30 @@ def retry(words: str, error_class: str = "server_error", seconds: float | None =
 def throttled(words: str, error_class: str = "rate_limited", seconds: float | None = None) -> Verdict:
     """The vendor asks for fewer requests: the whole lane rests, for so many seconds if given."""
     return Verdict(Outcome.RETRY, error_class, words, seconds, throttled=True)
+
+
+END_UNKNOWN = frozenset({502, 504, 520, 524})
+"""A gateway had no answer, or no usable one, from the server behind it, which may have acted (RFC 9110, section 15.6.5;
+520 and 524 are Cloudflare's)."""
+
+
+def uncertain(words: str, error_class: str = "server_error") -> Verdict:
+    """It may have been done, or not; tried again where twice has the effect of once."""
+    return Verdict(Outcome.UNCERTAIN, error_class, words)
+
+
+def with_known_end(verdict: Verdict, response: Response, name: str) -> Verdict:
+    """The verdict on a call that is not idempotent: uncertain instead of retry, where nobody knows how it ended."""
+    if verdict.outcome != Outcome.RETRY or response.status not in END_UNKNOWN:
+        return verdict
+    words = f"{name} broke off ({response.status}): it may have been done, or not."
+    return replace(verdict, outcome=Outcome.UNCERTAIN, words=words)
+
+
+def of_repeatable(verdict: Verdict, answer: object) -> Verdict:
+    """The verdict on an answered call that may be made again: retry instead of uncertain, however it ended."""
+    is_open = verdict.outcome == Outcome.UNCERTAIN and isinstance(answer, Response)
+    return replace(verdict, outcome=Outcome.RETRY) if is_open else verdict
 
 
 _REJECTED = {

@@ -15,18 +15,20 @@ from connections.providers.base import (
     OAuth,
     Shipment,
     Unsendable,
+    disabled,
     reauthorize,
     rejected,
+    retry,
     throttled,
 )
 from connections.providers.vendor import (
     Vendor,
     VendorError,
-    fields_of,
     json_request,
     needed,
     read_object,
     revealed,
+    rows_at,
     text_at,
     without_nulls,
 )
@@ -37,6 +39,7 @@ ACCOUNTS = (
 )  # fmt: skip
 """Where people sign in, one of each data centre."""
 API_DOMAINS = tuple(f"https://www.zohoapis.{end}" for end in ("com", "eu", "in", "com.au", "jp", "sa", "com.cn", "ca"))
+RACED = "DUPLICATE_DATA of the email"
 MODULES = {"upsert_lead": "Leads", "upsert_contact": "Contacts"}
 PERSON = (
     MappingField("Email", "Email", required=True, source="payload.email"),
@@ -91,6 +94,28 @@ class Zoho(Vendor):
         "OAUTH_SCOPE_MISMATCH": reauthorize(
             "The token lacks a scope, such as ZohoCRM.modules.ALL. Authorize again and grant it.", "forbidden"
         ),
+        "NO_PERMISSION": reauthorize("The user may not write this module. Give them the permission.", "forbidden"),
+        **dict.fromkeys(
+            ("AUTHENTICATION_FAILURE", "INVALID_OAUTHTOKEN"),
+            reauthorize("Zoho does not accept the token any more. Authorize again."),
+        ),
+        **dict.fromkeys(
+            ("INVALID_MODULE", "NOT_SUPPORTED_IN_CURRENT_EDITION", "FEATURE_NOT_ENABLED"),
+            disabled("This edition of Zoho CRM has no such module. Change the rule or the plan, then resume.", "plan"),
+        ),
+        **dict.fromkeys(
+            ("INTERNAL_ERROR", "INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE"), retry("Zoho has an error of its own.")
+        ),
+        **dict.fromkeys(("RECORD_LOCKED", "RECORD_IN_USE"), retry("The record is locked just now.", "locked", 60)),
+        **dict.fromkeys(
+            ("LIMIT_EXCEEDED", "API_LIMIT_EXCEEDED"),
+            throttled("The Zoho account's requests of the day are used up.", "daily_limit", 3600),
+        ),
+        **dict.fromkeys(
+            ("CONCURRENCY_LIMIT_EXCEEDED", "TOO_MANY_CONCURRENT_REQUESTS"),
+            throttled("Too many requests are open at Zoho.", "concurrent", 10),
+        ),
+        RACED: retry("Somebody else has just made the record with this email.", "raced", 1),
         "MANDATORY_NOT_FOUND": rejected("Zoho misses a field that the account requires. Add it to the mapping."),
         "INVALID_DATA": rejected("Zoho refuses a value. Mend the rule's mapping."),
         "DUPLICATE_DATA": rejected(
@@ -105,17 +130,28 @@ class Zoho(Vendor):
         return [FieldProblem("/config/api_domain", "An access token needs its account's API domain.", "required")]
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = without_nulls(fields_of(shipment))
+        fields = without_nulls(self.fields(shipment))
         needed(fields, "Email"), needed(fields, "Last_Name")
         document = {"data": [fields], "duplicate_check_fields": ["Email"]}
         return self._call("POST", f"{MODULES[shipment.action]}/upsert", shipment, document)
 
     def error_of(self, response: Response) -> VendorError:
         document = read_object(response)
-        if text_at(document, "data", 0, "code") == "SUCCESS":
+        rows = rows_at(document, "data")
+        row = rows[0] if rows else document
+        code, message = text_at(row, "code"), text_at(row, "message")
+        if rows and code == "SUCCESS":
             return VendorError()
-        code = text_at(document, "data", 0, "code") or text_at(document, "code")
-        return VendorError(code, text_at(document, "data", 0, "message") or text_at(document, "message"))
+        details = row.get("details") if isinstance(row, dict) else None
+        field = text_at(details, "api_name")
+        if code == "DUPLICATE_DATA" and field == "Email":
+            code = RACED
+        if expected := text_at(details, "expected_data_type") or text_at(details, "maximum_length"):
+            message = f"{message} (expected: {expected})"
+        return VendorError(code, f"{field}: {message}" if field else message)
+
+    def is_done(self, response: Response) -> bool:
+        return text_at(read_object(response), "data", 0, "code") == "SUCCESS"
 
     def build_test(self, shipment: Shipment) -> Request:
         return self._call("GET", "org", shipment)
@@ -124,6 +160,11 @@ class Zoho(Vendor):
         document = read_object(response)
         org = text_at(document, "org", 0, "id")
         return Account(org, text_at(document, "org", 0, "company_name")) if org else None
+
+    def read_redirect(self, answer: Mapping[str, str]) -> dict[str, Any]:
+        """The data centre that the person's account is in: only there the code is worth something."""
+        server = answer.get("accounts-server", "").removeprefix("https://").rstrip("/")
+        return {"accounts_host": server} if server else {}
 
     def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
         return Granted({"api_domain": text_at(reply, "api_domain")})

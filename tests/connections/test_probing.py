@@ -70,7 +70,7 @@ def test_the_token_in_discord_s_answer_is_masked(vendor):
     here.answer(200, body=json.dumps({"id": "112233", "name": "Leads", "token": TOKEN, "url": WEBHOOK}).encode())
     probe, connection = probed("discord", {"webhook_url": WEBHOOK})
     assert (probe.ok, connection.account_name) == (True, "Leads")
-    assert here.got[0].path == f"/api/webhooks/112233/{TOKEN}"
+    assert here.got[0].path == f"/api/v10/webhooks/112233/{TOKEN}"
     assert TOKEN not in json.dumps([probe.request, probe.response])
 
 

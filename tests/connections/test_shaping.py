@@ -39,10 +39,41 @@ def test_an_action_without_fields_takes_the_payload_or_what_the_mapping_makes():
 
 def test_the_default_mapping_fails_for_what_is_required_and_skips_the_rest():
     assert UPSERT.default_mapping == [
-        {"to": "email", "from": "payload.email"},
-        {"to": "first", "from": "payload.first_name", "on_error": "skip"},
-        {"to": "extra", "from": "payload", "on_error": "skip"},
+        {"to": "email", "from": "payload.email", "skip_blanks": True},
+        {"to": "first", "from": "payload.first_name", "skip_blanks": True, "on_error": "skip"},
+        {"to": "extra", "from": "payload", "skip_blanks": True, "on_error": "skip"},
     ]
+
+
+HTML = Action("mail", "Mail", True, fields=(MappingField("html", "HTML", markup="html"), MappingField("text", "Text")))
+
+
+@pytest.mark.parametrize(
+    ("entry", "made"),
+    [
+        ({"to": "html", "from": "join('', ['<p>', payload.name, '</p>'])"}, "<p>&lt;b&gt;&amp;&#x27;x&#x27;</p>"),
+        ({"to": "html", "from": "payload.name"}, "<b>&'x'"),
+        ({"to": "html", "from": "payload.names[0]"}, "<i>"),
+        ({"to": "html", "from": "payload.name", "escape": "html"}, "&lt;b&gt;&amp;&#x27;x&#x27;"),
+        ({"to": "html", "from": "join('', [payload.name])", "escape": "none"}, "<b>&'x'"),
+        ({"to": "html", "value": "<hr>"}, "<hr>"),
+        ({"to": "text", "from": "join('', [payload.name])"}, "<b>&'x'"),
+        ({"to": "html.a", "from": "payload.name"}, {"a": "&lt;b&gt;&amp;&#x27;x&#x27;"}),
+    ],
+)
+def test_what_an_expression_takes_into_markup_is_escaped(entry, made):
+    payload = {"name": "<b>&'x'", "names": ["<i>"]}
+    shaped = mapping.compile_mapping(shaping.complete(HTML, [entry])).apply({"payload": payload})
+    assert next(iter(shaped.values())) == made
+
+
+def test_a_blank_is_skipped_by_a_default_and_kept_by_a_rule_s_own_entry():
+    payload = {"email": "a@b.co", "first_name": "  ", "company": "", "n": {"x": "", "y": 0}}
+    context = {"payload": payload, "event": {}, "workspace": {}}
+    shaped = mapping.compile_mapping(shaping.complete(UPSERT, [OWNER])).apply(context)
+    assert shaped == {"owner": "x", "email": "a@b.co", "extra": {"email": "a@b.co", "n": {"y": 0}}}
+    own = [OWNER, {"to": "first", "from": "payload.company"}]
+    assert mapping.compile_mapping(shaping.complete(UPSERT, own)).apply(context)["first"] == ""
 
 
 def test_a_rule_overrides_field_by_field_and_comes_first():

@@ -14,6 +14,11 @@ def shape(transform: Any, value: Any) -> Any:
     return compile_transform(transform).shape(value, Meter(1_000_000))
 
 
+EPOCHS = "seconds since 1970 become one by from_epoch, milliseconds by from_epoch_ms"
+NO_SUCH_DAY = "the text is not an ISO 8601 date: there is no such day or time"
+NO_SUCH_MOMENT = "the number is not a moment between the years 1 and 9999"
+
+
 @pytest.mark.parametrize(
     ("transform", "value", "expected"),
     [
@@ -34,12 +39,21 @@ def shape(transform: Any, value: Any) -> Any:
         ("to_boolean", 1.0, True),
         ("to_date", "2024-05-01T23:30:00-02:00", "2024-05-02"),
         ("to_date", "2024-05-01", "2024-05-01"),
-        ("to_date", 0, "1970-01-01"),
+        ("to_date", "2026-02-02 05:51:52+02:00", "2026-02-02"),
+        ("to_date", "20260202", "2026-02-02"),
+        ("to_date", "2026-W06-1", "2026-02-02"),
         ("to_datetime", "2024-05-01T10:00:00+02:00", "2024-05-01T08:00:00Z"),
         ("to_datetime", "2024-05-01T10:00:00", "2024-05-01T10:00:00Z"),
         ("to_datetime", " 20240501T100000.25Z ", "2024-05-01T10:00:00.250000Z"),
-        ("to_datetime", 1_714_557_600, "2024-05-01T10:00:00Z"),
-        ("to_datetime", -0.5, "1969-12-31T23:59:59.500000Z"),
+        ("to_datetime", "2026-02-02 05:51:52.345Z", "2026-02-02T05:51:52.345000Z"),
+        ("to_datetime", "2026-02-02t05:51:52z", "2026-02-02T05:51:52Z"),
+        ("to_datetime", "2026-02-02 05:51:52 +0200", "2026-02-02T03:51:52Z"),
+        ("from_epoch_ms", "1770011512345", "2026-02-02T05:51:52.345000Z"),
+        ("from_epoch_ms", 1_770_011_512_345, "2026-02-02T05:51:52.345000Z"),
+        ("from_epoch", 1_714_557_600, "2024-05-01T10:00:00Z"),
+        ("from_epoch", " 1714557600.25 ", "2024-05-01T10:00:00.250000Z"),
+        ("from_epoch", -0.5, "1969-12-31T23:59:59.500000Z"),
+        ("from_epoch", 0, "1970-01-01T00:00:00Z"),
         ("trim", "\u00a0 a b \n", "a b"),
         ("lower", "ÀB", "àb"),
         ("upper", "straße", "STRASSE"),
@@ -81,15 +95,20 @@ def test_a_transform_shapes(transform, value, expected):
         ("to_boolean", "maybe", "the string is none of true, yes, on, 1, false, no, off, 0"),
         ("to_boolean", 2, "only the numbers 0 and 1 are booleans"),
         ("to_boolean", {}, "needs a string, not an object"),
-        ("to_date", "tomorrow", "the value is not an ISO 8601 date nor a number of seconds since 1970"),
-        ("to_date", "2024-02-30", "the value is not an ISO 8601 date nor a number of seconds since 1970"),
-        ("to_date", 1e300, "the value is not an ISO 8601 date nor a number of seconds since 1970"),
-        ("to_date", 10**300, "the value is not an ISO 8601 date nor a number of seconds since 1970"),
-        (
-            "to_datetime",
-            "0001-01-01T00:00:00+14:00",
-            "the value is not an ISO 8601 date nor a number of seconds since 1970",
-        ),
+        ("to_date", "tomorrow", "the text is not an ISO 8601 date"),
+        ("to_date", "2026", f"the text is not an ISO 8601 date; {EPOCHS}"),
+        ("to_date", "1770011512345", f"the text is not an ISO 8601 date; {EPOCHS}"),
+        ("to_datetime", "1770011512", f"the text is not an ISO 8601 date; {EPOCHS}"),
+        ("to_datetime", 1_770_011_512_345, f"a number is not a date; {EPOCHS}"),
+        ("to_datetime", 0.5, f"a number is not a date; {EPOCHS}"),
+        ("to_date", "2026-02-02x05:51", "the text is not an ISO 8601 date"),
+        ("to_date", "2024-02-30", NO_SUCH_DAY),
+        ("to_datetime", "2024-02-03T24:01", NO_SUCH_DAY),
+        ("to_datetime", "0001-01-01T00:00:00+14:00", NO_SUCH_DAY),
+        ("from_epoch", 1e300, NO_SUCH_MOMENT),
+        ("from_epoch_ms", 10**300, NO_SUCH_MOMENT),
+        ("from_epoch_ms", math.nan, NO_SUCH_MOMENT),
+        ("from_epoch_ms", "2026-02-02", "the string is not a number"),
         ("to_datetime", False, "needs a string, not a boolean"),
         ("trim", 1, "needs a string, not a number"),
         ("lower", None, "needs a string, not null"),
@@ -148,9 +167,9 @@ def test_only_default_takes_null():
 
 # fmt: off
 EVERY = [
-    "to_string", "to_number", "to_boolean", "to_date", "to_datetime", "trim", "lower", "upper", "first", "md5",
-    "sha256", {"default": 1}, {"split": "a"}, {"join": "a"}, {"substring": {"start": -3, "end": 2}},
-    {"replace": {"find": "a", "with": "bb"}},
+    "to_string", "to_number", "to_boolean", "to_date", "to_datetime", "from_epoch", "from_epoch_ms", "trim", "lower",
+    "upper", "first", "md5", "sha256", {"default": 1}, {"split": "a"}, {"join": "a"},
+    {"substring": {"start": -3, "end": 2}}, {"replace": {"find": "a", "with": "bb"}},
 ]
 # fmt: on
 JSON = st.recursive(

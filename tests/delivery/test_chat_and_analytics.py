@@ -49,7 +49,7 @@ CASES = [
         "slack", "post_message", {"access_token": CANARY}, "/api/chat.postMessage", body=b'{"ok":true}',
         mapping=[value("channel", "C1")],
     ),
-    Case("discord", "send_message", {"webhook_url": DISCORD}, f"/api/webhooks/1/{CANARY}?wait=true"),
+    Case("discord", "send_message", {"webhook_url": DISCORD}, f"/api/v10/webhooks/1/{CANARY}?wait=true"),
     Case(
         "teams", "send_message", {"webhook_url": FLOW}, f"/workflows/1/triggers/manual/paths/invoke?sig={CANARY}", 202
     ),
@@ -58,7 +58,7 @@ CASES = [
     Case("resend", "send_event", KEY, "/events/send", 202),
     Case("segment", "track", {"write_key": CANARY}, "/v1/track", body=b'{"success":true}'),
     Case("segment", "identify", {"write_key": CANARY}, "/v1/identify", body=b'{"success":true}'),
-    Case("mixpanel", "track", {"project_token": CANARY}, "/import?strict=1", body=b'{"num_records_imported":1}'),
+    Case("mixpanel", "track", {"project_token": CANARY}, "/import?strict=1&ip=0", body=b'{"num_records_imported":1}'),
     Case("amplitude", "track", KEY, "/2/httpapi", body=b'{"code":200,"events_ingested":1}'),
     Case("posthog", "track", KEY, "/i/v0/e/", body=b'{"status":"Ok"}'),
     Case(
@@ -89,7 +89,8 @@ def delivered(case: Case, endpoint, monkeypatch) -> Delivery:
 def test_an_event_reaches_the_vendor_by_the_default_mapping(case, endpoint, monkeypatch):
     delivery = delivered(case, endpoint, monkeypatch)
     assert (delivery.status, [got.path for got in endpoint.got]) == ("succeeded", [case.path])
-    assert endpoint.got[0].headers["user-agent"] == "Meshes/0.1"
+    agent = "DiscordBot (https://meshes.example.com, 0.1)" if case.slug == "discord" else "Meshes/0.1"
+    assert endpoint.got[0].headers["user-agent"] == agent
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

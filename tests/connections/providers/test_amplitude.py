@@ -142,3 +142,28 @@ def test_a_lost_answer_may_be_repeated():
 def test_there_is_no_test():
     assert PROVIDER.build_test(track()) is None
     assert "no check" in PROVIDER.test
+
+
+@pytest.mark.parametrize("person", ["anonymous", "UNDEFINED", "00000000-0000-0000-0000-000000000000", "unknown"])
+def test_an_id_that_stands_for_nobody_is_refused(person):
+    with pytest.raises(Unsendable, match="stands for nobody"):
+        PROVIDER.build_request(track(user_id=person))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"event_type": "$identify"}, "is Amplitude's own"),
+        ({"event_type": "[Amplitude] Start Session"}, "is Amplitude's own"),
+        ({"event_type": "x" * 1025}, "event_type has 1,025 characters; Amplitude takes at most 1,024"),
+        ({"user_id": "x" * 1025}, "user_id has 1,025 characters"),
+    ],
+)
+def test_names_that_amplitude_keeps_or_cuts_are_refused(fields, words):
+    with pytest.raises(Unsendable, match=words):
+        PROVIDER.build_request(track(**fields))
+
+
+def test_a_place_is_found_by_the_person_s_address_and_never_by_ours():
+    assert "ip" not in document_of(PROVIDER.build_request(track()))["events"][0]
+    assert document_of(PROVIDER.build_request(track(ip="203.0.113.7")))["events"][0]["ip"] == "203.0.113.7"

@@ -162,3 +162,21 @@ def test_the_default_mapping_takes_the_usual_names():
 
 def test_both_actions_may_be_sent_twice():
     assert [action.idempotent for action in PROVIDER.actions] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"id": "x" * 151}, "id is longer than the 150 bytes"),
+        ({"é" * 76: 1}, "name of an attribute is longer than the 150 bytes"),
+        ({"bio": "é" * 501}, "bio is longer than the 1,000 bytes"),
+    ],
+)
+def test_what_customer_io_would_drop_after_its_200_is_refused(fields, words):
+    with pytest.raises(Unsendable, match=words):
+        PROVIDER.build_request(of(fields={"id": "a@b.co", **fields}))
+
+
+def test_numbers_become_text_where_customer_io_wants_text():
+    body = json.loads(PROVIDER.build_request(of(fields={"id": 42, "email": " a@b.co ", "phone": 15551234567})).body)
+    assert body == {"email": "a@b.co", "phone": "15551234567"}

@@ -12,7 +12,7 @@ from tests.connections.providers.shipments import PLAIN
 
 SECRET = "canary/9f3c&x=1"
 CONFIG = {"measurement_id": "G-ABC1234567"}
-TRACKED = {"client_id": "123.456", "name": "lead.created", "params": {"source": "web", "value": 9.5}}
+TRACKED = {"client_id": "123.456", "name": "lead.created", "params": {"source": "web", "value": 9.5, "currency": "EUR"}}
 
 
 def track(config=None, secret=SECRET, **fields):
@@ -37,7 +37,13 @@ def test_an_event_goes_to_its_stream():
         "events": [
             {
                 "name": "lead_created",
-                "params": {"engagement_time_msec": 100, "source": "web", "value": 9.5, "session_id": "17"},
+                "params": {
+                    "engagement_time_msec": 100,
+                    "source": "web",
+                    "value": 9.5,
+                    "currency": "EUR",
+                    "session_id": "17",
+                },
             }
         ],
     }
@@ -67,6 +73,8 @@ def test_defaults_hold_nothing_that_identifies_a_person():
     }
     (event,) = document_of(PROVIDER.build_request(track(**made)))["events"]
     assert event["params"] == {"engagement_time_msec": 100, "source": "web", "currency": "EUR"}
+    assert shaped(PROVIDER, "track", {**payload, "value": 5})["params"]["value"] == 5
+    assert shaped(PROVIDER, "track", {**payload, "value": 5, "currency": ""})["params"].get("value") is None
 
 
 @pytest.mark.parametrize(
@@ -78,7 +86,18 @@ def test_names_are_written_as_google_takes_them(given, name):
     assert event["name"] == name
 
 
-@pytest.mark.parametrize("name", ["a" * 41, "2fa.enabled", "_private", "ga_x", "google.ads", "firebase_x", "."])
+@pytest.mark.parametrize(
+    "name", ["session.start", "session_start", "first_visit", "user_engagement", "ad_click", "error"]
+)
+def test_names_that_google_keeps_for_itself_are_refused(name):
+    with pytest.raises(Unsendable, match=r"reserves the event name .* Map name"):
+        PROVIDER.build_request(track(name=name))
+    assert PROVIDER.build_request(track(name=f"{name}ed")).method == "POST"
+
+
+@pytest.mark.parametrize(
+    "name", ["query_id_x", "a" * 41, "2fa.enabled", "_private", "ga_x", "google.ads", "firebase_x", "."]
+)
 def test_names_that_google_would_drop_are_refused(name):
     with pytest.raises(Unsendable, match=r"does not take the event name .* Map name"):
         PROVIDER.build_request(track(name=name))
@@ -95,6 +114,14 @@ def test_names_that_google_would_drop_are_refused(name):
         ({"params": {"a" * 41: 1}}, "does not take the parameter name .* at most 40 letters"),
         ({"params": {"lead.source": "web"}}, "does not take the parameter name “lead.source”"),
         ({"params": {"ga_source": "web"}}, "does not take the parameter name “ga_source”"),
+        ({"params": {"value": 5}}, "takes a value with its currency only"),
+        ({"params": {"items": "x"}}, "items must be an array of objects"),
+        ({"params": {"items": [1]}}, "items must be an array of objects"),
+        ({"params": {"items": [{"item_id": "1"}] * 201}}, "has 201 items; Google Analytics takes at most 200"),
+        ({"params": {"items": [{"price": 5}]}}, "needs an item_id or an item_name"),
+        ({"params": {"items": [{"item_id": "1", "tags": ["a"]}]}}, "parameter tags must be a text or a number"),
+        ({"params": {"items": [{"item_id": "1", "ga_x": "a"}]}}, "does not take the parameter name “ga_x”"),
+        ({"params": {"page_location": "x" * 1001}}, "page_location is longer than 1000 characters"),
         ({"params": {"a": "x" * 101}}, "parameter a is longer than 100 characters. Shorten it by substring"),
         ({"params": {f"p{n}": n for n in range(25)}}, "has 26 parameters; Google Analytics takes at most 25"),
         ({"client_id": "x" * 130_000}, "Google Analytics takes at most 130,000"),
@@ -103,6 +130,14 @@ def test_names_that_google_would_drop_are_refused(name):
 def test_what_google_would_drop_is_not_sent(fields, words):
     with pytest.raises(Unsendable, match=words):
         PROVIDER.prepare(track(**fields))
+
+
+def test_items_are_objects_and_some_values_may_be_longer():
+    items = [{"item_id": "1", "item_name": "Engine", "price": 9.5, "quantity": 2, "item_brand": None}]
+    params = {"items": items, "page_location": "x" * 1000, "page_referrer": "x" * 420, "page_title": "x" * 300}
+    (event,) = document_of(PROVIDER.build_request(track(params=params)))["events"]
+    assert event["params"]["items"] == [{"item_id": "1", "item_name": "Engine", "price": 9.5, "quantity": 2}]
+    assert len(event["params"]["page_location"]) == 1000
 
 
 def test_25_parameters_and_booleans_are_taken():

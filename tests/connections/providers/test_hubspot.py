@@ -294,3 +294,74 @@ def test_a_note_is_not_left_twice():
     assert {action.slug: action.idempotent for action in PROVIDER.actions} == {
         "upsert_contact": True, "add_to_list": True, "create_note": False,
     }  # fmt: skip
+
+
+NO_RESULT = [
+    reply(200, {"status": "COMPLETE", "results": []}),
+    reply(207, {"status": "COMPLETE", "results": []}),
+    reply(207, {"results": [], "errors": [{"category": "INTERNAL_ERROR", "message": "m"}]}),
+    reply(200, {"results": [], "numErrors": 0}),
+]
+
+
+@pytest.mark.parametrize("answer", NO_RESULT)
+def test_a_single_input_without_its_result_is_not_delivered(answer):
+    assert judged(PROVIDER, answer)[0] == "retry"
+
+
+def test_errors_count_also_where_nobody_counted_them():
+    row = {"category": "VALIDATION_ERROR", "message": "bad email"}
+    answer = reply(200, {"status": "COMPLETE", "results": [], "errors": [row]})
+    assert judged(PROVIDER, answer) == REFUSED
+    assert PROVIDER.classify(answer, "upsert_contact").words.endswith("HubSpot: “bad email”")
+
+
+@pytest.mark.parametrize("body", [{"status": "COMPLETE"}, b"<html>", {"results": [{"properties": {}}]}])
+def test_an_upsert_whose_answer_names_no_contact_is_tried_again(body):
+    assert told(PROVIDER.follow(of(), exchanges((UPSERT, reply(200, body))))) == ("retry", "unreadable_answer", None)
+
+
+def test_a_207_with_its_result_goes_on_to_the_list():
+    written = reply(207, {"results": [{"id": "501"}], "numErrors": 0})
+    adding = of("add_to_list", {**ADA, "list_id": "42"})
+    following = PROVIDER.follow(adding, exchanges((UPSERT, written)))
+    assert following.url == f"{ROOT}/crm/v3/lists/42/memberships/add"
+
+
+def test_a_contact_that_the_list_does_not_know_is_not_delivered():
+    answer = reply(200, {"recordsIdsAdded": [], "recordIdsMissing": ["501"]})
+    verdict = PROVIDER.classify(answer, "add_to_list")
+    assert (verdict.outcome, verdict.error_class) == ("retry", "contact_moved")
+
+
+@pytest.mark.parametrize(
+    ("category", "outcome"), [("INTERNAL_ERROR", "retry"), ("RATE_LIMITS", "retry"), ("CONFLICT", "retry")]
+)
+def test_a_row_s_error_that_passes_is_tried_again(category, outcome):
+    assert judged(PROVIDER, partly(category))[0] == outcome
+
+
+def test_one_value_stands_in_the_key_and_in_the_property():
+    for fields, frozen in (({"email": " a@b.co "}, "email"), ({"email": "a@b.co", "user_key": " K 1 "}, "user_key")):
+        (row,) = json.loads(PROVIDER.build_request(of(fields=fields, frozen={"id_property": frozen})).body)["inputs"]
+        assert row["id"] == row["properties"][frozen] == fields[frozen].strip()
+
+
+def test_a_note_is_shown_as_it_is():
+    written = exchanges((UPSERT, WRITTEN))
+    noting = of("create_note", {**ADA, "note": "<a href='https://evil.example'>Hi</a>\nBye"})
+    note = json.loads(PROVIDER.follow(noting, written).body)["properties"]["hs_note_body"]
+    assert note == "&lt;a href=&#x27;https://evil.example&#x27;&gt;Hi&lt;/a&gt;<br>Bye"
+
+
+@pytest.mark.parametrize(("action", "key"), [("upsert_contact", "bio"), ("create_note", "note")])
+def test_what_is_too_long_for_hubspot_is_refused_before_the_first_call(action, key):
+    assert PROVIDER.build_request(of(action, {**ADA, "note": "n", key: "x" * 65_536})).method == "POST"
+    with pytest.raises(Unsendable, match=f"{key} has 65,537 characters; HubSpot takes at most 65,536"):
+        PROVIDER.build_request(of(action, {**ADA, "note": "n", key: "x" * 65_537}))
+
+
+def test_a_note_of_which_nobody_knows_whether_it_was_left_is_uncertain():
+    assert PROVIDER.classify(reply(502), "create_note").outcome == "uncertain"
+    assert PROVIDER.classify(reply(503), "create_note").outcome == "retry"
+    assert PROVIDER.may_repeat("create_note", UPSERT)

@@ -204,7 +204,8 @@ def test_a_contact_to_tag_is_awaited_for_half_an_hour(age, expected):
         (error(422, "data_invalid"), REFUSED, "Define it in Intercom"),
         (error(404, "not_found"), REFUSED, "Create the contact first"),
         (error(400, "not_restorable"), REFUSED, "deleted for good"),
-        (error(403, "api_plan_restricted"), REFUSED, "Change the plan"),
+        (error(403, "api_plan_restricted"), ("broken", "plan", "disabled"), "Change the plan"),
+        (error(400, "intercom_version_invalid"), ("broken", "retired", "disabled"), "Meshes must be updated"),
         (error(409, "resource_conflict"), ("rejected", "conflict", None), "Merge them"),
         (error(410, "contact_merged"), ("retry", "contact_moved", None), "looked up again"),
         (reply(410), ("retry", "contact_moved", None), "looked up again"),
@@ -281,3 +282,64 @@ def test_only_what_intercom_drops_twice_is_sent_twice():
     assert {action.slug: action.idempotent for action in PROVIDER.actions} == {
         "upsert_contact": False, "track_event": True, "tag_contact": True,
     }  # fmt: skip
+
+
+def test_values_take_the_types_that_intercom_declares():
+    fields = {
+        "email": " a@b.co ", "external_id": 42, "phone": 15551234567, "signed_up_at": "1770011512", "owner_id": "7",
+        "unsubscribed_from_emails": "true", "name": 7.0,
+    }  # fmt: skip
+    created = json.loads(follow((SEARCH, found()), shipment=of(fields=fields)).body)
+    assert created == {
+        "email": "a@b.co", "external_id": "42", "phone": "15551234567", "signed_up_at": 1770011512, "owner_id": 7,
+        "unsubscribed_from_emails": True, "name": "7",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"signed_up_at": "yesterday"}, "signed_up_at must be a number"),
+        ({"owner_id": "007"}, "owner_id must be a number"),
+        ({"unsubscribed_from_emails": "yes"}, "unsubscribed_from_emails must be true or false"),
+        ({"phone": ["1"]}, "phone must be text"),
+        ({"name": True}, "name must be text"),
+        ({"custom_attributes": "x"}, "custom_attributes must be an object"),
+    ],
+)
+def test_what_would_lose_something_by_that_is_refused(fields, words):
+    with pytest.raises(Unsendable, match=words):
+        PROVIDER.build_request(of(fields={"email": "a@b.co", **fields}))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({f"k{n}": n for n in range(11)}, "have 11 values; Intercom takes at most 10"),
+        ({"a.b": 1}, "no full stop"),
+        ({"$a": 1}, "no full stop and no \\$"),
+        ({"a": [1]}, "a is nested"),
+        ({"a": {"b": 1}}, "a is nested"),
+        ({"a": "x" * 256}, "a is longer than 255 characters"),
+    ],
+)
+def test_metadata_that_intercom_refuses_are_not_sent(metadata, words):
+    with pytest.raises(Unsendable, match=words):
+        PROVIDER.build_request(of("track_event", {"email": "a@b.co", "event_name": "x", "metadata": metadata}))
+
+
+def test_metadata_may_hold_a_link_and_an_amount():
+    metadata = {"order": {"url": "https://a.co", "value": "1"}, "price": {"amount": 9, "currency": "usd"}}
+    request = PROVIDER.build_request(of("track_event", {"email": "a@b.co", "event_name": "x", "metadata": metadata}))
+    assert json.loads(request.body)["metadata"] == metadata
+
+
+def test_a_search_with_many_contacts_is_read_to_its_end():
+    contacts = [{"id": f"c{n}", "role": "lead", "bio": "x" * 4000} for n in range(39)] + [{"id": "u1", "role": "user"}]
+    assert follow((SEARCH, found(*contacts))) == update_of("u1")
+
+
+def test_a_creation_of_which_nobody_knows_is_uncertain_and_a_search_is_made_again():
+    assert PROVIDER.classify(reply(502), "upsert_contact").outcome == "uncertain"
+    assert not PROVIDER.may_repeat("upsert_contact", CREATE)
+    assert PROVIDER.may_repeat("upsert_contact", SEARCH)

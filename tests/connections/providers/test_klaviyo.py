@@ -5,7 +5,7 @@ import pytest
 from connections.messages import Request
 from connections.providers.base import Account, NotAuthorized, Unsendable
 from connections.providers.klaviyo import PROFILE_BYTES, PROVIDER
-from tests.connections.providers.exchanges import judged, reply, shaped
+from tests.connections.providers.exchanges import exchanges, judged, reply, shaped
 from tests.connections.providers.shipments import as_secrets, shipment
 
 ROOT = "https://a.klaviyo.com"
@@ -64,16 +64,104 @@ def test_an_event_carries_the_delivery_s_id_by_which_a_second_one_is_dropped():
         b'"metric":{"data":{"type":"metric","attributes":{"name":"lead.created"}}},'
         b'"profile":{"data":{"type":"profile","attributes":{"email":"a@b.co"}}}}}}',
     )
-    bare = json.loads(PROVIDER.build_request(of("track_event", {"metric": "m", "phone_number": "+1555"})).body)
+    bare = json.loads(PROVIDER.build_request(of("track_event", {"metric": "m", "phone_number": "+15551234567"})).body)
     assert bare["data"]["attributes"]["properties"] == {}
     assert "value" not in bare["data"]["attributes"]
 
 
 @pytest.mark.parametrize("identifier", ["email", "phone_number", "external_id", "anonymous_id"])
 def test_one_identifier_is_enough(identifier):
-    assert json.loads(PROVIDER.build_request(of(fields={identifier: "x"})).body)["data"]["attributes"] == {
-        identifier: "x"
-    }
+    fields = {identifier: "+15551234567"}
+    assert json.loads(PROVIDER.build_request(of(fields=fields)).body)["data"]["attributes"] == fields
+
+
+def sent(fields, country=None, action="upsert_profile"):
+    """The attributes of the profile, and what was left out."""
+    frozen = {"phone_country": country} if country else {}
+    request = PROVIDER.build_request(of(action, {"email": "a@b.co", "metric": "m", **fields}, frozen=frozen))
+    document = json.loads(request.body)["data"]
+    profile = document["attributes"]["profile"]["data"] if action == "track_event" else document
+    return {
+        key: value for key, value in profile["attributes"].items() if key not in ("email", "metric")
+    }, request.omitted
+
+
+@pytest.mark.parametrize("action", ["upsert_profile", "track_event"])
+@pytest.mark.parametrize(
+    ("phone", "country", "own_country", "number"),
+    [
+        ("+1 (555) 123-4567", None, None, "+15551234567"),
+        (" +15551234567 ", "DE", None, "+15551234567"),
+        ("0171 1234567", "DE", None, "+491711234567"),
+        ("0171 1234567", "US", "de", "+491711234567"),
+        (15551234567, "US", None, "+15551234567"),
+        ("0049 171 1234567", "DE", None, "+491711234567"),
+    ],
+)
+def test_a_number_is_written_as_e_164(phone, country, own_country, number, action):
+    assert sent({"phone_number": phone, "phone_country": own_country}, country, action) == (
+        {"phone_number": number},
+        (),
+    )
+
+
+NO_COUNTRY = "it names no country: write it as +15551234567, or set phone_country"
+
+
+@pytest.mark.parametrize("action", ["upsert_profile", "track_event"])
+@pytest.mark.parametrize(
+    ("phone", "country", "reason"),
+    [
+        (15551234567, None, NO_COUNTRY),
+        ("0171 1234567", None, NO_COUNTRY),
+        ("call me", "DE", "it is not a telephone number"),
+        ("+15550100", None, "it has too few or too many digits for a number of its country"),
+        ("0171 1234567", "XX", "its country is not a code of two letters, such as US"),
+    ],
+)
+def test_a_number_that_is_no_e_164_is_left_out_with_the_reason(phone, country, reason, action):
+    assert sent({"phone_number": phone}, country, action) == ({}, (("phone_number", reason),))
+
+
+def test_a_blank_number_or_email_of_the_rule_s_own_clears_the_field():
+    fields = {"external_id": 42, "email": " ", "phone_number": ""}
+    attributes = json.loads(PROVIDER.build_request(of(fields=fields)).body)["data"]["attributes"]
+    assert attributes == {"external_id": "42", "email": None, "phone_number": None}
+
+
+def test_a_number_that_klaviyo_refuses_does_not_fail_the_profile():
+    made = of(fields={"email": "a@b.co", "phone_number": "+15551234567"})
+    pointer = {"pointer": "/data/attributes/phone_number"}
+    refusal = reply(400, {"errors": [{"code": "invalid", "detail": "Invalid phone number", "source": pointer}]})
+    first = PROVIDER.build_request(made)
+    second = PROVIDER.follow(made, exchanges((first, refusal)))
+    assert isinstance(second, Request)
+    assert json.loads(second.body)["data"]["attributes"] == {"email": "a@b.co"}
+    assert second.omitted == (("phone_number", "Klaviyo does not take it: phone_number: Invalid phone number"),)
+    assert PROVIDER.follow(made, exchanges((first, refusal), (second, refusal))) is None
+    alone = of(fields={"phone_number": "+15551234567"})
+    assert PROVIDER.follow(alone, exchanges((first, refusal))) is None
+    assert PROVIDER.follow(made, exchanges((first, error(400, "invalid", "Invalid email address")))) is None
+
+
+def test_a_connection_names_a_country_that_exists():
+    assert PROVIDER.clean_config({"phone_country": "DE"}) == {"phone_country": "DE"}
+    assert PROVIDER.check({"phone_country": "DE"}, {}) == PROVIDER.check({}, {}) == ()
+    (problem,) = PROVIDER.check({"phone_country": "XX"}, {})
+    assert (problem.pointer, problem.rule) == ("/config/phone_country", "options")
+
+
+def test_an_error_is_named_by_its_field_and_speaks_of_phones_only_where_it_is_about_one():
+    pointer = {"pointer": "/data/attributes/profile/data/attributes/email"}
+    answer = reply(400, {"errors": [{"code": "invalid", "detail": "Invalid email address", "source": pointer}]})
+    words = PROVIDER.classify(answer, "track_event").words
+    assert words.endswith("Klaviyo: “email: Invalid email address”")
+    assert "E.164" not in words
+
+
+def test_a_metric_has_a_name_that_klaviyo_takes():
+    with pytest.raises(Unsendable, match="metric has 128 characters; Klaviyo takes at most 127"):
+        PROVIDER.build_request(of("track_event", {"email": "a@b.co", "metric": "x" * 128}))
 
 
 def test_klaviyo_s_own_id_stands_beside_the_attributes():

@@ -248,3 +248,33 @@ def test_events_have_no_key_and_are_not_sent_twice():
     assert {action.slug: action.idempotent for action in PROVIDER.actions} == {
         "upsert_member": True, "add_tags": True, "track_event": False,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "length"), [("x", 1), ("x" * 31, 31)])
+def test_a_name_that_mailchimp_refuses_is_not_sent(name, length):
+    with pytest.raises(Unsendable, match=f"name has {length} characters; Mailchimp takes 2 to 30"):
+        PROVIDER.build_request(of("track_event", {"email": "a@b.co", "name": name}))
+    for taken in ("xy", "x" * 30):
+        assert json.loads(PROVIDER.build_request(of("track_event", {"email": "a@b.co", "name": taken})).body)
+
+
+def test_words_speak_of_the_address_only_where_it_is_at_fault():
+    errors = [{"field": "name", "message": "This value is too short."}]
+    of_name = PROVIDER.classify(problem(400, "Invalid Resource", errors=errors), "track_event").words
+    assert of_name.endswith("Mailchimp: “name: This value is too short.”")
+    assert "address" not in of_name
+    errors = [{"field": "email_address", "message": "This value is not valid."}]
+    assert "refuses the address" in PROVIDER.classify(problem(400, "Invalid Resource", errors=errors), "add_tags").words
+    fake = problem(400, "Invalid Resource", "a@b.co looks fake or invalid, please enter a real email address.")
+    assert "refuses the address" in PROVIDER.classify(fake, "upsert_member").words
+
+
+def test_another_data_centre_is_the_connection_s_matter():
+    assert judged(PROVIDER, problem(403, "Wrong Datacenter")) == ("broken", "forbidden", "needs_reauth")
+
+
+def test_an_event_of_which_nobody_knows_whether_it_was_recorded_is_uncertain():
+    for status in (502, 504):
+        assert PROVIDER.classify(reply(status), "track_event").outcome == "uncertain"
+        assert PROVIDER.classify(reply(status), "upsert_member").outcome == "retry"
+    assert PROVIDER.classify(reply(503), "track_event").outcome == "retry"

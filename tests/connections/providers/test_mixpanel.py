@@ -22,7 +22,7 @@ def judged(status, body=b"", **headers):
 
 def test_an_event_is_imported_strictly():
     request = PROVIDER.build_request(track())
-    assert (request.method, request.url) == ("POST", "https://api.mixpanel.com/import?strict=1")
+    assert (request.method, request.url) == ("POST", "https://api.mixpanel.com/import?strict=1&ip=0")
     assert headers_of(request) == {
         "content-type": "application/json",
         "authorization": "Basic " + base64.b64encode(f"{TOKEN}:".encode()).decode(),
@@ -61,7 +61,22 @@ def test_properties_cannot_write_over_what_drops_doubles():
 
 
 def test_an_eu_project_is_addressed_there():
-    assert PROVIDER.build_request(track({"region": "eu"})).url == "https://api-eu.mixpanel.com/import?strict=1"
+    assert PROVIDER.build_request(track({"region": "eu"})).url == "https://api-eu.mixpanel.com/import?strict=1&ip=0"
+    assert PROVIDER.build_request(track({"region": "in"})).url == "https://api-in.mixpanel.com/import?strict=1&ip=0"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"event": "x" * 256}, "event has 256 characters; Mixpanel takes at most 255"),
+        ({"distinct_id": "x" * 256}, "distinct_id has 256 characters"),
+        ({"properties": {f"p{n}": n for n in range(252)}}, "fewer than 255 members; the event has 255"),
+        ({"properties": {"a": {"b": [0] * 255}}}, "fewer than 255 members; b in a in the event has 255"),
+    ],
+)
+def test_sizes_that_mixpanel_refuses_are_not_sent(fields, words):
+    with pytest.raises(Unsendable, match=words):
+        PROVIDER.build_request(track(**fields))
 
 
 def test_defaults_come_from_event_and_payload():

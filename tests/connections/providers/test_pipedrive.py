@@ -231,3 +231,25 @@ def test_the_default_mapping_takes_the_usual_names():
 
 def test_persons_have_no_key_and_are_not_sent_twice():
     assert [action.idempotent for action in PROVIDER.actions] == [False]
+
+
+def test_a_creation_of_which_nobody_knows_is_uncertain_and_a_search_is_made_again():
+    for status in (502, 504):
+        assert judged(PROVIDER, reply(status))[0] == "uncertain"
+    assert judged(PROVIDER, reply(503))[0] == "retry"
+    assert PROVIDER.may_repeat("upsert_person", SEARCH)
+    assert not PROVIDER.may_repeat("upsert_person", Request("POST", f"{ROOT}/api/v2/persons"))
+
+
+@pytest.mark.parametrize("document", [{}, {"data": {"id": 1}}, b"<html>"])
+def test_a_2xx_that_does_not_say_success_leaves_the_end_open(document):
+    assert judged(PROVIDER, reply(200, document)) == ("uncertain", "unproven", None)
+
+
+def test_numbers_become_text_and_spaces_go():
+    fields = {"email": " a@b.co ", "name": 7, "phone": 15551234567}
+    made = of(fields)
+    assert PROVIDER.build_request(made).url == SEARCH.url
+    created = json.loads(PROVIDER.follow(made, exchanges((SEARCH, found()))).body)
+    assert (created["name"], created["emails"][0]["value"]) == ("7", "a@b.co")
+    assert created["phones"][0]["value"] == "15551234567"

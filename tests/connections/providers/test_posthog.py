@@ -27,7 +27,7 @@ def test_an_event_carries_a_uuid_of_the_delivery_against_doubles():
         "api_key": KEY,
         "event": "lead.created",
         "distinct_id": "user-1",
-        "properties": {"source": "web"},
+        "properties": {"$geoip_disable": True, "source": "web"},
         "timestamp": "2026-03-04T05:06:00.250Z",
         "uuid": "9cfa70c7-9dd0-53e4-ba13-26205e8f2688",
     }
@@ -42,6 +42,26 @@ def test_the_uuid_is_the_same_over_all_attempts_and_no_other_delivery_s():
     assert uuid_of() == uuid_of(attempt_number=7)
     assert uuid_of() != uuid_of(delivery_id="dlv_01h455vb4pex5vsknk084sn02r")
     assert (uuid_of().version, uuid_of().variant) == (5, uuid.RFC_4122)
+
+
+@pytest.mark.parametrize(
+    ("properties", "sent"),
+    [
+        ({}, {"$geoip_disable": True}),
+        ({"$ip": "203.0.113.7"}, {"$ip": "203.0.113.7"}),
+        ({"$ip": None}, {"$geoip_disable": True, "$ip": None}),
+        ({"$geoip_disable": False}, {"$geoip_disable": False}),
+    ],
+)
+def test_an_event_is_not_placed_where_our_server_stands(properties, sent):
+    assert document_of(PROVIDER.build_request(track(properties=properties)))["properties"] == sent
+
+
+@pytest.mark.parametrize("key", ["distinct_id", "event"])
+def test_what_posthog_would_cut_is_refused(key):
+    assert PROVIDER.build_request(track(**{key: "x" * 200})).method == "POST"
+    with pytest.raises(Unsendable, match=f"{key} has 201 characters; PostHog takes at most 200"):
+        PROVIDER.build_request(track(**{key: "x" * 201}))
 
 
 def test_an_eu_project_is_addressed_there():

@@ -249,3 +249,27 @@ def test_limits_are_known():
 
 def test_every_declared_error_is_tested():
     assert set(PROVIDER.answers) <= {each for row in ANSWERS for each in row[:2]}
+
+
+def test_what_an_expression_takes_from_a_payload_into_html_is_escaped():
+    source = "join('', ['<p>Hello ', payload.name, '</p>'])"
+    own = [{"to": "html", "from": source}, {"to": "subject", "value": "Hi"}]
+    fields = shaped(PROVIDER, "send_email", {"email": "b@c.co", "name": "<a href='https://evil.example'>Ada</a>"}, own)
+    assert fields["html"] == "<p>Hello &lt;a href=&#x27;https://evil.example&#x27;&gt;Ada&lt;/a&gt;</p>"
+    whole = [{"to": "html", "from": "payload.page"}, {"to": "subject", "value": "Hi"}]
+    assert shaped(PROVIDER, "send_email", {"email": "b@c.co", "page": "<p>Hi</p>"}, whole)["html"] == "<p>Hi</p>"
+
+
+def test_limits_of_resend_are_known_beforehand():
+    with pytest.raises(Unsendable, match="has 51 recipients; Resend takes at most 50"):
+        PROVIDER.build_request(email(to=["a@b.co"] * 51))
+    with pytest.raises(Unsendable, match="begin with resend:"):
+        PROVIDER.build_request(
+            order(PROVIDER, "send_event", {"event": "resend:x", "email": "a@b.co"}, {"api_key": KEY})
+        )
+
+
+def test_an_automation_of_which_nobody_knows_whether_it_started_is_uncertain():
+    assert judged(502, action="send_event").outcome == Outcome.UNCERTAIN
+    assert judged(503, action="send_event").outcome == Outcome.RETRY
+    assert judged(502).outcome == Outcome.RETRY  # an email has its key

@@ -308,3 +308,64 @@ def test_an_external_id_field_that_is_no_name_is_refused():
 
 def test_all_actions_are_upserts():
     assert all(action.idempotent for action in PROVIDER.actions)
+
+
+def test_concurrent_requests_are_no_used_up_day():
+    message = "ConcurrentRequests (Concurrent API Requests) Limit exceeded."
+    verdict = PROVIDER.classify(error(403, "REQUEST_LIMIT_EXCEEDED", message), "upsert_lead")
+    assert (verdict.outcome, verdict.error_class, verdict.throttled) == ("retry", "concurrent", True)
+    assert verdict.retry_after_seconds == 10
+
+
+UPSERTED = Request("PATCH", f"{LEADS}/evt-123", UPSERT, b"{}")
+
+
+@pytest.mark.parametrize("action", ["upsert_lead", "upsert_contact", "upsert_record"])
+def test_two_upserts_that_raced_are_tried_again_and_another_duplicate_is_not(action):
+    made = of(action, {**LEAD, "object": "Signup__c"})
+    raced = error(400, "DUPLICATE_VALUE", "duplicate value found: LeadKey__c duplicates value on record with id: 00Q1")
+    assert PROVIDER.follow(made, exchanges((UPSERTED, raced))).outcome == "retry"
+    by_field = error(400, "DUPLICATE_VALUE", "duplicate value found: <unknown>", fields=["leadkey__c"])
+    assert PROVIDER.follow(made, exchanges((UPSERTED, by_field))).outcome == "retry"
+    other = error(400, "DUPLICATE_VALUE", "duplicate value found: Ssn__c duplicates value on record with id: 00Q1")
+    assert PROVIDER.follow(made, exchanges((UPSERTED, other))) is None
+    assert judged(PROVIDER, other) == ("rejected", "duplicate", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("STORAGE_LIMIT_EXCEEDED", ("retry", "quota_limited", None)),
+        ("REQUEST_RUNNING_TOO_LONG", ("retry", "server_error", None)),
+        ("SERVER_UNAVAILABLE", ("retry", "server_error", None)),
+        ("UNKNOWN_EXCEPTION", ("retry", "server_error", None)),
+        ("API_CURRENTLY_DISABLED", ("retry", "server_error", None)),
+        ("ENTITY_IS_LOCKED", ("retry", "locked", None)),
+        ("ORG_LOCKED", ("broken", "org_locked", "disabled")),
+    ],
+)
+def test_what_passes_or_is_the_org_s_does_not_kill_the_record(code, expected):
+    assert judged(PROVIDER, error(400, code)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(["A", "B"], "A;B"), ([" A "], "A"), ([], ""), ([1, 2.0], "1;2"), ("A;B", "A;B"), (True, True), (7, 7)],
+)
+def test_an_array_is_a_multi_select(value, written):
+    body = json.loads(PROVIDER.build_request(of(fields={**LEAD, "Interests__c": value})).body)
+    assert body["Interests__c"] == written
+
+
+@pytest.mark.parametrize("value", [[{"a": 1}], [["A"]], ["A;B"], [True], [None]])
+def test_an_array_that_is_no_multi_select_is_refused(value):
+    with pytest.raises(Unsendable, match="Interests__c can hold an array of texts"):
+        PROVIDER.build_request(of(fields={**LEAD, "Interests__c": value}))
+
+
+def test_numbers_become_text_and_spaces_go():
+    request = PROVIDER.build_request(
+        of(fields={**LEAD, "external_id": " K 1 ", "Phone": 15551234567, "LastName": " B "})
+    )
+    assert request.url.endswith("/K%201")
+    assert (json.loads(request.body)["Phone"], json.loads(request.body)["LastName"]) == ("15551234567", "B")

@@ -40,7 +40,7 @@ def test_traits_are_identified():
 
 
 def test_an_eu_workspace_is_addressed_there():
-    assert PROVIDER.build_request(track({"region": "eu"})).url == "https://eu1.api.segmentapis.com/v1/track"
+    assert PROVIDER.build_request(track({"region": "eu"})).url == "https://events.eu1.segmentapis.com/v1/track"
 
 
 def test_an_anonymous_id_is_enough():

@@ -135,7 +135,42 @@ WEB_API = [
     ("account_inactive", Outcome.BROKEN, "needs_reauth", "unauthorized", TOKEN_ENDED),
     ("token_revoked", Outcome.BROKEN, "needs_reauth", "unauthorized", TOKEN_ENDED),
     ("token_expired", Outcome.BROKEN, "needs_reauth", "unauthorized", TOKEN_ENDED),
-    ("org_login_required", Outcome.BROKEN, "needs_reauth", "unauthorized", TOKEN_ENDED),
+    ("org_login_required", Outcome.RETRY, None, "moving", "moving to an Enterprise organisation"),
+    ("team_added_to_org", Outcome.RETRY, None, "moving", "moving to an Enterprise organisation"),
+    ("message_limit_exceeded", Outcome.RETRY, None, "quota_limited", "Upgrade its plan"),
+    ("external_channel_migrating", Outcome.RETRY, None, "moving", "another workspace"),
+    *(
+        (code, Outcome.BROKEN, "needs_reauth", "forbidden", "Ask its administrators")
+        for code in (
+            "access_denied",
+            "team_access_not_granted",
+            "two_factor_setup_required",
+            "enterprise_is_restricted",
+            "app_access_restricted",
+        )
+    ),
+    *(
+        (code, Outcome.BROKEN, "disabled", "retired", "Meshes must be updated")
+        for code in ("deprecated_endpoint", "method_deprecated")
+    ),
+    *(
+        (code, Outcome.REJECTED, None, "rejected", "Map another channel")
+        for code in (
+            "restricted_action_non_threadable_channel",
+            "restricted_action_thread_locked",
+            "is_inactive",
+            "channel_type_not_supported",
+            "messages_tab_disabled",
+            "cannot_reply_to_message",
+        )
+    ),
+    *(
+        (code, Outcome.REJECTED, None, "rejected", "Shorten it")
+        for code in ("msg_blocks_too_long", "metadata_too_large", "attachment_payload_limit_exceeded")
+    ),
+    ("no_permission", Outcome.REJECTED, None, "rejected", "Invite it there"),
+    ("team_not_found", Outcome.REJECTED, None, "rejected", "channel's id"),
+    ("invalid_blocks_format", Outcome.REJECTED, None, "rejected", "Mend them"),
     ("missing_scope", Outcome.BROKEN, "needs_reauth", "forbidden", "such as chat:write. Add it"),
     ("not_allowed_token_type", Outcome.BROKEN, "needs_reauth", "forbidden", "Give a bot token"),
     ("ekm_access_denied", Outcome.BROKEN, "needs_reauth", "forbidden", "Ask its administrators"),
@@ -150,7 +185,7 @@ WEB_API = [
     ("no_text", Outcome.REJECTED, None, "rejected", "Map text"),
     ("invalid_blocks", Outcome.REJECTED, None, "rejected", "Mend them"),
     ("too_many_attachments", Outcome.REJECTED, None, "rejected", "Map fewer"),
-    ("internal_error", Outcome.RETRY, None, "server_error", "just now"),
+    ("internal_error", Outcome.UNCERTAIN, None, "internal_error", "Look before a replay"),
     ("service_unavailable", Outcome.RETRY, None, "server_error", "just now"),
     ("request_timeout", Outcome.RETRY, None, "server_error", "just now"),
     ("ratelimited", Outcome.RETRY, None, "rate_limited", "one message a second"),
@@ -165,7 +200,8 @@ def test_a_200_that_is_not_ok_is_read_by_its_error(error, outcome, hold, error_c
     verdict = refused(error)
     assert (verdict.outcome, verdict.hold, verdict.error_class) == (outcome, hold, error_class)
     assert fix in verdict.words
-    assert verdict.throttled is ("rate" in error_class)
+    lane_rests = error_class in ("rate_limited", "quota_limited") or "organisation" in verdict.words
+    assert verdict.throttled is lane_rests
 
 
 WEBHOOK = [
@@ -183,6 +219,12 @@ WEBHOOK = [
     (404, "<html>", Outcome.BROKEN, "disabled", "gone", "replace the URL."),
     (410, "channel_is_archived", Outcome.BROKEN, "disabled", "gone", "Make a webhook for another"),
     (429, "", Outcome.RETRY, None, "rate_limited", "fewer requests"),
+    (403, "posting_to_general_channel_denied", Outcome.BROKEN, "needs_reauth", "forbidden", "Ask them"),
+    (403, "team_disabled", Outcome.BROKEN, "disabled", "gone", "replace the URL"),
+    (403, "no_active_hooks", Outcome.BROKEN, "disabled", "gone", "replace the URL"),
+    (400, "no_service_id", Outcome.BROKEN, "disabled", "gone", "replace the URL"),
+    (502, "", Outcome.UNCERTAIN, None, "server_error", "may have been done, or not"),
+    (504, "", Outcome.UNCERTAIN, None, "server_error", "may have been done, or not"),
     (500, "rollup_error", Outcome.RETRY, None, "server_error", "just now"),
     (503, "<html>", Outcome.RETRY, None, "server_error", "just now"),
 ]

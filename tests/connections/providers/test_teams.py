@@ -51,6 +51,27 @@ def test_a_title_stands_above_the_text():
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("[Verify](https://evil.example)", r"\[Verify\](https://evil.example)"),
+        ("one\ntwo\r\nthree\r\n\r\nfour", "one\n\ntwo\n\nthree\n\nfour"),
+        ("**x**", r"\*\*x\*\*"),
+        ("- x\n1. y", "\\- x\n\n1\\. y"),
+    ],
+)
+def test_a_text_shows_as_it_is_on_lines_of_its_own(text, shown):
+    blocks = card_of(PROVIDER.build_request(message(text=text, title=text)))["body"]
+    assert [block["text"] for block in blocks] == [shown, shown]
+
+
+def test_what_a_rule_s_own_card_takes_from_the_payload_is_escaped():
+    source = "{type: 'AdaptiveCard', body: [{type: 'TextBlock', text: join('', ['**New** ', payload.name])}]}"
+    fields = shaped(PROVIDER, "send_message", {"name": "[x](https://evil.example)"}, [{"to": "card", "from": source}])
+    (block,) = card_of(PROVIDER.build_request(message(**fields)))["body"]
+    assert block["text"] == r"**New** \[x\](https://evil.example)"
+
+
 def test_a_card_of_the_tenant_s_own_goes_as_it_is():
     assert card_of(PROVIDER.build_request(message(card=CARD, text=None))) == CARD
 
@@ -74,6 +95,7 @@ def test_without_a_mapping_the_text_tells_of_the_event():
     [
         ({"text": ""}, "field text is required"),
         ({"card": [CARD]}, "card must be an object"),
+        ({"card": {"type": "Hero", "body": []}}, "whose type is AdaptiveCard"),
         ({"title": {"text": "x"}}, "title must be text"),
         ({"text": "x" * 28_000}, "Microsoft Teams takes at most 28,000"),
     ],
@@ -137,7 +159,22 @@ ANSWERS = [
     (410, b"", Outcome.BROKEN, "disabled", "gone", "Make a new one and replace the URL"),
     (413, b"", Outcome.REJECTED, None, "rejected", "Shorten it"),
     (429, b"", Outcome.RETRY, None, "rate_limited", "fewer requests"),
-    (502, b"", Outcome.RETRY, None, "server_error", "just now"),
+    (502, {"error": {"code": "NoResponse"}}, Outcome.UNCERTAIN, None, "server_error", "may have been done, or not"),
+    (504, b"", Outcome.UNCERTAIN, None, "server_error", "may have been done, or not"),
+    (500, b"", Outcome.RETRY, None, "server_error", "just now"),
+    (503, b"", Outcome.RETRY, None, "server_error", "just now"),
+    *(
+        (400, {"error": {"code": code}}, Outcome.BROKEN, "disabled", "gone", "Turn it on")
+        for code in ("WorkflowDisabled", "WorkflowSuspended")
+    ),
+    *(
+        (404, {"error": {"code": code}}, Outcome.BROKEN, "disabled", "gone", "Make a new one")
+        for code in ("WorkflowNotFound", "WorkflowTriggerNotFound")
+    ),
+    *(
+        (400, {"error": {"code": f"Workflow{kind}RateLimitExceeded"}}, Outcome.RETRY, None, "rate_limited", "just now")
+        for kind in ("Run", "TriggerRequest", "Action")
+    ),
 ]
 
 
@@ -168,4 +205,4 @@ def test_limits_are_known():
 
 
 def test_every_declared_error_is_tested():
-    assert set(PROVIDER.answers) <= {row[0] for row in ANSWERS} | {TURNED_OFF["error"]["code"]}
+    assert set(PROVIDER.answers) <= {row[0] for row in ANSWERS} | {row[1]["error"]["code"] for row in ANSWERS if row[1]}

@@ -4,7 +4,7 @@ import pytest
 
 from connections.expressions import compile_expression
 from connections.metering import Meter
-from connections.providers.base import Unsendable
+from connections.providers.base import MappingField, Unsendable
 from connections.providers.vendor import (
     FULL_NAME,
     MAX_URL_PART,
@@ -12,6 +12,8 @@ from connections.providers.vendor import (
     json_request,
     listed,
     seconds_until,
+    shown,
+    typed,
     url_part,
 )
 from tests.connections.providers.exchanges import reply
@@ -94,3 +96,47 @@ def test_an_answer_without_the_list_is_refused(document):
 )
 def test_a_full_name_is_put_together_from_its_parts(payload, name):
     assert compile_expression(FULL_NAME).evaluate({"payload": payload}, Meter(10_000)) == name
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("  a\n  b\tc  ", "a b c"),
+        ('value "  nia@example.com " is bad', 'value "  nia@example.com " is bad'),
+        ('value "a\u00a0b\t" is\n bad', 'value "a\\xa0b\\t" is bad'),
+        ("“ x  ” and ` y  `", "“ x  ” and ` y  `"),
+        ("x" * 301, "x" * 299 + "…"),
+    ],
+)
+def test_a_vendor_s_message_is_one_line_and_what_it_quotes_keeps_its_spaces(message, line):
+    assert shown(message) == line
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "made"),
+    [
+        ("string", 42, "42"), ("string", 42.0, "42"), ("string", 1.5, "1.5"), ("string", " a ", "a"),
+        ("string", "", ""),
+        ("string", 10**20, "1" + "0" * 20), ("number", " 1.50 ", 1.5), ("number", "12", 12), ("number", 7, 7),
+        ("number", "9007199254740993", 9007199254740993), ("number", "", None), ("boolean", "true", True),
+        ("boolean", False, False), ("object", {"a": " b "}, {"a": " b "}), ("array", [" a "], [" a "]), ("any", 1, 1),
+        ("any", " a ", "a"), ("object", "", None),
+    ],
+)  # fmt: skip
+def test_a_value_takes_the_type_of_its_field(kind, value, made):
+    assert typed(MappingField("x", "X", kind), value) == made
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "words"),
+    [
+        ("string", True, "x must be text"), ("string", ["a"], "x must be text"),
+        ("number", "007", "x must be a number"),
+        ("number", "1.00000000000000000001", "x must be a number"), ("number", True, "x must be a number"),
+        ("boolean", 1, "x must be true or false"), ("object", "a", "x must be an object"),
+        ("array", {}, "x must be an array"),
+    ],
+)  # fmt: skip
+def test_a_value_that_would_lose_something_is_refused(kind, value, words):
+    with pytest.raises(Unsendable, match=words):
+        typed(MappingField("x", "X", kind), value)

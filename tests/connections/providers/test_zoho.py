@@ -91,3 +91,47 @@ def test_only_zoho_s_own_domains_are_taken():
         PROVIDER.clean_config({"api_domain": "https://www.zohoapis.eu.evil.example"})
     with pytest.raises(InvalidFields, match="accounts_host"):
         PROVIDER.clean_config({"accounts_host": "accounts.evil.example"})
+
+
+@pytest.mark.parametrize("document", [{"data": []}, {}, {"data": [{"code": ""}]}, {"data": [{"status": "success"}]}])
+def test_a_200_without_its_record_is_not_delivered(document):
+    assert judged(200, document).outcome == Outcome.RETRY
+
+
+def refused_record(code, **details):
+    return judged(200, {"data": [{"code": code, "message": "m", "details": details, "status": "error"}]})
+
+
+def test_an_error_keeps_its_field_s_name():
+    words = refused_record("INVALID_DATA", api_name="Phone", expected_data_type="phone", json_path="$.data[0]").words
+    assert words.endswith("Zoho CRM: “Phone: m (expected: phone)”")
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "hold"),
+    [
+        ("INTERNAL_ERROR", Outcome.RETRY, None),
+        ("RECORD_LOCKED", Outcome.RETRY, None),
+        ("LIMIT_EXCEEDED", Outcome.RETRY, None),
+        ("CONCURRENCY_LIMIT_EXCEEDED", Outcome.RETRY, None),
+        ("NO_PERMISSION", Outcome.BROKEN, "needs_reauth"),
+        ("AUTHENTICATION_FAILURE", Outcome.BROKEN, "needs_reauth"),
+        ("INVALID_MODULE", Outcome.BROKEN, "disabled"),
+        ("DUPLICATE_DATA", Outcome.REJECTED, None),
+    ],
+)
+def test_what_passes_or_is_the_account_s_does_not_kill_the_record(code, outcome, hold):
+    verdict = refused_record(code)
+    assert (verdict.outcome, verdict.hold) == (outcome, hold)
+
+
+def test_two_upserts_that_raced_on_one_email_are_tried_again():
+    assert refused_record("DUPLICATE_DATA", api_name="Email").outcome == Outcome.RETRY
+    assert refused_record("DUPLICATE_DATA", api_name="Phone").outcome == Outcome.REJECTED
+
+
+def test_the_redirect_tells_the_data_centre():
+    assert PROVIDER.read_redirect({"accounts-server": "https://accounts.zoho.eu", "location": "eu"}) == {
+        "accounts_host": "accounts.zoho.eu"
+    }
+    assert PROVIDER.read_redirect({}) == {}
