@@ -10,9 +10,25 @@ from typing import Any, NamedTuple
 from connections import vault
 from connections.models import Connection
 from connections.oauth import tokens
-from connections.providers.base import FieldProblem, InvalidFields, Provider, pointer_to
+from connections.providers.base import FieldProblem, InvalidFields, Outcome, Provider, Verdict, pointer_to
 from connections.secret import MASK, Secret
 from workspaces import clock
+
+RETRY_SECONDS = 60.0
+"""So soon after the operator has put a missing key back, what waits for it goes on."""
+KEY_MISSING = "key_missing"
+KEY_MISSING_WORDS = (
+    "The encryption key of the stored credentials is missing here. Nothing was sent, and nothing is lost:"
+    " it goes on by itself when the operator has put the key back."
+)
+REFUSED_WORDS = "The stored credentials could not be opened. Nothing was sent; set the credentials anew."
+
+
+def verdict_on(refused: vault.CredentialRefused) -> Verdict:
+    """What credentials that do not open mean for an attempt. A missing key is no fault of the connection's owner."""
+    if isinstance(refused, vault.KeyMissing):
+        return Verdict(Outcome.RETRY, KEY_MISSING, KEY_MISSING_WORDS, RETRY_SECONDS, is_counted=False)
+    return Verdict(Outcome.BROKEN, "credential_refused", REFUSED_WORDS, hold="credential_error")
 
 
 class Lost(Exception):  # noqa: N818 - names the state
@@ -66,12 +82,14 @@ def make(provider: Provider, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
 def replace(provider: Provider, connection: Connection, changed: Mapping[str, Any], actor: str) -> Replacement:
     """The document with the change; secrets are made for it where the old document does not open.
 
-    Raises Lost where something of the owner's would be missing then.
+    Raises Lost where something of the owner's would be missing then, and vault.KeyMissing.
     """
     made: dict[str, Any] = {}
     version: int | None = None
     try:
         version, current = _versioned(open_document(connection, actor, "replace credentials"))
+    except vault.KeyMissing:
+        raise
     except vault.CredentialRefused:
         if (user_keys(provider) & connection.credential_hints.keys()) - changed.keys():
             raise Lost from None
@@ -81,12 +99,15 @@ def replace(provider: Provider, connection: Connection, changed: Mapping[str, An
 
 
 def rotate(provider: Provider, connection: Connection, actor: str) -> Replacement | None:
-    """The document with newly generated secrets; None where the provider has none. Raises Lost."""
+    """The document with newly generated secrets; None where the provider has none. Raises Lost,
+    and vault.KeyMissing."""
     version: int | None = None
     document: dict[str, Any] | None
     try:
         version, current = _versioned(open_document(connection, actor, "rotate secret"))
         document = provider.rotate_secrets(current, clock.database_now())
+    except vault.KeyMissing:
+        raise
     except vault.CredentialRefused:
         if user_keys(provider) & connection.credential_hints.keys():
             raise Lost from None

@@ -142,6 +142,8 @@ def edit(
         replacement = keeping.replace(provider, connection, changed, actor)
     except keeping.Lost:
         raise Conflict("The stored credentials do not open. Send all of them again.") from None
+    except vault.KeyMissing:
+        raise Conflict(keeping.KEY_MISSING_WORDS) from None
     return _save(connection, values, replacement, ends_grant=void, actor=actor, purpose=vault.REPLACED)
 
 
@@ -155,6 +157,8 @@ def prepare_rotation(connection: Connection, *, actor: str) -> Callable[[], Chan
         rotated = keeping.rotate(provider, connection, actor)
     except keeping.Lost:
         raise Conflict("The stored credentials do not open. Send all of them again.") from None
+    except vault.KeyMissing:
+        raise Conflict(keeping.KEY_MISSING_WORDS) from None
     if rotated is None:
         raise Conflict(f"{provider.name} has no secret that Meshes makes.")
     return partial(_save, connection, {}, rotated, actor=actor, purpose=vault.ROTATED)

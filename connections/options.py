@@ -5,6 +5,7 @@ from functools import partial
 
 from django.core.cache import cache
 
+from connections import credentials as keeping
 from connections import outbound, probing, providers, vault
 from connections.models import Connection
 from connections.oauth.troubles import NoToken
@@ -70,6 +71,8 @@ def _ask_page(connection: Connection, field: str, cursor: str, actor: str) -> tu
             if verdict.outcome != Outcome.DELIVERED or not isinstance(asked.answer, outbound.Response):
                 raise NoChoices(asked.redactor.text(verdict.words))
             return provider.read_options(field, asked.answer), provider.options_cursor(field, asked.answer)
+    except vault.KeyMissing:
+        raise NotReady(keeping.KEY_MISSING_WORDS) from None
     except vault.CredentialRefused:
         raise NotReady("The stored credentials do not open. Replace them.") from None
     except NoToken as trouble:

@@ -57,6 +57,8 @@ def probe(connection: Connection, *, actor: str) -> Probe:
     provider = providers.get(connection.type)
     try:
         asked = ask(connection, provider.build_test, actor=actor, purpose="test")
+    except vault.KeyMissing as missing:
+        return _unsent(connection, keeping.verdict_on(missing))
     except vault.CredentialRefused:
         lifecycle.hold(connection, Connection.Status.CREDENTIAL_ERROR, _REFUSED.words)
         return _unsent(connection, _REFUSED)

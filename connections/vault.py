@@ -49,8 +49,8 @@ _PREFIXES: dict[OwnerKind, str] = {"connection": ids.CONNECTION, "api_key": ids.
 _FIELD: EncryptedTextField = SealedDocument._meta.get_field("document")
 
 SQL_OPENED = """
-opened (delivery_id, sealed_version, sealed_document) AS (
-    SELECT claimed.delivery_id, sealed.version, encode(sealed.document, 'escape')
+opened (delivery_id, sealed_version, sealed_document, sealed_key_id) AS (
+    SELECT claimed.delivery_id, sealed.version, encode(sealed.document, 'escape'), sealed.key_id
     FROM claimed
     JOIN sealed_documents AS sealed
       ON sealed.workspace_id = claimed.workspace_id
@@ -83,6 +83,17 @@ class CredentialRefused(Exception):  # noqa: N818 - named by what happened
     def __init__(self, reason: str) -> None:
         super().__init__(f"the vault refuses: {reason}")
         self.reason = reason
+
+
+class KeyMissing(CredentialRefused):
+    """The document was sealed with a key that is not among `FERNET_KEYS`: the operator's fault, and nobody else's.
+
+    It says nothing against the document, which opens again when the key is back.
+    """
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"it was sealed with the key {key_id}, which is not among FERNET_KEYS")
+        self.key_id = key_id
 
 
 class Overtaken(Exception):  # noqa: N818 - named by what happened
@@ -176,14 +187,15 @@ def open(
     """
     opened, refused = None, None
     with transaction.atomic():
-        row = with_token(_rows(workspace_id, owner_kind, owner_id, kind)).values_list("version", "token").first()
-        version, token = row or (0, None)
+        rows = with_token(_rows(workspace_id, owner_kind, owner_id, kind))
+        version, token, key_id = rows.values_list("version", "token", "key_id").first() or (0, None, "")
         try:
             if version < oldest_version:
                 raise CredentialRefused("there is no document of this version")
             secret = open_document(
-                token, workspace_id=workspace_id, owner_kind=owner_kind, owner_id=owner_id, kind=kind, version=version
-            )
+                token, workspace_id=workspace_id, owner_kind=owner_kind, owner_id=owner_id, kind=kind, version=version,
+                key_id=key_id,
+            )  # fmt: skip
             opened = Opened(version, secret)
         except CredentialRefused as error:
             refused = error
@@ -222,17 +234,20 @@ def open_document(
     owner_id: uuid.UUID,
     kind: str,
     version: int | None,
+    key_id: str | None = None,
 ) -> dict[str, Any]:
     """The secret in a ciphertext that was read by SQL; every string in it is a `Secret`. Touches no database.
 
-    Raises CredentialRefused when the document is missing, does not decrypt, or was sealed for anything else than what
-    is given here.
+    Raises KeyMissing when it does not decrypt and `key_id` is that of no key at hand, CredentialRefused when the
+    document is missing, does not decrypt, or was sealed for anything else than what is given here.
     """
     if document is None or version is None:
         raise CredentialRefused("there is no document")
     try:
         content = json.loads(_FIELD.fernet.decrypt(document.encode()))
     except InvalidToken:
+        if key_id and key_id not in key_ids():
+            raise KeyMissing(key_id) from None
         raise CredentialRefused("it does not decrypt with the keys at hand") from None
     except ValueError:
         raise CredentialRefused("it is not a sealed document") from None
@@ -305,10 +320,28 @@ def record_uses(keys: Iterable[tuple[uuid.UUID, uuid.UUID | None, int]], **_: An
 def sound_alarm(
     refused: CredentialRefused, workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID
 ) -> None:
-    """The line at ERROR that operators watch for: somebody may have moved sealed documents about."""
+    """The line at ERROR that operators watch for: somebody may have moved sealed documents about.
+
+    Where a key is missing, so for all documents of it at once, one line a minute.
+    """
+    if isinstance(refused, KeyMissing) and not _is_due(refused.key_id):
+        return
     owner = ids.encode(_PREFIXES[owner_kind], owner_id)
     workspace = "no workspace" if workspace_id is None else f"workspace {ids.encode(ids.WORKSPACE, workspace_id)}"
     logger.error("credentials of %s of %s refused to open: %s", owner, workspace, refused.reason)
+
+
+KEY_MISSING_SECONDS = 60.0
+_told: dict[str, float] = {}
+
+
+def _is_due(key_id: str) -> bool:
+    """Whether a missing key is to be told of again."""
+    now = time.monotonic()
+    if now - _told.get(key_id, -KEY_MISSING_SECONDS) < KEY_MISSING_SECONDS:
+        return False
+    _told[key_id] = now
+    return True
 
 
 def destroy(
@@ -345,8 +378,13 @@ def this_process() -> str:
 
 
 def newest_key_id() -> str:
-    """The fingerprint of the key that seals: the first of `FERNET_KEYS`. It does not lead back to the key."""
-    return _fingerprint(sealing_keys()[0])
+    """The fingerprint of the key that seals: the first of `FERNET_KEYS`."""
+    return key_id_of(sealing_keys()[0])
+
+
+def key_ids() -> set[str]:
+    """The fingerprints of all keys at hand."""
+    return {key_id_of(key) for key in sealing_keys()}
 
 
 def sealing_keys() -> list[bytes]:
@@ -405,5 +443,6 @@ def _as_secrets(value: Any) -> Any:
     return value
 
 
-def _fingerprint(key: bytes) -> str:
+def key_id_of(key: bytes) -> str:
+    """The fingerprint by which a sealed document names its key; it does not lead back to the key."""
     return hashlib.sha256(b"meshes: id of a Fernet key\0" + key).hexdigest()[:16]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.db import connection
 
+from connections import credentials as keeping
 from connections import outbound, providers, vault
 from connections.masking import Redactor
 from connections.messages import Request, Response
@@ -62,6 +63,7 @@ class Job:
     replay_id: uuid.UUID | None = None
     replay_of_id: uuid.UUID | None = None
     replayed_at: datetime | None = None
+    sealed_key_id: str | None = None
 
     @property
     def replay(self) -> str:
@@ -118,7 +120,6 @@ SENT_BODY_BYTES = 256 * 1024
 PAYLOAD_GONE_WORDS = "The event's payload has been erased or has expired."
 OUR_FAULT_WORDS = "A fault on our side, which passes; it costs none of the attempts."
 OUR_ERROR_WORDS = "An error in Meshes itself; its log has it, under the delivery's id."
-CREDENTIAL_WORDS = "The stored credentials could not be opened. Nothing was sent; set the credentials anew."
 
 
 class PayloadGone(Exception):  # noqa: N818
@@ -149,7 +150,7 @@ WITH wanted AS (
 SELECT c.delivery_id, c.lease_id, c.workspace_id, c.connection_id, c.event_id, c.event_type, c.action,
     coalesce(c.body, p.body), c.frozen::text, c.attempt_number, c.budget_used, c.losses, c.claimed_at,
     c.connection_type, c.config::text, c.retry_schedule, c.timeout_seconds, o.sealed_version, o.sealed_document,
-    c.replay_id, c.replay_of_id, c.replayed_at
+    c.replay_id, c.replay_of_id, c.replayed_at, o.sealed_key_id
 FROM claimed c
 LEFT JOIN opened o USING (delivery_id)
 LEFT JOIN payloads p ON p.event_id = c.event_id AND p.workspace_id = c.workspace_id AND c.body IS NULL
@@ -313,6 +314,7 @@ def _open_credentials(job: Job) -> dict[str, Any]:
         owner_id=job.connection_id,
         kind=vault.CREDENTIALS,
         version=job.sealed_version,
+        key_id=job.sealed_key_id,
     )
 
 
@@ -343,7 +345,7 @@ def _judge(job: Job, answer: Response | Verdict | Exception, redactor: Redactor)
             return providers.get(job.connection_type).classify(answer, job.action)
         case vault.CredentialRefused():
             vault.sound_alarm(answer, job.workspace_id, "connection", job.connection_id)
-            return Verdict(Outcome.BROKEN, "credential_refused", CREDENTIAL_WORDS, hold="credential_error")
+            return keeping.verdict_on(answer)
         case NoToken():
             return answer.verdict
         case NotAuthorized():

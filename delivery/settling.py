@@ -18,6 +18,7 @@ from django.db.backends.utils import CursorWrapper
 from psycopg2 import Binary
 
 from connections import vault
+from connections.credentials import KEY_MISSING
 from connections.providers.base import Outcome
 from delivery import breaker, steering
 from delivery.batching import rows_of
@@ -173,7 +174,11 @@ def _row(result: Result) -> tuple[Any, ...]:
 
 
 def _refusals(settled: list[Result], worker: str) -> list[vault.Refusal]:
-    refused = [result.job for result in settled if result.verdict.hold == "credential_error"]
+    refused = [
+        result.job
+        for result in settled
+        if result.verdict.hold == "credential_error" or result.verdict.error_class == KEY_MISSING
+    ]
     return [
         vault.Refusal(
             job.workspace_id, job.connection_id, job.delivery_id, job.attempt_number, job.sealed_version or 0, worker

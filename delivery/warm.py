@@ -2,12 +2,14 @@
 
 import gc
 
+from connections import stored_keys
 from delivery import publishing
 
 
 def warm_up() -> None:
     """Load what is otherwise loaded on first use, and spare the garbage collector what lives as long as the process: a
-    full collection of it stops every thread for a tenth of a second."""
+    full collection of it stops every thread for a tenth of a second. Tell of keys that are missing."""
     publishing.prepare()
+    stored_keys.tell_unopenable()
     gc.collect()
     gc.freeze()

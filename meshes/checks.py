@@ -11,8 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
 
+from connections import stored_keys
 from connections.sealing_keys import is_strong, is_well_formed
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,23 @@ LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain", ""})
 def check_weak_settings(**kwargs: Any) -> list[CheckMessage]:
     """`meshes.E001` to `E008` and `W001`."""
     return list(_find_weak_settings())
+
+
+@register(Tags.security, deploy=True)
+def check_stored_keys(**kwargs: Any) -> list[CheckMessage]:
+    """`meshes.E009` and `E010`: stored credentials that `FERNET_KEYS` do not open; `I001` where that is not known."""
+    try:
+        return [_unopenable(found) for found in stored_keys.find_unopenable()]
+    except Exception as error:  # noqa: BLE001  (whatever keeps it from looking: that is what it tells)
+        words = f"Whether FERNET_KEYS open what is stored is not known: {type(error).__name__}."
+        return [Info(words, hint="Run it where the database can be reached.", id="meshes.I001")]
+
+
+def _unopenable(found: stored_keys.Finding) -> CheckMessage:
+    if found.is_missing:
+        hint = "Put it back, behind the first. Until then what needs it waits, and nothing is lost."
+        return Error(found.words, hint=hint, id="meshes.E009")
+    return Error(found.words, hint="Somebody may have changed it in the database. See docs/vault.md.", id="meshes.E010")
 
 
 def warn_of_weak_settings() -> None:

@@ -24,7 +24,7 @@ from connections.oauth import apps, grants, tokens
 from connections.oauth.clients import Client
 from connections.oauth.tokens import Tokens
 from connections.oauth.troubles import FIRST_REST_SECONDS, LONGEST_REST_SECONDS, ended, unavailable
-from connections.providers.base import OAuth, Outcome, Provider, Verdict, reauthorize
+from connections.providers.base import OAuth, Provider, Verdict, reauthorize
 from connections.secret import Secret
 from workspaces import ids
 from workspaces.clock import Reading, database_now
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 LEASE_SECONDS = 30
 """Three times the longest request to a token endpoint. When a holder dies, another goes on after this."""
 PURPOSE = "oauth refresh"
-REFUSED_WORDS = "The stored credentials could not be opened. Nothing was sent; set the credentials anew."
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +223,8 @@ def _open(need: Need) -> Renewed | Verdict:
             delivery_id=need.delivery_id,
             attempt_number=need.attempt_number,
         )
-    except vault.CredentialRefused:
-        return Verdict(Outcome.BROKEN, "credential_refused", REFUSED_WORDS, hold="credential_error")
+    except vault.CredentialRefused as refused:
+        return keeping.verdict_on(refused)
     return Renewed(opened.version, opened.secret)
 
 

@@ -32,6 +32,7 @@ _CAUSES = {
     "mapping_failed": "The rule's mapping could not shape the event.",
     "evaluation_limit": "The rule's filter or mapping needs more work on the event than one rule may take.",
     "worker_lost": "The worker of its last attempt was lost.",
+    "key_missing": "The key that opens the connection's credentials is not among FERNET_KEYS.",
     "paused": "The connection is paused.",
     "disabled": "The connection is disabled.",
     "needs_reauth": "The connection needs new credentials.",

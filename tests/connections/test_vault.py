@@ -210,9 +210,34 @@ def test_a_refusal_after_a_claim_is_recorded(owner):
 
 
 def test_opening_needs_a_key_that_sealed(owner, use_keys):
+    key_id = vault.newest_key_id()
     use_keys("another")
-    with pytest.raises(vault.CredentialRefused, match="does not decrypt"):
+    with pytest.raises(vault.KeyMissing, match=f"sealed with the key {key_id}, which is not among FERNET_KEYS"):
         open_of(owner)
+    record = AccessRecord.objects.get(owner_id=owner.pk, purpose="testing")
+    assert (record.granted, record.version) == (False, 1)
+
+
+def test_a_document_that_its_own_key_does_not_open_is_refused_as_ever(owner):
+    """The key is at hand, so somebody has changed the document."""
+    damaged = ciphertext_of(owner)[:-8] + "AAAAAAAA"
+    with pytest.raises(vault.CredentialRefused, match="does not decrypt") as caught:
+        open_ciphertext(owner, damaged, key_id=vault.newest_key_id())
+    assert not isinstance(caught.value, vault.KeyMissing)
+
+
+def test_a_missing_key_is_told_once_a_minute_and_a_moved_document_each_time(owner, use_keys, caplog, monkeypatch):
+    monkeypatch.setattr(vault, "_told", {})
+    use_keys("another")
+    for _ in range(3):
+        with pytest.raises(vault.KeyMissing):
+            open_of(owner)
+    assert len(caplog.messages) == 1
+    caplog.clear()
+    for _ in range(3):
+        with pytest.raises(vault.CredentialRefused):
+            open_of(owner, kind="other")
+    assert len(caplog.messages) == 3
 
 
 def test_a_document_is_opened_again_for_the_same_binding_alone(owner, monkeypatch):

@@ -7,6 +7,7 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
+from connections import stored_keys
 from meshes.stack import ADMIN_USER
 from meshes.stack_folder import StackFolder, data_folder
 from workspaces import keys
@@ -26,6 +27,7 @@ class Command(BaseCommand):
         if not is_full_account_key(secrets.get("MESHES_ACCOUNT_KEY", "")):
             issued = keys.create_key(name=KEY_NAME, kind=ApiKey.Kind.ACCOUNT, scopes=keys.SCOPES)
             folder.update_env({"MESHES_ACCOUNT_KEY": issued.key})
+        stored_keys.tell_unopenable()
 
 
 def ensure_admin(password: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from django.db import IntegrityError, transaction
 
 from connections import lifecycle, vault
-from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState
+from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState, SealedDocument
 from connections.oauth import leases
 from connections.oauth.leases import Busy, Finish, Lease, Lost, Need, Renewed
 from connections.oauth.tokens import Tokens
@@ -45,6 +45,22 @@ def grant_of(connection) -> OAuthGrant:
 def lapse(connection):
     """Let the lease end, as if its holder had been lost a while ago."""
     OAuthGrant.objects.filter(connection=connection).update(lease_until=datetime.now(UTC) - timedelta(seconds=1))
+
+
+# --- without the key of the document --------------------------------------------------------------------------------
+
+
+def test_a_token_is_not_renewed_and_the_connection_keeps_its_status(vendor, use_keys):
+    use_keys("old")
+    connection = authorized(vendor)
+    use_keys("another")
+    begun = begin(connection)
+    assert isinstance(begun, Verdict)
+    assert (begun.outcome, begun.error_class, begun.hold, begun.is_counted) == ("retry", "key_missing", None, False)
+    connection.refresh_from_db()
+    assert connection.status == "active"
+    use_keys("new", "old")
+    assert isinstance(begin(connection), Lease)
 
 
 # --- who gets it ----------------------------------------------------------------------------------------------------
@@ -124,6 +140,7 @@ def test_a_deleted_connection_gets_nothing(connection):
 
 def test_a_document_that_does_not_open_is_a_refusal(connection, use_keys):
     use_keys("another")
+    SealedDocument.objects.update(key_id=vault.newest_key_id())  # as if its key were there
     verdict = begin(connection)
     assert (verdict.error_class, verdict.hold) == ("credential_refused", "credential_error")
     assert grant_of(connection).lease_id is None
