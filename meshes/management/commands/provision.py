@@ -11,6 +11,7 @@ from connections import stored_keys
 from meshes.stack import ADMIN_USER
 from meshes.stack_folder import StackFolder, data_folder
 from workspaces import keys
+from workspaces.keyring import CredentialError
 from workspaces.models import ApiKey
 
 KEY_NAME = "account key of this stack"
@@ -42,5 +43,8 @@ def ensure_admin(password: str) -> None:
 
 def is_full_account_key(text: str) -> bool:
     """Whether it is a live account key with all scopes in this database."""
-    record = keys.verify(text)
-    return record is not None and record.kind == ApiKey.Kind.ACCOUNT and record.scopes >= set(keys.SCOPES)
+    try:
+        record = keys.verify(text)
+    except CredentialError:
+        return False
+    return record.kind == ApiKey.Kind.ACCOUNT and record.scopes >= set(keys.SCOPES)
