@@ -13,7 +13,7 @@ from typing import Any
 import redis
 from django.db import OperationalError, connection, transaction
 
-from delivery import steering
+from delivery import setting_aside, steering
 from delivery.lanes.control import LaneStats, RingStats
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ class Overview:
     """Connections by what holds them."""
     open_breakers: Count | None
     oldest_unrouted_at: datetime | None
-    poisoned: Count | None
+    set_aside: dict[str, int] | None
+    """Events that are not routed by themselves any more, by cause; none is counted beyond a thousand."""
     overdue_since: datetime | None
     """Since when the delivery that waits longest on a lane which may run has been due."""
 
@@ -53,12 +54,13 @@ class Overview:
 def look(now: datetime) -> Overview:
     """The figures of this moment, in six short queries."""
     connections = _read(_HELD_CONNECTIONS, [])
+    set_aside = _read(setting_aside.COUNT_BY_CAUSE, [MOST_COUNTED])
     return Overview(
         dead_letters=_count(_DEAD, [MOST_LOOKED_AT, now - timedelta(hours=24), MOST_COUNTED + 1]),
         connections=None if connections is None else {row[0]: row[1] for row in connections},
         open_breakers=_count(_OPEN_BREAKERS, [MOST_COUNTED + 1]),
         oldest_unrouted_at=_first(_OLDEST_UNROUTED, []),
-        poisoned=_count(_POISONED, [MOST_COUNTED + 1]),
+        set_aside=None if set_aside is None else {row[0]: row[1] for row in set_aside},
         overdue_since=_first(_OVERDUE, [MOST_COUNTED, now, now, now]),
     )
 
@@ -76,7 +78,6 @@ _OPEN_BREAKERS = (
     " WHERE h.breaker <> 'closed' AND c.status <> 'deleted' LIMIT %s) AS open"
 )
 _OLDEST_UNROUTED = "SELECT created_at FROM unrouted WHERE poisoned_at IS NULL ORDER BY created_at LIMIT 1"
-_POISONED = "SELECT count(*) FROM (SELECT 1 FROM unrouted WHERE poisoned_at IS NOT NULL LIMIT %s) AS poisoned"
 _OVERDUE = """
 SELECT due.next_attempt_at FROM (
     SELECT connection_id, next_attempt_at, lease_until FROM deliveries WHERE status = 'pending'

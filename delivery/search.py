@@ -20,7 +20,7 @@ from workspaces import ids
 IN_FLIGHT = "in_flight"
 STATES = (*Delivery.Status.values, IN_FLIGHT)
 OUTCOMES = ("delivered", "retry", "rejected", "broken", "uncertain")
-EVENT_STATUSES = ("accepted", "routed")
+EVENT_STATUSES = ("accepted", "routed", "set_aside")
 REPLAYABLE = (Delivery.Status.DEAD.value, Delivery.Status.SUCCEEDED.value)
 
 Wanted = Mapping[str, Any]
@@ -104,8 +104,13 @@ def narrow_events(events: QuerySet[Event], wanted: Wanted) -> QuerySet[Event]:
         sent = Delivery.objects.filter(event_id=OuterRef("pk"), connection_id=wanted["connection"])
         events = events.filter(Exists(sent))
     if "status" in wanted:
-        waiting = Exists(Unrouted.objects.filter(pk=OuterRef("pk")))
-        events = events.filter(waiting if wanted["status"] == "accepted" else ~waiting)
+        unrouted = Unrouted.objects.filter(pk=OuterRef("pk"))
+        in_status = {
+            "accepted": Exists(unrouted.filter(poisoned_at=None)),
+            "set_aside": Exists(unrouted.exclude(poisoned_at=None)),
+            "routed": ~Exists(unrouted),
+        }
+        events = events.filter(in_status[wanted["status"]])
     return events
 
 

@@ -9,10 +9,11 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from delivery import curl, waiting
-from delivery.models import Attempt, Delivery, Event, state_of
+from delivery.models import Attempt, Delivery, Event, Unrouted, state_of
 from delivery.reopening import CURRENT, ORIGINAL
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField
-from meshes.api import PublicIdField, StrictSerializer
+from delivery.setting_aside import CAUSES, NOT_RECORDED
+from meshes.api import PublicIdField, StrictSerializer, WorkspaceField
 from workspaces import clock, ids
 
 ROUTING_RESULTS = ("matched", "filtered", "disabled", "held", "mapping_failed", "evaluation_limit", "expired", "erased")
@@ -70,7 +71,7 @@ class ReplayTermsIn(StrictSerializer):
 
 
 class EventOut(serializers.Serializer[Any]):
-    """Needs `context["unrouted"]`: the ids of those events of the page that wait for fan-out."""
+    """Needs `context["unrouted"]`: the rows, by id, of those events of the page that are not routed."""
 
     id = PublicIdField(ids.EVENT, source="pk")
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
@@ -81,7 +82,10 @@ class EventOut(serializers.Serializer[Any]):
 
     @extend_schema_field(serializers.ChoiceField(EVENT_STATUSES))
     def get_status(self, event: Event) -> str:
-        return "accepted" if event.pk in self.context["unrouted"] else "routed"
+        unrouted = self.context["unrouted"].get(event.pk)
+        if unrouted is None:
+            return "routed"
+        return "set_aside" if unrouted.poisoned_at else "accepted"
 
 
 class AttemptSummaryOut(serializers.Serializer[Any]):
@@ -233,7 +237,7 @@ class RoutingSummaryOut(serializers.Serializer[Any]):
     detail = serializers.CharField(help_text="In words.")
 
 
-def summarize_routing(event: Event) -> dict[str, Any]:
+def summarize_routing(event: Event, unrouted: Unrouted | None) -> dict[str, Any]:
     """A `RoutingSummaryOut` of an event whose ledger has been read."""
     ledger = getattr(event, "ledger", None)
     entries = ledger.entries if ledger else []
@@ -247,19 +251,49 @@ def summarize_routing(event: Event) -> dict[str, Any]:
         detail = entries[0].get("reason", "")
     elif ledger:
         detail = f"No rule of the workspace names the event type {event.type}, so nothing is delivered."
+    elif unrouted and unrouted.poisoned_at:
+        why = unrouted.detail or "the cause was not recorded"
+        detail = f"It was set aside and is routed again when somebody asks for it: {why}."
     else:
         detail = "It has not been routed yet."
     return {"rules": len(by_rule), "results": dict(results), "detail": detail}
 
 
+class SetAsideOut(serializers.Serializer[Any]):
+    """Why an event is not routed by itself any more."""
+
+    cause = serializers.SerializerMethodField()
+    detail = serializers.CharField(help_text="The cause in words; never what the event says.")
+    at = serializers.DateTimeField(source="poisoned_at")
+
+    @extend_schema_field(serializers.ChoiceField(CAUSES))
+    def get_cause(self, unrouted: Unrouted) -> str:
+        return unrouted.cause or NOT_RECORDED
+
+
+class RouteAgainIn(StrictSerializer):
+    workspace = WorkspaceField(required=False, help_text="Left out: every workspace of the key.")
+
+
+class RoutedAgainOut(serializers.Serializer[Any]):
+    events = serializers.IntegerField(help_text="So many are routed again, 10,000 at most.")
+    remaining = serializers.BooleanField(help_text="Whether more are set aside: ask again.")
+
+
 class EventDetailOut(EventOut):
+    set_aside = serializers.SerializerMethodField(help_text="Null unless that is the status.")
     routing_summary = serializers.SerializerMethodField()
     routing = serializers.SerializerMethodField()
     deliveries = EventDeliveryOut(many=True)
 
     @extend_schema_field(RoutingSummaryOut)
     def get_routing_summary(self, event: Event) -> dict[str, Any]:
-        return summarize_routing(event)
+        return summarize_routing(event, self.context["unrouted"].get(event.pk))
+
+    @extend_schema_field(SetAsideOut(allow_null=True))
+    def get_set_aside(self, event: Event) -> dict[str, Any] | None:
+        unrouted = self.context["unrouted"].get(event.pk)
+        return SetAsideOut(unrouted).data if unrouted and unrouted.poisoned_at else None
 
     @extend_schema_field(RoutingOut(many=True))
     def get_routing(self, event: Event) -> list[dict[str, Any]]:

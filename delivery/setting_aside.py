@@ -32,7 +32,10 @@ MOST_AT_ONCE = 10_000
 
 WORKERS_LOST, REFUSED, TIMEOUT, ERROR = "workers_lost", "refused", "timeout", "error"
 """Causes: five workers were lost; PostgreSQL refuses the rows; they take it too long; an error in Meshes itself."""
-LOST_WORDS = f"{MOST_LOSSES} workers were lost while they routed it."
+NOT_RECORDED = "not_recorded"
+"""What was set aside before causes were recorded."""
+CAUSES = (WORKERS_LOST, REFUSED, TIMEOUT, ERROR, NOT_RECORDED)
+LOST_WORDS = f"{MOST_LOSSES} workers were lost while they routed it"
 
 
 class Claim(NamedTuple):
@@ -153,6 +156,20 @@ def set_aside_lost() -> int:
     for event_id in lost:
         logger.error("event %s is set aside: %s", event_id, LOST_WORDS)
     return len(lost)
+
+
+COUNT_BY_CAUSE = """
+SELECT CASE WHEN cause = '' THEN 'not_recorded' ELSE cause END, count(*)
+FROM (SELECT cause FROM unrouted WHERE poisoned_at IS NOT NULL LIMIT %s) AS aside GROUP BY 1 ORDER BY 1
+"""
+"""By the index `unrouted_set_aside`. Rows of before their cause was recorded have none."""
+
+
+def count_by_cause(most: int) -> dict[str, int]:
+    """How many events are set aside, by cause, counted no further than `most`."""
+    with connection.cursor() as cursor:
+        cursor.execute(COUNT_BY_CAUSE, [most])
+        return dict(cursor.fetchall())
 
 
 ROUTE_AGAIN = """

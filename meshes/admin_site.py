@@ -146,13 +146,13 @@ def tiles(now: datetime) -> list[Tile]:
     unrouted, overdue = _age(seen.oldest_unrouted_at, now), _age(seen.overdue_since, now)
     return [
         _count_tile("Dead letters, last 24 h", seen.dead_letters, "delivery_deadletter", "warn"),
-        _held_tile(seen.connections),
+        _parts_tile("Connections not active", seen.connections, "connections_connection", "warn"),
         _count_tile("Circuit breakers open", seen.open_breakers, "connections_connectionhealth", "warn"),
         Tile(
             "Longest overdue delivery", _figure(overdue), _tone(overdue), _list("delivery_delivery", "?state=pending")
         ),
         Tile("Oldest event before fan-out", _figure(unrouted), _tone(unrouted), _list("delivery_unrouted")),
-        _count_tile("Events set aside as poison", seen.poisoned, "delivery_unrouted", "bad"),
+        _parts_tile("Events set aside", seen.set_aside, "delivery_unrouted", "bad", "?state=set_aside"),
         Tile("Deliveries in flight", f"{deliver.in_flight:,}") if deliver else Tile("Broker", "does not answer", "bad"),
     ]
 
@@ -163,13 +163,13 @@ def _count_tile(label: str, count: overview.Count | None, model: str, tone: str)
     return Tile(label, str(count), tone if count.number else "good", _list(model))
 
 
-def _held_tile(connections: dict[str, int] | None) -> Tile:
-    label, url = "Connections not active", _list("connections_connection")
-    if connections is None:
-        return Tile(label, "not known", "warn", url)
-    number = sum(connections.values())
-    parts = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in sorted(connections.items()))
-    return Tile(f"{label}: {parts}" if parts else label, f"{number:,}", "warn" if number else "good", url)
+def _parts_tile(label: str, counts: dict[str, int] | None, model: str, tone: str, query: str = "") -> Tile:
+    """A sum, and under which names it is made up."""
+    if counts is None:
+        return Tile(label, "not known", "warn", _list(model))
+    number, url = sum(counts.values()), _list(model, query if counts else "")
+    parts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(counts.items()))
+    return Tile(f"{label}: {parts}" if parts else label, f"{number:,}", tone if number else "good", url)
 
 
 def _list(model: str, query: str = "") -> str:

@@ -1,7 +1,8 @@
 """`/healthz`: this process answers. `/readyz`: it can do its work.
 
 Ready needs PostgreSQL with all migrations and partitions ahead. Redis is only reported: without it the API accepts
-events all the same, and sweeps deliver them, so taking the process out of service would make an outage of a hint.
+events all the same, and sweeps deliver them, so taking the process out of service would make an outage of a hint. So
+are events that were set aside: they wait for a person, and no other process would route them.
 """
 
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from django.http import HttpRequest, JsonResponse
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from delivery import setting_aside
 from meshes.problems import safe_methods_only
 from workspaces import clock, partitions
 
 PARTITIONED_TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
 MIN_PARTITIONS_AHEAD = 2
+MOST_COUNTED = 1_000
 _REDIS_TIMEOUT_SECONDS = 0.5
 
 
@@ -34,7 +37,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
 @safe_methods_only
 def readyz(request: HttpRequest) -> JsonResponse:
     needed = {name: _run(check) for name, check in _NEEDED.items()}
-    reported = {"redis": _run(check_redis)}
+    reported = {"redis": _run(check_redis), "set_aside": _run(check_set_aside)}
     status = "unavailable" if _failed(needed) else "degraded" if _failed(reported) else "ok"
     answer = {"status": status, "checks": needed | reported}
     return JsonResponse(answer, status=503 if status == "unavailable" else 200)
@@ -62,6 +65,15 @@ def check_partitions() -> None:
         ahead = sum(start > week for start in starts)
         if ahead < MIN_PARTITIONS_AHEAD:
             raise NotReady(f"{table} has {ahead} partitions ahead; is the sweeper running?")
+
+
+def check_set_aside() -> None:
+    """Whether every accepted event gets on by itself; the causes of those that do not."""
+    if causes := setting_aside.count_by_cause(MOST_COUNTED):
+        number = sum(causes.values())
+        parts = ", ".join(f"{count} {cause}" for cause, count in causes.items())
+        least = "at least " if number == MOST_COUNTED else ""
+        raise NotReady(f"{least}{number} events are set aside ({parts}): POST /api/v1/events/route sends them on")
 
 
 def check_redis() -> None:

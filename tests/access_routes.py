@@ -126,6 +126,8 @@ EVENTS = (
     Route("POST /events/bulk", WRITE, 202, lambda things: {"events": [event(things)]}, names="body"),
     Route("GET /events/{event}", READ, 200),
     Route("GET /events/{event}/payload", READ, 200),
+    Route("POST /events/{set_aside}/route", WRITE, 202),
+    Route("POST /events/route", WRITE, 202, lambda things: {"workspace": things.workspace}, names="body"),
 )
 
 DELIVERIES = (

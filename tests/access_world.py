@@ -9,8 +9,8 @@ from django.test import Client
 
 from connections.oauth import apps
 from connections.secret import Secret
-from delivery.models import Delivery, Replay
-from tests.factories import make_connection, make_deliveries, make_workspace
+from delivery.models import Delivery, Replay, Unrouted
+from tests.factories import make_connection, make_deliveries, make_event, make_workspace
 from tests.workspaces.callers import bearer, issue
 from workspaces import ids, keys
 from workspaces.models import Workspace
@@ -31,6 +31,8 @@ class Things:
     delivery: str
     dead_letter: str
     replay: str
+    set_aside: str
+    """An event that is not routed by itself any more."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def _furnish(workspace: Workspace) -> Things:
     pending, dead = make_deliveries(destination, 2)
     apps.put(workspace.pk, "hubspot", "app", Secret("secret"))
     Delivery.objects.filter(pk=dead.pk).update(status=Delivery.Status.DEAD, cause="exhausted")
+    aside = make_event(workspace)
+    Unrouted.objects.filter(event=aside).update(poisoned_at=datetime.now(UTC), cause="refused")
     return Things(
         workspace=workspace.public_id,
         external_id=workspace.external_id or "",
@@ -69,12 +73,14 @@ def _furnish(workspace: Workspace) -> Things:
         delivery=pending.public_id,
         dead_letter=dead.public_id,
         replay=Replay.objects.create(workspace=workspace, requested_by="test").public_id,
+        set_aside=aside.public_id,
     )
 
 
 def _unknown() -> Things:
     prefixes = {"workspace": ids.WORKSPACE, "connection": ids.CONNECTION, "replay": ids.REPLAY, "dead_letter": "dlv"}
     prefixes |= {"crm": ids.CONNECTION, "key": ids.KEY, "rule": ids.RULE, "event": ids.EVENT, "delivery": ids.DELIVERY}
+    prefixes |= {"set_aside": ids.EVENT}
     made = {name: ids.encode(prefix, ids.uuid7()) for name, prefix in prefixes.items()}
     return Things(external_id="unknown", **made)
 

@@ -8,7 +8,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 
 from delivery import publishing, setting_aside
-from delivery.admin import timeline
+from delivery.admin import timeline, wording
 from delivery.models import Event, Unrouted
 from workspaces import ids
 from workspaces.operators import columns, display
@@ -32,12 +32,16 @@ class EventAdmin(OperatorAdmin):
     show_received = columns.moment("created_at", "received")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Event]:
-        waits = Exists(Unrouted.objects.filter(pk=OuterRef("pk")))
-        return Event.objects.select_related("workspace").annotate(waits=waits)
+        unrouted = Unrouted.objects.filter(pk=OuterRef("pk"))
+        return Event.objects.select_related("workspace").annotate(
+            waits=Exists(unrouted), is_set_aside=Exists(unrouted.exclude(poisoned_at=None))
+        )
 
     @admin.display(description="status")
     def show_status(self, event: Event) -> str:
-        return display.badge("accepted" if event.waits else "routed")  # type: ignore[attr-defined]  # annotated
+        if event.is_set_aside:  # type: ignore[attr-defined]  # annotated
+            return display.badge("set_aside")
+        return display.badge("accepted" if event.waits else "routed")  # type: ignore[attr-defined]
 
     @admin.display(description="payload")
     def show_size(self, event: Event) -> str:
@@ -53,12 +57,12 @@ class EventAdmin(OperatorAdmin):
         }
 
 
-class PoisonFilter(admin.SimpleListFilter):
+class SetAsideFilter(admin.SimpleListFilter):
     title = "state"
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("waiting", "Waiting"), ("poisoned", "Poisoned")]
+        return [("waiting", "Waiting"), ("set_aside", "Set aside")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(poisoned_at__isnull=self.value() == "waiting") if self.value() else queryset
@@ -70,27 +74,48 @@ class UnroutedAdmin(OperatorAdmin):
 
     prefix = ids.EVENT
     lookups = {ids.EVENT: "pk", ids.WORKSPACE: "workspace_id"}
-    list_display = ("show_event", "show_workspace", "show_state", "tries", "show_since", "show_poisoned")
-    list_filter = (WorkspaceFilter, PoisonFilter)
+    list_display = (
+        *("show_event", "show_workspace", "show_state", "show_why", "show_losses", "failures"),
+        *("show_since", "show_set_aside"),
+    )
+    list_filter = (WorkspaceFilter, SetAsideFilter)
     list_select_related = ("workspace",)
     search_help_text = "evt_… or ws_… id, or the external id of a workspace"
-    actions = ("route_again",)
+    actions = ("route_again", "route_all_again")
     fields = (*list_display, "show_lease")
     readonly_fields = fields
     show_event = columns.reference(ids.EVENT, "delivery.event", "pk", "event")
     show_workspace = columns.workspace()
     show_since = columns.moment("created_at", "waits since")
-    show_lease = columns.moment("lease_until", "being routed until")
-    show_poisoned = columns.moment("poisoned_at", "set aside")
+    show_lease = columns.moment("lease_until", "is routed, or rests, until")
+    show_set_aside = columns.moment("poisoned_at", "set aside")
 
     @admin.display(description="state")
     def show_state(self, unrouted: Unrouted) -> str:
-        return display.badge("poisoned" if unrouted.poisoned_at else "waiting")
+        return display.badge("set_aside" if unrouted.poisoned_at else "waiting")
+
+    @admin.display(description="why")
+    def show_why(self, unrouted: Unrouted) -> str:
+        return wording.why_not_routed(unrouted.poisoned_at is not None, unrouted.cause, unrouted.detail)
+
+    @admin.display(description="workers lost", ordering="tries")
+    def show_losses(self, unrouted: Unrouted) -> int:
+        return unrouted.tries
 
     def buttons(self, request: HttpRequest, obj: Unrouted) -> list[Button]:
         return [Button("route_again", "Route again")] if obj.poisoned_at else []
 
-    @admin.action(description="Route again what was set aside as poison", permissions=["operate"])
+    @admin.action(description="Route again all that is set aside, selected or not", permissions=["operate"])
+    def route_all_again(self, request: HttpRequest, queryset: QuerySet[Unrouted]) -> None:
+        with transaction.atomic():
+            hints = setting_aside.route_all_again(None)
+            self.record(request, Unrouted.objects.filter(pk__in=[pk for _, pk in hints]), "Routed again.")
+        publishing.publish_fanouts(hints)
+        more = len(hints) == setting_aside.MOST_AT_ONCE
+        left = ["More are set aside: do it again."] if more else [] if hints else ["Nothing is set aside."]
+        self.report(request, "routed again", len(hints), left)
+
+    @admin.action(description="Route again what was set aside", permissions=["operate"])
     def route_again(self, request: HttpRequest, queryset: QuerySet[Unrouted]) -> None:
         rows = self.selected(request, queryset)
         with transaction.atomic():

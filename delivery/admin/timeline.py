@@ -87,6 +87,13 @@ class Timeline:
     deliveries: list[DeliveryCard]
     has_more_deliveries: bool
 
+    @property
+    def why_not_routed(self) -> str:
+        unrouted = self.unrouted
+        if unrouted is None:
+            return ""
+        return wording.why_not_routed(unrouted.poisoned_at is not None, unrouted.cause, unrouted.detail)
+
 
 def of_event(event: Event) -> Timeline:
     """Everything that is known of an event, in seven queries."""

@@ -47,6 +47,22 @@ _CAUSES = {
 }
 
 
+_SET_ASIDE = {
+    "workers_lost": "It has lost five workers, and is more likely the cause than a victim.",
+    "refused": "PostgreSQL refuses what its rules make of it, while other events pass.",
+    "timeout": "Writing what its rules make of it takes too long, while other events pass.",
+    "error": "An error in Meshes itself, while other events pass.",
+    "": "The cause was not recorded: it was set aside by an older version.",
+}
+
+
+def why_not_routed(is_set_aside: bool, cause: str, detail: str) -> str:
+    """Why an event is set aside, or what its last try failed with; empty where it only waits for its turn."""
+    if is_set_aside:
+        return f"{_SET_ASIDE.get(cause, cause)}{f' ({detail})' if detail else ''}"
+    return f"Its last try failed: {detail}." if detail else ""
+
+
 def clause(failed: Mapping[str, Any]) -> str:
     """The clause of a filter that an event did not match: `payload.score is 12, wanted: at least 50`."""
     path = failed.get("path") or "the event"

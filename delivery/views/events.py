@@ -3,9 +3,11 @@
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from django.conf import settings
+from django.db import transaction
 from django.db.models import Prefetch
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
@@ -14,18 +16,30 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from delivery import ingest, intake, waiting
+from delivery import ingest, intake, publishing, setting_aside, waiting
 from delivery.intake import Admission, Admitted
 from delivery.models import Attempt, Delivery, Event, Payload, Unrouted
 from delivery.search import EventQuery, deliveries_of, narrow_events
-from delivery.serializers import AcceptedOut, BulkIn, BulkOut, EventDetailOut, EventIn, EventOut
+from delivery.serializers import (
+    AcceptedOut,
+    BulkIn,
+    BulkOut,
+    EventDetailOut,
+    EventIn,
+    EventOut,
+    RouteAgainIn,
+    RoutedAgainOut,
+)
 from meshes.api import (
     Problem,
+    StrictSerializer,
     TenantViewSet,
     bounded_search,
+    once,
     parsed_body,
     refusing_reuse,
     send,
+    snapshot,
     stamp_of,
     takes_idempotency_key,
 )
@@ -44,9 +58,11 @@ class EventViewSet(TenantViewSet):
         "list": "events:read",
         "retrieve": "events:read",
         "payload": "events:read",
+        "route": "events:write",
+        "route_all": "events:write",
     }
     publishable_actions = ("create",)
-    problems = {"create": {429}, "payload": {410}}
+    problems = {"create": {429}, "payload": {410}, "route": {409}}
 
     @extend_schema(request=EventIn, responses={202: AcceptedOut})
     @takes_idempotency_key
@@ -79,8 +95,36 @@ class EventViewSet(TenantViewSet):
     @extend_schema(responses=EventDetailOut)
     def retrieve(self, request: Request, id: str) -> Response:
         """One event with every rule that was considered, every delivery and every attempt."""
-        event = self.find(self.rows().select_related("ledger").prefetch_related(_deliveries(self.decode(id))), id)
-        return Response(EventDetailOut(event, context=_unrouted([event])).data)
+        return self._show(id)
+
+    @extend_schema(request=StrictSerializer, responses={202: EventDetailOut})
+    @action(detail=True, methods=["post"])
+    @once
+    def route(self, request: Request, id: str) -> Response:
+        """Route an event again that was set aside. 409 where it was not."""
+        event = self.get_object()
+        self.read(StrictSerializer)
+        hints = setting_aside.route_again([event.pk])
+        if not hints:
+            raise Problem(409, detail="Only an event that was set aside is routed again.")
+        transaction.on_commit(partial(publishing.publish_fanouts, hints))
+        return self._show(id, 202)
+
+    @extend_schema(request=RouteAgainIn, responses={202: RoutedAgainOut})
+    @action(detail=False, methods=["post"], url_path="route")
+    @once
+    def route_all(self, request: Request) -> Response:
+        """Route all events again that were set aside, of one workspace or of all that the key may see."""
+        workspace = self.read(RouteAgainIn).get("workspace")
+        hints = setting_aside.route_all_again(workspace.pk if workspace else self.identity.workspace_id)
+        transaction.on_commit(partial(publishing.publish_fanouts, hints))
+        answer = {"events": len(hints), "remaining": len(hints) == setting_aside.MOST_AT_ONCE}
+        return Response(RoutedAgainOut(answer).data, status=202)
+
+    def _show(self, id: str, status: int = 200) -> Response:
+        with snapshot():
+            event = self.find(self.rows().select_related("ledger").prefetch_related(_deliveries(self.decode(id))), id)
+            return Response(EventDetailOut(event, context=_unrouted([event])).data, status=status)
 
     @extend_schema(responses={(200, "application/json"): OpenApiTypes.OBJECT})
     @action(detail=True)
@@ -175,8 +219,7 @@ def _none_accepted(problems: Sequence[Problem]) -> Problem:
 
 
 def _unrouted(events: Sequence[Event]) -> Mapping[str, Any]:
-    found = Unrouted.objects.filter(pk__in=[event.pk for event in events])
-    return {"unrouted": set(found.values_list("pk", flat=True))}
+    return {"unrouted": Unrouted.objects.in_bulk([event.pk for event in events])}
 
 
 def _deliveries(event_id: uuid.UUID) -> "Prefetch[Any]":

@@ -360,16 +360,37 @@ def test_an_action_takes_no_more_than_its_share(monkeypatch):
 # --- the rest -------------------------------------------------------------------------------------------------------
 
 
-def test_poisoned_events_are_routed_again():
+def test_events_that_were_set_aside_are_routed_again():
     event, waiting = (make_event(make_workspace()) for _ in range(2))
-    Unrouted.objects.filter(pk=event.pk).update(poisoned_at=datetime.now(UTC), tries=5)
+    set_aside(event)
     root = superuser()
-    assert "poisoned" in words(root.list("delivery_unrouted", state="poisoned"))
+    listed = words(root.list("delivery_unrouted", state="set_aside"))
+    assert "PostgreSQL refuses what its rules make of it, while other events pass. (numeric value (22003))" in listed
+    assert "numeric value (22003)" in root.text("delivery_event", event.public_id)
+    assert "set aside" in words(root.list("delivery_event"))
     answer = root.run("delivery_unrouted", "route_again", event.pk, waiting.pk)
     assert said(answer) == ["1 routed again.", "1 left as they were: Not set aside."]
     assert Unrouted.objects.values_list("poisoned_at", "tries").get(pk=event.pk) == (None, 0)
     assert publishing.flush()
     assert steering.lanes().depth(f"fanout.{event.workspace_id}") == 1
+
+
+def test_everything_that_was_set_aside_is_routed_again_at_once():
+    events = [make_event(make_workspace()) for _ in range(3)]
+    set_aside(*events[:2])
+    root = superuser()
+    answer = root.run("delivery_unrouted", "route_all_again", events[2].pk)
+    assert said(answer) == ["2 routed again."]
+    assert not Unrouted.objects.exclude(poisoned_at=None).exists()
+    assert LogEntry.objects.filter(change_message="Routed again.").count() == 2
+    again = said(root.run("delivery_unrouted", "route_all_again", events[2].pk))
+    assert again[-1] == "1 left as they were: Nothing is set aside."
+
+
+def set_aside(*events):
+    Unrouted.objects.filter(event__in=events).update(
+        poisoned_at=datetime.now(UTC), tries=5, cause="refused", detail="numeric value (22003)"
+    )
 
 
 def test_a_running_replay_is_stopped():

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from delivery import fanout
-from delivery.models import Attempt, Delivery, Payload
+from delivery import fanout, publishing, setting_aside, steering
+from delivery.models import Attempt, Delivery, Payload, Unrouted
 from tests.delivery.api import account, mistakes, tenant
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
 from workspaces import ids
@@ -193,3 +193,97 @@ def test_the_detail_of_an_event_costs_few_queries(api, django_assert_max_num_que
     with django_assert_max_num_queries(8):
         document = api.get(f"/events/{ids.encode(ids.EVENT, first.event_id)}").json()
     assert len(document["deliveries"]) == 5
+
+
+# --- set aside ------------------------------------------------------------------------------------------------------
+
+
+def set_aside(workspace, cause="refused", detail="numeric value out of range (22003)"):
+    event = make_event(workspace)
+    at = datetime.now(UTC)
+    Unrouted.objects.filter(event=event).update(cause=cause, detail=detail, poisoned_at=at, tries=2, failures=3)
+    return event, at
+
+
+@pytest.mark.parametrize(("stored", "shown"), [("refused", "refused"), ("", "not_recorded")])
+def test_an_event_that_was_set_aside_says_why(api, stored, shown):
+    event, at = set_aside(make_workspace(), stored)
+    document = api.get(f"/events/{event.public_id}").json()
+    assert (document["status"], document["routing"], document["deliveries"]) == ("set_aside", [], [])
+    words = "It was set aside and is routed again when somebody asks for it: numeric value out of range (22003)."
+    assert document["routing_summary"] == {"rules": 0, "results": {}, "detail": words}
+    assert document["set_aside"] == {
+        "cause": shown,
+        "detail": "numeric value out of range (22003)",
+        "at": at.isoformat().replace("+00:00", "Z"),
+    }
+
+
+def test_events_are_selected_by_whether_they_were_set_aside(api):
+    workspace = make_workspace()
+    aside, waiting, done = set_aside(workspace)[0], make_event(workspace), make_event(workspace)
+    fanout.fan_out([done.pk])
+    for status, event in [("set_aside", aside), ("accepted", waiting), ("routed", done)]:
+        (found,) = api.get(f"/events?workspace={workspace.public_id}&status={status}").json()["data"]
+        assert (found["id"], found["status"]) == (event.public_id, status)
+    assert api.get(f"/events/{done.public_id}").json()["set_aside"] is None
+
+
+def test_one_event_is_routed_again(api, redis_client, django_capture_on_commit_callbacks):
+    workspace = make_workspace()
+    make_rule(make_connection(workspace))
+    (event, _), (other, _) = set_aside(workspace), set_aside(workspace)
+    with django_capture_on_commit_callbacks(execute=True):
+        answer = api.post(f"/events/{event.public_id}/route", {})
+    assert (answer.status_code, answer.json()["status"], answer.json()["set_aside"]) == (202, "accepted", None)
+    assert publishing.flush()
+    assert steering.lanes_for(workspace.pk).depth(f"fanout.{workspace.pk}") == 1
+    row = Unrouted.objects.get(event=event)
+    assert (row.tries, row.failures, row.cause, row.detail, row.lease_until) == (0, 0, "", "", None)
+    assert len(fanout.fan_out([event.pk, other.pk])) == 1
+    assert Unrouted.objects.get(event=other).poisoned_at is not None
+
+
+def test_only_what_was_set_aside_is_routed_again(api):
+    workspace = make_workspace()
+    waiting, done = make_event(workspace), make_event(workspace)
+    fanout.fan_out([done.pk])
+    for event in (waiting, done):
+        answer = api.post(f"/events/{event.public_id}/route", {})
+        assert answer.status_code == 409
+        assert answer.json()["detail"] == "Only an event that was set aside is routed again."
+
+
+def test_all_events_of_a_workspace_or_of_all_are_routed_again(
+    api, redis_client, monkeypatch, django_capture_on_commit_callbacks
+):
+    one, two, three = make_workspace(), make_workspace(), make_workspace()
+    for workspace in (one, one, two, three):
+        set_aside(workspace)
+
+    def route(caller, body):
+        with django_capture_on_commit_callbacks(execute=True):
+            return caller.post("/events/route", body).json()
+
+    assert route(api, {"workspace": one.public_id}) == {"events": 2, "remaining": False}
+    assert Unrouted.objects.exclude(poisoned_at=None).count() == 2
+    assert route(tenant(two, "events:write"), {}) == {"events": 1, "remaining": False}
+    assert Unrouted.objects.exclude(poisoned_at=None).get().workspace_id == three.pk
+    monkeypatch.setattr(setting_aside, "MOST_AT_ONCE", 1)
+    assert route(api, {}) == {"events": 1, "remaining": True}
+    assert route(api, {}) == {"events": 0, "remaining": False}
+    assert publishing.flush()
+    depths = [steering.lanes_for(each.pk).depth(f"fanout.{each.pk}") for each in (one, two, three)]
+    assert depths == [2, 1, 1]
+
+
+def test_a_repeated_request_routes_nothing_twice(api):
+    workspace = make_workspace()
+    set_aside(workspace)
+    key = {"idempotency_key": "again"}
+    first = api.post("/events/route", {"workspace": workspace.external_id}, **key)
+    set_aside(workspace)
+    again = api.post("/events/route", {"workspace": workspace.external_id}, **key)
+    assert (first.status_code, first.content) == (again.status_code, again.content)
+    assert first.json() == {"events": 1, "remaining": False}
+    assert Unrouted.objects.exclude(poisoned_at=None).count() == 1

@@ -3,6 +3,7 @@
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from django.db import Error, connection, transaction
@@ -148,7 +149,7 @@ def test_only_a_lost_worker_is_counted_and_the_fifth_sets_the_event_aside(worksp
         assert lose_worker(event)[1] is not None
         assert setting_aside.set_aside_lost() == (lost == MOST_LOSSES - 1)
     row = waiting(event)
-    assert (row.tries, row.cause, row.detail) == (5, "workers_lost", "5 workers were lost while they routed it.")
+    assert (row.tries, row.cause, row.detail) == (5, "workers_lost", "5 workers were lost while they routed it")
     assert row.poisoned_at is not None
     assert fanout.fan_out([event.pk]) == []
     assert sweep.fan_out_forgotten(datetime.now(UTC)) == 0
@@ -287,6 +288,11 @@ def test_a_lack_of_memory_or_files_is_ours(workspace, monkeypatch):
 # --- in a task ------------------------------------------------------------------------------------------------------
 
 
+def sleep_by(monkeypatch, sleep):
+    """In the module of the tasks alone: other threads of this process sleep as ever."""
+    monkeypatch.setattr(tasks, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+
+
 class Direct:
     """A group whose batches run in the test's own thread and transaction, each in a savepoint."""
 
@@ -307,7 +313,7 @@ def tasks_here(monkeypatch):
     monkeypatch.setattr(tasks, "_routings", Direct(fanout.write))
     monkeypatch.setattr(tasks, "_hand_backs", Direct(setting_aside.hand_back))
     monkeypatch.setattr(tasks, "_forbid_database", lambda: None)
-    monkeypatch.setattr(tasks.time, "sleep", waited.append)
+    sleep_by(monkeypatch, waited.append)
     return waited
 
 

@@ -1,7 +1,9 @@
 """What a delivery tells its lane, and how what it came to is written back."""
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from django.db import OperationalError, connection, transaction
@@ -38,6 +40,11 @@ def test_a_lane_hears_how_its_endpoint_does(verdict, reported):
 # --- what an attempt came to is written back ------------------------------------------------------------------------
 
 
+def sleep_by(monkeypatch, sleep):
+    """In the module of the tasks alone: other threads of this process sleep as ever."""
+    monkeypatch.setattr(tasks, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+
+
 class Direct:
     """A group whose batches run in the test's own thread and transaction, each in a savepoint."""
 
@@ -55,7 +62,7 @@ def settled_here(monkeypatch):
     waited = []
     monkeypatch.setattr(tasks, "_settlements", Direct(lambda results: settling.settle(results, "worker")))
     monkeypatch.setattr(tasks, "_regains", Direct(settling.regain_leases))
-    monkeypatch.setattr(tasks.time, "sleep", waited.append)
+    sleep_by(monkeypatch, waited.append)
     return waited
 
 
@@ -100,7 +107,7 @@ def test_without_a_partition_of_attempts_a_result_is_kept_too(settled_here, monk
     partition = partitions.Partition("attempts", partitions.week_of(datetime.now(UTC)))
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE attempts DETACH PARTITION {partition.name}")
-    monkeypatch.setattr(tasks.time, "sleep", lambda seconds: partitions.ensure("attempts", partition.start))
+    sleep_by(monkeypatch, lambda seconds: partitions.ensure("attempts", partition.start))
     tasks._settle(result)
     assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
 
@@ -116,7 +123,7 @@ def test_a_lease_that_lapsed_while_nothing_could_be_written_is_no_lost_worker(se
         assert settling.end_lapsed_leases([delivery.pk]) == 1
         assert shown(delivery)[0] == ("dead" if losses == 4 else "pending")
 
-    monkeypatch.setattr(tasks.time, "sleep", lapse)
+    sleep_by(monkeypatch, lapse)
     tasks._settle(result)
     assert shown(delivery) == ("succeeded", losses, [(1, "delivered", "")])
 
@@ -130,7 +137,7 @@ def test_what_another_worker_has_claimed_meanwhile_is_its_own(settled_here, monk
         settling.end_lapsed_leases([delivery.pk])
         assert dispatch.claim([delivery.pk], "another worker") != [None]
 
-    monkeypatch.setattr(tasks.time, "sleep", lapse)
+    sleep_by(monkeypatch, lapse)
     tasks._settle(result)
     assert shown(delivery) == ("pending", 1, [(1, "uncertain", "worker_lost")])
     assert delivery.state == "in_flight"

@@ -20,7 +20,7 @@ from connections.models import (
     OAuthState,
     SealedDocument,
 )
-from delivery import overview
+from delivery import overview, setting_aside
 from delivery.models import (
     Attempt,
     DeadLetter,
@@ -183,7 +183,7 @@ def test_the_overview_counts_what_is_wrong():
     rows.filter(pk=overdue.pk).update(next_attempt_at=now - timedelta(minutes=5))
     waiting, poisoned = make_event(workspace), make_event(workspace)
     Unrouted.objects.filter(pk=waiting.pk).update(created_at=now - timedelta(minutes=30))
-    Unrouted.objects.filter(pk=poisoned.pk).update(poisoned_at=now, created_at=now - timedelta(days=1))
+    Unrouted.objects.filter(pk=poisoned.pk).update(poisoned_at=now, cause="refused", created_at=now - timedelta(days=1))
     text = words(superuser().client.get("/admin/"))
     for shown in (
         "1 Dead letters, last 24 h",
@@ -191,7 +191,7 @@ def test_the_overview_counts_what_is_wrong():
         "1 Circuit breakers open",
         "5 min Longest overdue delivery",
         "30 min Oldest event before fan-out",
-        "1 Events set aside as poison",
+        "1 Events set aside: 1 refused",
         "0 Deliveries in flight",
     ):
         assert shown in text, shown
@@ -217,9 +217,9 @@ def test_counting_ends_at_its_bound(monkeypatch):
 
 def test_a_figure_that_takes_too_long_is_not_known(monkeypatch):
     monkeypatch.setattr(overview, "STATEMENT_TIMEOUT_MS", 50)
-    monkeypatch.setattr(overview, "_POISONED", "SELECT pg_sleep(30) WHERE 1 < %s")
-    assert overview.look(datetime.now(UTC)).poisoned is None
-    assert "not known Events set aside as poison" in words(superuser().client.get("/admin/"))
+    monkeypatch.setattr(setting_aside, "COUNT_BY_CAUSE", "SELECT 'refused', pg_sleep(30) WHERE 1 < %s")
+    assert overview.look(datetime.now(UTC)).set_aside is None
+    assert "not known Events set aside" in words(superuser().client.get("/admin/"))
 
 
 def test_the_overview_stands_while_the_broker_is_away(settings):

@@ -7,8 +7,9 @@ from django.db import OperationalError, connection
 from django.test import Client
 
 from connections.models import AccessRecord
-from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger
+from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
 from meshes import health
+from tests.factories import make_event, make_workspace
 from workspaces import partitions
 
 
@@ -28,7 +29,7 @@ def test_ready():
         200,
         {
             "status": "ok",
-            "checks": {"database": "ok", "migrations": "ok", "partitions": "ok", "redis": "ok"},
+            "checks": {"database": "ok", "migrations": "ok", "partitions": "ok", "redis": "ok", "set_aside": "ok"},
         },
     )
 
@@ -38,6 +39,19 @@ def test_without_redis_it_is_degraded_and_ready(settings):
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     status, answer = ready()
     assert (status, answer["status"], answer["checks"]["redis"]) == (200, "degraded", "unreachable")
+
+
+@pytest.mark.django_db
+def test_events_that_are_set_aside_are_told_by_cause_and_it_is_ready():
+    events = [make_event(make_workspace()) for _ in range(4)]
+    for event, cause in zip(events, ("refused", "workers_lost", "refused", ""), strict=True):
+        Unrouted.objects.filter(event=event).update(cause=cause, poisoned_at=datetime.now(UTC))
+    make_event(make_workspace())
+    words = (
+        "4 events are set aside (1 not_recorded, 2 refused, 1 workers_lost): POST /api/v1/events/route sends them on"
+    )
+    status, answer = ready()
+    assert (status, answer["status"], answer["checks"]["set_aside"]) == (200, "degraded", words)
 
 
 @pytest.mark.django_db

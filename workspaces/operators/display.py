@@ -20,7 +20,7 @@ TONES = {
     "good": "ok active succeeded delivered routed matched completed closed live granted enabled",
     "busy": "pending in_flight accepted running half_open waiting",
     "warn": "held paused failing cooling_down retry uncertain open expiring replaced",
-    "bad": "dead disabled needs_reauth credential_error rejected broken mapping_failed evaluation_limit poisoned"
+    "bad": "dead disabled needs_reauth credential_error rejected broken mapping_failed evaluation_limit set_aside"
     " refused",
 }
 _TONE_OF = {state: tone for tone, states in TONES.items() for state in states.split()}
