@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import F
 
 from connections import credentials as keeping
-from connections import outbound, providers, vault
+from connections import outbound, outside, providers, vault
 from connections.models import Connection, ConnectionHealth
 from connections.oauth import grants, revoking, states, tokens
 from connections.oauth.tokens import Tokens
@@ -39,6 +39,7 @@ CLOSED_BREAKER: Mapping[str, Any] = {
     "probe_until": None,
 }
 """The columns of a connection's health once somebody has mended it; the last failure stays what it was."""
+REVOKE_WAIT_SECONDS = 5.0
 TO_AUTHORIZE_WORDS = "It has not been authorized yet: open its authorization URL or connect link."
 TO_GIVE_WORDS = "It has no credentials yet."
 DISCONNECTED_WORDS = "It was disconnected. Authorize it again to use it."
@@ -406,7 +407,14 @@ def _move(connection: Connection, origins: list[Any], status: str, reason: str) 
 
 def _revoke_later(revocation: revoking.Revocation | None) -> None:
     if revocation is not None:
-        transaction.on_commit(revocation.send, robust=True)
+        transaction.on_commit(partial(_revoke, revocation), robust=True)
+
+
+def _revoke(revocation: revoking.Revocation) -> None:
+    """The request was let in while a place was free; where others were faster, it waits for one, as the tokens are gone
+    here already."""
+    with outside.place(wait_seconds=REVOKE_WAIT_SECONDS):
+        revocation.send()
 
 
 def _announce(connection: Connection) -> None:

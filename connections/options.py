@@ -6,7 +6,7 @@ from functools import partial
 from django.core.cache import cache
 
 from connections import credentials as keeping
-from connections import outbound, probing, providers, vault
+from connections import outbound, outside, probing, providers, vault
 from connections.models import Connection
 from connections.oauth.troubles import NoToken
 from connections.outbound.conversations import CONVERSATION_BODY_LIMIT
@@ -31,7 +31,7 @@ class NoChoices(Exception):  # noqa: N818 - names what happened
 
 
 def choices(connection: Connection, field: str, *, actor: str) -> list[Choice]:
-    """At most 1,000 choices, in the vendor's order. Raises UnknownField, NotReady, NoChoices.
+    """At most 1,000 choices, in the vendor's order. Raises UnknownField, NotReady, NoChoices, OutsideBusyError.
 
     What is kept goes by the connection's version: an edit of it, or of its credentials, asks anew.
     """
@@ -42,7 +42,8 @@ def choices(connection: Connection, field: str, *, actor: str) -> list[Choice]:
     kept = cache.get(key)
     if kept is not None:
         return [Choice(*pair) for pair in kept]
-    found = _ask(connection, field, actor)[:MOST_CHOICES]
+    with outside.place_of(connection.workspace_id, "options", "Two lists of choices are being asked for. Try again."):
+        found = _ask(connection, field, actor)[:MOST_CHOICES]
     cache.set(key, [(choice.value, choice.label) for choice in found], KEPT_SECONDS)
     return found
 

@@ -13,11 +13,11 @@ from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
 from connections import credentials as keeping
-from connections import lifecycle, options, probing, providers
+from connections import lifecycle, options, outside, probing, providers
 from connections.lifecycle import Change
 from connections.masking import Redactor
 from connections.models import Connection
-from connections.oauth.views import AuthorizationActions
+from connections.oauth.views import AuthorizationActions, check_place_to_revoke, outside_as_problems
 from connections.providers.base import InvalidFields
 from connections.serializers import (
     ChoiceOut,
@@ -148,7 +148,9 @@ class ConnectionViewSet(AuthorizationActions):
 
         An authorization is revoked at the vendor, as far as it answers.
         """
-        lifecycle.delete(self.get_object(), actor=self.identity.actor)
+        connection = self.get_object()
+        check_place_to_revoke(connection)
+        lifecycle.delete(connection, actor=self.identity.actor)
         return Response(status=204)
 
     @extend_schema(request=StrictSerializer, responses=ProbeOut)
@@ -162,7 +164,8 @@ class ConnectionViewSet(AuthorizationActions):
         """
         connection = self.living()
         self.read(StrictSerializer)
-        return Response(ProbeOut(probing.probe(connection, actor=self.identity.actor)).data)
+        with outside_as_problems(), outside.place_for_test(connection.workspace_id):
+            return Response(ProbeOut(probing.probe(connection, actor=self.identity.actor)).data)
 
     @extend_schema(request=StrictSerializer, responses=ConnectionOut)
     @action(detail=True, methods=["post"])
@@ -211,7 +214,8 @@ class ConnectionViewSet(AuthorizationActions):
         """
         self.read_query(QuerySerializer)
         try:
-            found = options.choices(self.living(), field, actor=self.identity.actor)
+            with outside_as_problems():
+                found = options.choices(self.living(), field, actor=self.identity.actor)
         except options.UnknownField:
             raise NotFound from None
         except options.NotReady as error:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from django.core.exceptions import ImproperlyConfigured
 
 from connections.oauth.clients import read_clients
+from meshes import services
 from meshes.environment import (
     DATA_DIR,
     LEVELS,
@@ -185,6 +186,10 @@ MESHES_INGEST_KEY_RATE = envint("MESHES_INGEST_KEY_RATE", 10_000)
 """Events per second that one key may post, to all its workspaces together."""
 MESHES_RULES_PER_WORKSPACE = envint("MESHES_RULES_PER_WORKSPACE", 500)
 """Rules that a workspace may have when one more is made: all of them share what one event may cost."""
+MESHES_WEB_THREADS = services.WEB_THREADS
+"""Threads of one web process; a quarter of them may wait for vendors and receivers."""
+MESHES_CONNECTION_TESTS = envint("MESHES_CONNECTION_TESTS", 10)
+"""Tests of connections a minute that one workspace may make."""
 MESHES_WRONG_KEYS = envint("MESHES_WRONG_KEYS", 120)
 """Wrong keys a minute from one address; above, a wrong one is answered 429. A right one is never refused for them."""
 MESHES_TRUSTED_PROXIES = envnets("MESHES_TRUSTED_PROXIES")

@@ -55,8 +55,7 @@ class KeyAuthentication(BaseAuthentication):
         try:
             record = read_credential(header)
         except CredentialError as error:
-            wait = limits.take_wrong_key(addresses.client_network(request.META))
-            if wait is not None:
+            if error.is_wrong and (wait := limits.take_wrong_key(addresses.client_network(request.META))) is not None:
                 raise TooManyWrongKeys(wait) from None
             raise AuthenticationFailed(error.words, error.reason) from None
         if not origin_is_allowed(record, request.META.get("HTTP_ORIGIN")):

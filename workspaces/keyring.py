@@ -31,6 +31,11 @@ class CredentialError(Exception):
         self.reason = reason
         self.words = words
 
+    @property
+    def is_wrong(self) -> bool:
+        """Whether a guesser may have sent it, and not somebody who has a secret that was good."""
+        return self.reason in {"malformed", "unknown"}
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:

@@ -1,5 +1,5 @@
-"""How fast a workspace and a key may post events, and an address may try keys: token buckets in Redis, shared by all
-processes.
+"""How fast a workspace and a key may post events, an address may try keys, and a workspace may test its connections:
+token buckets in Redis, shared by all processes; and how many may be at something at a time.
 
 A bucket of events holds one second's worth of its rate and is asked for all events of a request at once. A request
 larger than the bucket passes when the bucket is full and leaves it in debt, so that a large bulk request works with a
@@ -11,6 +11,9 @@ import logging
 import threading
 import time
 import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -72,6 +75,24 @@ def take(workspace: Workspace, key_id: uuid.UUID, count: int) -> float | None:
 def take_wrong_key(network: str) -> float | None:
     """Count a wrong key against its address: None while that may be, else seconds to wait."""
     return _shared().take({f"meshes:wrong-keys:{network}": per_minute(settings.MESHES_WRONG_KEYS)}, 1)
+
+
+def take_test(workspace_id: uuid.UUID) -> float | None:
+    """Count a test of a connection: None while that may be, else seconds to wait."""
+    buckets = {f"meshes:connection-tests:{workspace_id}": per_minute(settings.MESHES_CONNECTION_TESTS)}
+    return _shared().take(buckets, 1)
+
+
+@contextmanager
+def turn(name: str, most: int, seconds: float) -> Iterator[bool]:
+    """Whether this is one of at most `most` at a time, over all processes. A turn that nobody ends lapses."""
+    turns = _turns()
+    taken = turns.enter(f"meshes:turns:{name}", most, seconds)
+    try:
+        yield taken is not None
+    finally:
+        if taken is not None:
+            turns.leave(taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +160,60 @@ class LocalBuckets:
         return min(bucket.burst, tokens + (now - at) * bucket.rate)
 
 
+# KEYS: the turns of one name, by the moment at which each lapses. ARGV: how many there may be, milliseconds, id.
+_ENTER = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then
+    return 0
+end
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One that was taken; in Redis under `member`, or in this process only, where that is empty."""
+
+    name: str
+    member: str
+
+
+class SharedTurns:
+    """How many are at something at a time, counted in Redis, and in this process while Redis does not answer."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._script = client.register_script(_ENTER)
+        self._local: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def enter(self, name: str, most: int, seconds: float) -> Turn | None:
+        member = uuid.uuid4().hex
+        try:
+            return Turn(name, member) if self._script([name], [most, int(seconds * 1000), member]) else None
+        except redis.RedisError as error:
+            logger.warning("turns are counted in this process: %s", type(error).__name__)
+        with self._lock:
+            if self._local[name] >= most:
+                return None
+            self._local[name] += 1
+        return Turn(name, "")
+
+    def leave(self, turn: Turn) -> None:
+        if not turn.member:
+            with self._lock:
+                self._local -= Counter({turn.name: 1})
+            return
+        try:
+            self._client.zrem(turn.name, turn.member)
+        except redis.RedisError as error:
+            logger.warning("a turn is left to lapse: %s", type(error).__name__)
+
+
 def connect(url: str) -> redis.Redis:
     """A client that gives up soon and does not try twice."""
     return redis.Redis.from_url(
@@ -152,3 +227,8 @@ def connect(url: str) -> redis.Redis:
 @cache
 def _shared() -> SharedBuckets:
     return SharedBuckets(connect(settings.REDIS_URL))
+
+
+@cache
+def _turns() -> SharedTurns:
+    return SharedTurns(connect(settings.REDIS_URL))

@@ -18,7 +18,7 @@ from django.utils.crypto import salted_hmac
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_http_methods, require_safe
 
-from connections import providers
+from connections import outside, providers
 from connections.models import Connection
 from connections.oauth import authorizing, links, states
 from connections.oauth.addresses import redirect_uri
@@ -45,6 +45,8 @@ VOID_TITLE = "This link is no longer valid"
 VOID_WORDS = "It has expired or was withdrawn. Ask whoever sent it to you for a new one."
 OVER_TITLE = "There is nothing more to see here"
 OVER_WORDS = "This page told how an authorization ended, and is over."
+BUSY_TITLE = "Please reload this page in a moment"
+BUSY_WORDS = "Too many authorizations are being completed. Nothing is lost: reload this page to go on."
 AGAIN_TITLE = "Please try again"
 AGAIN_WORDS = (
     "Your browser did not send back the cookie of this page. Allow cookies for this site and open the link again."
@@ -58,7 +60,12 @@ def callback(request: HttpRequest) -> HttpResponse:
     title, words = "", ""
     connection: Connection | None
     try:
-        connection = authorizing.complete(answer, request.COOKIES.get(COOKIE, ""))
+        with outside.place():
+            connection = authorizing.complete(answer, request.COOKIES.get(COOKIE, ""))
+    except outside.NoPlace as busy:
+        response = _failure(request, BUSY_TITLE, BUSY_WORDS, 503)
+        response["Retry-After"] = str(busy.retry_after)
+        return response
     except AuthorizationFailed as failed:
         title, words, connection = failed.title, failed.words, failed.connection
     token = signing.dumps([title, words, "" if connection is None else connection.pk.hex], salt=OUTCOME_SALT)

@@ -55,10 +55,15 @@ class Revocation:
         return tokens.merged(document, renewed)
 
 
+def is_needed(connection: Connection) -> bool:
+    """Whether ending the connection's authorization asks its vendor."""
+    return _provider_of(connection) is not None and "access_token" in connection.credential_hints
+
+
 def prepare(connection: Connection, actor: str) -> Revocation | None:
     """What there is to revoke, opened before it is destroyed; None for a connection without tokens."""
     provider = _provider_of(connection)
-    if provider is None or "access_token" not in connection.credential_hints:
+    if provider is None or not is_needed(connection):
         return None
     try:
         opened = keeping.open_document(connection, actor, PURPOSE)

@@ -1,5 +1,7 @@
 """What the API has for authorizations: three actions of a connection, and a workspace's own apps."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -9,9 +11,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
-from connections import lifecycle, providers
+from connections import lifecycle, outside, providers
 from connections.models import Connection
-from connections.oauth import apps, authorizing, links, states
+from connections.oauth import apps, authorizing, links, revoking, states
 from connections.oauth.addresses import link_url, redirect_uri
 from connections.oauth.serializers import (
     AuthorizationOut,
@@ -25,6 +27,23 @@ from connections.serializers import ConnectionOut
 from meshes.api import Endpoint, Problem, ShownOnce, StrictSerializer, TenantViewSet, once
 from workspaces.access import resolve_workspace
 from workspaces.models import Workspace
+
+
+@contextmanager
+def outside_as_problems() -> Iterator[None]:
+    """Where no place is left for a call to the outside: 503 for this process's fault, 429 for the workspace's."""
+    try:
+        yield
+    except outside.OutsideBusyError as busy:
+        status = 503 if isinstance(busy, outside.NoPlace) else 429
+        raise Problem(status, detail=str(busy), headers={"Retry-After": str(busy.retry_after)}) from None
+
+
+def check_place_to_revoke(connection: Connection) -> None:
+    """Raises Problem 503 where ending a connection would ask a vendor, and no place is left for that."""
+    if revoking.is_needed(connection):
+        with outside_as_problems(), outside.place():
+            return
 
 
 class AuthorizationActions(TenantViewSet):
@@ -75,6 +94,7 @@ class AuthorizationActions(TenantViewSet):
         """Destroy the tokens here and revoke them at the vendor, as far as it answers. Deliveries are held."""
         connection = self.living()
         self.read(StrictSerializer)
+        check_place_to_revoke(connection)
         try:
             return Response(ConnectionOut(lifecycle.disconnect(connection, actor=self.identity.actor)).data)
         except lifecycle.Conflict as conflict:

@@ -9,7 +9,7 @@ import redis
 from tests.factories import make_workspace
 from tests.polling import eventually
 from workspaces import ids, limits
-from workspaces.limits import LocalBuckets, SharedBuckets, per_minute, per_second
+from workspaces.limits import LocalBuckets, SharedBuckets, SharedTurns, per_minute, per_second
 
 
 @pytest.fixture(params=["shared", "local"])
@@ -109,3 +109,48 @@ def test_a_key_is_limited_over_all_its_workspaces(redis_client, settings):
     key_id = ids.uuid7()
     assert limits.take(make_workspace(), key_id, 50) is None
     assert limits.take(make_workspace(), key_id, 50) is not None
+
+
+# --- turns ----------------------------------------------------------------------------------------------------------
+
+
+def test_processes_share_turns(redis_client):
+    one, other = SharedTurns(redis_client), SharedTurns(redis_client)
+    first, second = one.enter("a", 2, 60), other.enter("a", 2, 60)
+    assert first is not None
+    assert second is not None
+    assert (one.enter("a", 2, 60), other.enter("a", 2, 60)) == (None, None)
+    assert one.enter("b", 2, 60) is not None
+    other.leave(first)
+    assert one.enter("a", 2, 60) is not None
+
+
+def test_a_turn_that_nobody_ends_lapses(redis_client):
+    turns = SharedTurns(redis_client)
+    assert turns.enter("a", 1, 0.2) is not None
+    eventually(lambda: turns.enter("a", 1, 60) is not None, seconds=10)
+    assert turns.enter("a", 1, 60) is None
+
+
+def test_without_redis_the_process_counts_turns_for_itself():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        turns = SharedTurns(redis.Redis(port=free.getsockname()[1], socket_connect_timeout=0.1))
+    first = turns.enter("a", 1, 60)
+    assert first is not None
+    assert turns.enter("a", 1, 60) is None
+    turns.leave(first)
+    assert turns.enter("a", 1, 60) is not None
+
+
+def test_a_turn_ends_with_what_it_was_for_also_when_that_fails(redis_client):
+    limits._turns.cache_clear()
+
+    def fail() -> None:
+        with limits.turn("a", 1, 60) as is_mine, limits.turn("a", 1, 60) as is_mine_too:
+            assert (is_mine, is_mine_too) == (True, False)
+            raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            fail()

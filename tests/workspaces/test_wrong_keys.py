@@ -49,6 +49,13 @@ def test_right_keys_are_not_counted_and_none_at_all_neither():
     assert ask(wrong()).status_code == 401
 
 
+def test_a_key_that_has_ended_is_no_wrong_one():
+    issued = issue()
+    keys.revoke_key(issued.row.pk, issued.row.created_at)
+    keyring.forget(issued.row.pk)
+    assert [ask(issued.key).status_code for _ in range(8)] == [401] * 8
+
+
 def test_another_address_is_counted_apart():
     for _ in range(6):
         ask(wrong())

@@ -1,0 +1,147 @@
+"""Requests to the outside leave most threads of a web process free, and one workspace leaves most places to others."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+from django.core.cache import cache
+from django.db import connections as databases
+
+from connections import outside, providers
+from tests.factories import make_connection, make_workspace
+from tests.polling import eventually
+from tests.receivers import Answer
+from tests.workspaces.callers import caller, post
+from workspaces import limits
+
+PATIENCE = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _fresh_limits(redis_client):
+    for kept in (limits._shared, limits._turns, outside._places, cache):
+        getattr(kept, "cache_clear", kept.clear if kept is cache else None)()
+
+
+@pytest.fixture
+def all_places_taken():
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(outside.place())
+        yield
+
+
+def test_a_connection(key, connection):
+    return post(key, f"/api/v1/connections/{connection.public_id}/test", {})
+
+
+test_a_connection.__test__ = False
+
+
+def is_refused(answer, status, words):
+    assert answer.status_code == status
+    assert answer["Content-Type"] == "application/problem+json"
+    assert int(answer["Retry-After"]) >= 1
+    assert words in answer.json()["detail"]
+
+
+# --- places of a process --------------------------------------------------------------------------------------------
+
+
+def test_a_quarter_of_the_threads_may_call(settings):
+    assert settings.MESHES_WEB_THREADS == 16
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(outside.place())
+        with pytest.raises(outside.NoPlace), outside.place():
+            pass
+    with outside.place():
+        pass
+
+
+@pytest.mark.django_db
+def test_a_test_without_a_place_is_answered_503_and_sends_nothing(endpoint, all_places_taken):
+    connection = make_connection(make_workspace(), url=endpoint.url)
+    is_refused(test_a_connection(caller(), connection), 503, "Too many requests")
+    assert endpoint.got == []
+
+
+@pytest.mark.django_db
+def test_options_without_a_place_are_answered_503(endpoint, monkeypatch, all_places_taken):
+    monkeypatch.setattr(providers.get("hubspot"), "override", endpoint.url.rpartition("/")[0])
+    connection = make_connection(make_workspace(), type="hubspot", config={}, secret={"access_token": "pat-x"})
+    answer = caller().get(f"/api/v1/connections/{connection.public_id}/options/list_id")
+    is_refused(answer, 503, "Too many requests")
+    assert endpoint.got == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_without_tokens_is_deleted_without_a_place(all_places_taken):
+    connection = make_connection(make_workspace())
+    assert caller().delete(f"/api/v1/connections/{connection.public_id}").status_code == 204
+
+
+# --- turns of a workspace -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_tests_of_a_workspace_run_at_a_time_and_others_are_not_held_up(endpoint):
+    busy, other = (make_connection(make_workspace(), url=endpoint.url) for _ in range(2))
+    hung, key = threading.Event(), caller()
+    endpoint.answers = lambda got: Answer() if hung.wait(PATIENCE) else Answer(500)
+
+    def ask():
+        try:
+            return test_a_connection(key, busy)
+        finally:
+            databases.close_all()
+
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(ask) for _ in range(2)]
+        try:
+            eventually(lambda: len(endpoint.got) == 2, PATIENCE)
+            is_refused(test_a_connection(key, busy), 429, "2 tests of this workspace are running")
+            assert len(endpoint.got) == 2
+            endpoint.answers = lambda got: Answer()
+            assert test_a_connection(key, other).json()["ok"] is True
+        finally:
+            hung.set()
+        assert [each.result(PATIENCE).status_code for each in running] == [200, 200]
+    assert test_a_connection(key, busy).json()["ok"] is True
+
+
+@pytest.mark.django_db
+def test_a_workspace_tests_its_connections_ten_times_a_minute(endpoint, settings):
+    assert settings.MESHES_CONNECTION_TESTS == 10
+    workspace, key = make_workspace(), caller()
+    first, second = (make_connection(workspace, url=endpoint.url) for _ in range(2))
+    for number in range(10):
+        assert test_a_connection(key, (first, second)[number % 2]).status_code == 200
+    is_refused(test_a_connection(key, first), 429, "10 times a minute")
+    assert len(endpoint.got) == 10
+    assert test_a_connection(key, make_connection(make_workspace(), url=endpoint.url)).status_code == 200
+
+
+@pytest.mark.django_db
+def test_a_test_that_was_refused_does_not_count(endpoint, settings):
+    connection, key = make_connection(make_workspace(), url=endpoint.url), caller()
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(outside.place())
+        for _ in range(12):
+            assert test_a_connection(key, connection).status_code == 503
+    assert test_a_connection(key, connection).status_code == 200
+
+
+@pytest.mark.django_db
+def test_choices_that_are_kept_need_no_place(endpoint, monkeypatch):
+    monkeypatch.setattr(providers.get("hubspot"), "override", endpoint.url.rpartition("/")[0])
+    endpoint.answer(200, body=b'{"lists": []}')
+    connection = make_connection(make_workspace(), type="hubspot", config={}, secret={"access_token": "pat-x"})
+    key, path = caller(), f"/api/v1/connections/{connection.public_id}/options/list_id"
+    assert key.get(path).status_code == 200
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(outside.place())
+        assert key.get(path).status_code == 200
