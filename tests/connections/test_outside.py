@@ -32,11 +32,8 @@ def all_places_taken():
         yield
 
 
-def test_a_connection(key, connection):
+def ask_for_test(key, connection):
     return post(key, f"/api/v1/connections/{connection.public_id}/test", {})
-
-
-test_a_connection.__test__ = False
 
 
 def is_refused(answer, status, words):
@@ -63,7 +60,7 @@ def test_a_quarter_of_the_threads_may_call(settings):
 @pytest.mark.django_db
 def test_a_test_without_a_place_is_answered_503_and_sends_nothing(endpoint, all_places_taken):
     connection = make_connection(make_workspace(), url=endpoint.url)
-    is_refused(test_a_connection(caller(), connection), 503, "Too many requests")
+    is_refused(ask_for_test(caller(), connection), 503, "Too many requests")
     assert endpoint.got == []
 
 
@@ -93,7 +90,7 @@ def test_two_tests_of_a_workspace_run_at_a_time_and_others_are_not_held_up(endpo
 
     def ask():
         try:
-            return test_a_connection(key, busy)
+            return ask_for_test(key, busy)
         finally:
             databases.close_all()
 
@@ -101,14 +98,14 @@ def test_two_tests_of_a_workspace_run_at_a_time_and_others_are_not_held_up(endpo
         running = [pool.submit(ask) for _ in range(2)]
         try:
             eventually(lambda: len(endpoint.got) == 2, PATIENCE)
-            is_refused(test_a_connection(key, busy), 429, "2 tests of this workspace are running")
+            is_refused(ask_for_test(key, busy), 429, "2 tests of this workspace are running")
             assert len(endpoint.got) == 2
             endpoint.answers = lambda got: Answer()
-            assert test_a_connection(key, other).json()["ok"] is True
+            assert ask_for_test(key, other).json()["ok"] is True
         finally:
             hung.set()
         assert [each.result(PATIENCE).status_code for each in running] == [200, 200]
-    assert test_a_connection(key, busy).json()["ok"] is True
+    assert ask_for_test(key, busy).json()["ok"] is True
 
 
 @pytest.mark.django_db
@@ -117,10 +114,10 @@ def test_a_workspace_tests_its_connections_ten_times_a_minute(endpoint, settings
     workspace, key = make_workspace(), caller()
     first, second = (make_connection(workspace, url=endpoint.url) for _ in range(2))
     for number in range(10):
-        assert test_a_connection(key, (first, second)[number % 2]).status_code == 200
-    is_refused(test_a_connection(key, first), 429, "10 times a minute")
+        assert ask_for_test(key, (first, second)[number % 2]).status_code == 200
+    is_refused(ask_for_test(key, first), 429, "10 times a minute")
     assert len(endpoint.got) == 10
-    assert test_a_connection(key, make_connection(make_workspace(), url=endpoint.url)).status_code == 200
+    assert ask_for_test(key, make_connection(make_workspace(), url=endpoint.url)).status_code == 200
 
 
 @pytest.mark.django_db
@@ -130,8 +127,8 @@ def test_a_test_that_was_refused_does_not_count(endpoint, settings):
         for _ in range(4):
             stack.enter_context(outside.place())
         for _ in range(12):
-            assert test_a_connection(key, connection).status_code == 503
-    assert test_a_connection(key, connection).status_code == 200
+            assert ask_for_test(key, connection).status_code == 503
+    assert ask_for_test(key, connection).status_code == 200
 
 
 @pytest.mark.django_db
