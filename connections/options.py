@@ -9,7 +9,6 @@ from connections import credentials as keeping
 from connections import outbound, outside, probing, providers, vault
 from connections.models import Connection
 from connections.oauth.troubles import NoToken
-from connections.outbound.conversations import CONVERSATION_BODY_LIMIT
 from connections.providers.base import Choice, NotAuthorized, Outcome, Unsendable
 
 KEPT_SECONDS = 300
@@ -64,7 +63,7 @@ def _ask_page(connection: Connection, field: str, cursor: str, actor: str) -> tu
     provider = providers.get(connection.type)
     build = partial(provider.build_options, field, cursor=cursor)
     try:
-        asked = probing.ask(connection, build, actor=actor, purpose="options", body_limit=CONVERSATION_BODY_LIMIT)
+        asked = probing.ask(connection, build, actor=actor, purpose="options")
         if asked is None:
             raise UnknownField(field)
         with asked.redactor.guarding():

@@ -100,7 +100,6 @@ def ask(
     *,
     actor: str,
     purpose: str,
-    body_limit: int = ANSWER_LIMIT,
 ) -> Asked | None:
     """Send what `build` makes of a made-up event, with a token that is renewed where it is due or refused.
 
@@ -122,7 +121,7 @@ def ask(
             raise refusal
         if request is None:
             return None
-        answer = send(request, connection, body_limit)
+        answer = send(request, connection, provider.answer_bytes)
         until = time.monotonic() + TOKEN_SECONDS
         if isinstance(answer, outbound.Response) and authorization.renew_after(answer, until):
             continue
@@ -148,7 +147,7 @@ def shipment_of(provider: Provider, connection: Connection, credentials: Mapping
 
 
 def send(
-    request: outbound.Request, connection: Connection, body_limit: int = ANSWER_LIMIT
+    request: outbound.Request, connection: Connection, body_limit: int
 ) -> outbound.Response | outbound.OutboundError:
     """The answer, or why there is none."""
     deadline = connection.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
@@ -167,6 +166,7 @@ def _describe(verdict: Verdict, asked: Asked, status: str) -> Probe:
     request, answer, redactor = asked.request, asked.answer, asked.redactor
     response = None
     if isinstance(answer, outbound.Response):
+        answer = answer.cut(ANSWER_LIMIT)
         response = {
             "status": answer.status,
             "headers": redactor.headers(answer.headers),

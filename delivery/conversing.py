@@ -32,7 +32,8 @@ class Call:
 class Conversation:
     """An attempt's calls as they are made, one deadline of `seconds` over all but for what a new token takes.
 
-    `until` (of the monotonic clock) ends everything. Sockets are kept for `pool_key`.
+    `until` (of the monotonic clock) ends everything. Sockets are kept for `pool_key`. `room` bounds what long answers
+    take of the process's memory, until the last one is judged.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Conversation:
         seconds: float,
         until: float,
         pool_key: Hashable,
+        room: outbound.Room,
     ) -> None:
         self.calls: list[Call] = []
         self._provider, self._authorization, self._shipment = provider, authorization, shipment
-        self._seconds, self._until, self._pool_key = seconds, until, pool_key
+        self._seconds, self._until, self._pool_key, self._room = seconds, until, pool_key, room
 
     def run(self) -> Response | Verdict:
         """The answer that decides, or the provider's verdict on all of them.
@@ -67,6 +69,8 @@ class Conversation:
             else:
                 exchanges.append(Exchange(following, response))
             following = self._next(exchanges)
+            if isinstance(following, Request):
+                self._shorten(exchanges)
         return response if following is None else following
 
     @property
@@ -99,8 +103,22 @@ class Conversation:
             raise outbound.DeadlineExceeded("The calls of this attempt took too long together.", sent=False)
         call = Call(self._provider.fitting(request))
         self.calls.append(call)
-        call.response = outbound.send(request, deadline_seconds=left, pool_key=self._pool_key)
+        call.response = outbound.send(
+            request,
+            deadline_seconds=left,
+            body_limit=self._provider.answer_bytes,
+            pool_key=self._pool_key,
+            room=self._room,
+        )
         return call.response
+
+    def _shorten(self, exchanges: list[Exchange]) -> None:
+        """Of a long answer that has led to the next call only what is recorded stays in memory."""
+        last = self.calls[-1]
+        if last.response is not None:
+            last.response = last.response.cut(outbound.DELIVERY_BODY_LIMIT)
+        if exchanges:
+            exchanges[-1] = replace(exchanges[-1], response=exchanges[-1].response.cut(outbound.DELIVERY_BODY_LIMIT))
 
     def _token_until(self) -> float:
         return min(time.monotonic() + TOKEN_SECONDS, self._until - TOKEN_RESERVE_SECONDS)
@@ -108,7 +126,7 @@ class Conversation:
 
 def _step(call: Call, redactor: Redactor) -> dict[str, Any]:
     """`{method, url, request_body, status, response_body}`; without an answer status and body are null."""
-    response = call.response
+    response = call.response.cut(outbound.DELIVERY_BODY_LIMIT) if call.response else None
     answered = redactor.body(response.body, is_cut=response.truncated) if response else None
     return {
         "method": call.request.method,

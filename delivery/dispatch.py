@@ -111,6 +111,8 @@ class Result:
     response: Received | None = None
     steps: list[dict[str, Any]] | None = None
     """Every call of an action that needs several, as it is recorded; the last one is also `request` and `response`."""
+    omitted_fields: list[dict[str, str]] | None = None
+    """`{field, reason}` of what the mapping made and the last request left out."""
 
 
 USABLE_SHARE = 11 / 12
@@ -252,11 +254,16 @@ def _start_probes(candidates: dict[uuid.UUID, Probe]) -> list[uuid.UUID]:
 
 def attempt(job: Job, steps: Steps = DIRECT) -> Result:
     """Make one attempt of a claimed delivery. Never raises; touches the database through `steps` alone, for tokens."""
+    with outbound.Room() as room:
+        return _attempt(job, steps, room)
+
+
+def _attempt(job: Job, steps: Steps, room: outbound.Room) -> Result:
     started_at, clock = job.clock.now(), time.monotonic()
     calls: Conversation | None = None
     answer: Response | Verdict | Exception
     try:
-        calls = _begin(job, steps, started_at, clock)
+        calls = _begin(job, steps, room, started_at, clock)
         answer = calls.run()
     except Exception as error:  # noqa: BLE001  (judged below, by its type)
         answer = error
@@ -277,10 +284,11 @@ def attempt(job: Job, steps: Steps = DIRECT) -> Result:
         request=_sent(last.request, redactor) if last else None,
         response=_received(last.response, redactor) if last and last.response else None,
         steps=calls.steps(redactor) if calls else None,
+        omitted_fields=last.request.omitted_fields(redactor.text) if last else None,
     )
 
 
-def _begin(job: Job, steps: Steps, now: datetime, clock: float) -> Conversation:
+def _begin(job: Job, steps: Steps, room: outbound.Room, now: datetime, clock: float) -> Conversation:
     provider = providers.get(job.connection_type)
     user = User(job.workspace_id, job.connection_id, vault.this_process(), job.delivery_id, job.attempt_number)
     credentials = _open_credentials(job)
@@ -291,6 +299,7 @@ def _begin(job: Job, steps: Steps, now: datetime, clock: float) -> Conversation:
         seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS,
         until=clock + settings.MESHES_LEASE_SECONDS * USABLE_SHARE,
         pool_key=(job.workspace_id, job.connection_id),
+        room=room,
     )
 
 
@@ -302,6 +311,7 @@ def _sent(request: Request, redactor: Redactor) -> Sent:
 
 
 def _received(response: Response, redactor: Redactor) -> Received:
+    response = response.cut(outbound.DELIVERY_BODY_LIMIT)
     body = redactor.body(response.body, is_cut=response.truncated)
     return Received(response.status, redactor.headers(response.headers), body, response.truncated)
 

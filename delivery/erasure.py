@@ -120,7 +120,7 @@ def _empty(event_ids: Sequence[uuid.UUID], delivery_ids: Sequence[uuid.UUID], no
     Payload.objects.filter(pk__in=event_ids, erased_at=None).update(body="", erased_at=now)
     Delivery.objects.filter(pk__in=delivery_ids).update(body=None, detail=cancelling.WORDS[cancelling.ERASED])
     Attempt.objects.filter(delivery_id__in=delivery_ids).update(
-        request_body=None, response_body=None, response_headers=[], error="", steps=None
+        request_body=None, response_body=None, response_headers=[], error="", steps=None, omitted_fields=None
     )
     for ledger in RoutingLedger.objects.filter(pk__in=event_ids):
         entries = [_without_values(entry) for entry in ledger.entries]

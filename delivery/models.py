@@ -381,6 +381,7 @@ class Attempt(models.Model):
     request_body = models.BinaryField(null=True)
     request_truncated = models.BooleanField(default=False, db_default=False)
     steps = models.JSONField(null=True, help_text="The calls before the last one, of an action that needs several.")
+    omitted_fields = models.JSONField(null=True)
     credential_version = models.IntegerField(null=True)
     worker = models.CharField(max_length=100, blank=True, default="")
 

@@ -36,7 +36,10 @@ class Draft:
 
 
 def render(connection: Connection, draft: Draft) -> dict[str, Any]:
-    """`{method, url, headers: [[name, value], …], body}`. Raises Unsendable where the provider cannot express it."""
+    """`{method, url, headers: [[name, value], …], body, omitted_fields}`.
+
+    Raises Unsendable where the provider cannot express it.
+    """
     provider = providers.get(connection.type)
     now = clock.now()
     first, second = (
@@ -47,6 +50,7 @@ def render(connection: Connection, draft: Draft) -> dict[str, Any]:
         "url": _common(first.url, second.url) if first.url != second.url else Redactor({}).url(first.url),
         "headers": _masked_headers(first, second),
         "body": _common(first.body.decode("utf-8", "replace"), second.body.decode("utf-8", "replace")),
+        "omitted_fields": first.omitted_fields(Redactor({}).text),
     }
 
 

@@ -255,9 +255,10 @@ FROM late ON CONFLICT (event_id) DO UPDATE SET entries = routing_ledgers.entries
 def _empty_bodies(partition: Partition) -> bool:
     """Empty the bodies, shaped and sent, of deliveries whose payloads go; False where the next sweep has to go on."""
     shaped = Delivery.objects.filter(body__isnull=False)
-    sent = Attempt.objects.filter(Q(request_body__isnull=False) | Q(steps__isnull=False))
+    kept = Q(request_body__isnull=False) | Q(steps__isnull=False) | Q(omitted_fields__isnull=False)
+    sent = Attempt.objects.filter(kept)
     return _empty_all(shaped, "pk", partition, body=None) and _empty_all(
-        sent, "delivery_id", partition, request_body=None, steps=None
+        sent, "delivery_id", partition, request_body=None, steps=None, omitted_fields=None
     )
 
 

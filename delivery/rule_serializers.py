@@ -7,6 +7,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from delivery.search import EventTypeField
+from delivery.serializers import OmittedFieldOut
 from meshes.api import PublicIdField, QuerySerializer, StrictSerializer, WorkspaceField
 from workspaces import ids
 
@@ -93,6 +94,9 @@ class PreviewOut(serializers.Serializer[Any]):
     url = serializers.CharField()
     headers = HeaderPairsField(help_text="What credentials make is masked.")
     body = serializers.CharField()
+    omitted_fields = OmittedFieldOut(
+        many=True, help_text="What the mapping makes and the vendor would not take, left out so that the rest can pass."
+    )
 
 
 class TrialOut(serializers.Serializer[Any]):

@@ -144,13 +144,25 @@ class StepOut(serializers.Serializer[Any]):
     response_body = serializers.CharField(allow_null=True)
 
 
+class OmittedFieldOut(serializers.Serializer[Any]):
+    field = serializers.CharField(help_text="By the vendor's own name.")
+    reason = serializers.CharField()
+
+
 class AttemptOut(AttemptSummaryOut):
     request = AttemptRequestOut(source="*")
     response_headers = serializers.ListField()
     response_body = serializers.SerializerMethodField()
     steps = StepOut(many=True, allow_null=True, help_text="Every call, where the action needs several; else null.")
+    omitted_fields = serializers.SerializerMethodField(
+        help_text="What the mapping made and the vendor would not take, left out so that the rest could pass."
+    )
     credential_version = serializers.IntegerField(allow_null=True)
     worker = serializers.CharField()
+
+    @extend_schema_field(OmittedFieldOut(many=True))
+    def get_omitted_fields(self, attempt: Attempt) -> list[dict[str, str]]:
+        return attempt.omitted_fields or []
 
     @extend_schema_field(BodyOut(allow_null=True))
     def get_response_body(self, attempt: Attempt) -> dict[str, Any] | None:

@@ -84,7 +84,7 @@ SETTLE = """
 WITH results (id, lease_id, status, outcome, cause, detail, budget_used, delay_seconds, attempt_id, workspace_id,
     connection_id, number, started_at, duration_ms, status_code, error_class, error, request_method, request_url,
     request_headers, request_body, request_truncated, response_headers, response_body, response_truncated,
-    credential_version, steps) AS (VALUES {rows}),
+    credential_version, steps, omitted_fields) AS (VALUES {rows}),
 settled AS (
     UPDATE deliveries d
     SET status = r.status, outcome = r.outcome, cause = r.cause, detail = r.detail, budget_used = r.budget_used,
@@ -99,11 +99,11 @@ recorded AS (
     INSERT INTO attempts (id, workspace_id, delivery_id, number, started_at, duration_ms, outcome, status_code,
         error_class, error, request_method, request_url, request_headers, request_body, request_truncated,
         response_headers, response_body,
-        response_truncated, credential_version, steps, worker)
+        response_truncated, credential_version, steps, omitted_fields, worker)
     SELECT r.attempt_id, r.workspace_id, r.id, r.number, r.started_at, r.duration_ms, r.outcome, r.status_code,
         r.error_class, r.error, r.request_method, r.request_url, r.request_headers, r.request_body,
         r.request_truncated, r.response_headers, r.response_body, r.response_truncated, r.credential_version,
-        r.steps, %s
+        r.steps, r.omitted_fields, %s
     FROM results r JOIN settled USING (id)
 )
 SELECT r.id, statement_timestamp(), h.connection_id, h.breaker, h.consecutive_failures, h.opened_times,
@@ -116,7 +116,7 @@ stand in an array too, by which PostgreSQL leaves out all other partitions while
 RESULT = (
     "(%s::uuid, %s::uuid, %s, %s, %s, %s, %s, %s::float,"
     " %s::uuid, %s::uuid, %s::uuid, %s, %s::timestamptz, %s, %s::int, %s, %s, %s, %s, %s::jsonb, %s::bytea, %s,"
-    " %s::jsonb, %s::bytea, %s, %s::int, %s::jsonb)"
+    " %s::jsonb, %s::bytea, %s, %s::int, %s::jsonb, %s::jsonb)"
 )
 
 
@@ -170,6 +170,7 @@ def _row(result: Result) -> tuple[Any, ...]:
         bool(request and request.truncated), json.dumps(response.headers if response else []),
         Binary(response.body) if response else None, bool(response and response.truncated), job.sealed_version,
         json.dumps(result.steps) if result.steps else None,
+        json.dumps(result.omitted_fields) if result.omitted_fields else None,
     )  # fmt: skip
 
 

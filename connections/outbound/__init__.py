@@ -26,9 +26,11 @@ from connections.outbound.errors import (
 )
 from connections.outbound.messages import Request, Response
 from connections.outbound.policy import Policy
+from connections.outbound.room import DELIVERY_BODY_LIMIT, Room
 from connections.outbound.urls import with_ascii_host
 
 __all__ = [
+    "DELIVERY_BODY_LIMIT",
     "ConnectFailed",
     "ConnectionLost",
     "DeadlineExceeded",
@@ -45,6 +47,7 @@ __all__ = [
     "ResolveTimedOut",
     "Response",
     "ResponseTooLarge",
+    "Room",
     "TlsFailed",
     "check_url",
     "send",

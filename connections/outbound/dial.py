@@ -16,6 +16,7 @@ from connections.outbound.keeping import IDLE_SECONDS, MARGIN_SECONDS, Handle, K
 from connections.outbound.messages import USER_AGENT, Request
 from connections.outbound.policy import Policy
 from connections.outbound.reading import Reading, Stop
+from connections.outbound.room import Room
 from connections.outbound.urls import Target
 
 MAX_PINS = 8
@@ -40,6 +41,7 @@ class Call:
     body_limit: int
     key: Key | None = None
     pins: tuple[Address, ...] = ()
+    room: Room | None = None
 
 
 class Stale(Exception):  # noqa: N818 - reads so where it is caught
@@ -78,7 +80,7 @@ class _Attempt:
 
     def __init__(self, call: Call, kept: Kept | None = None) -> None:
         self.call = call
-        self.reading = Reading(call.body_limit)
+        self.reading = Reading(call.body_limit, call.room)
         self.connected = False
         self.refusal: str | None = None
         self.broken: OSError | None = None

@@ -14,11 +14,11 @@ from connections.outbound.messages import Request, Response, check_request
 from connections.outbound.names import LOCALHOST, find_addresses, is_localhost
 from connections.outbound.policy import Policy
 from connections.outbound.reading import Reading, Stop
+from connections.outbound.room import DELIVERY_BODY_LIMIT, Room
 from connections.outbound.urls import Target, parse_url
 
 DEADLINE_SECONDS = 15.0
 MAX_DEADLINE_SECONDS = 30.0
-DELIVERY_BODY_LIMIT = 64 * 1024
 
 logger = logging.getLogger("meshes.outbound")
 
@@ -30,6 +30,7 @@ def send(
     body_limit: int = DELIVERY_BODY_LIMIT,
     policy: Policy | None = None,
     pool_key: Hashable = None,
+    room: Room | None = None,
 ) -> Response:
     """Send one request and return its answer, whatever the status; redirects are answers too.
 
@@ -37,7 +38,7 @@ def send(
     no other; that request then looks no name up. Without one nothing is kept.
 
     The deadline (30 s at most; more is cut to that) spans lookup, connect, TLS, header and body. Of the body up to
-    `body_limit` bytes are read; a longer one is cut and marked `truncated`. May be called from any number of threads.
+    `body_limit` bytes are read, with a `room` only as far as there is room for a long answer; a longer one is cut and marked `truncated`. May be called from any number of threads.
     Raises OutboundError: see `connections.outbound.errors`.
     """
     started = time.monotonic()
@@ -47,7 +48,7 @@ def send(
     try:
         target = parse_url(request.url)
         key = None if pool_key is None else Key(pool_key, target.scheme, target.host, target.port)
-        call = Call(request, target, policy, until, body_limit, key)
+        call = Call(request, target, policy, until, body_limit, key, room=room)
         status, reading = _send_on_kept(call) or _dial(call)
     except RefusedAddress as error:
         logger.info("refused: %s", error.detail)

@@ -1,7 +1,8 @@
 """Requests and answers, as plain values."""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from connections.outbound.errors import InvalidRequest
 
@@ -36,6 +37,10 @@ class Request:
     body: bytes = field(default=b"", repr=False)
     omitted: tuple[tuple[str, str], ...] = ()
 
+    def omitted_fields(self, mask: Callable[[str], str]) -> list[dict[str, str]]:
+        """`omitted` as it is recorded and shown, `{field, reason}`; `mask` takes secrets out of a text."""
+        return [{"field": field, "reason": mask(reason)} for field, reason in self.omitted]
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -49,6 +54,10 @@ class Response:
     body: bytes = field(repr=False)
     truncated: bool
     duration_ms: int
+
+    def cut(self, most: int) -> "Response":
+        """With that much of its body, for a record."""
+        return self if len(self.body) <= most else replace(self, body=self.body[:most], truncated=True)
 
 
 def check_request(request: Request) -> None:

@@ -3,6 +3,8 @@
 import re
 from enum import Enum, auto
 
+from connections.outbound.room import DELIVERY_BODY_LIMIT, Room
+
 MAX_ANSWER_HEADER_BYTES = 64 * 1024
 """Over all header lines of an answer, with those of 1xx answers before it and trailers after it."""
 
@@ -22,13 +24,14 @@ class Stop(Enum):
 class Reading:
     """The answer so far. `stopped` says whether we ended the transfer, and why."""
 
-    def __init__(self, body_limit: int) -> None:
+    def __init__(self, body_limit: int, room: Room | None = None) -> None:
         self.stopped: Stop | None = None
         self._lines: list[bytes] = []
         self._header_bytes = 0
         self._complete = False
         self._body = bytearray()
         self._body_limit = body_limit
+        self._room = room
 
     def take_header(self, line: bytes) -> int | None:
         self._header_bytes += len(line)
@@ -46,9 +49,11 @@ class Reading:
         return CONTINUE
 
     def take_body(self, piece: bytes) -> int | None:
-        room = self._body_limit - len(self._body)
-        self._body += piece[:room]
-        if len(piece) > room:
+        if self._room is not None and len(self._body) + len(piece) > DELIVERY_BODY_LIMIT and not self._room.take():
+            self._body_limit = min(self._body_limit, DELIVERY_BODY_LIMIT)
+        left = self._body_limit - len(self._body)
+        self._body += piece[:left]
+        if len(piece) > left:
             self.stopped = Stop.BODY_FULL
             return ABORT
         return CONTINUE

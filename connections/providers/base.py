@@ -217,6 +217,8 @@ class Provider:
     """Where the vendor is reached, by the value of the config field `region`; with one entry for all."""
     live_options: ClassVar[Mapping[str, str]] = {}
     """Fields whose choices the vendor can list, and what they are."""
+    answer_bytes: ClassVar[int] = 64 * 1024
+    """Of an answer so much is read, where there is room for it; the first 64 KB are kept."""
     override: str = ""
     """The URL that stands for the vendor's own hosts: `MESHES_VENDOR_URLS`."""
     test: ClassVar[str] = "This vendor offers no check without side effects."
@@ -236,7 +238,8 @@ class Provider:
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
         """What comes after these calls of an action with several steps: the next one, or a verdict on all of them.
 
-        None: the last answer decides, by `classify`. It is asked after every answer, whatever its status.
+        None: the last answer decides, by `classify`. It is asked after every answer, whatever its status. Of answers
+        before the last one the first 64 KB are there.
         """
         return None
 

@@ -68,6 +68,7 @@ class VendorError(NamedTuple):
 class Vendor(Provider):
     """A provider with a JSON API. `name` stands in the words that its customers read."""
 
+    answer_bytes = 4 * 1024 * 1024
     answers: ClassVar[Mapping[str | int, Verdict]] = {}
     """By the vendor's error code, or by status; the code comes first."""
 

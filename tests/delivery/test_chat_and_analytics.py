@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from connections import providers
-from delivery import dispatch, fanout, settling
+from connections.outbound.room import PLACES, Room
+from delivery import dispatch, fanout, preview, settling
 from delivery.models import Attempt, Delivery
+from delivery.serializers import AttemptOut
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 
 pytestmark = pytest.mark.django_db
@@ -110,3 +112,52 @@ def test_a_contact_that_is_not_there_yet_takes_two_calls(endpoint, monkeypatch):
         ("POST", "/contacts"),
     ]
     assert [step["status"] for step in Attempt.objects.get(delivery=delivery).steps] == [404, 404]
+
+
+def test_a_number_that_the_vendor_would_not_take_is_left_out_and_the_attempt_says_so(endpoint, monkeypatch):
+    own = [value("phone_number", "0171 1234567")]
+    case = Case("klaviyo", "upsert_profile", KEY, "", 200, b'{"data":{"id":"1"}}', mapping=own)
+    delivery = delivered(case, endpoint, monkeypatch)
+    assert delivery.status == "succeeded"
+    (sent,) = endpoint.got
+    assert json.loads(sent.body)["data"]["attributes"]["email"] == "ada@example.com"
+    assert "phone_number" not in json.loads(sent.body)["data"]["attributes"]
+    reason = "it names no country: write it as +15551234567, or set phone_country"
+    attempt = Attempt.objects.get(delivery=delivery)
+    assert attempt.omitted_fields == [{"field": "phone_number", "reason": reason}]
+    assert AttemptOut(attempt).data["omitted_fields"] == attempt.omitted_fields
+    draft = preview.Draft(delivery.pk, delivery.event_id, delivery.event_type, delivery.body, delivery.action)
+    assert preview.render(delivery.connection, draft)["omitted_fields"] == attempt.omitted_fields
+
+
+def test_an_attempt_that_left_nothing_out_says_nothing(endpoint, monkeypatch):
+    attempt = Attempt.objects.get(delivery=delivered(CASES[0], endpoint, monkeypatch))
+    assert attempt.omitted_fields is None
+    assert AttemptOut(attempt).data["omitted_fields"] == []
+
+
+def test_a_long_answer_is_read_to_its_end_and_its_beginning_is_kept(endpoint, monkeypatch):
+    contacts = [{"id": f"c{n}", "role": "lead", "bio": "x" * 4000} for n in range(39)] + [{"id": "u1", "role": "user"}]
+    body = json.dumps({"type": "list", "data": contacts}).encode()
+    case = Case("intercom", "upsert_contact", {"access_token": CANARY}, "", body=body)
+    delivery = delivered(case, endpoint, monkeypatch)
+    assert delivery.status == "succeeded"
+    assert [(got.method, got.path) for got in endpoint.got] == [("POST", "/contacts/search"), ("PUT", "/contacts/u1")]
+    attempt = Attempt.objects.get(delivery=delivery)
+    assert (len(attempt.response_body), attempt.response_truncated) == (64 * 1024, True)
+    assert bytes(attempt.response_body) == body[: 64 * 1024]
+
+
+def test_without_room_for_a_long_answer_it_is_cut_and_tried_again(endpoint, monkeypatch):
+    rooms = [Room() for _ in range(PLACES)]
+    assert all(room.take() for room in rooms)
+    try:
+        body = json.dumps({"type": "list", "data": [{"id": "c", "role": "lead", "bio": "x" * 100_000}]}).encode()
+        case = Case("intercom", "upsert_contact", {"access_token": CANARY}, "", body=body)
+        delivery = delivered(case, endpoint, monkeypatch)
+        assert (delivery.status, delivery.cause) == ("pending", "unreadable_answer")
+    finally:
+        for room in rooms:
+            room.__exit__(None, None, None)
+    with Room() as room:
+        assert room.take()

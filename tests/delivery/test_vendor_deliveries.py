@@ -8,7 +8,7 @@ import pytest
 from connections import providers
 from connections.masking import SHORTEST_NEEDLE
 from connections.models import Connection
-from connections.outbound.door import DELIVERY_BODY_LIMIT
+from connections.outbound import DELIVERY_BODY_LIMIT
 from delivery import dispatch, fanout, settling, steering
 from delivery.conversing import STEP_BODY_BYTES
 from delivery.models import Attempt, Delivery, RoutingLedger

@@ -384,6 +384,11 @@ def test_a_success_that_the_body_does_not_prove_is_not_delivered(provider):
         assert provider.classify(answer, provider.actions[0].slug).outcome != Outcome.DELIVERED
 
 
+@pytest.mark.parametrize("provider", ALL, ids=lambda provider: provider.slug)
+def test_a_vendor_s_answer_is_read_further_than_a_webhook_s(provider):
+    assert provider.answer_bytes == (4 * 1024 * 1024 if isinstance(provider, Vendor) else 64 * 1024)
+
+
 NAMED_IN_TEXT = [each for each in ACTIONS if any(field.source == SUMMARY for field in each[1].fields)]
 LINK = "[Verify](https://evil.example) <https://evil.example|Verify> <!channel> **Ada**"
 
