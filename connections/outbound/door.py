@@ -38,7 +38,8 @@ def send(
     no other; that request then looks no name up. Without one nothing is kept.
 
     The deadline (30 s at most; more is cut to that) spans lookup, connect, TLS, header and body. Of the body up to
-    `body_limit` bytes are read, with a `room` only as far as there is room for a long answer; a longer one is cut and marked `truncated`. May be called from any number of threads.
+    `body_limit` bytes are read, with a `room` only as far as there is room for a long answer; a longer one is cut and
+    marked `truncated`. May be called from any number of threads.
     Raises OutboundError: see `connections.outbound.errors`.
     """
     started = time.monotonic()
