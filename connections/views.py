@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import DatabaseError
+from django.db import Error
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound
@@ -246,7 +246,7 @@ def _as_problems(given: Mapping[str, Any] | None = None) -> Iterator[None]:
         ) from None
     except lifecycle.Conflict as error:
         raise Problem(409, detail=str(error)) from None
-    except DatabaseError:
+    except Error:
         raise
     except Exception:
         with Redactor(keeping.wrapped((given or {}).get("credentials", {}))).guarding():

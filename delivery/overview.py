@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import redis
-from django.db import OperationalError, connection, transaction
+from django.db import Error, connection, transaction
 
 from delivery import setting_aside, steering
 from delivery.lanes.control import LaneStats, RingStats
@@ -141,6 +141,6 @@ def _read(sql: str, parameters: list[Any]) -> list[tuple[Any, ...]] | None:
             rows = list(cursor.fetchall())
             cursor.execute("SET LOCAL statement_timeout TO DEFAULT")
             return rows
-    except OperationalError as error:
+    except Error as error:
         logger.warning("a figure of the overview took too long: %s", error)
         return None

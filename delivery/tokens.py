@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 from connections.oauth.leases import begin_refresh, finish_refresh, read_tokens
@@ -30,5 +31,8 @@ def _submit(step: Step, item: Any) -> Any:
 
 
 GROUPED = Steps(
-    begin=partial(_submit, begin_refresh), finish=partial(_submit, finish_refresh), read=partial(_submit, read_tokens)
+    begin=partial(_submit, begin_refresh),
+    finish=partial(_submit, finish_refresh),
+    read=partial(_submit, read_tokens),
+    keep_seconds=inf,  # nobody waits for a delivery's thread, and nothing else could be written either
 )

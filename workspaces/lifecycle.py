@@ -5,8 +5,10 @@ from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from psycopg2.errorcodes import UNIQUE_VIOLATION
 
 from workspaces import directory
+from workspaces.database_faults import sqlstate
 from workspaces.models import Workspace
 from workspaces.signals import workspace_deleted
 
@@ -21,6 +23,8 @@ def create_workspace(fields: Mapping[str, Any]) -> Workspace:
         with transaction.atomic():
             return Workspace.objects.create(**fields)
     except IntegrityError as error:
+        if sqlstate(error) != UNIQUE_VIOLATION:
+            raise
         raise ExternalIdTaken from error
 
 
@@ -33,6 +37,8 @@ def change_workspace(workspace: Workspace, fields: Mapping[str, Any]) -> None:
             workspace.save(update_fields=[*fields, "updated_at"])
             transaction.on_commit(directory.forget)
     except IntegrityError as error:
+        if sqlstate(error) != UNIQUE_VIOLATION:
+            raise
         raise ExternalIdTaken from error
 
 

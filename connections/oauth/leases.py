@@ -342,7 +342,7 @@ def _fail(lease: Lease, verdict: Verdict) -> Lost:
     changed: dict[str, Any] = {
         "lease_id": None,
         "lease_until": None,
-        "refresh_failures": F("refresh_failures") + 1,
+        "refresh_failures": F("refresh_failures") + (0 if verdict.is_ours else 1),
         "last_error": verdict.words[:300],
     }
     if is_end and lease.provider.oauth is not None and lease.provider.oauth.is_by_person:

@@ -36,7 +36,7 @@ from workspaces.database_faults import passes
 WAIT_SECONDS = 10.0
 """How long one waits for a token that somebody else asks for."""
 KEEP_SECONDS = 15.0
-"""How long one tries to keep new tokens while the database is away; with the request before it, less than a lease."""
+"""How long a call that somebody waits for tries to keep new tokens; with the request before it, less than a lease."""
 POLL_SECONDS = 0.1
 BUSY_WORDS = "Another worker is still asking for a new token."
 BUSY_REST_SECONDS = 5.0
@@ -49,6 +49,8 @@ class Steps:
     begin: Callable[[Need], Begun]
     finish: Callable[[Finish], Renewed | Lost]
     read: Callable[[Need], Standing | None]
+    keep_seconds: float = KEEP_SECONDS
+    """How long new tokens are kept in memory while the database takes none: nobody else has them."""
 
 
 DIRECT = Steps(
@@ -193,8 +195,11 @@ def _ask(lease: Lease, steps: Steps, until: float) -> Renewed | None:
 
 
 def _keep(finish: Finish, steps: Steps) -> Renewed | Lost:
-    """Keep new tokens, with patience while PostgreSQL restarts: nobody else has them, and the old ones may be void."""
-    ends_at = time.monotonic() + KEEP_SECONDS
+    """Keep new tokens, with patience while PostgreSQL cannot: nobody else has them, and the old ones may be void.
+
+    A lease that lapses meanwhile does no harm: who cannot write cannot take it either, and `finish` asks whose it is.
+    """
+    ends_at = time.monotonic() + steps.keep_seconds
     while True:
         try:
             return steps.finish(finish)

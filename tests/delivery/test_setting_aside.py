@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -394,3 +395,53 @@ def test_errors_of_the_database_are_told_without_what_they_quote(workspace):
         cursor.execute("SELECT 'ada@example.com'::int")
     failure = setting_aside.judge(claim, failed.value, time.monotonic())
     assert failure.detail == "invalid text representation (22P02)"
+
+
+# --- through the groups that threads share --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _no_session_left(transactional_db):
+    """Groups keep their connections; a database with sessions cannot be dropped. They connect anew when they must."""
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TRIGGER IF EXISTS refuse ON deliveries; DROP FUNCTION IF EXISTS refuse()")
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+@pytest.mark.usefixtures("_no_session_left")
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("state", ["53100", "22003", "57014"])
+def test_of_many_at_once_only_the_one_that_is_refused_is_not_routed(workspace, state):
+    """What is refused in a batch is written again one by one, by the same claims."""
+    bad, *good = (make_event(workspace) for _ in range(24))
+    refuse(state, f"NEW.event_id = '{bad.pk}'")
+    with ThreadPoolExecutor(24) as pool:
+        list(pool.map(lambda event: tasks.fan_out(str(event.pk)), (*good, bad)))
+    assert set(RoutingLedger.objects.values_list("event_id", flat=True)) == {event.pk for event in good}
+    for _ in range(2):  # it may have begun when all others were done, which proves nothing yet
+        end_rest(bad)
+        tasks.fan_out(str(bad.pk))
+    row = Unrouted.objects.get()
+    assert (row.event_id, row.tries, row.lease_id) == (bad.pk, 0, None)
+    assert (row.poisoned_at is None) == (state == "53100")
+    assert row.cause == {"53100": "", "22003": "refused", "57014": "timeout"}[state]
+
+
+@pytest.mark.usefixtures("_no_session_left")
+@pytest.mark.django_db(transaction=True)
+def test_of_many_that_all_fail_none_is_counted_or_set_aside_and_all_get_on(workspace):
+    events = [make_event(workspace) for _ in range(24)]
+    with ThreadPoolExecutor(24) as pool:
+        for state in ("53100", "23502", "57014", "53100", "23502", "57014"):
+            refuse(state)
+            list(pool.map(lambda event: tasks.fan_out(str(event.pk)), events))
+            end_rest(*events)
+        assert set(Unrouted.objects.values_list("tries", "failures", "poisoned_at")) == {(0, 6, None)}
+        accept()
+        list(pool.map(lambda event: tasks.fan_out(str(event.pk)), events))
+    assert not Unrouted.objects.exists()
+    assert RoutingLedger.objects.count() == Delivery.objects.count() == 24

@@ -1,13 +1,17 @@
 """One refresh at a time, however many need it, in however many processes; and what becomes of those who wait."""
 
+import itertools
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -19,9 +23,9 @@ from django.db import connections as databases
 from connections import lifecycle, providers
 from connections.models import AccessRecord, OAuthGrant
 from connections.oauth import leases, refreshing, tokens
-from connections.oauth.leases import Lost, Renewed
-from connections.oauth.refreshing import DIRECT, Authorization, Steps, User
-from connections.oauth.troubles import NoToken
+from connections.oauth.leases import Finish, Lost, Renewed
+from connections.oauth.refreshing import DIRECT, KEEP_SECONDS, Authorization, Steps, User
+from connections.oauth.troubles import OURS, NoToken
 from connections.providers.base import Response, Secret
 from meshes.stack_folder import PROJECT
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
@@ -412,6 +416,40 @@ def test_a_database_that_is_away_for_a_moment_loses_no_token(vendor):
     authorization.prepare(FAR)
     assert (len(tries), len(vendor.token_requests)) == (3, 1)
     assert opened(connection).secret["refresh_token"].reveal() in vendor.refresh_tokens
+
+
+@pytest.mark.parametrize("keep_seconds", [KEEP_SECONDS, math.inf], ids=["somebody waits", "a delivery"])
+def test_a_database_that_is_away_for_long_loses_no_token_of_a_delivery(vendor, monkeypatch, keep_seconds):
+    vendor.rotates = True
+    connection = expired(vendor)
+    failures = iter(range(5))
+
+    def finish(item):
+        if next(failures, None) is not None:
+            raise OperationalError("no space left on device")
+        return DIRECT.finish(item)
+
+    moments = itertools.count(time.monotonic(), KEEP_SECONDS / 2)
+    slow = SimpleNamespace(monotonic=lambda: next(moments), sleep=lambda seconds: None)
+    steps = Steps(DIRECT.begin, finish, DIRECT.read, keep_seconds)
+    authorization = authorization_of(connection, steps)
+    monkeypatch.setattr(refreshing, "time", slow)
+    if keep_seconds == KEEP_SECONDS:
+        with pytest.raises(OperationalError):
+            authorization.prepare(math.inf)
+        return
+    authorization.prepare(math.inf)
+    assert len(vendor.token_requests) == 1
+    assert opened(connection).secret["refresh_token"].reveal() in vendor.refresh_tokens
+
+
+def test_a_fault_of_ours_counts_as_no_failure_of_the_token_endpoint(vendor):
+    connection = expired(vendor)
+    need = need_of(connection)
+    lease = DIRECT.begin(need)
+    assert DIRECT.finish(Finish(lease, OURS)) == Lost(is_gone=False)
+    grant = OAuthGrant.objects.get(connection=connection)
+    assert (grant.refresh_failures, grant.not_before, grant.lease_id) == (0, None, None)
 
 
 def test_a_lost_answer_of_ours_is_read_again(vendor):
