@@ -1,10 +1,11 @@
 """Sending again with the original or the current mapping: which delivery is open then, and what names what."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 
 from delivery import reopening, replay
 from delivery.models import Attempt, Delivery, Payload, Replay
@@ -136,6 +137,33 @@ def test_a_changed_action_goes_with_its_mapping(api):
     Delivery.objects.filter(pk=old.pk).update(action="earlier", frozen={"body": "wrapped"})
     new = Delivery.objects.get(pk=ids.decode(ids.DELIVERY, again(api, old).json()["id"]))
     assert (new.action, new.frozen) == ("send", {"body": "raw"})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_replays_at_once_make_one_new_delivery_each():
+    made = rejected(number=10)
+    wanted = [row.pk for row in made]
+
+    def send(mapping):
+        try:
+            return reopening.send_again(wanted, reopening.Terms(mapping))
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(4) as pool:
+        sent = list(pool.map(send, ["current", "original", "current", ""]))
+    done = [old for each in sent for old in each.made]
+    assert sorted(done) == sorted(wanted)
+    assert {refusal.reason for each in sent for refusal in each.refused.values()} <= {
+        "changed",
+        "in_progress",
+        "replaced",
+    }
+    replaced = Delivery.objects.filter(pk__in=wanted, cause="replaced")
+    assert Delivery.objects.count() == 10 + replaced.count()
+    assert Delivery.objects.filter(status="pending").count() == 10
+    for row in replaced:
+        assert Delivery.objects.get(replay_of=row.pk).pk == row.replaced_by_id
 
 
 # --- what may arrive twice ------------------------------------------------------------------------------------------
