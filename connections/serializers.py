@@ -1,5 +1,6 @@
 """Connections as the API reads and shows them."""
 
+from datetime import datetime
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
@@ -9,7 +10,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from connections import outbound, providers
 from connections.models import Connection
 from meshes.api import PublicIdField, QuerySerializer, SecretShownField, StrictSerializer, WorkspaceField
-from workspaces import ids
+from workspaces import clock, ids
 
 MAX_SCHEDULE = 20
 MAX_DELAY_SECONDS = 86_400
@@ -128,11 +129,15 @@ class ConnectionOut(serializers.Serializer[Any]):
     status_reason = serializers.CharField()
     status_changed_at = serializers.DateTimeField(allow_null=True)
     account = AccountOut(source="*", help_text="Whose account a test has found; empty before.")
-    paused_until = serializers.DateTimeField(allow_null=True, help_text="The lane rests until then, by itself.")
+    paused_until = serializers.SerializerMethodField(help_text="The lane rests until then, by itself; never past.")
     version = serializers.IntegerField()
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
     deleted_at = serializers.DateTimeField(allow_null=True)
+
+    @extend_schema_field(serializers.DateTimeField(allow_null=True))
+    def get_paused_until(self, connection: Connection) -> datetime | None:
+        return connection.paused_until if connection.paused_until and connection.paused_until > clock.now() else None
 
 
 class ConnectionMadeOut(ConnectionOut):

@@ -88,9 +88,9 @@ class Shape:
 
 @dataclass(slots=True)
 class SentAgain:
-    """What became of a list of deliveries. Publish `hints` after the commit."""
+    """What became of a list of deliveries. Publish `to_publish` after the commit."""
 
-    hints: list[publishing.DeliveryHint] = field(default_factory=list)
+    to_publish: list[publishing.DeliveryHint] = field(default_factory=list)
     """Of those that are open now, also where they are held."""
     made: dict[uuid.UUID, uuid.UUID] = field(default_factory=dict)
     """The delivery that is open now, of each that was sent again: itself, or the one that replaced it."""
@@ -119,7 +119,7 @@ def send_again(delivery_ids: Sequence[uuid.UUID], terms: Terms = BY_CAUSE, steps
         written = _reopen(reopened, terms) + _replace(replaced, terms)
         _end_filtered({old: each.words for old, each in done.refused.items() if each.reason == FILTERED}, terms)
     for old, workspace_id, connection_id, new in written:
-        done.hints.append((workspace_id, connection_id, new))
+        done.to_publish.append((workspace_id, connection_id, new))
         done.made[old] = new
     for delivery_id in delivery_ids:
         if delivery_id not in done.made and delivery_id not in done.left:

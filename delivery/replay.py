@@ -112,7 +112,7 @@ def _advance(replay_id: uuid.UUID, now: datetime) -> int:
         sent = reopening.send_again([candidate.delivery_id for candidate in batch], terms, EVENT_STEPS)
         batch = [candidate for candidate in batch if candidate.delivery_id not in sent.left]
         _move(replay, batch, sent, now, seconds, is_last=not candidates)
-    publishing.publish_deliveries(sent.hints)
+    publishing.publish_deliveries(sent.to_publish)
     return len(sent.made)
 
 

@@ -172,7 +172,7 @@ class ConnectionHealthAdmin(OperatorAdmin):
     show_connection = columns.related("connection", "connections.connection")
     show_workspace = columns.workspace()
     show_breaker = columns.state("breaker", "breaker")
-    show_probe = columns.moment("probe_until", "probe until")
+    show_probe = columns.moment("probe_until", "probe until", only_ahead=True)
     show_failing = columns.moment("first_failure_at", "failing since")
     show_failed = columns.moment("last_failure_at", "last failure")
     show_succeeded = columns.moment("last_success_at", "last success")

@@ -113,7 +113,7 @@ class DeliveriesAdmin(OperatorAdmin):
                 if sent.made[row.pk] != row.pk:
                     newest = ids.encode(ids.DELIVERY, sent.made[row.pk])
                     self.record(request, _as_deliveries([row]), f"Sent again as {newest}.")
-        publishing.publish_deliveries(sent.hints)
+        publishing.publish_deliveries(sent.to_publish)
         reasons = [refusal.words for refusal in sent.refused.values()] + [LEFT] * len(sent.left)
         self.report(request, "sent again", len(done), reasons)
 

@@ -105,7 +105,7 @@ class ReplayAdmin(OperatorAdmin):
     show_status = columns.state("status", "status")
     show_filter = columns.document("filter", "filter")
     show_made = columns.moment("created_at", "asked for")
-    show_next = columns.moment("next_batch_at", "next batch")
+    show_next = columns.moment("next_batch_at", "next batch", only_ahead=True)
     show_end = columns.moment("finished_at", "finished")
 
     @admin.display(description="progress")

@@ -59,7 +59,7 @@ class DeliveryViewSet(TenantViewSet):
             if refusal.reason == reopening.FILTERED:
                 return self._show(id, 202)
             raise Problem(409, detail=refusal.words)
-        transaction.on_commit(partial(publishing.publish_deliveries, sent.hints))
+        transaction.on_commit(partial(publishing.publish_deliveries, sent.to_publish))
         return self._show(ids.encode(ids.DELIVERY, sent.made[delivery.pk]), 202)
 
     @extend_schema(request=StrictSerializer, responses=DeliveryDetailOut)

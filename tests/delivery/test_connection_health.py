@@ -293,3 +293,19 @@ def test_the_admin_says_what_is_waited_for(api):
         assert COOL_DOWN_WORDS["throttled"] in text
     assert f"{until:%Y-%m-%d %H:%M:%S} cool down" in words(root.list("delivery_delivery"))
     assert "Is cooling down since" in root.text("connections_connection", target.pk)
+
+
+def test_a_pause_that_is_over_is_not_shown(api):
+    target = make_connection(make_workspace(), paused_until=ahead(-60))
+    assert api.get(f"/connections/{target.public_id}").json()["paused_until"] is None
+    assert [row["paused_until"] for row in api.get("/connections").json()["data"]] == [None]
+    until = ahead(60)
+    type(target).objects.update(paused_until=until)
+    assert parse_datetime(api.get(f"/connections/{target.public_id}").json()["paused_until"]) == until
+
+
+def test_the_admin_shows_no_probe_that_is_over(api):
+    target = make_connection(make_workspace())
+    over = ahead(-3600)
+    counters(target, breaker="half_open", probe_until=over)
+    assert f"{over:%Y-%m-%d %H:%M:%S}" not in superuser().text("connections_connectionhealth", target.pk)

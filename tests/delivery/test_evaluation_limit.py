@@ -119,7 +119,9 @@ def test_a_replay_decides_anew_whether_the_rule_matches_and_ends_what_does_not()
 def test_a_replay_shapes_what_matches_now():
     _, rule, delivery = given_up()
     change(rule, filter=CHEAP, mapping=[{"to": "first", "from": "payload.l[0]"}])
-    assert reopening.send_again([delivery.pk]).hints == [(delivery.workspace_id, delivery.connection_id, delivery.pk)]
+    assert reopening.send_again([delivery.pk]).to_publish == [
+        (delivery.workspace_id, delivery.connection_id, delivery.pk)
+    ]
     delivery.refresh_from_db()
     assert (delivery.status, delivery.cause, delivery.body) == ("pending", "", '{"first":0}')
 

@@ -9,18 +9,19 @@ from typing import Any
 from django.contrib import admin
 from django.utils.safestring import SafeString
 
-from workspaces import ids
+from workspaces import clock, ids
 from workspaces.operators import display
 
 Column = Callable[[Any, Any], SafeString | str]
 
 
-def moment(field: str, title: str) -> Column:
-    """A moment, in UTC to the second."""
+def moment(field: str, title: str, *, only_ahead: bool = False) -> Column:
+    """A moment, in UTC to the second; `only_ahead`: nothing where it is past."""
 
     @admin.display(description=f"{title} (UTC)")
     def show(self: Any, row: Any) -> SafeString | str:
-        return display.moment(getattr(row, field))
+        value = getattr(row, field)
+        return display.moment(None if only_ahead and value and value <= clock.now() else value)
 
     return show
 
