@@ -184,5 +184,5 @@ def test_a_success_with_nothing_left_of_the_limit_rests_the_lane(hubspot, monkey
     assert delivery.status == "succeeded"
     target = Connection.objects.get(pk=delivery.connection_id)
     assert 9 < (target.paused_until - before).total_seconds() < 12
-    assert paused == [(target.workspace_id, target.pk, target.paused_until)]
+    assert paused == [(target.workspace_id, target.pk, 10.0)]
     assert target.health.breaker == "closed"

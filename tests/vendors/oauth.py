@@ -67,6 +67,8 @@ class OAuthServer(VendorServer[State]):
     default_grant: ClassVar[str] = ""
     """The grant where a request names none."""
     gives_refresh_tokens: ClassVar[bool] = True
+    redirect_with: ClassVar[Mapping[str, str]] = {}
+    """What stands in the redirect beside the code."""
     checks_redirect_uri: ClassVar[bool] = True
     """Whether the request for a code's tokens must name the page's redirect_uri again."""
     detects_reuse: ClassVar[bool] = False
@@ -172,7 +174,7 @@ class OAuthServer(VendorServer[State]):
         if not _is_absolute(back) or (self.redirect_uris and back not in self.redirect_uris):
             return Answer.text("The app does not know this redirect_uri.", 400)
         error = self._wrong_with(query) or (self._denials.pop(0) if self._denials else "")
-        answer = {"error": error} if error else {"code": self._new_code(query)}
+        answer = {"error": error} if error else {"code": self._new_code(query), **self.redirect_with}
         if "state" in query:
             answer["state"] = query["state"]
         return Answer(302, headers={"location": _with_query(back, answer)})

@@ -42,6 +42,7 @@ class Zoho(OAuthServer[Org]):
     slug, account, developer_token = "zoho", "20098765432", "1000.8cb99dxxxxx9d9.9bexxxxx8f"
     token_path = r"^/oauth/v2/token$"
     required = ("scope", "response_type", "access_type")
+    redirect_with = {"location": "eu", "accounts-server": "https://accounts.zoho.eu"}
     max_installations = 20
     token_seconds = 3600
     oauth_errors = {

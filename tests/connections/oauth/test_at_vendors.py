@@ -47,7 +47,7 @@ EXPECTED = {
     "intercom": Expected({"region": "us"}, "abc123", False, False, False),
     "slack": Expected(account="T0ACME"),
     "pipedrive": Expected({"api_domain": "https://acme.pipedrive.com"}),
-    "zoho": Expected({"api_domain": "https://www.zohoapis.eu"}, given={"accounts_host": "accounts.zoho.eu"}),
+    "zoho": Expected({"api_domain": "https://www.zohoapis.eu", "accounts_host": "accounts.zoho.eu"}),
 }
 REFRESHING = [slug for slug, expected in EXPECTED.items() if expected.refreshes]
 

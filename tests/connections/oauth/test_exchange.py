@@ -286,3 +286,30 @@ def test_a_provider_says_when_a_token_is_no_longer_taken(integrations):
     assert providers.get("hubspot").is_unauthorized(Response(401, (), b"", False, 1))
     assert not providers.get("hubspot").is_unauthorized(Response(403, (), b"", False, 1))
     assert providers.get("rotating").is_unauthorized(Response(200, (), b'{"error": "token_expired"}', False, 1))
+
+
+@pytest.mark.parametrize(
+    ("region", "pages", "api"),
+    [
+        ("us", "app.intercom.com", "api.intercom.io"),
+        ("eu", "app.eu.intercom.com", "api.eu.intercom.io"),
+        ("au", "app.au.intercom.com", "api.au.intercom.io"),
+        (None, "app.intercom.com", "api.intercom.io"),
+    ],
+)
+def test_a_region_has_hosts_of_its_own_for_its_authorizations(region, pages, api):
+    provider, config = providers.get("intercom"), {"region": region} if region else {}
+    assert exchange.url_of(provider, provider.oauth.authorize_url, config) == f"https://{pages}/oauth"
+    assert exchange.url_of(provider, provider.oauth.token_url, config) == f"https://{api}/auth/eagle/token"
+    assert exchange.url_of(provider, provider.oauth.details_url, config) == f"https://{api}/me"
+
+
+def test_a_code_of_zoho_is_redeemed_at_the_data_centre_that_the_redirect_names():
+    provider = providers.get("zoho")
+    config = {"accounts_host": "accounts.zoho.com"} | provider.read_redirect(
+        {"accounts-server": "https://accounts.zoho.in"}
+    )
+    assert exchange.url_of(provider, provider.oauth.token_url, config) == "https://accounts.zoho.in/oauth/v2/token"
+    stolen = provider.read_redirect({"accounts-server": "https://accounts.zoho.com.evil.example"})
+    with pytest.raises(NoToken):
+        exchange.url_of(provider, provider.oauth.token_url, stolen)
