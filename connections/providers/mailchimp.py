@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from connections.messages import Request, Response
+from connections.messages import OutboundError, Request, Response
 from connections.providers.base import (
     Account,
     Action,
@@ -25,6 +25,7 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     Verdict,
+    disabled,
     reauthorize,
     rejected,
     throttled,
@@ -47,6 +48,7 @@ from connections.providers.vendor import (
 )
 
 DATA_CENTRE = r"[a-z]{2}[0-9]{1,3}"
+NO_AUDIENCE = disabled("The audience does not exist any more. Set list_id to another, then resume.", "no_audience")
 THROTTLED = "403 without JSON"
 ADDRESS = "Invalid Resource of the address"
 
@@ -167,6 +169,12 @@ class Mailchimp(Vendor):
         title = text_at(document, "title")
         is_address = field == "email_address" if field else "looks fake" in message
         return VendorError(ADDRESS if title == "Invalid Resource" and is_address else title, message)
+
+    def classify(self, answer: Response | OutboundError, action: str) -> Verdict:
+        """Where a member is put, only the audience can be missing, and that is the connection's."""
+        if action == "upsert_member" and isinstance(answer, Response) and answer.status == 404:
+            return NO_AUDIENCE
+        return super().classify(answer, action)
 
     def build_test(self, shipment: Shipment) -> Request:
         return self._call("GET", "/", shipment)

@@ -183,8 +183,10 @@ def _email(fields: dict[str, Any], shipment: Shipment) -> dict[str, Any]:
     to = fields.get("to")
     if not isinstance(to, list):
         to = needed(fields, "to")
-    elif not to or not all(isinstance(address, str) and address for address in to):
+    elif not to or not all(isinstance(address, str) and address.strip() for address in to):
         raise Unsendable("The field to must be an address, or an array of addresses.")
+    else:
+        to = [address.strip() for address in to]
     if isinstance(to, list) and len(to) > MAX_RECIPIENTS:
         raise Unsendable(f"The email has {len(to)} recipients; Resend takes at most {MAX_RECIPIENTS}.")
     return without_nulls({**fields, "from": sender, "to": to, "subject": needed(fields, "subject")})

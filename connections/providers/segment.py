@@ -34,7 +34,11 @@ from connections.providers.vendor import (
 WHO = (
     MappingField("user_id", "User id", source=USER),
     MappingField("anonymous_id", "Anonymous id", source="payload.anonymous_id", help="Instead of a user id."),
-)
+    MappingField(
+        "context", "Context", type="object",
+        help="By Segment's own names; ip in it is the person's. Without it Segment notes none: it takes no server's.",
+    ),
+)  # fmt: skip
 
 
 class Segment(Vendor):
@@ -90,6 +94,8 @@ class Segment(Vendor):
             what = {"event": needed(fields, "event"), "properties": object_in(fields, "properties")}
         else:
             what = {"traits": object_in(fields, "traits")}
+        if context := object_in(fields, "context"):
+            what |= {"context": context}
         moment = {"messageId": shipment.delivery_id, "timestamp": iso_time(shipment.occurred_at)}
         url = f"{self.root(shipment)}/v1/{shipment.action}"
         return json_request("POST", url, without_nulls(who) | what | moment, basic(revealed(shipment, "write_key"), ""))

@@ -161,3 +161,22 @@ def test_without_room_for_a_long_answer_it_is_cut_and_tried_again(endpoint, monk
             room.__exit__(None, None, None)
     with Room() as room:
         assert room.take()
+
+
+@pytest.mark.parametrize(("status", "state", "cause"), [
+    (502, "dead", "uncertain"), (504, "dead", "uncertain"), (503, "pending", "server_error"),
+    (429, "pending", "rate_limited"),
+])  # fmt: skip
+def test_a_message_of_which_nobody_knows_whether_it_was_posted_is_not_posted_again(
+    status, state, cause, endpoint, monkeypatch
+):
+    case = Case("discord", "send_message", {"webhook_url": DISCORD}, "", status, b"{}")
+    delivery = delivered(case, endpoint, monkeypatch)
+    assert (delivery.status, delivery.cause, len(endpoint.got)) == (state, cause, 1)
+
+
+def test_a_search_that_broke_off_is_made_again_although_the_creation_would_not_be(endpoint, monkeypatch):
+    case = Case("pipedrive", "upsert_person", {"api_token": CANARY}, "", 502, b"")
+    delivery = delivered(case, endpoint, monkeypatch)
+    assert [got.method for got in endpoint.got] == ["GET"]
+    assert (delivery.status, delivery.outcome) == ("pending", "retry")

@@ -183,7 +183,7 @@ def test_an_event_s_properties_are_texts(properties):
         (problem(403, "User Disabled"), ("broken", "forbidden", "needs_reauth"), "Give them the permission"),
         (reply(403, b"<html>Request Blocked</html>"), ("retry", "rate_limited", None), "no more requests"),
         (reply(403), ("retry", "rate_limited", None), "no more requests"),
-        (problem(404, "Resource Not Found"), REFUSED, "Check list_id"),
+        (problem(404, "Resource Not Found"), ("broken", "no_audience", "disabled"), "Set list_id to another"),
         (problem(405, "Method Not Allowed"), REFUSED, "405"),
         (problem(429, "Too Many Requests"), ("retry", "rate_limited", None), "fewer requests"),
         (problem(500, "Internal Server Error"), ("retry", "server_error", None), "500"),
@@ -278,3 +278,10 @@ def test_an_event_of_which_nobody_knows_whether_it_was_recorded_is_uncertain():
         assert PROVIDER.classify(reply(status), "track_event").outcome == "uncertain"
         assert PROVIDER.classify(reply(status), "upsert_member").outcome == "retry"
     assert PROVIDER.classify(reply(503), "track_event").outcome == "retry"
+
+
+@pytest.mark.parametrize("action", ["add_tags", "track_event"])
+def test_a_member_that_is_missing_is_the_event_s_matter(action):
+    verdict = PROVIDER.classify(problem(404, "Resource Not Found"), action)
+    assert (verdict.outcome, verdict.hold) == ("rejected", None)
+    assert "Check list_id" in verdict.words

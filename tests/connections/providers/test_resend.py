@@ -273,3 +273,8 @@ def test_an_automation_of_which_nobody_knows_whether_it_started_is_uncertain():
     assert judged(502, action="send_event").outcome == Outcome.UNCERTAIN
     assert judged(503, action="send_event").outcome == Outcome.RETRY
     assert judged(502).outcome == Outcome.RETRY  # an email has its key
+
+
+def test_every_recipient_loses_the_spaces_around_it():
+    assert document_of(PROVIDER.build_request(email(to=[" a@b.co ", "c@d.co\n"])))["to"] == ["a@b.co", "c@d.co"]
+    assert document_of(PROVIDER.build_request(email(to=" a@b.co ")))["to"] == "a@b.co"

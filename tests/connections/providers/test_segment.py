@@ -118,3 +118,13 @@ def test_there_is_no_test():
 
 def test_every_declared_error_is_tested():
     assert set(PROVIDER.answers) - {"not_accepted"} <= {row[0] for row in ANSWERS}
+
+
+@pytest.mark.parametrize("action", ["track", "identify"])
+def test_the_person_s_address_is_mapped_and_ours_never_sent(action):
+    fields = {"user_id": 42, "event": "x", "context": {"ip": "203.0.113.7"}}
+    made = order(PROVIDER, action, fields, {"write_key": "k"})
+    assert document_of(PROVIDER.build_request(made))["context"] == {"ip": "203.0.113.7"}
+    bare = order(PROVIDER, action, {"user_id": 42, "event": "x"}, {"write_key": "k"})
+    assert "context" not in document_of(PROVIDER.build_request(bare))
+    assert document_of(PROVIDER.build_request(bare))["userId"] == "42"
