@@ -1,5 +1,5 @@
 # make demo   the whole main job, shown and checked, on servers of its own
-# make up     the whole stack, kept running until Ctrl-C; data in .meshes/
+# make up     the whole stack, kept running until Ctrl-C; data in .meshes/; LOOPBACK=1 lets it deliver to this machine
 # make test   everything that must hold before a change lands
 
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
@@ -25,7 +25,7 @@ demo: .venv/base.stamp
 	@exec $(BIN)/python manage.py demo
 
 up: .venv/base.stamp
-	@exec $(BIN)/python manage.py up
+	@exec $(BIN)/python manage.py up $(if $(filter-out 0,$(LOOPBACK)),--loopback)
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"

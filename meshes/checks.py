@@ -4,6 +4,7 @@ An installation that ran with such a setting goes on running, so none refuses th
 `meshes.environment`. The ids `meshes.E001` and on are stable.
 """
 
+import json
 import logging
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -52,6 +53,19 @@ def warn_of_weak_settings() -> None:
     """A line at WARNING for each, when a process starts."""
     for found in _find_weak_settings():
         logger.warning("%s %s (%s)", found.msg, found.hint, found.id)
+
+
+@register(Tags.security, deploy=True)
+def check_loopback(**kwargs: Any) -> list[CheckMessage]:
+    """`meshes.W002`: the stack that runs in this folder delivers to this machine."""
+    try:
+        state = json.loads((settings.DATA_DIR / "stack.json").read_text())
+    except (OSError, ValueError):
+        return []
+    if not state.get("loopback"):
+        return []
+    words = "The running stack delivers to this machine (LOOPBACK=1): tenants reach what listens here."
+    return [Warning(words, hint="Start it by `make up`, without LOOPBACK=1.", id="meshes.W002")]
 
 
 def _find_weak_settings() -> Iterator[CheckMessage]:

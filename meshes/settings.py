@@ -4,6 +4,7 @@ What must not be guessed has no default, and what cannot be read refuses the sta
 and is weak, `meshes.checks` tells.
 """
 
+import os
 from datetime import timedelta
 
 from django.core.exceptions import ImproperlyConfigured
@@ -30,6 +31,7 @@ from meshes.environment import (
     envurl,
     envurls,
 )
+from meshes.stack_folder import RUN_ID
 
 # --- secrets and servers -------------------------------------------------------------------------------------------
 
@@ -225,6 +227,18 @@ MESHES_OUTBOUND_ALLOW_NETS = envnets("MESHES_OUTBOUND_ALLOW_NETS")
 envfile("SSL_CERT_FILE")  # OpenSSL's variable, which the door reads by itself
 MESHES_OUTBOUND_ALLOW_HTTP = envbool("MESHES_OUTBOUND_ALLOW_HTTP", False)
 MESHES_OUTBOUND_PORTS = envports("MESHES_OUTBOUND_PORTS", "443")
+MESHES_OWN_PORTS: list[int] = []
+if env("MESHES_OWN_PORTS"):
+    MESHES_OWN_PORTS = [port for port in envports("MESHES_OWN_PORTS", "") if isinstance(port, int)]
+"""Loopback ports of the stack itself, which `make up` names: no delivery reaches them, whatever is allowed."""
+MESHES_LOOPBACK_WORDS = (
+    "This stack does not deliver to this machine. Start it by `make up LOOPBACK=1`, and it does, for that run."
+    if RUN_ID in os.environ
+    else ""
+)
+"""What is said of a URL on this machine, by a stack that somebody tries out there."""
+MESHES_FLOWER_URL = envurl("MESHES_FLOWER_URL")
+"""Where the page at `/` says that Flower is; empty leaves it out."""
 MESHES_OUTBOUND_TIMEOUT_SECONDS = 15
 """Deadline of one delivery unless its connection sets `limits.timeout` (1 to 30 s)."""
 

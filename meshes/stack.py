@@ -15,6 +15,14 @@ from meshes.stack_folder import PROJECT, RUN_ID, StackFolder
 from meshes.supervisor import Supervisor
 
 ADMIN_USER = FLOWER_USER = "admin"
+FLOWER_PORT = 5555
+"""Flower's usual port, taken where nobody else has it."""
+LOOPBACK = {
+    "MESHES_OUTBOUND_ALLOW_NETS": "127.0.0.0/8,::1/128",
+    "MESHES_OUTBOUND_ALLOW_HTTP": "1",
+    "MESHES_OUTBOUND_PORTS": "*",
+}
+"""Lets a stack deliver to this machine, which it refuses by default; its own ports stay refused."""
 READY_SECONDS = 120.0
 PORT_SECONDS = 5.0
 
@@ -26,8 +34,9 @@ class StackError(Exception):
 class Stack:
     """One stack in a locked folder. ``environment`` is passed through to every service.
 
-    The owner calls ``start``, then ``tend`` every fraction of a second, then ``stop``, all on its main thread.
-    Embedded servers run unless ``environment`` has DATABASE_URL or REDIS_URL.
+    ``flower_port`` is the one that was asked for, 0 for any free one, None for the usual one or else a free one. With
+    ``loopback`` it delivers to this machine, this time. Embedded servers run unless ``environment`` has DATABASE_URL or
+    REDIS_URL. The owner calls ``start``, then ``tend`` every fraction of a second, then ``stop``, on its main thread.
     """
 
     def __init__(
@@ -38,13 +47,19 @@ class Stack:
         port: int,
         durable: bool,
         report: Callable[[str], None],
+        flower_port: int | None = 0,
+        loopback: bool = False,
     ) -> None:
         self.folder = folder
         self.port = port
-        self.flower_port = 0
+        self.flower_port = flower_port or 0
+        self._usual_flower_port = flower_port is None
+        self.loopback = loopback
         self.durable = durable
         self.report = report
-        self.environment = {name: value for name, value in environment.items() if value}
+        self.environment = {name: value for name, value in environment.items() if value} | (
+            LOOPBACK if loopback else {}
+        )
         self.supervisor = Supervisor(changed=self._pids_changed, report=report)
         self._sockets: Path | None = None
         self._ready = False
@@ -120,15 +135,22 @@ class Stack:
             "supervisor_pid": os.getpid(),
             "database_url": env["DATABASE_URL"],
             "redis_url": env["REDIS_URL"],
+            "loopback": self.loopback,
         }
 
     def _choose_ports(self) -> None:
-        self.flower_port = free_port()
         self.port = self.port or free_port()
-        deadline = time.monotonic() + PORT_SECONDS  # a killed predecessor's web workers take a second to end
-        while not port_is_free(self.port):
+        self._wait_for_port(self.port, "MESHES_PORT")
+        if self._usual_flower_port and port_is_free(FLOWER_PORT):
+            self.flower_port = FLOWER_PORT
+        self.flower_port = self.flower_port or free_port()
+        self._wait_for_port(self.flower_port, "MESHES_FLOWER_PORT")
+
+    def _wait_for_port(self, port: int, setting: str) -> None:
+        deadline = time.monotonic() + PORT_SECONDS  # a killed predecessor's processes take a second to end
+        while not port_is_free(port):
             if time.monotonic() > deadline:
-                raise StackError(f"Port {self.port} is taken. MESHES_PORT chooses another; 0 means any free one.")
+                raise StackError(f"Port {port} is taken. {setting} chooses another; 0 means any free one.")
             time.sleep(0.1)
 
     def _begin_run(self) -> None:
@@ -137,6 +159,8 @@ class Stack:
         self.environment[RUN_ID] = self.folder.begin_run(self._sockets)
         self.environment["MESHES_DATA_DIR"] = str(self.folder.path)
         self.environment["PYTHONUNBUFFERED"] = "1"
+        self.environment["MESHES_FLOWER_URL"] = self.flower_url
+        self.environment["MESHES_OWN_PORTS"] = f"{self.port},{self.flower_port}"
         self.environment.setdefault("WEB_CONCURRENCY", "2")
 
     def _start_postgres(self) -> None:
@@ -164,6 +188,7 @@ class Stack:
         self.supervisor.start([valkey.program])
         valkey.wait_until_ready(lambda: self.supervisor.is_running("valkey"))
         self.environment["REDIS_URL"] = valkey.url
+        self.environment["MESHES_OWN_PORTS"] += f",{valkey.port}"
 
     def _provision(self) -> None:
         self.report("migrating")

@@ -5,9 +5,10 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularSwaggerView
 
 from meshes.health import healthz, readyz
-from meshes.views import openapi
+from meshes.views import home, openapi
 
 urlpatterns = [
+    path("", home, name="home"),
     path("api/v1/", include("workspaces.urls")),
     path("api/v1/", include("connections.urls")),
     path("api/v1/", include("delivery.urls")),

@@ -1,12 +1,23 @@
-"""`/api/schema`."""
+"""`/`, the page that says what is where, and `/api/schema`."""
 
 import json
 from functools import cache
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_safe
 from drf_spectacular.generators import SchemaGenerator
 
 from meshes.problems import safe_methods_only
+
+
+@csrf_exempt  # it changes nothing, and another method is to hear so
+@require_safe
+def home(request: HttpRequest) -> HttpResponse:
+    """What is where. It names addresses and nothing that a key or a password guards."""
+    return render(request, "meshes/home.html", {"flower_url": settings.MESHES_FLOWER_URL})
 
 
 @safe_methods_only

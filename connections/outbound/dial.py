@@ -244,7 +244,8 @@ class _Attempt:
 
     def _refuse(self, text: str) -> str | None:
         address = ip_address(text)
-        return self.call.policy.refusal(address) or (None if address in self.call.pins else "not the address checked")
+        refusal = self.call.policy.refusal(address, self.call.target.port)
+        return refusal or (None if address in self.call.pins else "not the address checked")
 
     def _explain(self, curl: pycurl.Curl, code: int, text: str = "") -> OutboundError:
         if self.refusal:

@@ -84,7 +84,7 @@ def _send_on_kept(call: Call) -> tuple[int, Reading] | None:
 
 def _try(handle: Handle, call: Call, key: Key) -> tuple[int, Reading] | None:
     handles, kept = idle_handles(), handle.kept
-    if kept is None or call.policy.refusal(kept.address) is not None:
+    if kept is None or call.policy.refusal(kept.address, call.target.port) is not None:
         handle.drop()
         handles.put(handle)
         return None
@@ -134,7 +134,7 @@ def _locate(target: Target, policy: Policy, until: float) -> tuple[Address, ...]
 
 def _check_addresses(target: Target, policy: Policy, addresses: Iterable[Address]) -> None:
     for address in addresses:
-        if why := policy.refusal(address):
+        if why := policy.refusal(address, target.port):
             raise RefusedAddress("This address is not allowed.", detail=f"{target.host}: {address} ({why})")
 
 

@@ -21,7 +21,7 @@ from meshes.stack_folder import PROJECT
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import expired, need_of
 from tests.factories import make_connection, make_event, make_rule, make_workspace
-from tests.polling import eventually
+from tests.polling import eventually, patient
 
 pytestmark = pytest.mark.django_db
 
@@ -263,7 +263,7 @@ def test_ten_thousand_are_re_sealed_while_they_are_in_use_and_through_a_kill(use
         killed.communicate()
         left = resealing.count_on_older_keys()
         began, before = time.monotonic(), users.counts
-        printed, _ = start_rotation(200).communicate(timeout=120)
+        printed, _ = start_rotation(200).communicate(timeout=patient(120))
         seconds, used = time.monotonic() - began, [now - then for now, then in zip(users.counts, before, strict=True)]
     told = "{} deliveries, {} replacements and {} refreshes beside it".format(*used)
     print(f"{left:,} of {NUMBER:,} were left; {seconds:.1f} s, {told}")

@@ -14,7 +14,7 @@ import requests
 
 from meshes.children import DIE_WITH_PARENT
 from meshes.stack_folder import processes_of_run
-from tests.polling import eventually
+from tests.polling import eventually, patient
 
 PROJECT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 120.0
@@ -23,12 +23,14 @@ OURS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "FERNET_KEYS", "MESHES_DATA_D
 
 
 class RunningUp:
-    """One `up` in ``folder``, on any free port."""
+    """One `up` in ``folder``, on any free ports, with these options."""
 
-    def __init__(self, folder: Path, extra: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, extra: Mapping[str, str] | None = None, *options: str) -> None:
         self.folder = folder
         kept = {name: value for name, value in os.environ.items() if name not in OURS}
-        self.environment = kept | {"MESHES_DATA_DIR": str(folder), "MESHES_PORT": "0"} | dict(extra or {})
+        own = {"MESHES_DATA_DIR": str(folder), "MESHES_PORT": "0", "MESHES_FLOWER_PORT": "0"}
+        self.environment = kept | own | dict(extra or {})
+        self.options = options
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -39,7 +41,7 @@ class RunningUp:
         """Begin, with a tie: a test run that is killed takes its stacks along."""
         tie = ("-I", "-S", str(DIE_WITH_PARENT), str(os.getpid()), str(int(signal.SIGTERM)), "-")
         self.process = subprocess.Popen(
-            [sys.executable, *tie, sys.executable, "manage.py", "up"],
+            [sys.executable, *tie, sys.executable, "manage.py", "up", *self.options],
             cwd=PROJECT,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -52,7 +54,7 @@ class RunningUp:
         """Send a signal to `up` itself, wait for its end, and return what it printed."""
         process = self.running_process
         process.send_signal(number)
-        printed, _ = process.communicate(timeout=60)
+        printed, _ = process.communicate(timeout=patient(60))
         return printed
 
     @property
@@ -80,7 +82,7 @@ class RunningUp:
     def call(self, method: str, path: str, **parameters: Any) -> requests.Response:
         state = self.state
         login = {"Authorization": f"Bearer {state['account_key']}"}
-        return requests.request(method, state["api_url"] + path, headers=login, timeout=10, **parameters)
+        return requests.request(method, state["api_url"] + path, headers=login, timeout=patient(10), **parameters)
 
     def end(self) -> None:
         """For the end of a test, however far it came: Ctrl-C, or the kernel's way."""

@@ -15,7 +15,7 @@ import requests
 
 from tests.connections.canaries import TOKEN, dump, echo, found
 from tests.e2e.running import PROJECT, RunningUp
-from tests.polling import eventually
+from tests.polling import eventually, patient
 from tests.receivers import receiver
 
 LOOPBACK = {
@@ -96,10 +96,10 @@ def browsing(up):
     state = up.state
     with requests.Session() as browser:
         login = state["admin_url"] + "login/"
-        browser.get(login, timeout=10)
+        browser.get(login, timeout=patient(10))
         form = {"username": state["admin_user"], "password": state["admin_password"], "next": "/admin/"}
         form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
-        assert browser.post(login, data=form, headers={"Referer": login}, timeout=10).url == state["admin_url"]
+        assert browser.post(login, data=form, headers={"Referer": login}, timeout=patient(10)).url == state["admin_url"]
         yield browser
 
 
@@ -127,11 +127,11 @@ def test_no_log_file_has_the_secret(up, used, service):
 def test_no_page_of_operators_has_the_secret(up, used):
     site = up.state["api_url"]
     with browsing(up) as browser:
-        index = browser.get(up.state["admin_url"], timeout=10)
+        index = browser.get(up.state["admin_url"], timeout=patient(10))
         pages = set(re.findall(r'href="(/admin/[a-z]+/[a-z]+/)"', index.text))
-        lists = [index, *(browser.get(site + page, timeout=10) for page in sorted(pages))]
+        lists = [index, *(browser.get(site + page, timeout=patient(10)) for page in sorted(pages))]
         links = {link for answer in lists for link in re.findall(r'href="(/admin/[^"?]+/change/)"', answer.text)}
-        answers = [*lists, *(browser.get(site + link, timeout=10) for link in sorted(links))]
+        answers = [*lists, *(browser.get(site + link, timeout=patient(10)) for link in sorted(links))]
     assert {answer.status_code for answer in answers} == {200}
     assert (len(pages) > 20, len(links) > 40) == (True, True)
     assert found("".join(answer.text for answer in answers), TOKEN) == set()
@@ -141,7 +141,7 @@ def test_no_page_of_flower_or_health_has_the_secret(up, used):
     state = up.state
     login = (state["flower_user"], state["flower_password"])
     pages = ("/api/tasks", "/workers", "/metrics")
-    answers = [requests.get(f"{state['flower_url']}{page}", auth=login, timeout=10) for page in pages]
+    answers = [requests.get(f"{state['flower_url']}{page}", auth=login, timeout=patient(10)) for page in pages]
     assert "delivery.deliver" in {task["name"] for task in answers[0].json().values()}
     answers += [up.get(page) for page in ("/healthz", "/readyz", "/api/schema")]
     assert [answer.status_code for answer in answers] == [200] * 6

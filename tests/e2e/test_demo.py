@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from tests.e2e.running import OURS, PROJECT
+from tests.polling import patient
 
 
 @pytest.mark.alone
@@ -19,7 +20,7 @@ def test_the_demo_holds_every_claim_and_leaves_nothing(tmp_path):
         env=kept | {"TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=patient(150),
         check=False,
     )
     assert shown.returncode == 0, shown.stdout + shown.stderr

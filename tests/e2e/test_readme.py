@@ -14,7 +14,7 @@ import pytest
 
 from meshes.embedded import free_port
 from tests.e2e.running import OURS, PROJECT
-from tests.polling import eventually
+from tests.polling import eventually, patient
 
 BLOCK = re.compile(r"```sh (\w+)\n(.*?)```", re.DOTALL)
 CURL = """#!{python}
@@ -49,7 +49,7 @@ def environment(tmp_path):
         (tools / "curl").write_text(CURL.format(python=sys.executable))
         (tools / "curl").chmod(stat.S_IRWXU)
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
-    own = {"MESHES_DATA_DIR": str(tmp_path / ".meshes"), "MESHES_PORT": "0"}
+    own = {"MESHES_DATA_DIR": str(tmp_path / ".meshes"), "MESHES_PORT": "0", "MESHES_FLOWER_PORT": "0"}
     return kept | own | {"PATH": f"{tools}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
 
 
@@ -83,7 +83,13 @@ def test_the_tour_delivers_an_event(running, tmp_path, environment):
     port, endpoint = running
     tour = "set -eu -o pipefail\n" + block("tour", port).replace("/tmp/", f"{tmp_path}/")
     told = subprocess.run(
-        ["bash", "-c", tour], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", tour],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=patient(60),
+        check=False,
     )
     assert told.returncode == 0, told.stderr + told.stdout
     assert '"result": "matched"' in told.stdout

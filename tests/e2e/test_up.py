@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import requests
 from meshes.stack import answers_ok
 from meshes.stack_folder import PROJECT
 from tests.e2e.running import RunningUp
-from tests.polling import eventually
+from tests.polling import eventually, patient
 
 SERVICES = {"postgres", "valkey", "web", "fanout", "deliver", "sweep", "flower"}
 
@@ -40,7 +41,7 @@ def test_stack_json_has_what_scripts_need_and_nobody_else_reads_it(up):
     assert stat.S_IMODE((up.folder / "stack.json").stat().st_mode) == 0o600
     assert state.keys() == {
         *("api_url", "admin_url", "flower_url", "account_key", "admin_user", "admin_password"),
-        *("flower_user", "flower_password", "pids", "supervisor_pid", "database_url", "redis_url"),
+        *("flower_user", "flower_password", "pids", "supervisor_pid", "database_url", "redis_url", "loopback"),
     }
     assert state["pids"].keys() == SERVICES
     assert all(psutil.Process(pid).is_running() for pid in state["pids"].values())
@@ -48,22 +49,22 @@ def test_stack_json_has_what_scripts_need_and_nobody_else_reads_it(up):
 
 def test_the_account_key_opens_the_api(up):
     assert up.get("/api/v1/workspaces").status_code == 200
-    assert requests.get(up.state["api_url"] + "/api/v1/workspaces", timeout=10).status_code == 401
+    assert requests.get(up.state["api_url"] + "/api/v1/workspaces", timeout=patient(10)).status_code == 401
 
 
 def test_docs_and_schema_are_served(up):
-    assert requests.get(up.state["api_url"] + "/api/docs", timeout=30).status_code == 200
-    assert requests.get(up.state["api_url"] + "/api/schema", timeout=30).status_code == 200
+    assert requests.get(up.state["api_url"] + "/api/docs", timeout=patient(30)).status_code == 200
+    assert requests.get(up.state["api_url"] + "/api/schema", timeout=patient(30)).status_code == 200
 
 
 def test_the_admin_lets_the_user_admin_in(up):
     state = up.state
     with requests.Session() as browser:
         login = state["admin_url"] + "login/"
-        browser.get(login, timeout=10)
+        browser.get(login, timeout=patient(10))
         form = {"username": state["admin_user"], "password": state["admin_password"], "next": "/admin/"}
         form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
-        answer = browser.post(login, data=form, headers={"Referer": login}, timeout=10)
+        answer = browser.post(login, data=form, headers={"Referer": login}, timeout=patient(10))
     assert answer.status_code == 200
     assert answer.url == state["admin_url"]
 
@@ -81,9 +82,9 @@ def test_check_in_a_second_terminal_sees_the_settings_of_the_running_stack(up):
 
 def test_flower_wants_its_password(up):
     state = up.state
-    assert requests.get(state["flower_url"] + "/workers", timeout=10).status_code == 401
+    assert requests.get(state["flower_url"] + "/workers", timeout=patient(10)).status_code == 401
     login = (state["flower_user"], state["flower_password"])
-    assert requests.get(state["flower_url"] + "/workers", auth=login, timeout=10).status_code == 200
+    assert requests.get(state["flower_url"] + "/workers", auth=login, timeout=patient(10)).status_code == 200
 
 
 def test_no_password_is_on_a_command_line(up):
@@ -106,7 +107,7 @@ def test_a_killed_service_is_started_again_and_pids_say_so(up, name):
 def test_a_second_up_in_the_folder_is_refused_and_disturbs_nothing(up):
     before = up.state
     second = RunningUp(up.folder).launch()
-    printed, _ = second.communicate(timeout=60)
+    printed, _ = second.communicate(timeout=patient(60))
     assert second.returncode == 1
     assert "Another stack is running" in printed
     assert up.state == before
@@ -150,6 +151,55 @@ def test_kill_9_of_up_alone_leaves_nothing_running(tmp_path):
 
 def test_a_port_that_is_taken_is_said(tmp_path, up):
     second = RunningUp(tmp_path / "data", {"MESHES_PORT": str(up.port)}).launch()
-    printed, _ = second.communicate(timeout=60)
+    printed, _ = second.communicate(timeout=patient(60))
     assert second.returncode == 1
     assert f"Port {up.port} is taken. MESHES_PORT chooses another; 0 means any free one." in printed
+
+
+def test_a_chosen_port_of_flower_that_is_taken_refuses_the_start(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = RunningUp(tmp_path / "data", {"MESHES_FLOWER_PORT": str(port)}).launch()
+        printed, _ = refused.communicate(timeout=patient(60))
+    assert refused.returncode == 1
+    assert f"Port {port} is taken. MESHES_FLOWER_PORT chooses another; 0 means any free one." in printed
+
+
+def test_the_page_at_the_root_says_what_is_where(up):
+    page = requests.get(up.state["api_url"] + "/", timeout=patient(10))
+    assert page.status_code == 200
+    for place in ("/api/v1", 'href="/api/docs"', 'href="/admin/"', f'href="{up.state["flower_url"]}"'):
+        assert place in page.text
+    assert requests.post(up.state["api_url"] + "/", timeout=patient(10)).status_code == 405
+    assert up.state["account_key"] not in page.text
+
+
+def connect(up, url):
+    """What the stack says of a connection to this URL."""
+    up.call("POST", "/api/v1/workspaces", json={"name": "Local", "external_id": "local"})
+    hook = {"workspace": "local", "type": "webhook", "name": "here", "config": {"url": url}}
+    return up.call("POST", "/api/v1/connections", json=hook)
+
+
+def test_a_stack_with_loopback_delivers_here_but_not_to_itself(tmp_path):
+    up = RunningUp(tmp_path / "data", None, "--loopback")
+    try:
+        up.start()
+        assert up.state["loopback"] is True
+        assert connect(up, "http://127.0.0.1:9/hook").status_code == 201
+        own = {name: up.state[name].rsplit(":", 1)[1].split("/")[0] for name in ("api_url", "flower_url", "redis_url")}
+        for port in own.values():
+            refused = connect(up, f"http://localhost:{port}/")
+            assert (refused.status_code, "the stack's own" in refused.text) == (422, True)
+        assert "LOOPBACK=1" in up.send(signal.SIGINT)
+        plain = RunningUp(up.folder)
+        plain.start()  # it was for that run only
+        try:
+            assert plain.state["loopback"] is False
+            for url in ("http://127.0.0.1:9000/hook", "https://localhost/hook", "https://[::1]:8443/"):
+                answer = connect(plain, url)
+                assert (answer.status_code, "make up LOOPBACK=1" in answer.text) == (422, True)
+        finally:
+            plain.end()
+    finally:
+        up.end()

@@ -26,12 +26,6 @@ from meshes.stack_folder import StackFolder, data_folder
 TEND_SECONDS = 0.1
 PLAIN_WIDTH = 120
 """Columns where the output is no terminal, such as a log."""
-LOOPBACK = {
-    "MESHES_OUTBOUND_ALLOW_NETS": "127.0.0.0/8",
-    "MESHES_OUTBOUND_ALLOW_HTTP": "1",
-    "MESHES_OUTBOUND_PORTS": "*",
-}
-"""The demo's endpoints are on this machine, which the outbound door refuses by default."""
 
 
 class Command(BaseCommand):
@@ -44,7 +38,7 @@ class Command(BaseCommand):
         folder = StackFolder(data_folder())
         stop_on_signals()
         vendors = Vendors(_environment())
-        stack = Stack(folder, _environment() | vendors.settings, port=0, durable=False, report=self.say)
+        stack = Stack(folder, _environment() | vendors.settings, port=0, durable=False, report=self.say, loopback=True)
         try:
             self.say("PostgreSQL, Valkey and the services, on free ports and in a folder of their own")
             stack.start()
@@ -119,7 +113,7 @@ def _environment() -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if name not in {"DATABASE_URL", "REDIS_URL"} and not name.startswith("MESHES_OUTBOUND")
-    } | LOOPBACK
+    }
 
 
 def _progress_to(status: Status) -> Any:

@@ -8,21 +8,29 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from meshes.embedded import ServerStartError
 from meshes.stack import Stack, StackError
 from meshes.stack_folder import FolderInUseError, StackFolder, data_folder
 
 TEND_SECONDS = 0.2
+PORT = 8000
+DELIVERS = {
+    True: "to public https addresses, and to any port of this machine but the stack's own (LOOPBACK=1)",
+    False: "as MESHES_OUTBOUND_* says, by default to public https addresses only; make up LOOPBACK=1 adds this machine",
+}
 
 
 class Command(BaseCommand):
     help = "Run PostgreSQL, Valkey, web, workers, sweeper and Flower on this machine until Ctrl-C."
     requires_system_checks = []  # the services check themselves, once the servers run
 
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--loopback", action="store_true", help="deliver to this machine too, in this run")
+
     def handle(self, *args: Any, **options: Any) -> None:
-        stack = self._stack()
+        stack = self._stack(loopback=options["loopback"])
         stop_on_signals()
         try:
             self._start(stack)
@@ -39,12 +47,17 @@ class Command(BaseCommand):
         finally:
             stack.stop()
 
-    def _stack(self) -> Stack:
-        port = os.environ.get("MESHES_PORT") or "8000"
-        if not port.isdecimal() or int(port) > 65_535:
-            raise CommandError(f"MESHES_PORT must be a port number, or 0 for any free one, not {port!r}.")
-        folder = StackFolder(data_folder())
-        return Stack(folder, os.environ, port=int(port), durable=True, report=self._report)
+    def _stack(self, *, loopback: bool) -> Stack:
+        port, flower_port = _port("MESHES_PORT"), _port("MESHES_FLOWER_PORT")
+        return Stack(
+            StackFolder(data_folder()),
+            os.environ,
+            port=PORT if port is None else port,
+            flower_port=flower_port,
+            loopback=loopback,
+            durable=True,
+            report=self._report,
+        )
 
     def _start(self, stack: Stack) -> None:
         try:
@@ -68,9 +81,18 @@ class Command(BaseCommand):
             f"  Flower    {stack.flower_url}  (user admin)",
             f"  Secrets   {folder / 'stack.json'}  (passwords, and an account key for the API)",
             f"  Logs      {folder / 'logs'}",
+            f"  Delivers  {DELIVERS[stack.loopback]}",
             "Ctrl-C stops it; the data stays.",
         )
         self.stdout.write("\n".join(lines))
+
+
+def _port(name: str) -> int | None:
+    """A port that the environment chooses; None where it does not. Raises CommandError."""
+    text = os.environ.get(name) or ""
+    if text and not (text.isdecimal() and int(text) <= 65_535):
+        raise CommandError(f"{name} must be a port number, or 0 for any free one, not {text!r}.")
+    return int(text) if text else None
 
 
 def stop_on_signals() -> None:

@@ -19,6 +19,7 @@ from connections.secret import Secret
 from tests.connections.oauth.making import opened
 from tests.connections.oauth.test_refreshing import outcomes, storm
 from tests.factories import make_workspace
+from tests.polling import patient
 from tests.vendors.registry import VENDORS
 from tests.workspaces.callers import caller, post
 
@@ -78,7 +79,7 @@ def connect(server):
 def agree(connection):
     """What the owner's browser does."""
     url = post(caller(), f"/api/v1/connections/{connection.public_id}/authorize", {}).json()["url"]
-    page = requests.get(url, allow_redirects=False, timeout=10)
+    page = requests.get(url, allow_redirects=False, timeout=patient(10))
     assert page.status_code == 302, page.text
     return Browser().get("/oauth/callback?" + urlsplit(page.headers["location"]).query, follow=True)
 
@@ -103,11 +104,13 @@ def test_a_customer_s_browser_connects_by_a_link_over_sockets(server, live_serve
     connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", config, {}, {}).connection
     link = post(caller(), f"/api/v1/connections/{connection.public_id}/connect-link", {}).json()["url"]
     with requests.Session() as browser:
-        offer = browser.get(link, timeout=10)
-        leaving = browser.post(link, {"proof": re.search(r'value="([0-9a-f]{64})"', offer.text)[1]}, timeout=10)
+        offer = browser.get(link, timeout=patient(10))
+        leaving = browser.post(
+            link, {"proof": re.search(r'value="([0-9a-f]{64})"', offer.text)[1]}, timeout=patient(10)
+        )
         url = html.unescape(re.search(r'content="0; url=([^"]+)"', leaving.text)[1])
-        assert requests.get(url, timeout=10).status_code == 400  # another browser, with the same state
-        done = browser.get(url, timeout=10)
+        assert requests.get(url, timeout=patient(10)).status_code == 400  # another browser, with the same state
+        done = browser.get(url, timeout=patient(10))
     assert (done.status_code, "is connected" in done.text) == (200, True)
     assert [answer.status_code for answer in done.history] == [302, 303]
     assert not any(secret in done.url for secret in ("code", "state", *server.codes))

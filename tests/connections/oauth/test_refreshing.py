@@ -31,7 +31,7 @@ from meshes.stack_folder import PROJECT
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
 from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Gate, Reply
 from tests.factories import make_workspace
-from tests.polling import eventually
+from tests.polling import eventually, patient
 from workspaces.clock import Reading
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -111,7 +111,7 @@ def storm(connection, vendor, processes=2, threads=25, **more) -> list[subproces
 
 
 def outcomes(processes) -> Counter:
-    printed = [process.communicate(timeout=60)[0] for process in processes]
+    printed = [process.communicate(timeout=patient(60))[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes)
     return Counter(outcome for text in printed for outcome in json.loads(text))
 
@@ -181,7 +181,7 @@ def test_a_holder_that_is_killed_is_followed_when_its_lease_lapses(vendor):
     (holder,) = storm(connection, vendor, processes=1, threads=1, lease_seconds=2)
     assert asked.wait(30)
     holder.send_signal(signal.SIGKILL)
-    holder.communicate(timeout=10)
+    holder.communicate(timeout=patient(10))
     leased_until = OAuthGrant.objects.get(connection=connection).lease_until
     got = outcomes(storm(connection, vendor, processes=1, threads=10))
     over.set()
