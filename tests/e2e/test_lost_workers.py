@@ -50,10 +50,16 @@ class Holding:
     def __init__(self, got: list[Any]) -> None:
         self.got = got
         self._let_go = threading.Event()
+        self._holds = True
 
     def answer(self, _: Any) -> Answer:
-        self._let_go.wait(100)
+        if self._holds:
+            self._let_go.wait(100)
         return Answer()
+
+    def hold_no_more(self) -> None:
+        """Answer what comes from now on; what is held stays so."""
+        self._holds = False
 
     def let_go(self) -> None:
         self._let_go.set()
@@ -251,6 +257,7 @@ def test_a_worker_that_is_cut_off_from_postgresql_alone_loses_what_it_has_and_se
     _, holding = endpoint
     tenant, taken = taken_by(other, up, endpoint)
     ((before, *_),) = sessions_of(up, other.process.pid)
+    holding.hold_no_more()  # or what waits in its lane would take the places of what runs again
     other.postgres.cut()
     cut_at = time.monotonic()
     eventually(lambda: all(holding.times()[each] >= 2 for each in taken), BEFORE_LEASES_LAPSE)

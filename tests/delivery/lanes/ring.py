@@ -41,9 +41,9 @@ class Ring:
         args = (self.caps, capacity, lane, workspace, message_id, body)
         return int(self.scripts.put(keys=[self.prefix], args=args)[0])
 
-    def take(self, most: int, *, lease_micros: int = HOUR, slow: int = 1000) -> list[Lease]:
+    def take(self, most: int, *, lease_micros: int = HOUR, slow: int = 1000, owner: str = "") -> list[Lease]:
         """At most `slow` of the messages are of lanes in trouble. Keeps the time to the next wake in `next_wake`."""
-        reply = self.scripts.take(keys=[self.prefix], args=(self.caps, lease_micros, most, slow))
+        reply = self.scripts.take(keys=[self.prefix], args=(self.caps, lease_micros, most, slow, owner))
         ends_at, self.next_wake = reply[0].decode(), int(reply[1])
         return [
             Lease(self.name, lane.decode(), message_id.decode(), ends_at, bool(is_slow))

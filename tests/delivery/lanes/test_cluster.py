@@ -102,7 +102,7 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("name", sorted(RINGS))
 def test_every_script_runs_on_the_node_of_its_ring(ports: list[int], name: str) -> None:
-    assert len(Scripts.__slots__) == 12  # each of which is called below
+    assert len(Scripts.__slots__) == 13  # each of which is called below
     prefix = "conn" if name == "deliver" else "fanout"
     with owner(ports, name) as client:
         ring, lanes = Ring(client, name), Lanes(client)
@@ -120,6 +120,7 @@ def test_every_script_runs_on_the_node_of_its_ring(ports: list[int], name: str) 
         assert lanes.stats(first).waiting == 3
         assert eventually(lambda: ring.wake() == -1)
         assert lanes.repair([name]).lapsed == 0
+        assert lanes.release("nobody", [name]) == 0
         assert [lanes.purge(first), lanes.purge(second)] == [3, 3]
 
 
