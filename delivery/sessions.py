@@ -13,9 +13,10 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from typing import NoReturn
 
 from django.conf import settings
-from django.db import Error, connection, connections
+from django.db import connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from delivery.lanes.lease import set_owner
@@ -66,25 +67,22 @@ class Keeper:
         return self._id if self._is_held.is_set() else None
 
     def _keep(self) -> None:
-        rest = RECONNECT_SECONDS
-        database = connections[DIRECT]
+        database, failures = connections[DIRECT], 0
         while True:
             try:
-                if not self._join(database):
-                    logger.warning("MESHES_DIRECT_DATABASE_URL %s; leases of this worker lapse", NOT_DIRECT_WORDS)
-                    rest = NOT_DIRECT_SECONDS
-                else:
-                    rest = RECONNECT_SECONDS
+                if self._join(database):
+                    failures = 0
                     self._watch(database)
-            except Error as error:
-                logger.warning("the session of this worker is interrupted (%s); it connects again", describe(error))
-            except Exception:
-                logger.exception("the session of this worker is interrupted; it connects again")
+                rest, why = NOT_DIRECT_SECONDS, f"MESHES_DIRECT_DATABASE_URL {NOT_DIRECT_WORDS}"
+            except Exception as error:  # noqa: BLE001  (without a session leases lapse, and the worker works on)
+                rest, why = min(RECONNECT_SECONDS * 2**failures, RECONNECT_AT_MOST_SECONDS), describe(error)
+            if not failures:
+                logger.warning("leases of this worker lapse until it has a session again: %s", why)
+            failures = min(failures + 1, 10)
             self._is_held.clear()
             set_owner("")
             database.close()
             time.sleep(rest)
-            rest = min(rest * 2, RECONNECT_AT_MOST_SECONDS)
 
     def _join(self, database: BaseDatabaseWrapper) -> bool:
         """Hold a new lock, and go on in the session that there was, or begin one; False without a direct connection."""
@@ -109,8 +107,8 @@ class Keeper:
         self._is_held.set()
         return True
 
-    def _watch(self, database: BaseDatabaseWrapper) -> None:
-        """Return, by an error, when the connection is lost: at once where the server closes it."""
+    def _watch(self, database: BaseDatabaseWrapper) -> NoReturn:
+        """Raise when the connection is lost: at once where the server closes it."""
         socket = select.poll()
         socket.register(database.connection.fileno(), select.POLLIN)
         while True:
