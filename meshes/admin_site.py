@@ -47,6 +47,7 @@ GROUPS: list[tuple[str, str, list[str]]] = [
             "delivery.Payload",
             "workspaces.IdempotencyRecord",
             "delivery.RoutingStamp",
+            "delivery.WorkerSession",
         ],
     ),
     ("operators", "Operators", ["auth.User", "auth.Group", "admin.LogEntry"]),

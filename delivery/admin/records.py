@@ -1,11 +1,11 @@
-"""Rows that other pages show in their context, each by itself: payloads and ledgers."""
+"""Rows that other pages show in their context, each by itself: payloads and ledgers; and workers."""
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from delivery.models import Payload, RoutingLedger, RoutingStamp
+from delivery.models import Payload, RoutingLedger, RoutingStamp, WorkerSession
 from workspaces import ids
 from workspaces.operators import columns, display
 from workspaces.operators.filters import PeriodFilter
@@ -77,3 +77,21 @@ class RoutingStampAdmin(OperatorAdmin):
     readonly_fields = fields
     show_id = columns.reference(ids.WORKSPACE, "workspaces.workspace", "pk", "workspace")
     show_workspace = columns.workspace()
+
+
+@admin.register(WorkerSession)
+class WorkerSessionAdmin(OperatorAdmin):
+    """Worker processes that PostgreSQL knows to be there, and those that it has missed lately."""
+
+    list_display = ("worker", "show_state", "show_started", "show_missing", "show_ended")
+    fields = list_display
+    readonly_fields = fields
+    show_started = columns.moment("started_at", "began")
+    show_missing = columns.moment("missing_since", "missing since")
+    show_ended = columns.moment("ended_at", "its leases ended")
+
+    @admin.display(description="state")
+    def show_state(self, session: WorkerSession) -> str:
+        if session.ended_at is not None:
+            return display.badge("gone", "bad")
+        return display.badge("missing", "warn") if session.missing_since else display.badge("there", "good")

@@ -32,6 +32,7 @@ from delivery.models import (
     RoutingStamp,
     Rule,
     Unrouted,
+    WorkerSession,
 )
 from meshes.admin_site import GROUPS, PAGES, WAITING_SECONDS
 from tests.factories import make_connection, make_deliveries, make_event, make_workspace
@@ -45,6 +46,7 @@ MODELS = (
     Workspace, ApiKey, Connection, ConnectionHealth, OAuthGrant, OAuthApp, OAuthState,
     SealedDocument, AccessRecord, AccessLogSeal, Event, Payload,
     Unrouted, RoutingLedger, RoutingStamp, Rule, Replay, Delivery, DeadLetter, Attempt, IdempotencyRecord, LogEntry,
+    WorkerSession,
 )  # fmt: skip
 
 
@@ -79,6 +81,7 @@ def world():
         scope=workspace.pk, path="/events", key="k", body_hash=b"h", status_code=202, answer={}, created_at=now
     )
     Replay.objects.create(requested_by="me", **owned)
+    WorkerSession.objects.create(lock_key=1, worker="here:1")
     keys.create_key(name="Backend", kind="account", scopes=["config"])
     make_event(workspace)
     access_log.seal(now)

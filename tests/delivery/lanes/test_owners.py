@@ -5,7 +5,7 @@ from redis import Redis
 
 from delivery.lanes import lease
 from delivery.lanes.control import Lanes
-from tests.delivery.lanes.ring import Ring, ids
+from tests.delivery.lanes.ring import Ring, ids, text
 
 
 @pytest.fixture
@@ -17,7 +17,8 @@ def ring(client: Redis) -> Ring:
 
 
 def owners(ring: Ring) -> dict[str, str]:
-    return {member.decode(): owner.decode() for member, owner in ring.client.hgetall(f"{ring.prefix}owners").items()}
+    found = ring.client.hgetall(f"{ring.prefix}owners")
+    return {text(member): text(owner) for member, owner in found.items()}
 
 
 def test_what_one_had_taken_goes_back_in_order_and_wakes_a_worker(ring: Ring, lanes: Lanes) -> None:
