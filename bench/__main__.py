@@ -9,7 +9,7 @@ from types import ModuleType
 from bench import page, plots, report
 from bench.cpu import load_average
 from bench.rig import BenchError, Options, Rig
-from bench.scenarios import backlog, history, idle, ingest, isolation, lanes, latency, start, throughput
+from bench.scenarios import backlog, dear, history, idle, ingest, isolation, lanes, latency, start, throughput
 from bench.systems import System
 from bench.systems.baselines import Classic, InRequest
 from bench.systems.meshes import Meshes
@@ -17,7 +17,7 @@ from bench.systems.meshes import Meshes
 COMPARED = {scenario.NAME: scenario for scenario in (throughput, latency, isolation, ingest)}
 """Measured against the baselines, in this order, on systems that each run starts anew: A B C, A B C, …"""
 SYSTEMS: tuple[Callable[[Rig], System], ...] = (Meshes, Classic, InRequest)
-ALONE = {scenario.NAME: scenario for scenario in (start, lanes, idle, backlog, history)}
+ALONE = {scenario.NAME: scenario for scenario in (start, lanes, idle, dear, backlog, history)}
 """Of this system only, or with a baseline of their own."""
 
 

@@ -65,6 +65,13 @@ GOALS = (
             ("429", "ones answering 429"),
         )
     ),
+    *(
+        Goal("dear", f"p99 beside {words} at the limit, ÷ p99 without", _of(f"{kind}_ratio"), 1.5, True)
+        for kind, words in (
+            ("arrays", "filters of arrays"), ("regex", "regular expressions"), ("mapping", "mappings"),
+            ("not_or", "filters of $not and $or"),
+        )
+    ),
     Goal("lanes", "slowest rate of any number of queues, ÷ that of one", flatness, 0.85),
     Goal("idle", "bytes in Valkey for idle connections", _of("valkey_bytes"), 0, True),
     Goal("idle", "CPU for idle connections, ms a second", _idle_cost, 10, True),

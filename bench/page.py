@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "performance.md"
 SCALING = ROOT / "docs" / "scaling.md"
 REACHES = (1_000, 10_000)
 """Deliveries a second for which cores are reckoned."""
-ORDER = ("throughput", "latency", "isolation", "ingest", "lanes", "idle", "backlog", "history", "start")
+ORDER = ("throughput", "latency", "isolation", "ingest", "lanes", "idle", "dear", "backlog", "history", "start")
 
 Document = Mapping[str, Any]
 

@@ -52,13 +52,22 @@ def searching_steps(text: str, wanted: str) -> int:
     return 1 + (len(text) // 40 if len(text) >= 2_500 else len(text) * (5 + len(wanted)) // 800)
 
 
+def ignore(steps: int) -> None:
+    """Nobody wants to know."""
+
+
 def share_out(
-    units: Sequence[Unit], steps: int, work: Callable[[Unit, Meter], Answer], give_up: Callable[[Unit, Meter], Answer]
+    units: Sequence[Unit],
+    steps: int,
+    work: Callable[[Unit, Meter], Answer],
+    give_up: Callable[[Unit, Meter], Answer],
+    note: Callable[[int], None] = ignore,
 ) -> tuple[list[Answer], int]:
     """Do all units' work within `steps`: the answers, in the order of the units, and the steps that were spent.
 
     Each unit has an equal share for itself, whatever the others do. Then those for which that was too little have, in
-    order, what is left of all; one for which that is too little too is given up.
+    order, what is left of all; one for which that is too little too is given up. `note` is told what was spent, now and
+    then.
     """
     answers: dict[int, Answer] = {}
     left, share = steps, min(RULE_STEPS, steps // max(1, len(units)))
@@ -69,12 +78,14 @@ def share_out(
             answers[index] = work(unit, meter)
             del short[index]
         left -= meter.spent
+        note(steps - left)
     for index, first in short.items():
         again = Meter(max(share, min(RULE_STEPS, left)))
         if again.given > share:
             with suppress(OutOfWorkError):
                 answers[index] = work(units[index], again)
             left -= again.spent
+            note(steps - left)
         if index not in answers:
             answers[index] = give_up(units[index], again if again.given > share else first)
     return [answers[index] for index in range(len(units))], steps - left

@@ -6,11 +6,12 @@ Nothing here reads a clock or a database, so running an event again gives the sa
 import hashlib
 import json
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from connections import mapping
-from connections.metering import EVENT_STEPS, RULE_STEPS, Meter, OutOfWorkError, reading_steps, share_out
+from connections.metering import EVENT_STEPS, RULE_STEPS, Meter, OutOfWorkError, ignore, reading_steps, share_out
 from delivery import publishing
 from delivery.models import Rule, event_time
 from delivery.routing import CompiledRule, Routing
@@ -75,6 +76,11 @@ class Routed:
     def deliveries(self) -> list[NewDelivery]:
         return [shaped.delivery for shaped in self.considered if shaped.delivery]
 
+    @property
+    def body_size(self) -> int:
+        """Characters of all bodies that are to be written."""
+        return sum(len(delivery.body or "") for delivery in self.deliveries)
+
 
 def delivery_id(event_id: uuid.UUID, rule_id: uuid.UUID) -> uuid.UUID:
     """The event's 48-bit time, then UUIDv7-shaped bits of SHA-256(event id, rule id)."""
@@ -85,8 +91,11 @@ def delivery_id(event_id: uuid.UUID, rule_id: uuid.UUID) -> uuid.UUID:
     return uuid.UUID(int=ids.milliseconds(event_id) << 80 | tail)
 
 
-def evaluate(fact: Fact, rules: Routing) -> Routed:
-    """Decide what every rule that names the event's type makes of it, within what one event may cost."""
+def evaluate(fact: Fact, rules: Routing, note: Callable[[int], None] = ignore) -> Routed:
+    """Decide what every rule that names the event's type makes of it, within what one event may cost.
+
+    `note` is told now and then how many steps it has taken; what it raises ends the evaluation.
+    """
     named = rules.named(fact.type)
     live = [rule for rule in named if rule.is_live]
     context, reading = {}, 0
@@ -98,6 +107,7 @@ def evaluate(fact: Fact, rules: Routing) -> Routed:
         EVENT_STEPS - reading,
         lambda rule, meter: shape(fact, rule, context, meter),
         lambda rule, meter: give_up(fact, rule, meter),
+        lambda spent: note(reading + spent),
     )
     made = iter(shaped)
     considered = [next(made) if rule.is_live else Shaped(rule.entry | {"result": "disabled"}) for rule in named]

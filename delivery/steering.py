@@ -82,6 +82,11 @@ def resume(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:
     _try(lanes_for(workspace_id).resume, lane_of(connection_id))
 
 
+def pause_fan_out(workspace_id: uuid.UUID, seconds: float) -> None:
+    """The workspace's fan-out lane gives out nothing for so long, by the broker's clock."""
+    _try(lanes_for(workspace_id).pause_for, f"fanout.{workspace_id}", seconds)
+
+
 def purge(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:
     """The lane forgets what waits in it; the rows stand."""
     _try(lanes_for(workspace_id).purge, lane_of(connection_id))

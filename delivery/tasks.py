@@ -11,7 +11,7 @@ from django.db import Error, connections
 
 from connections import vault
 from connections.providers.base import Outcome
-from delivery import dispatch, fanout, publishing, routing, setting_aside, settling, tokens
+from delivery import dispatch, fanout, heavy, publishing, routing, setting_aside, settling, tokens
 from delivery.batching import Group
 from delivery.evaluation import Fact, Routed, evaluate
 from delivery.lanes.lease import report
@@ -28,6 +28,7 @@ WORKER = vault.this_process()
 _event_claims: Group[Claim, Fact | None] = Group("event-claim", fanout.claim_events, most=32)
 _rule_loads: Group[Fact, Routing] = Group("rule-load", fanout.load_rules, most=32)
 _routings: Group[Routed, list[publishing.DeliveryHint]] = Group("routing", fanout.write, most=32)
+_large_routings: Group[Routed, list[publishing.DeliveryHint]] = Group("large-routing", fanout.write, most=1)
 _hand_backs: Group[Failure, None] = Group("hand-back", setting_aside.hand_back)
 _claims: Group[uuid.UUID, dispatch.Job | None] = Group("claim", lambda ids: dispatch.claim(ids, WORKER))
 _settlements: Group[dispatch.Result, bool] = Group("settle", lambda results: settling.settle(results, WORKER))
@@ -54,11 +55,22 @@ def fan_out(event_id: str) -> None:
     began_at = time.monotonic()
     try:
         rules = routing.kept(fact.workspace_id, fact.stamp) or _rule_loads.submit(fact)
-        hints = _routings.submit(evaluate(fact, rules))
+        with heavy.Turn(fact.workspace_id) as turn:
+            routed = evaluate(fact, rules, turn.note)
+            hints = _write(routed, turn)
+    except heavy.TooManyHeavyError:
+        _hand_back(Failure(claim, "", "So many heavy events are routed that it waits for its turn."))
     except Exception as error:  # noqa: BLE001  (judged by whose fault it is)
         _hand_back(setting_aside.judge(claim, error, began_at))
     else:
         publishing.publish_deliveries(hints)
+
+
+def _write(routed: Routed, turn: heavy.Turn) -> list[publishing.DeliveryHint]:
+    """Write what was decided: much of it by a group of its own, so that little of others does not wait."""
+    size = heavy.STEPS_PER_DELIVERY * len(routed.deliveries) + routed.body_size // heavy.BYTES_PER_STEP
+    turn.note(routed.steps + size)
+    return (_large_routings if size >= heavy.HEAVY_STEPS else _routings).submit(routed)
 
 
 def _hand_back(failure: Failure) -> None:

@@ -61,8 +61,13 @@ def bulk(system: System, tenant: Tenant, events: int) -> Template:
     return _template(system, "/api/v1/events/bulk", [first, *[between] * (events - 1), last])
 
 
-def _event(tenant: Tenant) -> str:
-    return f'{{"workspace":{json.dumps(tenant.name)},"event":"{EVENT}","payload":'
+def event_template(system: System, tenant: Tenant, event: str, payload: str) -> Template:
+    """POST of one event with a payload of one's own, up to its number."""
+    return _template(system, "/api/v1/events", [_event(tenant, event) + payload, "}}"])
+
+
+def _event(tenant: Tenant, event: str = EVENT) -> str:
+    return f'{{"workspace":{json.dumps(tenant.name)},"event":"{event}","payload":'
 
 
 def _template(system: System, path: str, parts: list[str]) -> Template:

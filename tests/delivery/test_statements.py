@@ -142,9 +142,9 @@ def test_an_event_whose_evaluation_lasts_stops_no_other_workspace(monkeypatch):
     slow, quick = (make_event(make_rule(make_connection(make_workspace())).workspace) for _ in range(2))
     is_quick_done = threading.Event()
 
-    def evaluate(fact, rules):
+    def evaluate(fact, rules, note):
         assert fact.event_id != slow.pk or is_quick_done.wait(60)
-        return evaluation.evaluate(fact, rules)
+        return evaluation.evaluate(fact, rules, note)
 
     monkeypatch.setattr(tasks, "evaluate", evaluate)
     with ThreadPoolExecutor(2) as pool:

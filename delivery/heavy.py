@@ -1,0 +1,88 @@
+"""Heavy events: those whose rules cost so much, or write so many rows, that others would wait for them.
+
+Of a worker process they take one core for half of the time at most, one after the other, however many workspaces they
+are of: an event waits for its turn as soon as it turns out to be heavy, and after it as much time is left to the rest.
+Few of the worker's threads wait so; what comes on top is handed back to PostgreSQL for later. And the workspace's
+fan-out lane is paused for a while, so that its next events wait there and not here.
+"""
+
+import threading
+import time
+import uuid
+from types import TracebackType
+
+from delivery import steering
+
+HEAVY_STEPS = 80_000
+"""From here on an event is heavy: about 6 ms of one core."""
+STEPS_PER_DELIVERY = 800
+"""What a delivery costs to write, mostly in PostgreSQL."""
+BYTES_PER_STEP = 20
+"""Of bodies that are written."""
+STEP_SECONDS = 70e-9
+MOST_WAITING = 3
+"""Threads of a worker, of 16, that may wait for the turn of a heavy event."""
+REST_SHARE = 1.0
+"""Rest after a heavy event, in times of what it took. At 1, heavy events take half of the time."""
+LONGEST_REST_SECONDS = 1.0
+PAUSE_SHARE = 4.0
+"""The pause of the workspace's lane, in times of what the event cost."""
+BUSY_PAUSE_SECONDS = 3.0
+"""The pause where so many wait that the event had to be handed back."""
+
+
+class TooManyHeavyError(Exception):
+    """So many heavy events wait in this process that this one is better tried later. It has written nothing."""
+
+
+class Gate:
+    """Lets one heavy event after the other run."""
+
+    def __init__(self, most_waiting: int = MOST_WAITING) -> None:
+        self._turn = threading.Lock()
+        self._places = threading.Semaphore(most_waiting + 1)
+
+    def enter(self) -> None:
+        """Wait for the turn. Raises TooManyHeavyError at once where too many wait already."""
+        if not self._places.acquire(blocking=False):
+            raise TooManyHeavyError
+        self._turn.acquire()
+
+    def leave(self, rest_seconds: float) -> None:
+        """Give the turn to the next, after a rest."""
+        time.sleep(rest_seconds)
+        self._turn.release()
+        self._places.release()
+
+
+_gate = Gate()
+
+
+class Turn:
+    """One event's work, for the length of a `with`; it waits for its turn once it is `note`d as heavy."""
+
+    def __init__(self, workspace_id: uuid.UUID, gate: Gate = _gate) -> None:
+        self._workspace_id, self._gate = workspace_id, gate
+        self._entered_at: float | None = None
+        self._steps = 0
+
+    def __enter__(self) -> "Turn":
+        return self
+
+    def note(self, steps: int) -> None:
+        """What the event has cost until now. Raises TooManyHeavyError, and the lane is then paused."""
+        self._steps = steps
+        if steps < HEAVY_STEPS or self._entered_at is not None:
+            return
+        try:
+            self._gate.enter()
+        except TooManyHeavyError:
+            steering.pause_fan_out(self._workspace_id, BUSY_PAUSE_SECONDS)
+            raise
+        self._entered_at = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._entered_at is not None:
+            took = time.monotonic() - self._entered_at
+            steering.pause_fan_out(self._workspace_id, PAUSE_SHARE * self._steps * STEP_SECONDS)
+            self._gate.leave(min(REST_SHARE * took, LONGEST_REST_SECONDS))

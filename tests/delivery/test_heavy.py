@@ -1,0 +1,86 @@
+"""Heavy events run one after the other, few wait for it, and their workspace's lane is paused."""
+
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from delivery import heavy, steering
+from tests.polling import eventually
+
+pytestmark = pytest.mark.usefixtures("redis_client")
+
+WORKSPACE = uuid.UUID(int=7)
+
+
+def lane():
+    return steering.lanes_for(WORKSPACE).stats(f"fanout.{WORKSPACE}")
+
+
+def test_an_event_that_is_not_heavy_never_waits_and_pauses_nothing():
+    gate = heavy.Gate(most_waiting=0)
+    gate.enter()
+    with heavy.Turn(WORKSPACE, gate) as turn:
+        turn.note(heavy.HEAVY_STEPS - 1)
+    assert lane().paused_until is None
+
+
+def test_heavy_events_run_one_after_the_other():
+    gate, running, most = heavy.Gate(most_waiting=8), [], []
+
+    def run(number):
+        with heavy.Turn(WORKSPACE, gate) as turn:
+            turn.note(heavy.HEAVY_STEPS)
+            running.append(number)
+            most.append(len(running))
+            turn.note(2 * heavy.HEAVY_STEPS)
+            running.remove(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(run, range(8)))
+    assert most == [1] * 8
+
+
+def test_no_more_wait_than_there_is_room_for_and_their_lane_is_paused():
+    gate, may_end = heavy.Gate(most_waiting=1), threading.Event()
+
+    def hold():
+        with heavy.Turn(uuid.UUID(int=8), gate) as turn:
+            turn.note(heavy.HEAVY_STEPS)
+            may_end.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        holding = [pool.submit(hold) for _ in range(2)]
+        eventually(lambda: gate._places._value == 0, 60)
+        with pytest.raises(heavy.TooManyHeavyError), heavy.Turn(WORKSPACE, gate) as turn:
+            turn.note(heavy.HEAVY_STEPS)
+        may_end.set()
+        for each in holding:
+            each.result(60)
+    assert lane().paused_until is not None
+    with heavy.Turn(WORKSPACE, gate) as turn:  # all places are free again
+        turn.note(heavy.HEAVY_STEPS)
+
+
+def test_a_lane_is_paused_by_what_its_event_cost():
+    with heavy.Turn(WORKSPACE, heavy.Gate()) as turn:
+        turn.note(heavy.HEAVY_STEPS)
+        turn.note(10**9)
+    until = lane().paused_until
+    assert until is not None
+    assert until - datetime.now(UTC) > timedelta(seconds=100)
+
+
+def test_a_failure_gives_the_turn_back():
+    gate = heavy.Gate(most_waiting=0)
+
+    def fail():
+        with heavy.Turn(WORKSPACE, gate) as turn:
+            turn.note(heavy.HEAVY_STEPS)
+            raise ValueError("ours")
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="ours"):
+            fail()
