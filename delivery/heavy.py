@@ -15,6 +15,8 @@ from delivery import steering
 
 HEAVY_STEPS = 80_000
 """From here on an event is heavy: about 6 ms of one core."""
+STEPS_PER_COMPILATION = 10_000
+"""What it costs to compile a rule, which is done once."""
 STEPS_PER_DELIVERY = 800
 """What a delivery costs to write, mostly in PostgreSQL."""
 BYTES_PER_STEP = 20
@@ -22,6 +24,8 @@ BYTES_PER_STEP = 20
 STEP_SECONDS = 70e-9
 MOST_WAITING = 3
 """Threads of a worker, of 16, that may wait for the turn of a heavy event."""
+MOST_LOADING, LOADING_PATIENCE_SECONDS = 6, 0.5
+"""Threads that may wait for rules to be read, and how long others wait for one of these places."""
 REST_SHARE = 1.0
 """Rest after a heavy event, in times of what it took. At 1, heavy events take half of the time."""
 LONGEST_REST_SECONDS = 1.0
@@ -33,6 +37,24 @@ BUSY_PAUSE_SECONDS = 3.0
 
 class TooManyHeavyError(Exception):
     """So many heavy events wait in this process that this one is better tried later. It has written nothing."""
+
+
+class Places:
+    """So many threads may be inside at once. One that finds no place within a while is told to try later."""
+
+    def __init__(self, number: int, patience_seconds: float) -> None:
+        self._free = threading.Semaphore(number)
+        self._patience_seconds = patience_seconds
+
+    def __enter__(self) -> None:
+        if not self._free.acquire(timeout=self._patience_seconds):
+            raise TooManyHeavyError
+
+    def __exit__(self, *error: object) -> None:
+        self._free.release()
+
+
+loading = Places(MOST_LOADING, LOADING_PATIENCE_SECONDS)
 
 
 class Gate:

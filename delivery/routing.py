@@ -77,6 +77,10 @@ class CompiledRule:
         return json.dumps(providers.get(connection.type).frozen_config(connection.config))
 
     @property
+    def is_compiled(self) -> bool:
+        return {"filter", "mapping"} <= vars(self).keys()
+
+    @property
     def is_live(self) -> bool:
         return self.rule.enabled and self.rule.connection.status != "deleted"
 
@@ -129,6 +133,10 @@ class Routing:
             found = [each for each in self.rules if matching.pattern_matches(each.rule.event, event_type)]
             self._by_type[event_type] = found
         return found
+
+    def count_uncompiled(self, event_type: str) -> int:
+        """How many of the rules that name an event type would have to be compiled first."""
+        return sum(not each.is_compiled for each in self.named(event_type))
 
 
 _kept: dict[uuid.UUID, Routing] = {}

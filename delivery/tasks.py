@@ -26,7 +26,7 @@ WORKER = vault.this_process()
 
 
 _event_claims: Group[Claim, Fact | None] = Group("event-claim", fanout.claim_events, most=32)
-_rule_loads: Group[Fact, Routing] = Group("rule-load", fanout.load_rules, most=32)
+_rule_loads: Group[Fact, Routing] = Group("rule-load", fanout.load_rules, most=4)
 _routings: Group[Routed, list[publishing.DeliveryHint]] = Group("routing", fanout.write, most=32)
 _large_routings: Group[Routed, list[publishing.DeliveryHint]] = Group("large-routing", fanout.write, most=1)
 _hand_backs: Group[Failure, None] = Group("hand-back", setting_aside.hand_back)
@@ -54,8 +54,9 @@ def fan_out(event_id: str) -> None:
         return
     began_at = time.monotonic()
     try:
-        rules = routing.kept(fact.workspace_id, fact.stamp) or _rule_loads.submit(fact)
+        rules = routing.kept(fact.workspace_id, fact.stamp) or _load_rules(fact)
         with heavy.Turn(fact.workspace_id) as turn:
+            turn.note(heavy.STEPS_PER_COMPILATION * rules.count_uncompiled(fact.type))
             routed = evaluate(fact, rules, turn.note)
             hints = _write(routed, turn)
     except heavy.TooManyHeavyError:
@@ -64,6 +65,12 @@ def fan_out(event_id: str) -> None:
         _hand_back(setting_aside.judge(claim, error, began_at))
     else:
         publishing.publish_deliveries(hints)
+
+
+def _load_rules(fact: Fact) -> Routing:
+    """Read the rules of the event's workspace, which may be many. Few threads wait for that at once."""
+    with heavy.loading:
+        return _rule_loads.submit(fact)
 
 
 def _write(routed: Routed, turn: heavy.Turn) -> list[publishing.DeliveryHint]:

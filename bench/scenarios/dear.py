@@ -31,7 +31,7 @@ CALM, DEAR = 90, 10
 CALM_PER_SECOND, DEAR_PER_SECOND = 0.5, 2.0
 """Events of each tenant."""
 RULES = 500
-SECONDS, QUICK_SECONDS = 60, 10
+SECONDS, QUICK_SECONDS = 60, 3
 GRACE_SECONDS = 15.0
 DRAIN_SECONDS = 900.0
 """The longest that dear events are waited for after the measurement."""

@@ -84,3 +84,11 @@ def test_a_failure_gives_the_turn_back():
     for _ in range(3):
         with pytest.raises(ValueError, match="ours"):
             fail()
+
+
+def test_few_threads_wait_for_rules_and_the_others_are_told_to_come_later():
+    places = heavy.Places(1, 0.01)
+    with places, pytest.raises(heavy.TooManyHeavyError), places:
+        pass
+    with places:
+        pass
