@@ -84,7 +84,7 @@ def resume(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:
 
 def pause_fan_out(workspace_id: uuid.UUID, seconds: float) -> None:
     """The workspace's fan-out lane gives out nothing for so long, by the broker's clock."""
-    _try(lanes_for(workspace_id).pause_for, f"fanout.{workspace_id}", seconds)
+    _try(lanes_for(workspace_id).pause, f"fanout.{workspace_id}", seconds)
 
 
 def purge(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:

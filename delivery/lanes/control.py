@@ -208,12 +208,6 @@ class Lanes:
         micros = max(0, round(seconds * 1_000_000))
         self._scripts.pause(keys=_keys(lane), args=(self._caps, lane, micros))
 
-    def pause_for(self, lane: str, seconds: float) -> None:
-        """Take nothing from the lane for so long, by the server's clock."""
-        server_seconds, micros = self._client.time()
-        until = server_seconds * 1_000_000 + micros + round(seconds * 1_000_000)
-        self._scripts.pause(keys=_keys(lane), args=(self._caps, lane, until))
-
     def resume(self, lane: str) -> None:
         """End a pause now, and wake a worker."""
         self._scripts.pause(keys=_keys(lane), args=(self._caps, lane, 0))

@@ -6,7 +6,20 @@ import pytest
 
 from bench.load import Answers
 from bench.rig import Arrived
-from bench.scenarios import Spent, backlog, delays, history, idle, ingest, isolation, lanes, latency, start, throughput
+from bench.scenarios import (
+    Spent,
+    backlog,
+    dear,
+    delays,
+    history,
+    idle,
+    ingest,
+    isolation,
+    lanes,
+    latency,
+    start,
+    throughput,
+)
 
 SPENT = Spent({"web": 1.0, "deliver": 3.0}, load=0.5, receivers=0.25)
 
@@ -58,6 +71,15 @@ def test_isolation_divides_by_the_shorter_of_the_calm_p99s():
     assert made["hung_ratio"] == pytest.approx(1.5)
     assert "calm_ratio" not in made
     assert "calm_after_ratio" not in made
+
+
+def test_dear_divides_by_the_calm_parts_around():
+    p99s = {"calm": [0.1], "arrays": [0.3], "calm_between": [0.3], "regex": [0.3], "calm_after": [0.5]}
+    parts = [dear.Part("calm" if kind.startswith("calm") else kind, taken) for kind, taken in p99s.items()]
+    made = dear.figures(parts)
+    assert made["arrays_ratio"] == pytest.approx(1.5)
+    assert made["regex_ratio"] == pytest.approx(0.75)
+    assert (made["calm_p99_ms_least"], made["calm_p99_ms_most"]) == pytest.approx((100, 500))
 
 
 def test_the_plan_of_isolation_is_even_and_the_same_each_time():
