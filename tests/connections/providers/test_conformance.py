@@ -8,10 +8,13 @@ from importlib import import_module
 from urllib.parse import urlsplit
 
 import pytest
-from django.conf import settings
+from django.conf import settings as django_settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from connections import catalogue, providers
 from connections.management.commands.write_integration_docs import FOLDER
+from connections.mapping import MappingFailed
 from connections.masking import Redactor
 from connections.messages import ConnectFailed, ConnectionLost, DeadlineExceeded, RefusedAddress, Response, TlsFailed
 from connections.outbound.messages import check_request
@@ -112,7 +115,7 @@ def example_shipment(provider: Provider, action: Action):
     )
 
 
-@pytest.mark.parametrize("path", settings.MESHES_PROVIDERS)
+@pytest.mark.parametrize("path", django_settings.MESHES_PROVIDERS)
 def test_the_slug_is_the_file_s_name(path):
     assert import_module(path).PROVIDER.slug == path.rpartition(".")[2]
 
@@ -466,3 +469,45 @@ def test_the_documentation_is_what_is_declared(provider):
 
 def test_the_index_of_the_documentation_names_all():
     assert (FOLDER / "README.md").read_text() == catalogue.index(ALL)
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9)
+)
+VALUES_OF_ANY_KIND = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize(
+    ("provider", "action"), [each for each in ACTIONS if each[1].fields], ids=lambda each: each.slug
+)
+@settings(deadline=None, max_examples=20)
+@given(data=st.data())
+def test_whatever_a_mapping_makes_is_sent_in_its_types_or_refused_in_words(provider, action, data):
+    fields = {
+        field.key: data.draw(VALUES_OF_ANY_KIND, field.key)
+        for field in action.fields
+        if data.draw(st.booleans(), "given")
+    }
+    made = prepared(provider, action, **fields)
+    assert isinstance(made, Request) or made
+    if isinstance(made, Request):
+        assert_sendable(made)
+
+
+@pytest.mark.parametrize(
+    ("provider", "action"), [each for each in ACTIONS if each[1].fields], ids=lambda each: each.slug
+)
+@settings(deadline=None, max_examples=20)
+@given(payload=st.fixed_dictionaries({}, optional=dict.fromkeys(
+    ("email", "phone", "name", "first_name", "last_name", "company", "user_id", "client_id", "value", "currency"),
+    VALUES_OF_ANY_KIND,
+)))  # fmt: skip
+def test_whatever_a_payload_holds_the_default_mapping_is_sent_or_refused_in_words(provider, action, payload):
+    own = [{"to": field.key, "value": "1"} for field in action.fields if field.required and not field.source]
+    with contextlib.suppress(MappingFailed, Unsendable):
+        fields = shaped(provider, action.slug, payload, own)
+        assert_sendable(provider.prepare(replace(example_shipment(provider, action), body=json.dumps(fields))))
