@@ -151,6 +151,7 @@ def read(delivery_ids: Sequence[uuid.UUID]) -> list[Delivery]:
             has_body=Q(body__isnull=False),
             was_delivered=Exists(attempts.filter(outcome=Outcome.DELIVERED)),
             was_uncertain=Exists(attempts.filter(outcome=Outcome.UNCERTAIN)),
+            was_refused=Exists(attempts.filter(outcome=Outcome.REJECTED, status_code__isnull=False)),
         )
     )
     return list(found.defer("body", "frozen").order_by("pk"))
@@ -201,11 +202,13 @@ def _other_way(way: Way) -> str:
 def may_have_arrived(delivery: Any) -> bool:
     """Whether the destination has taken the delivery, or nobody knows.
 
-    Where the newest answer rejected it, that answer speaks for the earlier attempts that had none: they held the same.
+    An answer that rejected it speaks for the attempts that had none: they held the same.
     """
     if delivery.status == Delivery.Status.SUCCEEDED or delivery.cause == UNCERTAIN or delivery.was_delivered:
         return True
-    return bool(delivery.cause != REJECTED and (delivery.was_uncertain or delivery.outcome == Outcome.UNCERTAIN))
+    if delivery.cause == REJECTED and delivery.was_refused:
+        return False
+    return bool(delivery.was_uncertain or delivery.outcome == Outcome.UNCERTAIN)
 
 
 # --- shaping --------------------------------------------------------------------------------------------------------

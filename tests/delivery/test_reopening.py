@@ -34,10 +34,9 @@ def rejected(connection=None, number=1, mapping=OLD, **values):
     return list(rows.order_by("pk"))
 
 
-def add_attempt(delivery, outcome):
-    Attempt.objects.create(
-        workspace_id=delivery.workspace_id, delivery=delivery, number=1, outcome=outcome, started_at=datetime.now(UTC)
-    )
+def add_attempt(delivery, outcome, **values):
+    values |= {"workspace_id": delivery.workspace_id, "outcome": outcome, "started_at": datetime.now(UTC)}
+    Attempt.objects.create(delivery=delivery, number=1, **values)
 
 
 def again(api, delivery, **body):
@@ -195,7 +194,18 @@ def test_what_arrived_or_may_have_needs_may_duplicate(api, values, outcome):
 def test_a_rejection_speaks_for_the_attempts_before_it_that_had_no_answer(api):
     (old,) = rejected()
     add_attempt(old, "uncertain")
+    add_attempt(old, "rejected", status_code=422)
     assert again(api, old).status_code == 202
+
+
+def test_a_rejection_of_ours_speaks_for_nobody(api):
+    """Such as a request that could not be built any more."""
+    (old,) = rejected()
+    add_attempt(old, "uncertain")
+    add_attempt(old, "rejected")
+    refused = again(api, old)
+    assert refused.status_code == 409
+    assert "may_duplicate: true" in refused.json()["detail"]
 
 
 def test_what_succeeded_stays_so_beside_the_new_one(api):
