@@ -51,7 +51,8 @@ def read_each(*settings: str) -> list[str]:
 INTEGERS = (
     "MESHES_INGEST_RATE", "MESHES_INGEST_KEY_RATE", "MESHES_BACKLOG_LIMIT", "MESHES_LEASE_SECONDS",
     "MESHES_LANE_LEASE_SECONDS", "MESHES_RETENTION_PAYLOAD_DAYS", "MESHES_RETENTION_ATTEMPT_DAYS",
-    "MESHES_RETENTION_ACCESS_DAYS", "WEB_CONCURRENCY",
+    "MESHES_RETENTION_ACCESS_DAYS", "WEB_CONCURRENCY", "MESHES_HEADER_SECONDS", "MESHES_BODY_SECONDS",
+    "MESHES_RULES_PER_WORKSPACE", "MESHES_CONNECTION_TESTS", "MESHES_WRONG_KEYS",
 )  # fmt: skip
 BOOLEANS = ("MESHES_DEBUG", "MESHES_HTTPS", "MESHES_TASK_EVENTS", "MESHES_OUTBOUND_ALLOW_HTTP")
 WRONG = (
@@ -59,7 +60,8 @@ WRONG = (
     *(f"{name}={value}" for name in BOOLEANS for value in ("2", "maybe")),
     *(f"MESHES_OUTBOUND_PORTS={value}" for value in ("abc", "0", "65536", "-1", "443,,x", ",", "443,*", "4 43")),
     *(f"MESHES_OUTBOUND_ALLOW_NETS={value}" for value in ("intranet", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/8,x")),
-    *(f"DATABASE_URL={value}" for value in (
+    "MESHES_TRUSTED_PROXIES=proxy.example.com",
+    *(f"{name}={value}" for name in ("DATABASE_URL", "MESHES_DIRECT_DATABASE_URL") for value in (
         "x", "sqlite:///x", "mysql://u:pw-4242@h/n", "postgresql://u:pw-4242@h:abc/n", "postgresql://u:pw-4242@h",
         "postgresql://u:pw-4242@[::1/n",
     )),
