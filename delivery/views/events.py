@@ -110,7 +110,7 @@ class EventViewSet(TenantViewSet):
         transaction.on_commit(partial(publishing.publish_fanouts, hints))
         return self._show(id, 202)
 
-    @extend_schema(request=RouteAgainIn, responses={202: RoutedAgainOut})
+    @extend_schema(operation_id="events_route_all", request=RouteAgainIn, responses={202: RoutedAgainOut})
     @action(detail=False, methods=["post"], url_path="route")
     @once
     def route_all(self, request: Request) -> Response:
