@@ -56,7 +56,9 @@ DATABASES["default"]["OPTIONS"] = {
     "keepalives_count": 2,
     "tcp_user_timeout": 15_000,
 } | DATABASES["default"].get("OPTIONS", {})
-DATABASES["direct"] = envdatabase("MESHES_DIRECT_DATABASE_URL", MESHES_DIRECT_DATABASE_URL)
+DATABASES["direct"] = envdatabase(
+    "MESHES_DIRECT_DATABASE_URL", MESHES_DIRECT_DATABASE_URL, conn_max_age=600, conn_health_checks=True
+)
 DATABASES["direct"]["TEST"] = {"MIRROR": "default"}
 DATABASES["direct"]["OPTIONS"] = {
     # A worker must know that its session is gone about as soon as PostgreSQL does: see delivery/sessions.py.

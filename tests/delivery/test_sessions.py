@@ -283,6 +283,13 @@ def test_behind_a_pool_of_transactions_there_is_no_session_and_check_says_so(dir
     assert not WorkerSession.objects.exists()
 
 
+def test_the_sweeper_works_over_the_direct_connection(direct, settings, monkeypatch):
+    monkeypatch.setitem(connections.settings, "default", connections.settings["default"])  # as it was, afterwards
+    settings.MESHES_DIRECT_DATABASE_URL = "postgresql://elsewhere/meshes"
+    call_command("sweep", once=True, stdout=StringIO())
+    assert connections.settings["default"] is direct
+
+
 def shared_lock(direct) -> bool:
     """Take one and the same advisory lock from a client of its own."""
     client = DatabaseWrapper(direct | {"OPTIONS": {}}, "direct")
