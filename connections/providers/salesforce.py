@@ -193,7 +193,7 @@ class Salesforce(Vendor):
                 return VendorError(code, text_at(row, "errors", 0, "message"))
         if isinstance(document, list):
             code, message = text_at(document, 0, "errorCode"), text_at(document, 0, "message")
-            if code == "REQUEST_LIMIT_EXCEEDED" and message.startswith("Concurrent"):
+            if code == "REQUEST_LIMIT_EXCEEDED" and "concurrent" in message.lower():
                 code = CONCURRENT
             return VendorError(code, message)
         if response.status >= 300:
