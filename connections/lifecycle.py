@@ -1,8 +1,7 @@
 """What happens to a connection by its owner's will: create, edit, pause, resume, rotate, delete.
 
-Each change is one conditional UPDATE, so that of two at once one wins and the other is told. Names are looked up,
-and secrets opened, before the transaction, but for tokens that end with it. After the commit `connection_changed` is
-sent.
+Each change is one conditional UPDATE, so that of two at once one wins and the other is told. Secrets are opened before
+the transaction, but for tokens that end with it. After the commit `connection_changed` is sent.
 """
 
 import uuid
@@ -87,7 +86,7 @@ def prepare_create(
     *,
     actor: str = "",
 ) -> Callable[[], Change]:
-    """`create` in two: all that is checked and looked up is now, and what is returned writes. Raises as it does."""
+    """`create` in two: all that is checked is checked now, and what is returned writes. Raises as it does."""
     provider = providers.get(type)
     given = keeping.read_given(provider, credentials, {})
     cleaned = check(provider, config, given)
@@ -312,7 +311,7 @@ def check(
 ) -> dict[str, Any]:
     """The config with defaults, host names in ASCII. Raises InvalidFields.
 
-    URLs that are not those `saved` are shown to the outbound door, which looks names up; credentials only by presence.
+    URLs that are not those `saved` are shown to the outbound door; credentials only by presence.
     """
     cleaned = provider.clean_config(config)
     problems = list(provider.check(cleaned, credentials))
