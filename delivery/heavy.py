@@ -1,7 +1,7 @@
 """Heavy events: those whose rules cost so much, or write so many rows, that others would wait for them.
 
-Of a worker process they take one core for half of the time at most, one after the other, however many workspaces they
-are of: an event waits for its turn as soon as it turns out to be heavy, and after it as much time is left to the rest.
+Of a worker process they take a third of one core's time at most, one after the other, however many workspaces they are
+of: an event waits for its turn as soon as it turns out to be heavy, and after it twice as much time is left to the rest.
 Few of the worker's threads wait so; what comes on top is handed back to PostgreSQL for later. And the workspace's
 fan-out lane is paused for a while, so that its next events wait there and not here.
 """
@@ -26,9 +26,10 @@ MOST_WAITING = 3
 """Threads of a worker, of 16, that may wait for the turn of a heavy event."""
 MOST_LOADING, LOADING_PATIENCE_SECONDS = 6, 0.5
 """Threads that may wait for rules to be read, and how long others wait for one of these places."""
-REST_SHARE = 1.0
-"""Rest after a heavy event, in times of what it took. At 1, heavy events take half of the time."""
-LONGEST_REST_SECONDS = 1.0
+REST_SHARE = 2.0
+"""Rest after a heavy event, in times of what it took. At 2, heavy events take a third of the time."""
+LONGEST_REST_SECONDS = 2.0
+"""Four events that take as long as they rest are far from the end of their lease."""
 PAUSE_SHARE = 4.0
 """The pause of the workspace's lane, in times of what the event cost."""
 BUSY_PAUSE_SECONDS = 3.0

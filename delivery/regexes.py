@@ -17,7 +17,7 @@ from connections.metering import Meter
 
 MEMORY_BYTES = 512 * 1024
 """RE2 holds its program and its cache of states within this, and refuses a pattern that does not fit."""
-MOST_POSITIONS = 1_000
+MOST_POSITIONS = 400
 MOST_STATE_BYTES = 40_000
 """Of all states that a search can come to: half of what RE2 has for them."""
 STATE_BYTES, INSTRUCTION_BYTES = 300, 4
@@ -72,6 +72,7 @@ class Regex:
         return foreign // 2 + (size - foreign) // (BYTES_PER_STEP_OF_LARGE if self.is_anchored else BYTES_PER_STEP)
 
 
+@lru_cache(maxsize=200)
 def compile_regex(pattern: str) -> Regex:
     """Raises ValueError, with RE2's words."""
     try:

@@ -24,7 +24,7 @@ ORDINARY = [
     r"\pL+", r"^.{1,255}@example\.com", r"(?i)hello", r"[a-z]+@[a-z]+\.com", r"^\S+@\S+\.\S+$", r"\d{3}-\d{4}",
     r"^[\pL\pN ]+$", r"(?i)^[a-z0-9._%+-]+@[a-z0-9.-]+\.[a-z]{2,}$", r"\bvip\b", r"https?://[^/]+/pricing", r".*=.*x",
     r"(lorem|ipsum|foo){1,20}!", r"[a-f0-9]{8}-[a-f0-9]{4}-[a-f0-9]{4}-[a-f0-9]{4}-[a-f0-9]{12}", r"(?P<a>a+b)+c",
-    r"(\w+\s){5}\w+#", r"[[:alpha:]]+9", r"(x+x+)+y", r"\p{Greek}+x", r"((a{0,30}){0,30})c", r"^(?:GET|POST) /",
+    r"(\w+\s){5}\w+#", r"[[:alpha:]]+9", r"(x+x+)+y", r"\p{Greek}+x", r"^(?:GET|POST) /",
 ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_an_expression_whose_states_cannot_be_kept_is_charged_for_them(pattern):
     assert steps(pattern, "ab" * 10_000) > 20_000
     with pytest.raises(OutOfWorkError):
         compile_filter({"payload.a": {"$regex": pattern}}).explain(
-            {"payload": {"a": ["ab" * 10_000] * 13}}, Meter(EVENT_STEPS)
+            {"payload": {"a": ["ab" * 10_000] * 20}}, Meter(EVENT_STEPS)
         )
 
 
