@@ -87,7 +87,7 @@ class ConnectionHealth(models.Model):
     breaker = models.CharField(max_length=16, choices=Breaker.choices, default=Breaker.CLOSED)
     consecutive_failures = models.IntegerField(default=0)
     opened_by = models.CharField(
-        max_length=16, blank=True, default="", db_default="", help_text="failures, throttled or no_token."
+        max_length=16, blank=True, default="", db_default="", help_text="failures, throttled or no_credentials."
     )
     opened_times = models.IntegerField(default=0, help_text="Openings in a row: each doubles the pause.")
     probe_until = models.DateTimeField(null=True, blank=True)

@@ -15,8 +15,8 @@ LONGEST_PAUSE = timedelta(minutes=15)
 DISABLES_AFTER = timedelta(days=5)
 DISABLES_SPREAD = timedelta(hours=12)
 """First and last failure must lie this far apart, so that two failures around a quiet week disable nothing."""
-FAILURES, THROTTLED, NO_TOKEN = "failures", "throttled", "no_token"
-"""What opened it: failures in a row, a 429, or that there was no token to try with."""
+FAILURES, THROTTLED, NO_CREDENTIALS = "failures", "throttled", "no_credentials"
+"""What opened it: failures in a row, a 429, or that the credentials could not be used: no token, or no key."""
 SUCCESS_KEPT_FOR = timedelta(minutes=1)
 """How old `last_success_at` of a healthy connection may become: one write a minute, whatever it delivers."""
 
@@ -80,7 +80,9 @@ def after_throttle(health: Health, now: datetime, retry_after_seconds: float | N
 
 def after_rest(health: Health, seconds: float | None) -> tuple[Health, timedelta]:
     """The health and the pause where there was nothing to try with: one probe follows, and no failure is counted."""
-    return replace(health, breaker=OPEN, opened_by=NO_TOKEN), timedelta(seconds=seconds) if seconds else _pause(health)
+    return replace(health, breaker=OPEN, opened_by=NO_CREDENTIALS), timedelta(seconds=seconds) if seconds else _pause(
+        health
+    )
 
 
 def _open(health: Health, by: str) -> Health:

@@ -18,7 +18,7 @@ PROBE_WORDS = "One delivery tries whether the destination is back; the others wa
 COOL_DOWN_WORDS = {
     "failures": "The circuit breaker is open: attempts in a row have failed. Then one delivery tries again.",
     "throttled": "The destination has asked for a pause (429). Then one delivery tries again.",
-    "no_token": "There was no token to try with. Then one delivery tries again.",
+    "no_credentials": "The credentials cannot be used for now: no token, or no key. Then one delivery tries again.",
     "": "The vendor's limit of requests is used up until then.",
 }
 

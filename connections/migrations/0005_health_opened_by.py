@@ -11,7 +11,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='connectionhealth',
             name='opened_by',
-            field=models.CharField(blank=True, db_default='', default='', help_text='failures, throttled or no_token.', max_length=16),
+            field=models.CharField(blank=True, db_default='', default='', help_text='failures, throttled or no_credentials.', max_length=16),
         ),
         migrations.AlterField(
             model_name='connectionhealth',

@@ -92,7 +92,7 @@ def test_a_throttle_pauses_as_long_as_asked_and_leaves_a_probe():
 def test_a_rest_leaves_a_probe_and_counts_no_failure():
     before = Health(consecutive_failures=4, first_failure_at=NOW, last_failure_at=NOW)
     health, pause = after_rest(before, 7.0)
-    assert (health, pause) == (replace(before, breaker="open", opened_by="no_token"), timedelta(seconds=7))
+    assert (health, pause) == (replace(before, breaker="open", opened_by="no_credentials"), timedelta(seconds=7))
 
 
 def test_throttles_without_retry_after_pause_like_the_breaker():

@@ -231,7 +231,7 @@ def test_a_retry_waits_for_its_schedule(api):
         ({"breaker": "open", "opened_by": "failures"}, "failures"),
         ({"breaker": "open", "opened_by": ""}, "failures"),
         ({"breaker": "open", "opened_by": "throttled"}, "throttled"),
-        ({"breaker": "open", "opened_by": "no_token"}, "no_token"),
+        ({"breaker": "open", "opened_by": "no_credentials"}, "no_credentials"),
         ({"breaker": "closed"}, ""),
         (None, ""),
     ],
