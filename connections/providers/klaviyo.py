@@ -29,7 +29,6 @@ from connections.providers.vendor import (
     FIRST_NAME,
     Vendor,
     VendorError,
-    given,
     json_request,
     limited,
     needed,
@@ -53,8 +52,8 @@ IDENTIFIERS = ("email", "phone_number", "external_id", "anonymous_id", "id")
 
 PROFILE = (
     MappingField("email", "Email", source="payload.email"),
-    MappingField(PHONE, "Phone number", source="payload.phone", help="Written as E.164, such as +15551234567."),
-    MappingField("phone_country", "Phone number's country", help=PHONE_COUNTRY),
+    MappingField(PHONE, "Phone number", "any", source="payload.phone", help="Written as E.164, such as +15551234567."),
+    MappingField("phone_country", "Phone number's country", "any", help=PHONE_COUNTRY),
     MappingField("external_id", "External id", help="Your own id of the person."),
     MappingField("anonymous_id", "Anonymous id", help="Of somebody whose email is not known yet."),
     MappingField("id", "Profile id", help="Klaviyo's own."),
@@ -205,17 +204,18 @@ def _event(shipment: Shipment, fields: dict[str, Any]) -> dict[str, Any]:
 
 def _settle_phone(fields: dict[str, Any], shipment: Shipment, refusal: str) -> tuple[tuple[str, str], ...]:
     """Write the number as E.164, or take it out and say why. A rule's blank number or email clears the field."""
-    country = given(fields, "phone_country") or shipment.frozen.get("phone_country") or ""
-    fields.pop("phone_country", None)
+    country = fields.pop("phone_country", None) or shipment.frozen.get("phone_country") or ""
     for key in ("email", PHONE):
         if fields.get(key) == "":
             fields[key] = None
-    if not fields.get(PHONE):
+    if fields.get(PHONE) is None:
         return ()
     try:
         if refusal:
             raise NotE164(refusal)
-        fields[PHONE] = to_e164(fields[PHONE], country.upper())
+        if isinstance(fields[PHONE], bool) or not isinstance(fields[PHONE], str | int | float):
+            raise NotE164("it is not a text")
+        fields[PHONE] = to_e164(needed(fields, PHONE), str(country).upper())
     except NotE164 as reason:
         del fields[PHONE]
         return ((PHONE, str(reason)),)

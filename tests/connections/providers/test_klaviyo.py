@@ -115,12 +115,22 @@ NO_COUNTRY = "it names no country: write it as +15551234567, or set phone_countr
         (15551234567, None, NO_COUNTRY),
         ("0171 1234567", None, NO_COUNTRY),
         ("call me", "DE", "it is not a telephone number"),
+        ({"home": "+15551234567"}, "DE", "it is not a text"),
+        (["+15551234567"], None, "it is not a text"),
+        (False, None, "it is not a text"),
+        (0, "DE", "it is not a telephone number"),
         ("+15550100", None, "it has too few or too many digits for a number of its country"),
         ("0171 1234567", "XX", "its country is not a code of two letters, such as US"),
     ],
 )
 def test_a_number_that_is_no_e_164_is_left_out_with_the_reason(phone, country, reason, action):
     assert sent({"phone_number": phone}, country, action) == ({}, (("phone_number", reason),))
+
+
+@pytest.mark.parametrize("country", [True, {"code": "US"}, 49, "Germany"])
+def test_a_country_that_is_none_fails_no_profile(country):
+    reason = "its country is not a code of two letters, such as US"
+    assert sent({"phone_number": "0171 1234567", "phone_country": country}) == ({}, (("phone_number", reason),))
 
 
 def test_a_blank_number_or_email_of_the_rule_s_own_clears_the_field():
