@@ -190,6 +190,9 @@ OK = {"to": "a", "from": "payload"}
         ([{"to": "a"}], "/0", "needs either from or value"),
         ([{**OK, "value": 1}], "/0", "needs either from or value"),
         ([{**OK, "form": 1}], "/0/form", "unknown; known are to, from, value, transforms, on_error"),
+        ([{**OK, "escape": "xml"}], "/0/escape", "must be none, html, markdown, slack (the word)"),
+        ([{**OK, "escape": ["html"]}], "/0/escape", "must be none, html, markdown, slack (the word)"),
+        ([{**OK, "skip_blanks": "yes"}], "/0/skip_blanks", "must be true or false"),
         ([{"from": "payload"}], "/0/to", "must be a dotted path"),
         ([{**OK, "to": ""}], "/0/to", "a path is names joined by single full stops"),
         ([{**OK, "to": "a..b"}], "/0/to", "a path is names joined by single full stops"),
@@ -271,3 +274,14 @@ def test_applying_answers_or_fails_on_every_value_and_always_the_same(entries, p
 def test_compiling_answers_or_refuses_every_value(document):
     with contextlib.suppress(MappingError):
         compile_mapping(document)
+
+
+def test_a_blank_gives_way_to_the_next_where_blanks_are_skipped():
+    entry = {"to": "a", "from": "payload.first || payload.second", "on_error": "skip"}
+    payload = {"first": " \t", "second": "x", "third": {"b": "", "c": [" ", 1]}}
+    context = {"payload": payload}
+    assert compile_mapping([entry]).apply(context) == {"a": " \t"}
+    assert compile_mapping([{**entry, "skip_blanks": True}]).apply(context) == {"a": "x"}
+    whole = {"to": "a", "from": "payload.third", "skip_blanks": True}
+    assert compile_mapping([whole]).apply(context) == {"a": {"c": [1]}}
+    assert payload == {"first": " \t", "second": "x", "third": {"b": "", "c": [" ", 1]}}
