@@ -50,6 +50,10 @@ def test_a_failed_clause_reads_as_a_sentence(clause, words):
         ({"result": "held", "reason": "novel_state"}, "Matched; the delivery is held. The connection was novel state."),
         ({"result": "disabled"}, "The rule, or its connection, was out of use."),
         ({"result": "mapping_failed", "reason": "/0: no"}, "Matched, but the mapping failed: /0: no"),
+        (
+            {"result": "evaluation_limit", "reason": "rule_1: the clause a.b $eq needs more", "steps": 9},
+            "It was not decided whether the rule matches: rule_1: the clause a.b $eq needs more",
+        ),
         ({"result": "filtered"}, "The filter did not match."),
         ({"result": "expired", "reason": "It was not routed in time."}, "It was not routed in time."),
         ({"result": "from_the_future"}, "from the future"),
