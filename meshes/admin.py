@@ -1,14 +1,28 @@
-"""The admin's own log, as a page: who changed what here."""
+"""The admin's own log, as a page: who changed what here; and operators themselves, as Django shows them."""
 
 from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, User
 from django.http import HttpRequest
 from django.utils.html import format_html
 
 from workspaces.operators import columns, display
-from workspaces.operators.pages import OperatorAdmin
+from workspaces.operators.pages import OperatorAdmin, WellFormedSelection
+
+admin.site.unregister([User, Group])
+
+
+@admin.register(User)
+class OperatorUserAdmin(WellFormedSelection, UserAdmin):
+    pass
+
+
+@admin.register(Group)
+class OperatorGroupAdmin(WellFormedSelection, GroupAdmin):
+    pass
 
 
 @admin.register(LogEntry)

@@ -187,26 +187,27 @@ def safe_methods_only(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[
 
 
 def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if not _speaks_json(request):
+    if not speaks_json(request):
         return defaults.bad_request(request, exception)
     return render(Problem(413 if isinstance(exception, RequestDataTooBig) else 400))
 
 
 def handler403(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return render(Problem(403)) if _speaks_json(request) else defaults.permission_denied(request, exception)
+    return render(Problem(403)) if speaks_json(request) else defaults.permission_denied(request, exception)
 
 
 def handler404(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return render(Problem(404)) if _speaks_json(request) else defaults.page_not_found(request, exception)
+    return render(Problem(404)) if speaks_json(request) else defaults.page_not_found(request, exception)
 
 
 def handler500(request: HttpRequest) -> HttpResponse:
     """Called while Django handles an exception that no view caught, such as a middleware's."""
-    if not _speaks_json(request):
+    if not speaks_json(request):
         return defaults.server_error(request)
     exc = sys.exc_info()[1]
     return render(to_problem(exc) if isinstance(exc, Exception) else _unforeseen(exc))
 
 
-def _speaks_json(request: HttpRequest) -> bool:
+def speaks_json(request: HttpRequest) -> bool:
+    """Whether errors at this path are problems; elsewhere they are pages."""
     return request.path_info.startswith(("/api", "/healthz", "/readyz"))

@@ -35,4 +35,4 @@ def sweeper() -> tuple[str, ...]:
 def flower(address: str, port: int) -> tuple[str, ...]:
     """Celery's monitor. FLOWER_BASIC_AUTH, "user:password", must be set: a command line is everybody's to read."""
     options = (f"--address={address}", f"--port={port}", f"--max-tasks={FLOWER_TASKS}")
-    return ("-m", "celery", "-A", "meshes", "flower", *options)
+    return ("-m", "celery", "-A", "meshes.monitor", "flower", *options)

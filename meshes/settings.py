@@ -105,7 +105,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "meshes.policies.ContentSecurityPolicy",
     "django.middleware.security.SecurityMiddleware",
+    "meshes.policies.PageMethods",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

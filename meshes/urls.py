@@ -2,10 +2,9 @@
 
 from django.contrib import admin
 from django.urls import include, path
-from drf_spectacular.views import SpectacularSwaggerView
 
 from meshes.health import healthz, readyz
-from meshes.views import home, openapi
+from meshes.views import docs, home, openapi
 
 urlpatterns = [
     path("", home, name="home"),
@@ -14,7 +13,7 @@ urlpatterns = [
     path("api/v1/", include("delivery.urls")),
     path("", include("connections.oauth.urls")),
     path("api/schema", openapi, name="schema"),
-    path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("api/docs", docs, name="docs"),
     path("healthz", healthz),
     path("readyz", readyz),
     path("admin/", admin.site.urls),

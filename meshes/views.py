@@ -1,4 +1,4 @@
-"""`/`, the page that says what is where, and `/api/schema`."""
+"""`/`, the page that says what is where, `/api/schema`, and `/api/docs` that shows it."""
 
 import json
 from functools import cache
@@ -24,6 +24,12 @@ def home(request: HttpRequest) -> HttpResponse:
 def openapi(request: HttpRequest) -> HttpResponse:
     """The OpenAPI document, the same for everybody."""
     return HttpResponse(_document(), content_type="application/json")
+
+
+@safe_methods_only
+def docs(request: HttpRequest) -> HttpResponse:
+    """The document for people, by Swagger UI. All that it runs are files, as the content security policy demands."""
+    return render(request, "meshes/docs.html")
 
 
 @cache

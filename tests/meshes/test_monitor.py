@@ -1,0 +1,58 @@
+"""Flower shows nothing without its password."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import requests
+from flower.urls import handlers
+
+from meshes import monitor, services
+from meshes.embedded import free_port
+from meshes.stack import answers_ok
+from tests.polling import eventually
+
+PATTERNS = [getattr(each, "regex", None) or re.compile(each[0]) for each in handlers]
+PATHS = sorted({re.sub(r"\(\.[+*]\)|\.\*", "x", each.pattern.rstrip("$").removesuffix("/?")) for each in PATTERNS})
+
+
+@pytest.fixture(scope="module")
+def flower():
+    port = free_port()
+    environment = os.environ | {"FLOWER_BASIC_AUTH": "ada:secret", "DJANGO_SETTINGS_MODULE": "meshes.settings"}
+    process = subprocess.Popen([sys.executable, *services.flower("127.0.0.1", port)], env=environment)
+    try:
+        eventually(lambda: answers_ok(port, "/healthcheck"), 120)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_the_routes_are_known():
+    assert {"/", "/metrics", "/healthcheck", "/tasks", "/api/tasks", "/login"} <= set(PATHS)
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path.startswith("/") and path != "/static/x"])
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
+def test_every_page_but_one_asks_for_the_password(flower, path, method):
+    for login in (None, ("ada", "wrong")):
+        status = requests.request(method, flower + path, auth=login, timeout=60, allow_redirects=False).status_code
+        assert status in ({200, 405} if path == "/healthcheck" else {401, 405})  # 405: no such method, whoever asks
+
+
+def test_the_one_says_nothing_but_that_it_lives(flower):
+    assert requests.get(f"{flower}/healthcheck", timeout=60).text == "OK"
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/workers", "/tasks", "/broker"])
+def test_with_the_password_there_are_pages_with_a_policy(flower, path):
+    answer = requests.get(flower + path, auth=("ada", "secret"), timeout=60)
+    assert answer.status_code == 200
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self' 'sha256-")
+    for script in re.findall(r"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", answer.text, re.DOTALL):
+        assert script == monitor.INLINE_SCRIPT
+    assert not re.search(r"\son[a-z]+=\"", answer.text)
