@@ -1,6 +1,6 @@
 """The admin's own log, as a page: who changed what here; and operators themselves, as Django shows them."""
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
@@ -12,11 +12,16 @@ from django.utils.html import format_html
 from workspaces.operators import columns, display
 from workspaces.operators.pages import OperatorAdmin, WellFormedSelection
 
+if TYPE_CHECKING:
+    _UserAdmin = UserAdmin[User]
+else:
+    _UserAdmin = UserAdmin
+
 admin.site.unregister([User, Group])
 
 
 @admin.register(User)
-class OperatorUserAdmin(WellFormedSelection, UserAdmin):
+class OperatorUserAdmin(WellFormedSelection, _UserAdmin):
     pass
 
 

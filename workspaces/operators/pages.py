@@ -50,12 +50,12 @@ def operator_name(request: HttpRequest) -> str:
 class WellFormedSelection(_ModelAdmin):
     """Ids in a form of actions that no row can have select nothing; Django would answer 500."""
 
-    def response_action(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Any], *options: Any) -> HttpResponse | None:
         form = request.POST.copy()
         selected = form.getlist(helpers.ACTION_CHECKBOX_NAME)
         form.setlist(helpers.ACTION_CHECKBOX_NAME, [text for text in selected if self._can_be_id(text)])
         request.POST = form  # type: ignore[assignment]  # as Django's own pages do
-        return super().response_action(request, queryset)
+        return super().response_action(request, queryset, *options)
 
     def _can_be_id(self, text: str) -> bool:
         try:
