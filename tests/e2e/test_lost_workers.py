@@ -96,7 +96,8 @@ class Cable:
 class OwnWorker:
     """A second worker that delivers, whose ways to PostgreSQL and to Valkey can be cut."""
 
-    def __init__(self, up: RunningUp, log: Path) -> None:
+    def __init__(self, up: RunningUp, log: Path, *before: str) -> None:
+        """`before` stands before the worker's own arguments to Python."""
         env = stack_env(up)
         database, broker = urlsplit(env["DATABASE_URL"]), urlsplit(env["REDIS_URL"])
         folder = unquote(database.netloc.rpartition("@")[2])
@@ -107,16 +108,16 @@ class OwnWorker:
             "REDIS_URL": f"redis://:{broker.password}@127.0.0.1:{self.valkey.port}/0",
             "PYTHONUNBUFFERED": "1",
         }
-        self._log = log
+        self.log = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, *worker("deliver")],
+                [sys.executable, *before, *worker("deliver")],
                 cwd=PROJECT, env=up.environment | env | more, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
     def is_ready(self) -> bool:
-        assert self.process.poll() is None, self._log.read_text()
-        return " ready." in self._log.read_text()
+        assert self.process.poll() is None, self.log.read_text()
+        return " ready." in self.log.read_text()
 
     def end(self) -> None:
         self.process.kill()
