@@ -10,7 +10,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from connections.models import AccessRecord
-from meshes.api import PeriodIn, PublicIdField, QuerySerializer, TenantViewSet, bounded_search, period_bounds
+from meshes.api import (
+    OneOfField,
+    PeriodIn,
+    PublicIdField,
+    QuerySerializer,
+    TenantViewSet,
+    bounded_search,
+    period_bounds,
+)
 from workspaces import ids
 from workspaces.access import resolve_workspace
 
@@ -19,7 +27,7 @@ class AccessLogQuery(PeriodIn, QuerySerializer):
     connection = PublicIdField(ids.CONNECTION, required=False)
     actor = serializers.CharField(required=False, max_length=200, help_text="As records name it, in full.")
     purpose = serializers.CharField(required=False, max_length=64, help_text="In full, such as `delivery`.")
-    granted = serializers.ChoiceField(("true", "false"), required=False, help_text="`false`: what was refused.")
+    granted = OneOfField(("true", "false"), required=False, help_text="`false`: what was refused.")
 
 
 class AccessRecordOut(serializers.Serializer[Any]):

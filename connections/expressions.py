@@ -19,6 +19,7 @@ from jmespath.visitor import Options, TreeInterpreter
 from connections.jsonvalues import ShapingError, measure, text_of
 from connections.metering import Meter
 from connections.transforms import join_bounded, to_number
+from workspaces.spelling import suggested
 from workspaces.strictjson import InvalidJson, check_value, text_fault
 
 MAX_LENGTH = 1000
@@ -120,7 +121,9 @@ def _check_tree(tree: Any) -> None:
 def _check_call(name: str, arguments: list[Any]) -> None:
     known = _Functions.FUNCTION_TABLE.get(name)
     if known is None:
-        raise ExpressionError(f"unknown function {name}(); known are {', '.join(sorted(_Functions.FUNCTION_TABLE))}")
+        functions = sorted(_Functions.FUNCTION_TABLE)
+        known = f"{', '.join(functions)}.{suggested(name, functions)}"
+        raise ExpressionError(f"unknown function {name}(); known are {known}")
     expected = known["signature"]
     variadic = expected[-1].get("variadic", False)
     if len(arguments) < len(expected) or (len(arguments) > len(expected) and not variadic):

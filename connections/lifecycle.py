@@ -130,7 +130,7 @@ def edit(
         values["name"] = name
     changed = keeping.read_given(provider, credentials or {}, connection.credential_hints)
     if config or changed:
-        merged = {key: value for key, value in {**connection.config, **(config or {})}.items() if value is not None}
+        merged = merge(connection.config, config or {})
         present = keeping.present_after(provider, connection.credential_hints, changed)
         values["config"] = check(provider, merged, present, saved=connection.config)
     void = tokens.are_void(provider.oauth, changed, connection.config, values.get("config", connection.config))
@@ -145,6 +145,18 @@ def edit(
     except vault.KeyMissing:
         raise Conflict(keeping.KEY_MISSING_WORDS) from None
     return _save(connection, values, replacement, ends_grant=void, actor=actor, purpose=vault.REPLACED)
+
+
+def merge(present: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with the change, name by name and object by object; null removes (RFC 7396)."""
+    merged = dict(present)
+    for key, value in change.items():
+        held = merged.get(key)
+        if isinstance(value, Mapping):
+            merged[key] = merge(held if isinstance(held, Mapping) else {}, value)
+        else:
+            merged[key] = value
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def prepare_rotation(connection: Connection, *, actor: str) -> Callable[[], Change]:

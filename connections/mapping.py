@@ -23,6 +23,7 @@ from connections.metering import RULE_STEPS, Meter
 from connections.providers.markup import ESCAPES, escape_values
 from connections.transforms import OperandError, Transform, compile_transform
 from workspaces.jsonpaths import join_path, pointer, split_path
+from workspaces.spelling import none_of
 from workspaces.strictjson import InvalidJson, check_value
 
 MAX_ENTRIES = 200
@@ -131,7 +132,7 @@ def _compile_entry(document: Any, index: int) -> Entry:
         raise MappingError(pointer(index), "must be an object")
     for name in document:
         if name not in _MEMBERS:
-            raise MappingError(pointer(index, name), f"unknown; known are {', '.join(_MEMBERS)}")
+            raise MappingError(pointer(index, name), f"unknown: {none_of(name, _MEMBERS)}")
     if ("from" in document) is ("value" in document):
         raise MappingError(pointer(index), "needs either from or value")
     return Entry(

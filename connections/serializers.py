@@ -1,16 +1,18 @@
 """Connections as the API reads and shows them."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
-from rest_framework.exceptions import ErrorDetail, ValidationError
+from rest_framework.exceptions import ValidationError
 
 from connections import outbound, providers
 from connections.models import Connection
-from meshes.api import PublicIdField, QuerySerializer, SecretShownField, StrictSerializer, WorkspaceField
+from meshes.api import OneOfField, PublicIdField, QuerySerializer, SecretShownField, StrictSerializer, WorkspaceField
 from workspaces import clock, ids
+from workspaces.spelling import none_of
 
 MAX_SCHEDULE = 20
 MAX_DELAY_SECONDS = 86_400
@@ -27,11 +29,32 @@ class SecondsField(serializers.FloatField):
         return super().to_internal_value(data)
 
 
+class IntegrationField(serializers.Field[str, str, str, Any]):
+    """The type of an integration; the refusal of another lists them."""
+
+    def to_internal_value(self, data: Any) -> str:
+        known = slugs()
+        if not isinstance(data, str):
+            raise ValidationError("This must be a string.", code="type")
+        if data not in known:
+            raise ValidationError(f"There is no such integration: {none_of(data, known)}", code="unknown")
+        return data
+
+    def to_representation(self, value: str) -> str:
+        return value
+
+
+def slugs() -> list[str]:
+    """The types of all integrations."""
+    return [provider.slug for provider in providers.all()]
+
+
 class RetryIn(StrictSerializer):
     schedule = serializers.ListField(
         child=SecondsField(min_value=0, max_value=MAX_DELAY_SECONDS),
         min_length=1,
         max_length=MAX_SCHEDULE,
+        required=False,
         allow_null=True,
         help_text="Seconds before each attempt; the first is made at once. null: the default schedule.",
     )
@@ -50,7 +73,7 @@ class LimitsIn(StrictSerializer):
 
 
 class ConnectionChangeIn(StrictSerializer):
-    """The body that changes a connection. In `config` and `credentials` key by key; null removes one."""
+    """The body that changes a connection. Objects in it are changed name by name, however deep; null removes one."""
 
     name = serializers.CharField(max_length=200)
     config = serializers.DictField(required=False, help_text="The integration's config fields.")
@@ -65,26 +88,24 @@ class ConnectionChangeIn(StrictSerializer):
         """Columns instead of documents: `tuning` holds what retry and limits set."""
         tuning: dict[str, Any] = {}
         if "retry" in attrs:
-            tuning["retry_schedule"] = (attrs.pop("retry") or {}).get("schedule")
+            retry = attrs.pop("retry")
+            tuning |= {"retry_schedule": None} if retry is None else _renamed(retry, {"schedule": "retry_schedule"})
         if "limits" in attrs:
             limits = attrs.pop("limits")
             columns = {"in_flight": "in_flight", "rate": "rate", "timeout": "timeout_seconds"}
-            given = dict.fromkeys(columns) if limits is None else limits
-            tuning |= {columns[name]: value for name, value in given.items()}
+            tuning |= _renamed(dict.fromkeys(columns) if limits is None else limits, columns)
         return {**attrs, "tuning": tuning}
+
+
+def _renamed(given: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    return {columns[name]: value for name, value in given.items()}
 
 
 class ConnectionIn(ConnectionChangeIn):
     """The body that makes a connection."""
 
     workspace = WorkspaceField()
-    type = serializers.CharField(max_length=64, help_text="An integration's type, such as `webhook`.")
-
-    def validate_type(self, value: str) -> str:
-        try:
-            return providers.get(value).slug
-        except providers.UnknownProvider:
-            raise ValidationError([ErrorDetail("There is no such integration.", code="unknown")]) from None
+    type = IntegrationField(help_text="An integration's type, such as `webhook`.")
 
 
 class RetryOut(serializers.Serializer[Any]):
@@ -151,10 +172,8 @@ class ConnectionMadeOut(ConnectionOut):
 
 class ConnectionQuery(QuerySerializer):
     workspace = serializers.CharField(required=False, help_text="Id or external id.")
-    type = serializers.CharField(required=False, max_length=64)
-    status = serializers.ChoiceField(
-        Connection.Status.choices, required=False, help_text="Without it all but the deleted ones."
-    )
+    type = IntegrationField(required=False)
+    status = OneOfField(Connection.Status.choices, required=False, help_text="Without it all but the deleted ones.")
 
 
 @extend_schema_field({"type": "array", "items": {"type": "array", "items": {"type": "string"}}})

@@ -11,6 +11,7 @@ from typing import Any
 
 from connections.providers.base import Action, FieldKind, MappingField
 from workspaces.jsonpaths import pointer, split_path
+from workspaces.spelling import suggested
 
 _MADE_BY: dict[str, FieldKind] = {
     "to_string": "string",
@@ -100,8 +101,9 @@ def _misplaced(action: Action, mapping: Sequence[Mapping[str, Any]]) -> Iterator
         to = split_path(entry["to"])
         field = declared.get(to)
         if field is None and not action.is_open and not any(_overlap(path, to) for path in declared):
-            known = ", ".join(each.key for each in action.fields)
-            yield Mistake(pointer(index, "to"), f"{action.name} has no field {entry['to']}; it has {known}.", "unknown")
+            known = [each.key for each in action.fields]
+            words = f"{action.name} has no field {entry['to']}; it has {', '.join(known)}."
+            yield Mistake(pointer(index, "to"), words + suggested(entry["to"], known), "unknown")
         elif field is None and (whole := _holding(declared, to)):
             yield Mistake(pointer(index, "to"), f"The field {whole.key} must be {_A[whole.type]}.", "type")
         elif field is not None and (wrong := _wrong_type(field, entry)):

@@ -17,6 +17,7 @@ from dateutil.parser import isoparse
 
 from connections.jsonvalues import MAX_SIZE, ShapingError, check_length, kind_of, text_of
 from connections.metering import Meter, searching_steps
+from workspaces.spelling import suggested
 from workspaces.strictjson import MAX_INTEGER_DIGITS
 
 Shape = Callable[[Any, Meter], Any]
@@ -51,7 +52,7 @@ def compile_transform(document: Any) -> Transform:
     if name in _PLAIN:
         raise OperandError(f'takes no argument: write "{name}"', name)
     if name not in _WITH_ARGUMENT:
-        raise OperandError(f"unknown transform; known are {_KNOWN}", name)
+        raise OperandError(f"unknown transform; known are {_KNOWN}.{suggested(name, TRANSFORMS)}", name)
     return Transform(name, _WITH_ARGUMENT[name](argument), takes_null=name == "default")
 
 
@@ -59,7 +60,7 @@ def _compile_plain(name: str) -> Transform:
     if name in _WITH_ARGUMENT:
         raise OperandError(f'needs an argument: {{"{name}": …}}')
     if name not in _PLAIN:
-        raise OperandError(f"unknown transform; known are {_KNOWN}")
+        raise OperandError(f"unknown transform; known are {_KNOWN}.{suggested(name, TRANSFORMS)}")
     return Transform(name, _PLAIN[name])
 
 
@@ -305,4 +306,8 @@ _WITH_ARGUMENT: dict[str, Callable[[Any], Shape]] = {
     "join": _join,
     "split": _split,
 }
-_KNOWN = ", ".join([*_PLAIN, *_WITH_ARGUMENT])
+PLAIN_TRANSFORMS = tuple(_PLAIN)
+"""The names of those that take no argument."""
+TRANSFORMS = (*_PLAIN, *_WITH_ARGUMENT)
+"""The names of all."""
+_KNOWN = ", ".join(TRANSFORMS)

@@ -30,6 +30,7 @@ from connections.serializers import (
     IntegrationOut,
     IntegrationPageOut,
     ProbeOut,
+    slugs,
 )
 from meshes.api import (
     Endpoint,
@@ -42,6 +43,7 @@ from meshes.api import (
     once_prepared,
 )
 from workspaces import ids
+from workspaces.spelling import none_of
 
 
 class IntegrationViewSet(Endpoint, ViewSet):
@@ -62,7 +64,7 @@ class IntegrationViewSet(Endpoint, ViewSet):
         try:
             return Response(providers.get(type).describe())
         except providers.UnknownProvider:
-            raise NotFound from None
+            raise Problem(404, detail=f"There is no such integration: {none_of(type, slugs())}") from None
 
 
 class ConnectionViewSet(AuthorizationActions):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from connections.context import CONTEXT, misread
 from connections.jsonvalues import written_size
 from connections.metering import RULE_STEPS, Meter
 from delivery.clauses import Clause, preview
@@ -33,10 +34,9 @@ from delivery.conditions import (
 )
 from delivery.regexes import compile_regex
 from workspaces.jsonpaths import pointer, split_path
+from workspaces.spelling import suggested
 from workspaces.strictjson import InvalidJson, check_value
 
-CONTEXT = {"event": ("type", "id", "created_at"), "payload": None, "workspace": ("id", "external_id", "name")}
-"""What a filter looks at, with the members that are known: a misspelt one would silently match nothing."""
 MAX_DEPTH = 8
 """Objects inside each other. Lists, of $and or $in, do not count."""
 MAX_NESTING = 32
@@ -134,7 +134,7 @@ class _Compiler:
         except ValueError as error:
             raise place.error(str(error)) from None
         if not place.path and path[0] not in CONTEXT:
-            raise place.error(f"a filter looks at {', '.join(CONTEXT)}; {path[0]!r} is none of them")
+            raise place.error(misread(path))
         return self.read(document, place.below(path=path))
 
     def read_array_literal(self, members: list[Any], place: _Place) -> Condition:
@@ -150,7 +150,7 @@ class _Compiler:
             return Negation(place.path, preview(operand), self.read(operand, place))
         operator = _OPERATORS.get(name)
         if operator is None:
-            raise place.error(f"unknown operator; known are {', '.join([*_OPERATORS, '$and', '$or', '$not'])}")
+            raise place.error(f"unknown operator; known are {', '.join(OPERATORS)}.{suggested(name, OPERATORS)}")
         if not place.path:
             raise place.error("an operator needs a field to look at")
         self.count(place)
@@ -185,7 +185,7 @@ def _settle(place: _Place) -> _Place:
         return place
     if root == "event" and not below:
         return place.below(path=("type",))
-    raise place.error(f"{root} has the members {', '.join(known)}")
+    raise place.error(misread(place.path) if below else f"{root} has the members {', '.join(known)}.")
 
 
 # --- operators: check the operand, build the test ---------------------------------------------------------------------
@@ -258,3 +258,5 @@ _OPERATORS: dict[str, _Operator] = {
     "$contains": _containment,
     "$regex": _regex,
 }
+OPERATORS = (*_OPERATORS, "$and", "$or", "$not")
+"""The names of all."""

@@ -15,7 +15,7 @@ from django.conf import settings
 from delivery import backlog
 from delivery.ingest import NewEvent
 from delivery.matching import is_event_type
-from meshes.api import Problem
+from meshes.api import Problem, unknown_field
 from workspaces import directory, ids, limits, strictjson
 from workspaces.authentication import Identity
 from workspaces.jsonpaths import pointer
@@ -72,7 +72,7 @@ def read_one(body: Parsed) -> Draft | Problem:
 def read_bulk(body: Parsed) -> list[Draft | Problem]:
     """The events of a `POST /events/bulk` body, each on its own. Raises Problem 422 where the body is no such list."""
     unknown = [
-        _mistake((name,), "This field is not known here.", "unknown_field") for name in body.value if name != "events"
+        _mistake((name,), unknown_field(name, ["events"]), "unknown_field") for name in body.value if name != "events"
     ]
     if unknown:
         raise Problem(422, errors=unknown)
@@ -94,11 +94,7 @@ def _read(value: Any, payload: str, at: Path) -> Draft | Problem:
         return Problem(422, errors=[_mistake(at, "An event is a JSON object.", "type")])
     mistakes = [
         *(_mistake((*at, name), "This field is required.", "required") for name in FIELDS if name not in value),
-        *(
-            _mistake((*at, name), "This field is not known here.", "unknown_field")
-            for name in value
-            if name not in FIELDS
-        ),
+        *(_mistake((*at, name), unknown_field(name, FIELDS), "unknown_field") for name in value if name not in FIELDS),
         *_mistakes_in_values(value, payload, at),
     ]
     return Problem(422, errors=mistakes) if mistakes else Draft(at, value["workspace"], value["event"], payload)

@@ -27,7 +27,16 @@ def check_pattern(pattern: str) -> None:
     """Raises PatternError unless `pattern` is a type, a beginning with `.*`, or `*`."""
     beginning = pattern.removesuffix(".*")
     if pattern != "*" and (len(pattern) > 128 or not is_event_type(beginning)):
-        raise PatternError("must be an event type such as lead.created (1 to 128 of A-Z a-z 0-9 _ . -), lead.* or *")
+        words = "must be an event type such as lead.created (1 to 128 of A-Z a-z 0-9 _ . -), lead.* or *"
+        meant = _meant(pattern)
+        raise PatternError(f"{words}. Did you mean {meant}?" if meant else f"{words}.")
+
+
+def _meant(pattern: str) -> str:
+    """A pattern that is none, as it may be meant; empty where that cannot be told."""
+    tidy = re.sub(r"[^A-Za-z0-9_.-]+", "", pattern) if len(pattern) <= 128 else ""
+    tidy = re.sub(r"\.{2,}", ".", tidy).strip(".")
+    return f"{tidy}.*" if tidy and "*" in pattern else tidy
 
 
 def pattern_matches(pattern: str, event_type: str) -> bool:

@@ -103,15 +103,18 @@ class CompiledRule:
 
 
 def _explained(compiled: CompiledRule, failure: mapping.MappingFailed) -> mapping.MappingFailed:
-    """A default that failed is named by its field: it stands nowhere in the rule's own mapping."""
+    """Named by rule, entry and expression. A default stands nowhere in the rule's own mapping: it is named by field."""
     index = failure.pointer.partition("/")[2].partition("/")[0]
     entries = shaping.complete(compiled.action, compiled.rule.mapping)
-    if entries is None or not index or int(index) < len(compiled.rule.mapping or ()):
-        return failure
+    if entries is None or not index:
+        return mapping.MappingFailed("", f"{failure.message} (rule {compiled.rule.public_id})")
     entry = entries[int(index)]
-    return mapping.MappingFailed(
-        "", f"the required field {entry['to']} {failure.message}; its default is {entry['from']}"
-    )
+    if int(index) >= len(compiled.rule.mapping or ()):
+        words = f"the required field {entry['to']} {failure.message}; its default is {entry['from']}"
+        return mapping.MappingFailed("", f"{words} (rule {compiled.rule.public_id})")
+    made = f"from {entry['from']}" if "from" in entry else "from its value"
+    words = f"{failure.message} (rule {compiled.rule.public_id}, entry {index}: {entry['to']} {made})"
+    return mapping.MappingFailed(failure.pointer, words)
 
 
 class Routing:

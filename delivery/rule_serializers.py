@@ -6,6 +6,9 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
+from connections.transforms import PLAIN_TRANSFORMS
+from delivery import rules
+from delivery.models import Rule
 from delivery.search import EventTypeField
 from delivery.serializers import OmittedFieldOut
 from meshes.api import PublicIdField, QuerySerializer, StrictSerializer, WorkspaceField
@@ -17,16 +20,45 @@ class FilterField(serializers.JSONField):
     """A filter; `delivery.filters` says what is one."""
 
 
-@extend_schema_field({"type": "array", "nullable": True, "items": {"type": "object", "additionalProperties": True}})
+_TRANSFORM = {
+    "oneOf": [
+        {"type": "string", "enum": [*PLAIN_TRANSFORMS]},
+        {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": True},
+    ]
+}
+_ENTRY = {
+    "type": "object",
+    "required": ["to"],
+    "properties": {
+        "to": {"type": "string", "minLength": 1, "maxLength": 512, "example": "properties.email"},
+        "from": {"type": "string", "minLength": 1, "maxLength": 1000, "example": "payload.email"},
+        "value": {},
+        "transforms": {"type": "array", "maxItems": 20, "items": _TRANSFORM},
+        "on_error": {"type": "string", "enum": ["fail", "skip", "null"]},
+    },
+    "additionalProperties": False,
+    "oneOf": [
+        {"required": ["from"], "not": {"required": ["value"]}},
+        {"required": ["value"], "not": {"required": ["from"]}},
+    ],
+}
+
+
+@extend_schema_field({"type": "array", "nullable": True, "minItems": 1, "maxItems": 200, "items": _ENTRY})
 class MappingField(serializers.JSONField):
     """A mapping; `connections.mapping` says what is one."""
+
+
+@extend_schema_field({"type": "string", "pattern": r"^(\*|[A-Za-z0-9_.-]{1,126}\.\*|[A-Za-z0-9_.-]{1,128})$"})
+class EventPatternField(serializers.CharField):
+    """An event type, the beginning of some, or `*`; checked together with the rest of the rule."""
 
 
 class RuleChangeIn(StrictSerializer):
     """The body that changes a rule."""
 
     connection = PublicIdField(ids.CONNECTION)
-    event = serializers.CharField(max_length=128, trim_whitespace=False, help_text="`lead.created`, `lead.*` or `*`.")
+    event = EventPatternField(max_length=128, trim_whitespace=False, help_text="`lead.created`, `lead.*` or `*`.")
     filter = FilterField(required=False, allow_null=True, help_text="null: every event that the pattern names.")
     mapping = MappingField(
         required=False,
@@ -57,6 +89,24 @@ class RuleOut(serializers.Serializer[Any]):
     updated_at = serializers.DateTimeField()
 
 
+class WarningOut(serializers.Serializer[Any]):
+    """What may be meant, and mostly is not."""
+
+    pointer = serializers.CharField(help_text="Into the rule, RFC 6901.")
+    detail = serializers.CharField()
+    rule = serializers.CharField(help_text="What was looked at, in one word.")
+
+
+class RuleDetailOut(RuleOut):
+    """A rule, and what may be wrong with it."""
+
+    warnings = serializers.SerializerMethodField(help_text="It was saved as it is; look whether it says what you mean.")
+
+    @extend_schema_field(WarningOut(many=True))
+    def get_warnings(self, rule: Rule) -> list[dict[str, str]]:
+        return rules.warnings(rule)
+
+
 class RuleQuery(QuerySerializer):
     workspace = serializers.CharField(required=False, help_text="Its id or external id.")
     connection = PublicIdField(ids.CONNECTION, required=False)
@@ -65,6 +115,11 @@ class RuleQuery(QuerySerializer):
 
 class TrialIn(StrictSerializer):
     """An event to try: made up (`event` and `payload`) or received (`event_id`)."""
+
+    alternatives = (
+        {"required": ["event", "payload"], "not": {"required": ["event_id"]}},
+        {"required": ["event_id"], "not": {"anyOf": [{"required": ["event"]}, {"required": ["payload"]}]}},
+    )
 
     event = EventTypeField(required=False)
     payload = serializers.DictField(required=False)

@@ -11,11 +11,12 @@ from django.db import transaction
 
 from connections import mapping, providers, shaping
 from connections.models import Connection
-from delivery import evaluation, matching, preview, routing
+from delivery import evaluation, matching, preview, routing, rule_spelling
 from delivery.models import Rule
 from delivery.routing import CompiledRule
 from meshes.api import Problem
 from workspaces.models import Workspace
+from workspaces.spelling import suggested
 
 Mistake = dict[str, str]
 
@@ -62,7 +63,7 @@ def _fill(rule: Rule, fields: Mapping[str, Any]) -> None:
     for name in ("event", "filter", "mapping", "enabled"):
         if name in fields:
             setattr(rule, name, fields[name])
-    mistakes += _mistakes_in_documents(rule)
+    mistakes += _mistakes_in_documents(rule) or _misspelt(rule, fields)
     mistakes += _choose_action(rule, fields)
     mistakes = mistakes or _mistakes_about_fields(rule)
     if mistakes:
@@ -82,7 +83,7 @@ def _mistakes_in_documents(rule: Rule) -> list[Mistake]:
     try:
         matching.check_pattern(rule.event)
     except matching.PatternError as error:
-        mistakes.append(_mistake("/event", f"This {error}.", "event_pattern"))
+        mistakes.append(_mistake("/event", f"This {error}", "event_pattern"))
     try:
         if rule.filter is not None:
             matching.compile_filter(rule.filter)
@@ -96,6 +97,27 @@ def _mistakes_in_documents(rule: Rule) -> list[Mistake]:
     return mistakes
 
 
+def _misspelt(rule: Rule, fields: Mapping[str, Any]) -> list[Mistake]:
+    """What is written now, compiles, and never finds anything."""
+    found: list[Mistake] = []
+    if fields.get("filter"):
+        found += rule_spelling.filter_mistakes(fields["filter"])
+    if fields.get("mapping"):
+        found += rule_spelling.mapping_mistakes(fields["mapping"])
+    return found
+
+
+def warnings(rule: Rule) -> list[Mistake]:
+    """What a rule says that may be meant, and mostly is not. `rule.connection` is at hand."""
+    found = [*rule_spelling.pattern_warnings(rule.event)]
+    if rule.filter:
+        found += rule_spelling.filter_warnings(rule.filter)
+    if rule.mapping:
+        action = providers.get(rule.connection.type).action(rule.action)
+        found += rule_spelling.mapping_warnings(rule.mapping, action)
+    return found
+
+
 def _choose_action(rule: Rule, fields: Mapping[str, Any]) -> list[Mistake]:
     """The action that is asked for, else the one it has, else the provider's first."""
     provider = providers.get(rule.connection.type)
@@ -103,7 +125,8 @@ def _choose_action(rule: Rule, fields: Mapping[str, Any]) -> list[Mistake]:
     rule.action = fields.get("action") or rule.action or known[0]
     if rule.action in known:
         return []
-    return [_mistake("/action", f"{provider.name} can {', '.join(known)}.", "action")]
+    words = f"{provider.name} can {', '.join(known)}.{suggested(rule.action, known)}"
+    return [_mistake("/action", words, "action")]
 
 
 def _mistakes_about_fields(rule: Rule) -> list[Mistake]:

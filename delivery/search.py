@@ -14,7 +14,7 @@ from rest_framework import serializers
 
 from delivery.matching import is_event_type
 from delivery.models import Delivery, Event, Unrouted
-from meshes.api import PeriodIn, PublicIdField, QuerySerializer, StrictSerializer, period_bounds
+from meshes.api import OneOfField, PeriodIn, PublicIdField, QuerySerializer, StrictSerializer, period_bounds
 from workspaces import ids
 
 IN_FLIGHT = "in_flight"
@@ -43,7 +43,9 @@ class EventTypeField(serializers.Field[str, str, str, Any]):
         return value
 
 
-@extend_schema_field({"type": "string", "description": "An event's id (evt_…) or an event type."})
+@extend_schema_field(
+    {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,128}$", "description": "An event's id (evt_…) or an event type."}
+)
 class EventReferenceField(EventTypeField):
     """An event's id, as a UUID, else an event type, as a string."""
 
@@ -61,7 +63,7 @@ class WorkspaceIn(serializers.Serializer[Any]):
 
 class EventQuery(WorkspaceIn, PeriodIn, QuerySerializer):
     event = EventTypeField(required=False)
-    status = serializers.ChoiceField(EVENT_STATUSES, required=False)
+    status = OneOfField(EVENT_STATUSES, required=False)
     connection = PublicIdField(ids.CONNECTION, required=False)
 
 
@@ -72,8 +74,8 @@ class DeadLetterQuery(WorkspaceIn, PeriodIn, QuerySerializer):
 
 
 class DeliveryQuery(DeadLetterQuery):
-    status = serializers.ChoiceField(STATES, required=False)
-    outcome = serializers.ChoiceField(OUTCOMES, required=False)
+    status = OneOfField(STATES, required=False)
+    outcome = OneOfField(OUTCOMES, required=False)
 
 
 class ReplayFilter(PeriodIn, StrictSerializer):
@@ -81,7 +83,7 @@ class ReplayFilter(PeriodIn, StrictSerializer):
 
     connection = PublicIdField(ids.CONNECTION, required=False)
     event = EventReferenceField(required=False)
-    status = serializers.ChoiceField(REPLAYABLE, required=False)
+    status = OneOfField(REPLAYABLE, required=False)
     cause = serializers.RegexField(r"\A[a-z0-9_]{1,64}\Z", required=False)
 
 

@@ -13,7 +13,7 @@ from delivery.models import Attempt, Delivery, Event, Unrouted, state_of
 from delivery.reopening import CURRENT, ORIGINAL
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField
 from delivery.setting_aside import CAUSES, NOT_RECORDED
-from meshes.api import PublicIdField, StrictSerializer, WorkspaceField
+from meshes.api import OneOfField, PublicIdField, StrictSerializer, WorkspaceField
 from workspaces import clock, ids
 
 ROUTING_RESULTS = ("matched", "filtered", "disabled", "held", "mapping_failed", "evaluation_limit", "expired", "erased")
@@ -57,7 +57,7 @@ class BulkOut(serializers.Serializer[Any]):
 class ReplayTermsIn(StrictSerializer):
     """How deliveries are sent again."""
 
-    mapping = serializers.ChoiceField(
+    mapping = OneOfField(
         (ORIGINAL, CURRENT),
         required=False,
         help_text=(

@@ -3,7 +3,7 @@
 Problem, invalid, invalid_parameter      an answer that is an error (RFC 9457)
 StrictJSONParser, parsed_body            how bodies are read
 Page                                     how lists are answered
-StrictSerializer, QuerySerializer, PublicIdField, WorkspaceField, SecretShownField
+StrictSerializer, QuerySerializer, PublicIdField, WorkspaceField, SecretShownField, OneOfField, unknown_field
 PeriodIn, period_bounds, bounded_search  lists that are searched by time, and how long that may take
 once, once_prepared, once_outside        handlers of POST that take an `Idempotency-Key`
 ShownOnce, DryRun                        their answers that are not kept as they are
@@ -42,16 +42,25 @@ from meshes.once import (
 from meshes.pages import Page
 from meshes.problems import Problem, invalid, invalid_parameter, problem_response
 from meshes.searching import PeriodIn, bounded_search, period_bounds
-from meshes.serializing import PublicIdField, QuerySerializer, SecretShownField, StrictSerializer
+from meshes.serializing import (
+    OneOfField,
+    PublicIdField,
+    QuerySerializer,
+    SecretShownField,
+    StrictSerializer,
+    unknown_field,
+)
 from meshes.snapshots import snapshot
 from workspaces import ids
 from workspaces.access import UnknownWorkspace, resolve_workspace, scope
 from workspaces.authentication import Identity
 from workspaces.models import Workspace
+from workspaces.spelling import none_of
 
 __all__ = [
     "DryRun",
     "Endpoint",
+    "OneOfField",
     "Page",
     "PeriodIn",
     "Problem",
@@ -77,6 +86,7 @@ __all__ = [
     "snapshot",
     "stamp_of",
     "takes_idempotency_key",
+    "unknown_field",
 ]
 
 _Row = TypeVar("_Row", bound=Model)
@@ -169,7 +179,8 @@ class Endpoint(APIView):
         known = PAGE_PARAMETERS | serializer.fields.keys()
         for name, values in query.lists():
             if name not in known:
-                raise invalid_parameter(name, "This parameter is not known here.", "unknown_parameter")
+                words = f"This parameter is not known here: {none_of(name, sorted(known))}"
+                raise invalid_parameter(name, words, "unknown_parameter")
             if len(values) > 1:
                 raise invalid_parameter(name, "This parameter is given more than once.", "repeated")
         if not serializer.is_valid():

@@ -1,11 +1,14 @@
 """The OpenAPI description: every operation with the problems it may answer, and how callers prove who they are."""
 
+import re
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
+from rest_framework import serializers
 
+from connections.serializers import slugs
 from meshes.problems import CONTENT_TYPE, title_of
 from meshes.serializing import StrictSerializer
 
@@ -61,11 +64,22 @@ class ProblemSchema(AutoSchema):
                 operation["responses"].setdefault(str(status), _response(status, reference))
         return operation
 
+    def _map_serializer_field(self, field: Any, direction: str, bypass_extensions: bool = False) -> Any:
+        """Python's anchors as JSON Schema has them; and text that is trimmed must have something in it."""
+        schema = super()._map_serializer_field(field, direction, bypass_extensions)  # type: ignore[no-untyped-call]
+        if isinstance(schema, dict) and isinstance(pattern := schema.get("pattern"), str):
+            schema["pattern"] = re.sub(r"\\Z$", "$", re.sub(r"^\\A", "^", pattern))
+        elif _is_trimmed(field) and direction == "request" and isinstance(schema, dict):
+            schema["pattern"] = r"\S"
+        return schema
+
     def _map_serializer(self, serializer: Any, direction: str, bypass_extensions: bool = False) -> Any:
         schema = super()._map_serializer(serializer, direction, bypass_extensions)  # type: ignore[no-untyped-call]
         kind = serializer if isinstance(serializer, type) else type(serializer)
         if issubclass(kind, StrictSerializer):
             schema["additionalProperties"] = False
+            if kind.alternatives and direction == "request" and not getattr(serializer, "partial", False):
+                schema["oneOf"] = list(kind.alternatives)
         return schema
 
     def _statuses(self, operation: dict[str, Any]) -> set[int]:
@@ -93,6 +107,11 @@ class ProblemSchema(AutoSchema):
         )
         self.registry.register_on_missing(component)
         return component
+
+
+def _is_trimmed(field: Any) -> bool:
+    """Whether text of spaces alone is refused."""
+    return isinstance(field, serializers.CharField) and field.trim_whitespace and not field.allow_blank
 
 
 def _response(status: int, reference: dict[str, str]) -> dict[str, Any]:
@@ -130,3 +149,10 @@ class WorkspaceScheme(OpenApiSerializerFieldExtension):  # type: ignore[no-untyp
 
     def map_serializer_field(self, auto_schema: AutoSchema, direction: str) -> dict[str, Any]:
         return {"type": "string", "description": "Id or external id.", "pattern": "^[A-Za-z0-9_.-]{1,128}$"}
+
+
+class IntegrationScheme(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # the library is typed in part
+    target_class = "connections.serializers.IntegrationField"
+
+    def map_serializer_field(self, auto_schema: AutoSchema, direction: str) -> dict[str, Any]:
+        return {"type": "string", "enum": slugs()}

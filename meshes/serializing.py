@@ -1,13 +1,14 @@
 """Serializers that take a document at its word: no unknown fields, no types made to fit."""
 
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
 
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from workspaces import ids
+from workspaces.spelling import none_of
 
 _EXACT: tuple[tuple[type[serializers.Field[Any, Any, Any, Any]], type | tuple[type, ...], str], ...] = (
     (serializers.BooleanField, bool, "true or false"),
@@ -23,6 +24,9 @@ _EXACT: tuple[tuple[type[serializers.Field[Any, Any, Any, Any]], type | tuple[ty
 class StrictSerializer(serializers.Serializer[Any]):
     """Refuses fields that it does not know, fields that it only answers, and values of another JSON type."""
 
+    alternatives: ClassVar[Sequence[Mapping[str, Any]]] = ()
+    """Schemas of which exactly one holds, where fields depend on each other. Told by the OpenAPI document only."""
+
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping):
             errors = self._foreign_fields(data) | self._foreign_types(data)
@@ -33,7 +37,7 @@ class StrictSerializer(serializers.Serializer[Any]):
     def _foreign_fields(self, data: Mapping[str, Any]) -> dict[str, list[ErrorDetail]]:
         known = {name for name, field in self.fields.items() if not field.read_only}
         unknown = [name for name in data if name not in known]
-        return {name: [ErrorDetail("This field is not known here.", code="unknown_field")] for name in unknown}
+        return {name: [ErrorDetail(unknown_field(name, known), code="unknown_field")] for name in unknown}
 
     def _foreign_types(self, data: Mapping[str, Any]) -> dict[str, list[ErrorDetail]]:
         errors = {}
@@ -45,6 +49,20 @@ class StrictSerializer(serializers.Serializer[Any]):
             if expected and not _is_exactly(value, expected[0]):
                 errors[name] = [ErrorDetail(f"This must be {expected[1]}.", code="type")]
         return errors
+
+
+def unknown_field(name: str, known: Iterable[str]) -> str:
+    """The refusal of a field, with those that there are."""
+    return f"This field is not known here: {none_of(name, sorted(known))}"
+
+
+class OneOfField(serializers.ChoiceField):
+    """A choice whose refusal lists the choices."""
+
+    def fail(self, key: str, **kwargs: Any) -> NoReturn:
+        if key == "invalid_choice":
+            raise ValidationError(none_of(str(kwargs["input"]), map(str, self.choices)), code=key)
+        super().fail(key, **kwargs)
 
 
 def _is_exactly(value: Any, types: type | tuple[type, ...]) -> bool:

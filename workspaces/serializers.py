@@ -6,7 +6,7 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
-from meshes.api import PublicIdField, SecretShownField, StrictSerializer, WorkspaceField
+from meshes.api import OneOfField, PublicIdField, SecretShownField, StrictSerializer, WorkspaceField
 from workspaces import clock, ids, keys
 from workspaces.access import EXTERNAL_ID
 from workspaces.authentication import Identity
@@ -68,10 +68,10 @@ class ApiKeyIn(StrictSerializer):
     """The body that makes a key. What the caller may give away is checked here, so that errors name the field."""
 
     name = serializers.CharField(max_length=200)
-    kind = serializers.ChoiceField(ApiKey.Kind.choices)
+    kind = OneOfField(ApiKey.Kind.choices)
     workspace = WorkspaceField(required=False, allow_null=True, help_text="Required but for account keys.")
     scopes = serializers.ListField(
-        child=serializers.ChoiceField(keys.SCOPES),
+        child=OneOfField(keys.SCOPES),
         min_length=1,
         max_length=len(keys.SCOPES),
         required=False,

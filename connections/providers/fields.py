@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from workspaces.spelling import none_of
+
 FieldType = Literal["string", "url", "integer", "number", "boolean", "select", "headers"]
 
 MAX_HEADERS = 20
@@ -130,7 +132,8 @@ def clean(fields: Iterable[Field], values: Mapping[str, Any], root: str, kept: C
     known = {declared.key: declared for declared in fields}
     check = _Check(root)
     for key in values.keys() - known.keys():
-        check.refuse("This field is not known here.", "unknown_field", key)
+        words = none_of(key, sorted(known)) if known else "There are none."
+        check.refuse(f"This field is not known here: {words}", "unknown_field", key)
     cleaned: dict[str, Any] = {}
     for key, declared in known.items():
         value = values.get(key)
@@ -153,7 +156,7 @@ def _check_value(declared: Field, value: Any, check: _Check) -> None:
             _check_text(declared, value, check)
         case "select":
             if value not in declared.options:
-                check.refuse(f"Must be one of: {', '.join(declared.options)}.", "options", declared.key)
+                check.refuse(f"Must be one of: {none_of(str(value), declared.options)}", "options", declared.key)
         case "boolean":
             if not isinstance(value, bool):
                 check.refuse("Must be true or false.", "type", declared.key)

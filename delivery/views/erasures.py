@@ -20,6 +20,11 @@ MOST_EVENTS = 500
 class ErasureIn(PeriodIn, StrictSerializer):
     """Which events: by their ids, or by a filter in the dialect of rules."""
 
+    alternatives = (
+        {"required": ["events"], "not": {"anyOf": [{"required": [name]} for name in ("match", "after", "from", "to")]}},
+        {"required": ["match"], "properties": {"match": {"minProperties": 1}}, "not": {"required": ["events"]}},
+    )
+
     events = serializers.ListField(
         child=PublicIdField(ids.EVENT), min_length=1, max_length=MOST_EVENTS, required=False, help_text="Their ids."
     )

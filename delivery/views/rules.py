@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from delivery import rules
 from delivery.models import Event, Rule
-from delivery.rule_serializers import RuleChangeIn, RuleIn, RuleOut, RuleQuery, TrialIn, TrialOut
+from delivery.rule_serializers import RuleChangeIn, RuleDetailOut, RuleIn, RuleOut, RuleQuery, TrialIn, TrialOut
 from meshes.api import Problem, TenantViewSet, invalid, once, parsed_body
 from workspaces import clock, ids, strictjson
 
@@ -37,7 +37,7 @@ class RuleViewSet(TenantViewSet):
 
     @extend_schema(
         request=RuleIn,
-        responses={201: RuleOut},
+        responses={201: RuleDetailOut},
         examples=[
             OpenApiExample(
                 "Warm leads, in a shape of their own",
@@ -56,18 +56,18 @@ class RuleViewSet(TenantViewSet):
     def create(self, request: Request) -> Response:
         """Make a rule. Events that are accepted from now on follow it."""
         given = self.read(RuleIn)
-        return Response(RuleOut(rules.create(given.pop("workspace"), given)).data, status=201)
+        return Response(RuleDetailOut(rules.create(given.pop("workspace"), given)).data, status=201)
 
-    @extend_schema(responses=RuleOut)
+    @extend_schema(responses=RuleDetailOut)
     def retrieve(self, request: Request, id: str) -> Response:
         """One rule."""
-        return Response(RuleOut(self.get_object()).data)
+        return Response(RuleDetailOut(self.find(self.rows().select_related("connection"), id)).data)
 
-    @extend_schema(request=RuleChangeIn(partial=True), responses=RuleOut)
+    @extend_schema(request=RuleChangeIn(partial=True), responses=RuleDetailOut)
     def partial_update(self, request: Request, id: str) -> Response:
         """Change a rule; what is left out stays, and its version goes up. What is routed already stays as it is."""
         rule = self.get_object()
-        return Response(RuleOut(rules.change(rule.pk, self.read(RuleChangeIn, partial=True))).data)
+        return Response(RuleDetailOut(rules.change(rule.pk, self.read(RuleChangeIn, partial=True))).data)
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, id: str) -> Response:

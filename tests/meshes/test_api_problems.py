@@ -82,7 +82,11 @@ def test_a_scope_that_is_lacking():
 def test_a_format_in_the_query_is_just_an_unknown_parameter():
     document = is_problem(caller().get("/api/v1/workspaces?format=xml"), 422, "invalid")
     assert document["errors"] == [
-        {"parameter": "format", "detail": "This parameter is not known here.", "rule": "unknown_parameter"}
+        {
+            "parameter": "format",
+            "detail": 'This parameter is not known here: "format" is none of cursor, limit.',
+            "rule": "unknown_parameter",
+        }
     ]
 
 
