@@ -1,15 +1,16 @@
 """`/workspaces/{id}/access-log`: who or what opened or changed which credential, when, why, and for which delivery."""
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from connections.models import AccessRecord
+from connections.models import AccessRecord, Connection
 from meshes.api import (
     OneOfField,
     PeriodIn,
@@ -35,6 +36,8 @@ class AccessRecordOut(serializers.Serializer[Any]):
 
     id = PublicIdField(ids.ACCESS, source="pk")
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
+    workspace_name = serializers.CharField(source="workspace.name")
     at = serializers.DateTimeField(source="created_at")
     actor = serializers.CharField(
         help_text="A key (`key_…`), a process (`host:pid`), a user of the admin (`operator …`) or a command."
@@ -42,6 +45,7 @@ class AccessRecordOut(serializers.Serializer[Any]):
     purpose = serializers.CharField()
     granted = serializers.BooleanField(help_text="false: it did not open, and nothing was sent.")
     connection = PublicIdField(ids.CONNECTION, source="connection_id", allow_null=True)
+    connection_name = serializers.SerializerMethodField(help_text="null where there is none, or none any more.")
     api_key = PublicIdField(ids.KEY, source="api_key_id", allow_null=True)
     oauth_app = PublicIdField(ids.APP, source="oauth_app_id", allow_null=True)
     kind = serializers.CharField(
@@ -50,6 +54,11 @@ class AccessRecordOut(serializers.Serializer[Any]):
     version = serializers.IntegerField(help_text="Of the secret; each change makes the next one.")
     delivery = PublicIdField(ids.DELIVERY, source="delivery_id", allow_null=True)
     attempt = serializers.IntegerField(source="attempt_number", allow_null=True)
+
+    @extend_schema_field(serializers.CharField(allow_null=True))
+    def get_connection_name(self, record: AccessRecord) -> str | None:
+        names: Mapping[uuid.UUID, str] = self.context["connection_names"]
+        return names.get(record.connection_id) if record.connection_id else None
 
 
 class AccessLogViewSet(TenantViewSet):
@@ -71,7 +80,10 @@ class AccessLogViewSet(TenantViewSet):
         workspace = resolve_workspace(self.identity, id, include_deleted=True)
         wanted = self.read_query(AccessLogQuery)
         with bounded_search():
-            return self.answer_page(narrow_records(self.rows(workspace), wanted), AccessRecordOut)
+            page: list[AccessRecord] = self.paginate_queryset(narrow_records(self.rows(workspace), wanted)) or []
+        named = Connection.objects.filter(workspace=workspace, pk__in={record.connection_id for record in page})
+        context = {"connection_names": dict(named.values_list("pk", "name"))}
+        return self.get_paginated_response(AccessRecordOut(page, many=True, context=context).data)
 
 
 def narrow_records(records: "QuerySet[AccessRecord]", wanted: Mapping[str, Any]) -> "QuerySet[AccessRecord]":

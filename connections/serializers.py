@@ -138,6 +138,8 @@ class ConnectionOut(serializers.Serializer[Any]):
 
     id = PublicIdField(ids.CONNECTION, source="pk")
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
+    workspace_name = serializers.CharField(source="workspace.name")
     type = serializers.CharField()
     name = serializers.CharField()
     config = ConfigField()

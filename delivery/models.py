@@ -123,6 +123,7 @@ class Rule(models.Model):
     id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
     workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="rules")
     connection = models.ForeignKey(Connection, on_delete=models.PROTECT, related_name="rules", db_constraint=False)
+    name = models.CharField(max_length=200, blank=True, default="", db_default="")
     event = models.CharField(max_length=128, help_text="Exact, `lead.*` or `*`.")
     filter = models.JSONField(null=True, blank=True)
     mapping = models.JSONField(null=True, blank=True)
@@ -144,6 +145,11 @@ class Rule(models.Model):
     @property
     def public_id(self) -> str:
         return ids.encode(ids.RULE, self.pk)
+
+    @property
+    def title(self) -> str:
+        """What people read: the name, without one the event pattern."""
+        return self.name or self.event
 
 
 class RoutingStamp(models.Model):

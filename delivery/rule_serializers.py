@@ -58,6 +58,7 @@ class RuleChangeIn(StrictSerializer):
     """The body that changes a rule."""
 
     connection = PublicIdField(ids.CONNECTION)
+    name = serializers.CharField(required=False, allow_blank=True, max_length=200, help_text="For people.")
     event = EventPatternField(max_length=128, trim_whitespace=False, help_text="`lead.created`, `lead.*` or `*`.")
     filter = FilterField(required=False, allow_null=True, help_text="null: every event that the pattern names.")
     mapping = MappingField(
@@ -78,7 +79,11 @@ class RuleIn(RuleChangeIn):
 class RuleOut(serializers.Serializer[Any]):
     id = PublicIdField(ids.RULE, source="pk")
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
+    workspace_name = serializers.CharField(source="workspace.name")
     connection = PublicIdField(ids.CONNECTION, source="connection_id")
+    connection_name = serializers.CharField(source="connection.name")
+    name = serializers.CharField(help_text="Empty: none was given.")
     event = serializers.CharField()
     filter = FilterField(allow_null=True)
     mapping = MappingField(allow_null=True)

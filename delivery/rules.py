@@ -45,7 +45,17 @@ def change(rule_id: uuid.UUID, fields: Mapping[str, Any]) -> Rule:
         _fill(rule, fields)
         rule.version += 1
         rule.save(
-            update_fields=["connection", "event", "filter", "mapping", "action", "enabled", "version", "updated_at"]
+            update_fields=[
+                "connection",
+                "name",
+                "event",
+                "filter",
+                "mapping",
+                "action",
+                "enabled",
+                "version",
+                "updated_at",
+            ]
         )
     return rule
 
@@ -60,7 +70,7 @@ def _fill(rule: Rule, fields: Mapping[str, Any]) -> None:
     mistakes: list[Mistake] = []
     if "connection" in fields:
         rule.connection = _find_connection(rule.workspace_id, fields["connection"])
-    for name in ("event", "filter", "mapping", "enabled"):
+    for name in ("name", "event", "filter", "mapping", "enabled"):
         if name in fields:
             setattr(rule, name, fields[name])
     mistakes += _mistakes_in_documents(rule) or _misspelt(rule, fields)

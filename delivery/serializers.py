@@ -1,6 +1,7 @@
 """Events, deliveries and attempts as the API shows them."""
 
 import base64
+import uuid
 from collections import Counter
 from datetime import datetime
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from connections.models import Connection
 from delivery import curl, waiting
-from delivery.models import Attempt, Delivery, Event, Unrouted, state_of
+from delivery.models import Attempt, Delivery, Event, Rule, Unrouted, state_of
 from delivery.reopening import CURRENT, ORIGINAL
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField
 from delivery.setting_aside import CAUSES, NOT_RECORDED
@@ -75,6 +77,8 @@ class EventOut(serializers.Serializer[Any]):
 
     id = PublicIdField(ids.EVENT, source="pk")
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
+    workspace_name = serializers.CharField(source="workspace.name")
     event = serializers.CharField(source="type")
     status = serializers.SerializerMethodField()
     payload_bytes = serializers.IntegerField()
@@ -182,10 +186,14 @@ class DeliveryOut(serializers.Serializer[Any]):
 
     id = PublicIdField(ids.DELIVERY, source="pk")
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
+    workspace_name = serializers.CharField(source="workspace.name")
     event = PublicIdField(ids.EVENT, source="event_id")
     event_type = serializers.CharField()
     rule = PublicIdField(ids.RULE, source="rule_id")
+    rule_name = serializers.CharField(source="rule.title", help_text="Its name; without one its event pattern.")
     connection = PublicIdField(ids.CONNECTION, source="connection_id")
+    connection_name = serializers.CharField(source="connection.name")
     action = serializers.CharField()
     status = serializers.SerializerMethodField()
     cause = serializers.CharField(help_text="Why it is in its state, in one word; empty if there is nothing to say.")
@@ -232,8 +240,10 @@ class RoutingOut(serializers.Serializer[Any]):
     """What became of one rule whose pattern names the event; or, without a rule, of an event that was not routed."""
 
     rule = serializers.CharField(required=False)
+    rule_name = serializers.CharField(required=False, allow_null=True, help_text="null: it is not kept any more.")
     version = serializers.IntegerField(required=False)
     connection = serializers.CharField(required=False)
+    connection_name = serializers.CharField(required=False, allow_null=True)
     result = serializers.ChoiceField(ROUTING_RESULTS)
     delivery = serializers.CharField(required=False)
     clause = serializers.DictField(required=False, help_text="The clause of the filter that failed.")
@@ -247,6 +257,27 @@ class RoutingSummaryOut(serializers.Serializer[Any]):
     rules = serializers.IntegerField(help_text="Rules that name the event's type.")
     results = serializers.DictField(child=serializers.IntegerField(), help_text="How many have each `result`.")
     detail = serializers.CharField(help_text="In words.")
+
+
+def with_names(event: Event, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A ledger's entries with what rules and connections are called now beside their ids."""
+    rules = Rule.objects.filter(workspace_id=event.workspace_id, pk__in=_named(entries, "rule", ids.RULE))
+    connections = Connection.objects.filter(
+        workspace_id=event.workspace_id, pk__in=_named(entries, "connection", ids.CONNECTION)
+    )
+    titles = {rule.public_id: rule.title for rule in rules.only("name", "event")}
+    names = {each.public_id: each.name for each in connections.only("name")}
+    return [
+        entry | {"rule_name": titles.get(entry["rule"]), "connection_name": names.get(entry["connection"])}
+        if "rule" in entry
+        else entry
+        for entry in entries
+    ]
+
+
+def _named(entries: list[dict[str, Any]], key: str, prefix: str) -> set[uuid.UUID]:
+    found = {ids.decode(prefix, entry[key]) for entry in entries if key in entry}
+    return {pk for pk in found if pk is not None}
 
 
 def summarize_routing(event: Event, unrouted: Unrouted | None) -> dict[str, Any]:
@@ -310,4 +341,4 @@ class EventDetailOut(EventOut):
     @extend_schema_field(RoutingOut(many=True))
     def get_routing(self, event: Event) -> list[dict[str, Any]]:
         ledger = getattr(event, "ledger", None)
-        return ledger.entries if ledger else []
+        return with_names(event, ledger.entries) if ledger else []

@@ -71,4 +71,5 @@ def health_of(connection: Connection) -> ConnectionHealth | None:
 def shown(deliveries: QuerySet[Delivery]) -> QuerySet[Delivery]:
     """The deliveries with all that lists and pages show of them, in one query, and without what those do not show."""
     unread = ("body", "frozen", "connection__config", "connection__credential_hints", "connection__retry_schedule")
-    return deliveries.select_related("connection", "connection__health").defer(*unread)
+    related = deliveries.select_related("workspace", "connection", "connection__health", "rule")
+    return related.defer(*unread, "rule__filter", "rule__mapping")

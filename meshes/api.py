@@ -3,7 +3,8 @@
 Problem, invalid, invalid_parameter      an answer that is an error (RFC 9457)
 StrictJSONParser, parsed_body            how bodies are read
 Page                                     how lists are answered
-StrictSerializer, QuerySerializer, PublicIdField, WorkspaceField, SecretShownField, OneOfField, unknown_field
+StrictSerializer, QuerySerializer, unknown_field  how requests are read; fields: PublicIdField, WorkspaceField,
+                                         SecretShownField, OneOfField, MomentField
 PeriodIn, period_bounds, bounded_search  lists that are searched by time, and how long that may take
 once, once_prepared, once_outside        handlers of POST that take an `Idempotency-Key`
 ShownOnce, DryRun                        their answers that are not kept as they are
@@ -41,7 +42,7 @@ from meshes.once import (
 )
 from meshes.pages import Page
 from meshes.problems import Problem, invalid, invalid_parameter, problem_response
-from meshes.searching import PeriodIn, bounded_search, period_bounds
+from meshes.searching import MomentField, PeriodIn, bounded_search, period_bounds
 from meshes.serializing import (
     OneOfField,
     PublicIdField,
@@ -60,6 +61,7 @@ from workspaces.spelling import none_of
 __all__ = [
     "DryRun",
     "Endpoint",
+    "MomentField",
     "OneOfField",
     "Page",
     "PeriodIn",
@@ -221,7 +223,7 @@ class TenantViewSet(Endpoint, GenericViewSet[Any]):
     pagination_class = Page
 
     def rows(self, workspace: Workspace | None = None) -> "QuerySet[Any]":
-        return scope(super().get_queryset(), self.identity, workspace)
+        return scope(super().get_queryset().select_related("workspace"), self.identity, workspace)
 
     def get_queryset(self) -> "QuerySet[Any]":
         return self.rows()

@@ -97,7 +97,7 @@ class Page(BasePagination):
 
     def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
         limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
-        cursor = {"type": "string", "minLength": 1, "maxLength": _MAX_CURSOR}
+        cursor = {"type": "string", "pattern": "^[A-Za-z0-9_-]{44}$"}
         return [
             {"name": "limit", "in": "query", "description": "Rows of a page.", "schema": limit},
             {"name": "cursor", "in": "query", "description": "`next` or `previous` of a page.", "schema": cursor},

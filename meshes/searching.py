@@ -24,7 +24,7 @@ SEARCH_SECONDS = 10.0
 TOO_WIDE = "It was looked for longer than is allowed. Name a workspace, a status, or a shorter time from … to."
 
 
-@extend_schema_field({"type": "string", "format": "date-time"})
+@extend_schema_field({"type": "string", "anyOf": [{"format": "date-time"}, {"format": "date"}]})
 class MomentField(serializers.Field[datetime, str, str, Any]):
     """RFC 3339 with its offset, or a bare date for its first moment in UTC."""
 

@@ -6,7 +6,7 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
-from meshes.api import OneOfField, PublicIdField, SecretShownField, StrictSerializer, WorkspaceField
+from meshes.api import MomentField, OneOfField, PublicIdField, SecretShownField, StrictSerializer, WorkspaceField
 from workspaces import clock, ids, keys
 from workspaces.access import EXTERNAL_ID
 from workspaces.authentication import Identity
@@ -67,6 +67,33 @@ class WorkspaceOut(serializers.Serializer[Any]):
 class ApiKeyIn(StrictSerializer):
     """The body that makes a key. What the caller may give away is checked here, so that errors name the field."""
 
+    alternatives = (
+        {
+            "properties": {
+                "kind": {"enum": ["account"]},
+                "workspace": {"enum": [None]},
+                "allowed_origins": {"maxItems": 0},
+            },
+            "required": ["scopes"],
+        },
+        {
+            "properties": {
+                "kind": {"enum": ["workspace"]},
+                "workspace": {"type": "string"},
+                "allowed_origins": {"maxItems": 0},
+            },
+            "required": ["workspace", "scopes"],
+        },
+        {
+            "properties": {
+                "kind": {"enum": ["publishable"]},
+                "workspace": {"type": "string"},
+                "scopes": {"items": {"enum": ["events:write"]}},
+            },
+            "required": ["workspace"],
+        },
+    )
+
     name = serializers.CharField(max_length=200)
     kind = OneOfField(ApiKey.Kind.choices)
     workspace = WorkspaceField(required=False, allow_null=True, help_text="Required but for account keys.")
@@ -77,7 +104,7 @@ class ApiKeyIn(StrictSerializer):
         required=False,
         help_text="A publishable key has `events:write` and nothing else, also when this is left out.",
     )
-    expires_at = serializers.DateTimeField(required=False, allow_null=True)
+    expires_at = MomentField(required=False, allow_null=True)
     allowed_origins = serializers.ListField(
         child=serializers.RegexField(rf"\A({ORIGIN.pattern})\Z", max_length=255),
         max_length=MAX_ORIGINS,
@@ -135,6 +162,8 @@ class ApiKeyOut(serializers.Serializer[Any]):
     name = serializers.CharField()
     kind = serializers.ChoiceField(ApiKey.Kind.choices)
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id", allow_null=True)
+    workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
+    workspace_name = serializers.CharField(source="workspace.name", allow_null=True)
     scopes = serializers.ListField(child=serializers.ChoiceField(keys.SCOPES))
     allowed_origins = serializers.ListField(child=serializers.CharField())
     version = serializers.IntegerField(help_text="1, and one more with each rotation.")

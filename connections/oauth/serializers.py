@@ -47,6 +47,8 @@ class OAuthAppOut(serializers.Serializer[Any]):
 
     id = PublicIdField(ids.APP, source="pk", help_text="As the access log names it.")
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
+    workspace_name = serializers.CharField(source="workspace.name")
     type = serializers.CharField()
     client_id = serializers.CharField()
     client_secret = serializers.CharField(source="secret_hint", help_text="A mask, such as `••••1234`.")

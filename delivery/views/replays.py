@@ -67,6 +67,8 @@ class ReplayQuery(QuerySerializer):
 class ReplayOut(serializers.Serializer[Any]):
     id = PublicIdField(ids.REPLAY, source="pk")
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
+    workspace_name = serializers.CharField(source="workspace.name")
     filter = serializers.DictField()
     status = serializers.ChoiceField(Replay.Status.choices)
     total = serializers.IntegerField(help_text="Deliveries that it is about.")
@@ -108,6 +110,7 @@ class SampleOut(serializers.Serializer[Any]):
     event = serializers.CharField()
     event_type = serializers.CharField()
     connection = serializers.CharField()
+    connection_name = serializers.CharField()
     mapping = serializers.ChoiceField((ORIGINAL, CURRENT), allow_null=True)
     request = PreviewOut(
         allow_null=True, help_text="As it would be sent; ids that the replay makes are shown as others."
@@ -202,6 +205,7 @@ def _sample(delivery: Delivery, terms: Terms) -> dict[str, Any]:
         "event": ids.encode(ids.EVENT, delivery.event_id),
         "event_type": delivery.event_type,
         "connection": ids.encode(ids.CONNECTION, delivery.connection_id),
+        "connection_name": delivery.connection.name,
         "mapping": None if isinstance(way, Refusal) else ORIGINAL if way is Way.REOPEN else CURRENT,
         **shown,
     }

@@ -20,7 +20,7 @@ from workspaces import clock, ids, strictjson
 class RuleViewSet(TenantViewSet):
     """Rules of a workspace."""
 
-    queryset = Rule.objects.filter(deleted_at=None)
+    queryset = Rule.objects.filter(deleted_at=None).select_related("connection")
     id_prefix = ids.RULE
     required_scope = "config"
     problems = {"test": {409}}
@@ -61,7 +61,7 @@ class RuleViewSet(TenantViewSet):
     @extend_schema(responses=RuleDetailOut)
     def retrieve(self, request: Request, id: str) -> Response:
         """One rule."""
-        return Response(RuleDetailOut(self.find(self.rows().select_related("connection"), id)).data)
+        return Response(RuleDetailOut(self.get_object()).data)
 
     @extend_schema(request=RuleChangeIn(partial=True), responses=RuleDetailOut)
     def partial_update(self, request: Request, id: str) -> Response:
@@ -82,7 +82,7 @@ class RuleViewSet(TenantViewSet):
 
         The request is what would be sent now, with everything that credentials make masked.
         """
-        rule = self.find(self.rows().select_related("connection", "workspace"), id)
+        rule = self.get_object()
         given = self.read(TrialIn)
         if "event_id" in given:
             return Response(TrialOut(self._try_received(rule, given["event_id"])).data)
