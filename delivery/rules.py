@@ -18,6 +18,9 @@ from meshes.api import Problem
 from workspaces.models import Workspace
 from workspaces.spelling import suggested
 
+SAVED = ("connection", "name", "event", "filter", "mapping", "action", "enabled", "version", "updated_at")
+"""Columns that a change writes."""
+
 Mistake = dict[str, str]
 
 
@@ -44,19 +47,7 @@ def change(rule_id: uuid.UUID, fields: Mapping[str, Any]) -> Rule:
             raise Problem(404)
         _fill(rule, fields)
         rule.version += 1
-        rule.save(
-            update_fields=[
-                "connection",
-                "name",
-                "event",
-                "filter",
-                "mapping",
-                "action",
-                "enabled",
-                "version",
-                "updated_at",
-            ]
-        )
+        rule.save(update_fields=SAVED)
     return rule
 
 

@@ -70,7 +70,7 @@ class EventQuery(WorkspaceIn, PeriodIn, QuerySerializer):
 class DeadLetterQuery(WorkspaceIn, PeriodIn, QuerySerializer):
     connection = PublicIdField(ids.CONNECTION, required=False)
     event = EventReferenceField(required=False)
-    cause = serializers.RegexField(r"\A[a-z0-9_]{1,64}\Z", required=False)
+    cause = serializers.RegexField(r"\A[a-z0-9_]{1,64}\Z", required=False, trim_whitespace=False)
 
 
 class DeliveryQuery(DeadLetterQuery):
@@ -84,7 +84,7 @@ class ReplayFilter(PeriodIn, StrictSerializer):
     connection = PublicIdField(ids.CONNECTION, required=False)
     event = EventReferenceField(required=False)
     status = OneOfField(REPLAYABLE, required=False)
-    cause = serializers.RegexField(r"\A[a-z0-9_]{1,64}\Z", required=False)
+    cause = serializers.RegexField(r"\A[a-z0-9_]{1,64}\Z", required=False, trim_whitespace=False)
 
 
 def read_replay_filter(document: Mapping[str, Any]) -> Wanted:

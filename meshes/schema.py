@@ -1,6 +1,5 @@
 """The OpenAPI description: every operation with the problems it may answer, and how callers prove who they are."""
 
-import re
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
@@ -59,17 +58,17 @@ class ProblemSchema(AutoSchema):
         if operation is not None:
             if getattr(self._handler(), "takes_idempotency_key", False):
                 operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+            if "requestBody" in operation and getattr(self.get_request_serializer(), "alternatives", ()):
+                operation["requestBody"]["required"] = True
             reference = self._problem_component().ref
             for status in sorted(self._statuses(operation)):
                 operation["responses"].setdefault(str(status), _response(status, reference))
         return operation
 
     def _map_serializer_field(self, field: Any, direction: str, bypass_extensions: bool = False) -> Any:
-        """Python's anchors as JSON Schema has them; and text that is trimmed must have something in it."""
+        """Text that is trimmed must have something in it."""
         schema = super()._map_serializer_field(field, direction, bypass_extensions)  # type: ignore[no-untyped-call]
-        if isinstance(schema, dict) and isinstance(pattern := schema.get("pattern"), str):
-            schema["pattern"] = re.sub(r"\\Z$", "$", re.sub(r"^\\A", "^", pattern))
-        elif _is_trimmed(field) and direction == "request" and isinstance(schema, dict):
+        if _is_trimmed(field) and direction == "request" and isinstance(schema, dict) and "pattern" not in schema:
             schema["pattern"] = r"\S"
         return schema
 
@@ -111,7 +110,8 @@ class ProblemSchema(AutoSchema):
 
 def _is_trimmed(field: Any) -> bool:
     """Whether text of spaces alone is refused."""
-    return isinstance(field, serializers.CharField) and field.trim_whitespace and not field.allow_blank
+    is_text = isinstance(field, serializers.CharField) and not isinstance(field, serializers.RegexField)
+    return is_text and field.trim_whitespace and not field.allow_blank
 
 
 def _response(status: int, reference: dict[str, str]) -> dict[str, Any]:

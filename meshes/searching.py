@@ -34,7 +34,9 @@ class MomentField(serializers.Field[datetime, str, str, Any]):
     _form = re.compile(r"\d{4}-\d\d-\d\d([Tt]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d))?", re.ASCII)
 
     def to_internal_value(self, data: Any) -> datetime:
-        if not isinstance(data, str) or not self._form.fullmatch(data):
+        if not isinstance(data, str):
+            raise serializers.ValidationError("This must be a string.", code="type")
+        if not self._form.fullmatch(data):
             self.fail("date_time")
         try:
             if len(data) == len("2026-01-31"):

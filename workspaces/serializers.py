@@ -106,7 +106,7 @@ class ApiKeyIn(StrictSerializer):
     )
     expires_at = MomentField(required=False, allow_null=True)
     allowed_origins = serializers.ListField(
-        child=serializers.RegexField(rf"\A({ORIGIN.pattern})\Z", max_length=255),
+        child=serializers.RegexField(rf"\A({ORIGIN.pattern})\Z", max_length=255, trim_whitespace=False),
         max_length=MAX_ORIGINS,
         required=False,
         help_text="Web origins whose pages may use a publishable key, such as `https://app.example.com`.",

@@ -193,7 +193,8 @@ def test_a_failed_mapping_is_tried_again_with_the_present_one(api):
     (delivery,) = make_deliveries(connection)
     assert (delivery.status, delivery.cause) == ("dead", "mapping_failed")
     refused = api.post(f"/deliveries/{delivery.public_id}/replay")
-    words = "The rule's mapping still fails for this event: /0/from: found nothing in this event"
+    told = f"rule {delivery.rule.public_id}, entry 0: phone from payload.phone"
+    words = f"The rule's mapping still fails for this event: /0/from: found nothing in this event ({told})"
     assert (refused.status_code, refused.json()["detail"]) == (409, words)
     mended = [{"to": "mail", "from": "payload.email"}]
     assert api.patch(f"/rules/{rule.public_id}", {"mapping": mended}).status_code == 200

@@ -72,7 +72,8 @@ def test_a_rule_s_mapping_overrides_one_field(hubspot):
 def test_an_event_without_a_required_field_is_a_visible_dead_letter_that_names_it(hubspot):
     delivery = delivered(payload={"first_name": "Ada"})
     assert (delivery.status, delivery.cause) == ("dead", "mapping_failed")
-    words = "mapping: the required field email found nothing in this event; its default is payload.email"
+    told = f"its default is payload.email (rule {delivery.rule.public_id})"
+    words = f"mapping: the required field email found nothing in this event; {told}"
     assert delivery.detail == words
     (entry,) = RoutingLedger.objects.get(event=delivery.event).entries
     assert (entry["result"], entry["reason"]) == ("mapping_failed", words)
