@@ -19,6 +19,7 @@ from django.db.models import Q
 from connections.metering import OutOfWorkError
 from delivery import cancelling, evaluation
 from delivery.filters import Filter
+from delivery.folding import fold_addresses
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
 from workspaces import ids
 from workspaces.models import IdempotencyRecord, Workspace
@@ -41,31 +42,44 @@ class UndecidedError(Exception):
 class Erased:
     """What one request has done. `next` is the event after which to go on; None: everything was looked at."""
 
+    is_dry: bool = False
     scanned: int = 0
+    count: int = 0
     events: int = 0
     cancelled: int = 0
     busy: list[uuid.UUID] = field(default_factory=list)
     next: uuid.UUID | None = None
 
 
-def erase_events(workspace: Workspace, event_ids: Sequence[uuid.UUID], now: datetime) -> Erased:
-    """Erase these events of the workspace; ids that are not its own are passed over."""
+def erase_events(
+    workspace: Workspace, event_ids: Sequence[uuid.UUID], now: datetime, *, is_dry: bool = False
+) -> Erased:
+    """Erase these events of the workspace; ids that are not its own are passed over. `is_dry`: only count them."""
     own = Event.objects.filter(workspace=workspace, pk__in=list(event_ids)).order_by("pk").values_list("pk", flat=True)
-    done, found = Erased(), list(own)
+    done, found = Erased(is_dry), list(own)
     for start in range(0, len(found), BATCH):
         _erase(workspace, found[start : start + BATCH], now, done)
     done.scanned = len(found)
     return done
 
 
-def erase_matching(workspace: Workspace, wanted: Filter, period: Q, after: uuid.UUID | None, now: datetime) -> Erased:
+def erase_matching(
+    workspace: Workspace,
+    wanted: Filter,
+    period: Q,
+    after: uuid.UUID | None,
+    now: datetime,
+    *,
+    is_dry: bool = False,
+) -> Erased:
     """Erase the events that a filter matches, in the order of their ids, for at most five seconds.
 
-    `period` bounds the events' ids. Payloads that are not kept any more are passed over. Raises UndecidedError; what
+    `period` bounds the events' ids; `is_dry`: only count. Addresses match however they are typed.
+    Payloads that are not kept any more are passed over. Raises UndecidedError; what
     came before is erased.
     """
     ended = time.monotonic() + BUDGET_SECONDS
-    done = Erased(next=after)
+    done, wanted = Erased(is_dry, next=after), fold_addresses(wanted)
     while time.monotonic() < ended:
         events = Event.objects.filter(period, workspace=workspace)
         if done.next is not None:
@@ -96,7 +110,8 @@ def _matching(workspace: Workspace, wanted: Filter, types: dict[uuid.UUID, str])
 
 def _erase(workspace: Workspace, event_ids: Sequence[uuid.UUID], now: datetime, done: Erased) -> None:
     """One transaction. The rows are locked first, so nothing is claimed between the look and the erasure."""
-    if not event_ids:
+    done.count += len(event_ids)
+    if not event_ids or done.is_dry:
         return
     with transaction.atomic():
         deliveries = Delivery.objects.filter(workspace=workspace, event_id__in=event_ids).order_by("pk")

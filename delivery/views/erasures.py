@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from delivery import erasure, matching
-from meshes.api import Endpoint, PeriodIn, PublicIdField, StrictSerializer, invalid, once_outside, period_bounds
+from meshes.api import DryRun, Endpoint, PeriodIn, PublicIdField, StrictSerializer, invalid, once_outside, period_bounds
 from workspaces import clock, ids
 from workspaces.access import resolve_workspace
 
@@ -30,11 +30,12 @@ class ErasureIn(PeriodIn, StrictSerializer):
     )
     match = serializers.DictField(required=False, help_text='Such as `{"payload.email": "ada@example.com"}`.')
     after = PublicIdField(ids.EVENT, required=False, help_text="`next` of the answer before.")
+    dry_run = serializers.BooleanField(default=False, help_text="Only count the events.")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if ("events" in attrs) == ("match" in attrs):
             raise _refusal("match", "Give either events or match.", "exclusive")
-        if "events" in attrs and (extra := attrs.keys() - {"events"}):
+        if "events" in attrs and (extra := attrs.keys() - {"events", "dry_run"}):
             raise _refusal(min(extra), "This belongs to match.", "exclusive")
         if attrs.get("match") == {}:
             raise _refusal("match", "An empty filter would match every event.", "required")
@@ -42,6 +43,8 @@ class ErasureIn(PeriodIn, StrictSerializer):
 
 
 class ErasureOut(serializers.Serializer[Any]):
+    dry_run = serializers.BooleanField(source="is_dry", help_text="true: nothing was changed.")
+    count = serializers.IntegerField(help_text="Events that are asked for: erased or busy, or to be erased.")
     scanned = serializers.IntegerField(help_text="Events that were looked at.")
     erased = serializers.IntegerField(source="events")
     cancelled = serializers.IntegerField(help_text="Deliveries that were still to be made.")
@@ -67,19 +70,22 @@ class ErasureView(Endpoint):
     def post(self, request: Request, id: str) -> Response:
         """Empty payloads, shaped bodies and answers of a person's events; cancel what is still to be delivered.
 
+        An address is found however it was typed: spaces around it and case do not count. `dry_run` only counts.
         One request looks for five seconds at most. Repeat it with `after` until `next` is null.
         """
         workspace = resolve_workspace(self.identity, id, include_deleted=True)
         given, now = self.read(ErasureIn), clock.database_now()
+        is_dry = given["dry_run"]
         if "events" in given:
-            done = erasure.erase_events(workspace, given["events"], now)
+            done = erasure.erase_events(workspace, given["events"], now, is_dry=is_dry)
         else:
             wanted = _compiled(given["match"])
             try:
-                done = erasure.erase_matching(workspace, wanted, period_bounds(given), given.get("after"), now)
+                period, after = period_bounds(given), given.get("after")
+                done = erasure.erase_matching(workspace, wanted, period, after, now, is_dry=is_dry)
             except erasure.UndecidedError as error:
                 raise _too_dear(error) from None
-        return Response(ErasureOut(done).data)
+        return DryRun(ErasureOut(done).data) if is_dry else Response(ErasureOut(done).data)
 
 
 def _compiled(document: dict[str, Any]) -> matching.Filter:

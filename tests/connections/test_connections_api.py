@@ -142,7 +142,6 @@ def test_retry_and_limits_are_kept(api, workspace):
         ({"retry": {"schedule": [-1]}}, "/retry/schedule/0", "min_value"),
         ({"retry": {"schedule": [0, 86_401]}}, "/retry/schedule/1", "max_value"),
         ({"retry": {"schedule": ["5"]}}, "/retry/schedule/0", "type"),
-        ({"retry": {}}, "/retry/schedule", "required"),
         ({"limits": {"in_flight": 0}}, "/limits/in_flight", "min_value"),
         ({"limits": {"in_flight": 1001}}, "/limits/in_flight", "max_value"),
         ({"limits": {"in_flight": 1.5}}, "/limits/in_flight", "type"),
@@ -189,7 +188,9 @@ def test_lists_narrow_by_type_and_status(api, workspace):
     verb(api, other, "pause")
     assert [each["id"] for each in api.get(PATH, {"status": "paused"}).json()["data"]] == [other["id"]]
     assert [each["id"] for each in api.get(PATH, {"type": "webhook"}).json()["data"]] == [other["id"], one["id"]]
-    assert api.get(PATH, {"type": "pigeon"}).json()["data"] == []
+    unknown = api.get(PATH, {"type": "hubspt"})
+    assert unknown.status_code == 422
+    assert unknown.json()["errors"][0]["detail"].endswith("Did you mean hubspot?")
     assert api.get(PATH, {"status": "odd"}).status_code == 422
 
 
@@ -238,6 +239,38 @@ def test_an_inner_and_an_unknown_name_get_the_same_answer(api, workspace, monkey
 
 
 # --- change ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({"retry": {}}, {"retry": {"schedule": [1, 2]}}),
+        ({"retry": {"schedule": None}}, {"retry": {"schedule": None}}),
+        ({"retry": None}, {"retry": {"schedule": None}}),
+        ({"limits": {}}, {"limits": {"rate": 2, "in_flight": 3, "timeout": None}}),
+        ({"limits": {"rate": None}}, {"limits": {"rate": None, "in_flight": 3, "timeout": None}}),
+        (
+            {"config": {}},
+            {"config": {"url": URL, "headers": {"X-A": "1", "X-B": "2"}, "body": "wrapped", "method": "POST"}},
+        ),
+        (
+            {"config": {"headers": {}}},
+            {"config": {"url": URL, "headers": {"X-A": "1", "X-B": "2"}, "body": "wrapped", "method": "POST"}},
+        ),
+        (
+            {"config": {"headers": {"X-A": None, "X-C": "3"}}},
+            {"config": {"url": URL, "headers": {"X-B": "2", "X-C": "3"}, "body": "wrapped", "method": "POST"}},
+        ),
+        ({"config": {"headers": None}}, {"config": {"url": URL, "body": "wrapped", "method": "POST"}}),
+    ],
+)
+def test_objects_are_changed_name_by_name_and_null_removes(api, workspace, change, kept):
+    given = {"url": URL, "headers": {"X-A": "1", "X-B": "2"}}
+    made = create(api, workspace, config=given, limits={"rate": 2, "in_flight": 3}, retry={"schedule": [1, 2]})
+    changed = patch(api, made, **change)
+    assert changed.status_code == 200, changed.content
+    shown = changed.json()
+    assert {name: shown[name] for name in kept} == kept
 
 
 def test_a_change_keeps_what_it_does_not_name(api, workspace):

@@ -60,7 +60,15 @@ def test_a_matching_persons_payloads_are_emptied_everywhere(api, workspace):
     assert traces_of("ada@")
     answer = erase(api, workspace, {"match": {"payload.email": "ada@example.com"}})
     assert answer.status_code == 200
-    assert answer.json() == {"scanned": 2, "erased": 1, "cancelled": 1, "busy": [], "next": None}
+    assert answer.json() == {
+        "dry_run": False,
+        "count": 1,
+        "scanned": 2,
+        "erased": 1,
+        "cancelled": 1,
+        "busy": [],
+        "next": None,
+    }
     assert traces_of("ada@") == []
     shown = api.get(f"/events/{event.public_id}").json()
     assert [row["status"] for row in shown["deliveries"]] == ["cancelled"]
