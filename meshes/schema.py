@@ -58,7 +58,7 @@ class ProblemSchema(AutoSchema):
         if operation is not None:
             if getattr(self._handler(), "takes_idempotency_key", False):
                 operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
-            if "requestBody" in operation and getattr(self.get_request_serializer(), "alternatives", ()):
+            if "requestBody" in operation and getattr(self.get_request_serializer(), "alternatives", False):
                 operation["requestBody"]["required"] = True
             reference = self._problem_component().ref
             for status in sorted(self._statuses(operation)):

@@ -1,4 +1,4 @@
-"""Wherever an answer has the id of a workspace, a connection or a rule, its name stands beside it; ids keep their form."""
+"""Wherever an answer has the id of a workspace, a connection or a rule, its name stands beside it."""
 
 import dataclasses
 from collections.abc import Iterator
