@@ -57,10 +57,11 @@ def place(wait_seconds: float = 0.0) -> Iterator[None]:
 @contextmanager
 def place_of(workspace_id: uuid.UUID, kind: str, words: str) -> Iterator[None]:
     """A place for a call of a workspace. Raises OutsideBusyError; TooManyCalls says `words`."""
-    with place(), limits.turn(f"{kind}:{workspace_id}", AT_ONCE, TURN_SECONDS) as is_mine:
-        if not is_mine:
+    with limits.turn(f"{kind}:{workspace_id}", AT_ONCE, TURN_SECONDS) as is_mine:
+        if not is_mine:  # asked first, so that whoever floods takes no places from others
             raise TooManyCalls(words, RETRY_SECONDS)
-        yield
+        with place():
+            yield
 
 
 @contextmanager
