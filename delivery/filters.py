@@ -185,7 +185,7 @@ def _settle(place: _Place) -> _Place:
         return place
     if root == "event" and not below:
         return place.below(path=("type",))
-    raise place.error(misread(place.path) if below else f"{root} has the members {', '.join(known)}.")
+    raise place.error(misread(place.path) or f"{root} has the members {', '.join(known)}.")
 
 
 # --- operators: check the operand, build the test ---------------------------------------------------------------------

@@ -65,6 +65,9 @@ def test_a_delivery_s_opening_says_who_when_why_and_for_what(api, workspace, end
     assert row == {
         "id": ids.encode(ids.ACCESS, record.pk),
         "workspace": workspace.public_id,
+        "workspace_external_id": workspace.external_id,
+        "workspace_name": workspace.name,
+        "connection_name": delivery.connection.name,
         "at": record.created_at.isoformat().replace("+00:00", "Z"),
         "actor": "worker",
         "purpose": "delivery",

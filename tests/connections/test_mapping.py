@@ -189,7 +189,7 @@ OK = {"to": "a", "from": "payload"}
         ([OK, "x"], "/1", "must be an object"),
         ([{"to": "a"}], "/0", "needs either from or value"),
         ([{**OK, "value": 1}], "/0", "needs either from or value"),
-        ([{**OK, "form": 1}], "/0/form", "unknown; known are to, from, value, transforms, on_error"),
+        ([{**OK, "form": 1}], "/0/form", 'unknown: "form" is none of to, from, value, transforms, on_error'),
         ([{**OK, "escape": "xml"}], "/0/escape", "must be none, html, markdown, slack (the word)"),
         ([{**OK, "escape": ["html"]}], "/0/escape", "must be none, html, markdown, slack (the word)"),
         ([{**OK, "skip_blanks": "yes"}], "/0/skip_blanks", "must be true or false"),

@@ -378,7 +378,7 @@ def test_what_a_clause_shows_is_short_and_fit_for_storage(actual, shown):
         ({"$or": ["a"]}, "/$or/0", "must be an object of fields or operators"),
         ({"$not": None}, "/$not", "must be an object of fields or operators"),
         ({"$eq": 1}, "/$eq", "an operator needs a field"),
-        ({"data.score": 1}, "/data.score", "a filter looks at event, payload, workspace"),
+        ({"data.score": 1}, "/data.score", "begins with none of event, payload, workspace"),
         ({"event.name": "a"}, "/event.name", "event has the members type, id, created_at"),
         ({"event": {"type": {"a": 1}}}, "/event/type/a", "event has the members type, id, created_at"),
         ({"workspace": "ws_1"}, "/workspace", "workspace has the members id, external_id, name"),
@@ -387,7 +387,7 @@ def test_what_a_clause_shows_is_short_and_fit_for_storage(actual, shown):
         ({"payload.a": {"$eq": float("nan")}}, "/payload.a/$eq", "beyond the range"),
         ({"payload.a": "\x00"}, "/payload.a", "contains the character"),
         ({"payload.a": {"$eq": "x" * 70_000}}, "", "is longer than 64 KB"),
-        ({"payload/a~": 1}, "/payload~1a~0", "a filter looks at"),
+        ({"payload/a~": 1}, "/payload~1a~0", "begins with none of"),
     ],
 )
 def test_a_mistake_is_refused_with_its_place(document, pointer, message):

@@ -264,7 +264,7 @@ def test_a_dry_run_says_what_could_not_be_sent(api):
         ({"filter": {"status": "pending"}}, "/filter/status", "invalid_choice"),
         ({"filter": {"outcome": "retry"}}, "/filter/outcome", "unknown_field"),
         ({"filter": {"connection": "conn_1"}}, "/filter/connection", "public_id"),
-        ({"filter": {"from": 5}}, "/filter/from", "date_time"),
+        ({"filter": {"from": 5}}, "/filter/from", "type"),
         ({"filter": 5}, "/filter", "invalid"),
         ({"dry_run": "yes"}, "/dry_run", "type"),
         ({"workspace": "nobody"}, "/workspace", "unknown"),
