@@ -335,6 +335,23 @@ def test_every_program_that_is_shown_is_run():
     }
 
 
+def anchors_of(text):
+    """Of the headings, as they are made where the pages are shown."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_somewhere():
+    lost = []
+    for page in [*PAGES, *DECISIONS]:
+        for target in re.findall(r"\]\((?!http)([^)\s]+)\)", INLINE.sub("", text_of(page))):
+            file, _, anchor = target.partition("#")
+            found = (PROJECT / page).parent / file if file else PROJECT / page
+            if not found.exists() or (anchor and anchor not in anchors_of(found.read_text())):
+                lost.append(f"{page}: {target}")
+    assert lost == []
+
+
 def test_json_that_is_shown_is_json():
     """One document or several, perhaps after the line of a request."""
     for block in BLOCKS:
