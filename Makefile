@@ -19,7 +19,7 @@ install = mkdir -p .venv && $(FLOCK) sh -ec '\
 	$(BIN)/pip install -q --no-input --disable-pip-version-check --require-hashes -r requirements/$(1).txt; \
 	touch .venv/$(1).stamp'
 
-.PHONY: demo up test lint faults bench bench-quick bench-lanes lock test-vendors
+.PHONY: demo up test test-fast lint faults bench bench-quick bench-lanes lock test-vendors
 
 demo: .venv/base.stamp
 	@exec $(BIN)/python manage.py demo
@@ -30,6 +30,10 @@ up: .venv/base.stamp
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
 	$(BIN)/pytest -m alone
+
+# The tests that need no server and no process of their own.
+test-fast: .venv/dev.stamp
+	$(BIN)/pytest --fast -n 2 -q
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -30,7 +30,8 @@ def index(providers: Iterable[Provider]) -> str:
         [
             "# Integrations",
             "",
-            "Written by `.venv/bin/python manage.py write_integration_docs` from the declarations in `connections/providers/`.",
+            "Written by `.venv/bin/python manage.py write_integration_docs` from the declarations in "
+            "`connections/providers/`.",
             "`GET /api/v1/integrations` says the same.",
             "",
             *_table(("integration", "actions", "credentials"), rows),

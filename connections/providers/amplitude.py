@@ -1,5 +1,9 @@
 """Amplitude (amplitude.com/docs): events by HTTP V2. `insert_id`, the delivery's id, drops doubles for a week."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from connections.messages import Request, Response
 from connections.providers.base import (
     Action,
@@ -103,12 +107,13 @@ class Amplitude(Vendor):
             raise Unsendable("Amplitude needs a user_id or a device_id, and this event has nothing usable for either.")
         for key, value in ids.items():
             _check_id(key, value, shortest)
+        omitted: list[tuple[str, str]] = []
         event = ids | {
             "event_type": _event_type(needed(fields, "event_type")),
             "time": unix_milliseconds(shipment.occurred_at),
             "insert_id": shipment.delivery_id,
-            "event_properties": object_in(fields, "event_properties"),
-            "user_properties": object_in(fields, "user_properties") or None,
+            "event_properties": _properties(fields, "event_properties", omitted),
+            "user_properties": _properties(fields, "user_properties", omitted) or None,
             "ip": given(fields, "ip"),
         }
         document = {
@@ -116,7 +121,8 @@ class Amplitude(Vendor):
             "events": [without_nulls(event)],
             "options": {"min_id_length": shortest} if shortest < MIN_ID_LENGTH else None,
         }
-        return json_request("POST", f"{self.root(shipment)}/2/httpapi", without_nulls(document))
+        request = json_request("POST", f"{self.root(shipment)}/2/httpapi", without_nulls(document))
+        return replace(request, omitted=tuple(omitted))
 
     def error_of(self, response: Response) -> VendorError:
         document = read_object(response)
@@ -150,6 +156,22 @@ def _event_type(name: str) -> str:
     if name.startswith("[Amplitude]") or name in RESERVED:
         raise Unsendable(f"The event “{name[:60]}” is Amplitude's own. Map event_type to another name.")
     return limited("event_type", name, MAX_TEXT, "Amplitude")
+
+
+def _properties(fields: Mapping[str, Any], key: str, omitted: list[tuple[str, str]]) -> dict[str, Any]:
+    """The properties that Amplitude takes; its own SDKs drop all for one that it does not (amplitude-python,
+    `is_validate_properties`)."""
+    given_properties = object_in(fields, key)
+    kept = {name: value for name, value in given_properties.items() if _is_taken(value)}
+    words = "Amplitude takes no array in an array, and no null in one."
+    omitted += [(f"{key}.{name}", words) for name in given_properties if name not in kept]
+    return kept
+
+
+def _is_taken(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(item is not None and not isinstance(item, list) and _is_taken(item) for item in value)
+    return all(_is_taken(item) for item in value.values()) if isinstance(value, dict) else True
 
 
 PROVIDER = Amplitude()

@@ -6,6 +6,7 @@ drops no doubles, and asks not to repeat unchanged what it has refused.
 """
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -27,7 +28,10 @@ MAX_PARAMS = 25
 MAX_AGE = timedelta(hours=72)
 ENGAGEMENT_MSEC = 100
 """Without an engagement time events do not show in the Realtime report."""
-PARAMS = "payload.{source: source, medium: medium, campaign: campaign, value: currency && value, currency: currency}"
+PARAMS = (
+    "payload.{source: source, medium: medium, campaign: campaign, "
+    "value: currency && value, currency: value && currency}"
+)
 NAMES = "One has at most 40 letters, digits and _, and begins with a letter, and not with firebase_, ga_ or google_."
 MAX_ITEMS = 200
 LONGEST = {"page_title": 300, "page_referrer": 420, "page_location": 1000}
@@ -103,6 +107,9 @@ class GoogleAnalytics(Vendor):
             raise Unsendable("Google Analytics takes events of the last 72 hours; this one is older.")
         fields = self.fields(shipment)
         params = {"engagement_time_msec": ENGAGEMENT_MSEC, **_params(object_in(fields, "params"), shipment)}
+        omitted: list[tuple[str, str]] = []
+        if params.get("value", "") == "" and params.pop("currency", None) is not None:
+            omitted.append(("params.currency", "Google Analytics takes a currency with its value only."))
         if session := given(fields, "session_id"):
             params["session_id"] = session
         if len(params) > MAX_PARAMS:
@@ -115,7 +122,7 @@ class GoogleAnalytics(Vendor):
         }
         secret = url_part(revealed(shipment, "api_secret"))
         url = f"{self.root(shipment)}/mp/collect?measurement_id={shipment.config['measurement_id']}&api_secret={secret}"
-        return json_request("POST", url, without_nulls(document))
+        return replace(json_request("POST", url, without_nulls(document)), omitted=tuple(omitted))
 
 
 def _name(text: str) -> str:

@@ -81,7 +81,7 @@ ODD: Any = st.fixed_dictionaries(
 )  # fmt: skip
 LEADS = ODD.flatmap(lambda odd: st.integers(0, 6).map(lambda few: USUAL | dict(list(odd.items())[:few])))
 """Payloads of leads as forms, CRMs and people write them: blanks, spaces, numbers for texts, markup, other scripts."""
-OPEN = {"resend": "reply_to"}
+OPEN = {"resend": "reply_to", "klaviyo": "title"}
 """A field that an action with open fields takes beside its own, where customers have no names of their own."""
 EVENT_TYPES = st.sampled_from(
     ["lead.created", "purchase", "x", "session_start", "a" * 31, "lead.score_changed", "page_view", "generate_lead"]

@@ -167,3 +167,19 @@ def test_names_that_amplitude_keeps_or_cuts_are_refused(fields, words):
 def test_a_place_is_found_by_the_person_s_address_and_never_by_ours():
     assert "ip" not in document_of(PROVIDER.build_request(track()))["events"][0]
     assert document_of(PROVIDER.build_request(track(ip="203.0.113.7")))["events"][0]["ip"] == "203.0.113.7"
+
+
+def test_a_property_that_amplitude_takes_none_like_is_left_out_and_said():
+    properties = {
+        "plan": "pro",
+        "matrix": [[1]],
+        "gaps": [1, None],
+        "deep": {"a": [[2]]},
+        "items": [{"id": 1}],
+        "none": None,
+    }
+    request = PROVIDER.prepare(track(event_properties=properties))
+    (event,) = document_of(request)["events"]
+    assert event["event_properties"] == {"plan": "pro", "items": [{"id": 1}], "none": None}
+    words = "Amplitude takes no array in an array, and no null in one."
+    assert request.omitted == tuple((f"event_properties.{key}", words) for key in ("matrix", "gaps", "deep"))

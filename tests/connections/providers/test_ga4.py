@@ -69,10 +69,10 @@ def test_defaults_hold_nothing_that_identifies_a_person():
         "client_id": "123.456",
         "user_id": "user-1",
         "name": "lead.created",
-        "params": {"source": "web", "medium": None, "campaign": None, "value": None, "currency": "EUR"},
+        "params": {"source": "web", "medium": None, "campaign": None, "value": None, "currency": None},
     }
     (event,) = document_of(PROVIDER.build_request(track(**made)))["events"]
-    assert event["params"] == {"engagement_time_msec": 100, "source": "web", "currency": "EUR"}
+    assert event["params"] == {"engagement_time_msec": 100, "source": "web"}
     assert shaped(PROVIDER, "track", {**payload, "value": 5})["params"]["value"] == 5
     assert shaped(PROVIDER, "track", {**payload, "value": 5, "currency": ""})["params"].get("value") is None
 
@@ -208,3 +208,10 @@ def test_doubles_are_not_dropped_so_a_lost_answer_stays_uncertain():
 def test_there_is_no_test():
     assert PROVIDER.build_test(track()) is None
     assert "no check" in PROVIDER.test
+
+
+def test_a_currency_without_a_value_is_left_out_and_said():
+    request = PROVIDER.prepare(track(params={"currency": "EUR", "source": "web"}))
+    (event,) = document_of(request)["events"]
+    assert event["params"] == {"engagement_time_msec": 100, "source": "web"}
+    assert request.omitted == (("params.currency", "Google Analytics takes a currency with its value only."),)
