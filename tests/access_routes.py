@@ -148,6 +148,7 @@ DELIVERIES = (
 ROUTES = (*WORKSPACES, *CONNECTIONS, *RULES, *EVENTS, *DELIVERIES)
 
 OPEN = {
+    "GET /": 200,
     "GET /api/schema": 200,
     "GET /api/docs": 200,
     "GET /healthz": 200,

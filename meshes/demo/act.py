@@ -10,11 +10,15 @@ from meshes.demo import events
 from meshes.demo.client import Api
 from meshes.demo.receivers import Endpoint, Receivers, flaky, gone, healthy, hung, slow
 
-EVENTS = 168
-"""Events posted without the hung endpoint, and as many with it."""
+PARTS = ("warm-up", "calm", "troubled", "calm", "troubled", "calm")
+"""What is compared takes turns, so that a machine that slows down in between slows both."""
+EVENTS = (36, 60, 60, 60, 60, 60)
+"""Events posted in each part."""
 PACE_PER_SECOND = 24.0
-PATIENCE_SECONDS = 30.0
-"""How long each step waits for what it expects; what has not come by then fails its claim."""
+PATIENCE_SECONDS = 120.0
+"""How long each step waits for what it expects, on a busy machine too; what has not come by then fails its claim."""
+HUNG_TIMEOUT_SECONDS = 3
+"""How long an attempt at the hung endpoint waits for an answer."""
 QUICK = [0, 0.5, 0.5, 1]
 """A retry schedule in seconds, so that nobody waits a day for the demo; any connection may bring its own."""
 ACME, GLOBEX = "ws_tenant_acme", "ws_tenant_globex"
@@ -39,6 +43,14 @@ class Posted:
     workspace: str
     payload: Mapping[str, Any]
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The events of one part of the comparison; `troubled` where the hung endpoint wanted them too."""
+
+    troubled: bool
+    posted: list[Posted]
 
 
 @dataclass(slots=True)
@@ -70,9 +82,9 @@ class Act:
     say: Callable[[str], None]
     progress: Progress
     destinations: list[Destination] = field(default_factory=list)
-    without_hung: list[Posted] = field(default_factory=list)
-    beside_hung: list[Posted] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     answered: int = 0
+    hung_rule: str = ""
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
 
     def make_endpoints(self) -> list[Endpoint]:
@@ -98,20 +110,32 @@ class Act:
         self._connect(ACME, "dead", urgent, lambda event: event.payload.get("priority") == "urgent", schedule=[0, 0.5])
         self._connect(GLOBEX, "gone", {"event": "ticket.*"}, lambda event: event.type == "ticket.opened")
 
-    def post_without_hung(self) -> None:
-        """Post events, and wait for those that are to arrive."""
-        self.say(f"{EVENTS} events")
-        self.without_hung = self._post(EVENTS, seed=1)
-        self._wait_for_arrivals()
-
-    def post_beside_hung(self) -> None:
-        """The same with an endpoint that takes requests and never answers."""
-        self._connect(ACME, "hung", {"event": "user.*"}, lambda event: event.type == "user.signed_up")
-        self.say(f"{EVENTS} events with one more endpoint, which hangs")
-        self.beside_hung = self._post(EVENTS, seed=2)
-        self._wait_for_arrivals()
+    def post_in_turns(self) -> None:
+        """Post events in parts, some beside an endpoint that takes requests and never answers, and wait for those that
+        are to arrive. Between the parts its connection is paused, and its open requests end."""
+        self._connect(ACME, "hung", {"event": "*"}, lambda event: True, [0, 60, 60], HUNG_TIMEOUT_SECONDS)
+        self._let_hang(False)
+        for number, (kind, count) in enumerate(zip(PARTS, EVENTS, strict=True)):
+            troubled = kind == "troubled"
+            words = ", and one more endpoint wants them, which never answers" if troubled else ""
+            self.say(f"Part {number + 1} of {len(PARTS)}, {kind}: {count} events{words}")
+            self._let_hang(troubled)
+            self.parts.append(Part(troubled, self._post(count, seed=number)))
+            self._wait_for_arrivals()
+            if troubled:
+                self._let_hang(False)
+                wait_for(self.progress, "ended", lambda: int(self._open_requests() == 0), 1)
         wait_for(self.progress, "dead letters", lambda: len(self._dead_letters()), 1)
         wait_for(self.progress, "held", lambda: self._count("gone", "held"), len(self.wanted("gone")))
+
+    def _let_hang(self, hangs: bool) -> None:
+        """Let the hung endpoint have its events, or neither those that come nor those that wait."""
+        connection = self.of("hung")[0].connection
+        self.api.patch(f"/rules/{self.hung_rule}", {"enabled": hangs})
+        self.api.post(f"/connections/{connection}/{'resume' if hangs else 'pause'}")
+
+    def _open_requests(self) -> int:
+        return self._count("hung", "in_flight")
 
     def mend_the_dead(self, receivers: Receivers) -> Rescue | None:
         """Start the dead endpoint, replay one dead letter, and resume what waited behind the breaker."""
@@ -142,14 +166,16 @@ class Act:
     @property
     def posted(self) -> list[Posted]:
         """All events that were answered 202."""
-        return self.without_hung + self.beside_hung
+        return [event for part in self.parts for event in part.posted]
 
     def wanted(self, endpoint: str) -> list[Posted]:
         """The events that the rules lead to this endpoint, reckoned here and not asked of the API."""
         return [
             event
             for destination in self.of(endpoint)
-            for event in (self.beside_hung if endpoint == "hung" else self.posted)
+            for part in self.parts
+            if part.troubled or endpoint != "hung"
+            for event in part.posted
             if event.workspace == destination.workspace and destination.wants(event)
         ]
 
@@ -170,6 +196,7 @@ class Act:
         rule: Mapping[str, Any],
         wants: Callable[[Posted], bool],
         schedule: list[float] | None = None,
+        timeout: int | None = None,
     ) -> None:
         endpoint = self.endpoints[endpoint_name]
         made = self.api.post(
@@ -180,10 +207,13 @@ class Act:
                 "name": endpoint.name,
                 "config": {"url": endpoint.url},
                 "retry": {"schedule": schedule or QUICK},
+                "limits": {"timeout": timeout} if timeout else {},
             },
         )
         endpoint.secrets.append(made["signing_secret"])
-        self.api.post("/rules", {"workspace": workspace, "connection": made["id"], "enabled": True, **rule})
+        ruled = self.api.post("/rules", {"workspace": workspace, "connection": made["id"], "enabled": True, **rule})
+        if endpoint_name == "hung":
+            self.hung_rule = ruled["id"]
         self.destinations.append(Destination(workspace, endpoint, made["id"], wants))
 
     def _post(self, number: int, seed: int) -> list[Posted]:

@@ -44,6 +44,47 @@ def show_table(console: Console, rows: list[Row]) -> None:
     console.print(made)
 
 
+WORDS = (
+    ("delivered", "the endpoint answered 2xx"),
+    ("retried", "tried more than once"),
+    ("held", "kept until its connection is mended, and then sent"),
+    ("dead", "will not be tried again by itself: a dead letter, which a person or a program replays"),
+    ("waiting", "will be tried again at its time"),
+    ("p50, p99", "from the POST of the event until its request came: for half, and for 99 of 100, of the deliveries"),
+)
+
+
+def show_words(console: Console) -> None:
+    """What the table's words mean, and those of what follows."""
+    for word, meaning in WORDS:
+        console.print(f"  [bold]{word}[/bold]: {meaning}", highlight=False)
+    console.print(
+        "  A [bold]connection[/bold] is one customer's account at a destination, a [bold]rule[/bold] says which events "
+        "go there;\n  a [bold]circuit breaker[/bold] keeps deliveries back from an endpoint that only fails.",
+        highlight=False,
+    )
+
+
+def show_isolation(console: Console, calm: list[float], troubled: list[float]) -> None:
+    """The healthy endpoints' p95, part by part."""
+    parts = [f"{name} {', '.join(map(milliseconds, took))}" for name, took in (("calm", calm), ("troubled", troubled))]
+    console.print(
+        "\n[bold]Isolation[/bold]: the time within which 95 of 100 events reached the healthy endpoints, in parts "
+        f"that took turns: {'; '.join(parts)}\n",
+        highlight=False,
+    )
+
+
+def show_next(console: Console) -> None:
+    """Where to look next."""
+    console.print(
+        "\nNext: [bold]make up[/bold] runs the same stack until Ctrl-C, at http://127.0.0.1:8000. That page says what\n"
+        "is where: the API at /api/v1, described at /api/docs, and the operators' pages at /admin/.\n"
+        "[bold]make up LOOPBACK=1[/bold] lets it deliver to this machine, as the tour in README.md does.",
+        highlight=False,
+    )
+
+
 def show_timeline(console: Console, event: Mapping[str, Any], names: Mapping[str, str]) -> None:
     """One event: the rules considered, its deliveries, their attempts. `names` gives endpoints to connection ids."""
     tree = Tree(Text.assemble(("Timeline of ", "bold"), (event["event"], "bold cyan"), f" {event['id']}"))

@@ -25,7 +25,11 @@ def wrong():
     return keys._generate(ids.uuid7())
 
 
-@pytest.mark.parametrize("credential", [wrong(), "mesh_live_x", "no key", "e30.e30.e30"])
+@pytest.mark.parametrize(
+    "credential",
+    [wrong(), "mesh_live_x", "no key", "e30.e30.e30"],
+    ids=["unknown", "malformed", "none", "token"],
+)
 def test_after_some_wrong_keys_a_minute_another_is_answered_429(credential):
     assert [ask(credential).status_code for _ in range(6)] == [401] * 5 + [429]
     answer = ask(credential)

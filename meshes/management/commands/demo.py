@@ -55,6 +55,7 @@ class Command(BaseCommand):
         self.say(f"Done in {time.monotonic() - self.started:.0f} s")
         if not held:
             raise CommandError("A claim did not hold.")
+        show.show_next(self.console)
 
     def say(self, sentence: str) -> None:
         self.console.print(f"[dim]{time.monotonic() - self.started:5.1f} s[/dim]  {sentence}", highlight=False)
@@ -75,8 +76,7 @@ class Command(BaseCommand):
             act = Act(api, self.say, progress)
             with Receivers(act.make_endpoints()) as receivers:
                 act.set_up()
-                act.post_without_hung()
-                act.post_beside_hung()
+                act.post_in_turns()
                 status.update("reckoning")
                 rows, claims = self._reckon(act)
                 rescue = act.mend_the_dead(receivers)
@@ -88,9 +88,8 @@ class Command(BaseCommand):
         self._show(act, rows, rescue)
         self.console.print()
         show.show_outlets(self.console, outlets)
-        without, beside, isolated = proof.isolation(act)
-        healthy = f"{show.milliseconds(without)} without, {show.milliseconds(beside)} with the hung one"
-        self.console.print(f"\n[bold]Isolation[/bold]: p99 of the healthy endpoints {healthy}\n", highlight=False)
+        calm, troubled, isolated = proof.isolation(act)
+        show.show_isolation(self.console, calm, troubled)
         return show.show_claims(self.console, [*claims, isolated, *proof.rescue_claims(act, rescue)])
 
     def _reckon(self, act: Act) -> tuple[list[proof.Row], list[proof.Claim]]:
@@ -100,6 +99,7 @@ class Command(BaseCommand):
     def _show(self, act: Act, rows: list[proof.Row], rescue: Any) -> None:
         self.console.print()
         show.show_table(self.console, rows)
+        show.show_words(self.console)
         if rescue is not None:
             names = {each.connection: each.endpoint.name for each in act.destinations}
             event: Mapping[str, Any] = act.api.get(f"/events/{rescue.letter['event']}")
