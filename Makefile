@@ -16,7 +16,11 @@ install = mkdir -p .venv && $(FLOCK) sh -ec '\
 	test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed: make PYTHON=/path/to/python"; exit 1; }; \
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv; \
 	echo "Installing requirements/$(1).txt ..."; \
-	$(BIN)/pip install -q --no-input --disable-pip-version-check --require-hashes -r requirements/$(1).txt; \
+	rm -f .venv/.installed; \
+	{ $(BIN)/pip install --no-input --disable-pip-version-check --progress-bar off --require-hashes \
+		-r requirements/$(1).txt && touch .venv/.installed; } | awk "/^Collecting/ && ++n % 20 == 0 { \
+		print \"  \" n \" packages found\" } /^Installing/ { print \"  installing \" n \" packages\" } { fflush() }"; \
+	test -e .venv/.installed; \
 	touch .venv/$(1).stamp'
 
 .PHONY: demo up test test-fast lint faults bench bench-quick bench-lanes lock test-vendors

@@ -116,15 +116,15 @@ def isolation(act: Act) -> tuple[list[float], list[float], Claim]:
     """
     calm = [healthy_p95(act, part) for part in act.parts[1:] if not part.troubled]
     troubled = [healthy_p95(act, part) for part in act.parts if part.troubled]
-    words = "A hung endpoint does not slow the healthy ones, as this machine's calm parts go"
+    words = "A hung endpoint does not slow the healthy ones beyond what this machine's calm parts show"
     return calm, troubled, Claim(words, is_isolated(calm, troubled))
 
 
 def is_isolated(calm: list[float], troubled: list[float]) -> bool:
     """Whether what is healthy was as quick beside trouble as without, for a machine whose calm parts differ so.
 
-    `calm` and `troubled` are seconds, one for each part. On a machine with other work the slowest calm part is slow, and
-    so may the troubled ones be; where a hung endpoint holds the others up, they wait for its timeout besides.
+    `calm` and `troubled` are seconds, one for each part. On a machine with other work the slowest calm part is slow,
+    and so may the troubled ones be; where a hung endpoint holds the others up, they wait for its timeout besides.
     """
     if math.inf in (*calm, *troubled):
         return False
