@@ -35,7 +35,7 @@ class Request:
     url: str = field(repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     body: bytes = field(default=b"", repr=False)
-    omitted: tuple[tuple[str, str], ...] = ()
+    omitted: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def omitted_fields(self, mask: Callable[[str], str]) -> list[dict[str, str]]:
         """`omitted` as it is recorded and shown, `{field, reason}`; `mask` takes secrets out of a text."""
