@@ -28,6 +28,7 @@ SLOW_PLACES = (
     *("tests/e2e/", "tests/delivery/lanes/", "tests/vendors/", "tests/bench/", "tests/connections/test_outbound_"),
     *("tests/connections/providers/test_at_vendors", "tests/connections/oauth/test_at_vendors"),
     *("tests/meshes/test_buffering", "tests/meshes/test_environment", "tests/meshes/test_compose"),
+    "tests/workspaces/test_limits",
 )
 """Tests that start processes or servers of their own."""
 
