@@ -200,7 +200,9 @@ def test_blocks_that_are_not_run_say_why():
 
 
 def test_make_demo_is_the_command_that_test_demo_runs():
-    printed = subprocess.run(["make", "-n", "demo"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        ["make", "--no-print-directory", "-n", "demo"], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout
     assert printed.splitlines()[-1] == "exec .venv/bin/python manage.py demo"
 
 
