@@ -4,7 +4,6 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import pytest
 from django.db import Error, connection, transaction
@@ -12,6 +11,7 @@ from django.db import Error, connection, transaction
 from delivery import erasure, evaluation, fanout, setting_aside, sweep, tasks
 from delivery.models import Delivery, RoutingLedger, Unrouted
 from delivery.setting_aside import MOST_LOSSES, Claim, Suspects
+from tests.delivery.groups import Direct, sleep_by
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from workspaces import ids, partitions
 
@@ -287,22 +287,6 @@ def test_a_lack_of_memory_or_files_is_ours(workspace, monkeypatch):
 
 
 # --- in a task ------------------------------------------------------------------------------------------------------
-
-
-def sleep_by(monkeypatch, sleep):
-    """In the module of the tasks alone: other threads of this process sleep as ever."""
-    monkeypatch.setattr(tasks, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
-
-
-class Direct:
-    """A group whose batches run in the test's own thread and transaction, each in a savepoint."""
-
-    def __init__(self, run):
-        self.run = run
-
-    def submit(self, item):
-        with transaction.atomic():
-            return self.run([item])[0]
 
 
 @pytest.fixture

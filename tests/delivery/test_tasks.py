@@ -1,17 +1,16 @@
 """What a delivery tells its lane, and how what it came to is written back."""
 
-import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from types import SimpleNamespace
 
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection
 
 from connections.providers.base import Outcome, Verdict
 from delivery import dispatch, settling, tasks
 from delivery.lanes import lease
 from delivery.models import Attempt, Delivery
+from tests.delivery.groups import Direct, sleep_by
 from tests.factories import lapse_lease, make_connection, make_deliveries, make_workspace
 from workspaces import partitions
 
@@ -38,22 +37,6 @@ def test_a_lane_hears_how_its_endpoint_does(verdict, reported):
 
 
 # --- what an attempt came to is written back ------------------------------------------------------------------------
-
-
-def sleep_by(monkeypatch, sleep):
-    """In the module of the tasks alone: other threads of this process sleep as ever."""
-    monkeypatch.setattr(tasks, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
-
-
-class Direct:
-    """A group whose batches run in the test's own thread and transaction, each in a savepoint."""
-
-    def __init__(self, run):
-        self.run = run
-
-    def submit(self, item):
-        with transaction.atomic():
-            return self.run([item])[0]
 
 
 @pytest.fixture
