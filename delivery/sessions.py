@@ -3,7 +3,8 @@
 Each worker holds an advisory lock in a database session of its own, which dies with the process. A sweeper that finds
 the lock free for a while ends the session (`worker_sessions`), and with it the leases that name it. A worker that only
 lost its connection comes back under a new lock key and goes on in its session, unless that was ended; then it begins
-another. Behind a proxy that pools transactions no lock says anything about a process: there leases lapse, as without.
+another. While PostgreSQL does not answer at all, it takes no messages: other workers may still work on them. Behind a
+proxy that pools transactions no lock says anything about a process: there leases lapse, as without.
 """
 
 import logging
@@ -16,10 +17,10 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from django.conf import settings
-from django.db import connection, connections
+from django.db import DEFAULT_DB_ALIAS, Error, connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from delivery.lanes.lease import set_owner
+from delivery.lanes.lease import is_taking, set_owner, set_taking
 from workspaces import ids
 from workspaces.database_faults import describe
 
@@ -32,10 +33,12 @@ GRACE_SECONDS = 6.0
 PING_SECONDS = 2.0
 RECONNECT_SECONDS = 0.5
 RECONNECT_AT_MOST_SECONDS = 2.0
-NOT_DIRECT_SECONDS = 60.0
-"""Between looks whether the connection has become a direct one."""
+NOT_DIRECT_SECONDS = 5.0
+"""Between looks whether the connection has become a direct one, and whether PostgreSQL still answers."""
 FIRST_WAIT_SECONDS = 3.0
 NOT_DIRECT_WORDS = "is not a direct connection to PostgreSQL: a proxy that pools connections answers"
+LAPSE_WORDS = "leases of this worker lapse until it has a session again: %s"
+IDLE_WORDS = "this worker takes no messages until PostgreSQL answers it again: %s"
 
 HELD = """EXISTS (
     SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
@@ -69,19 +72,23 @@ class Keeper:
     def _keep(self) -> None:
         database, failures = connections[DIRECT], 0
         while True:
+            was_taking = is_taking()
             try:
                 if self._join(database):
-                    failures = 0
+                    failures, was_taking = 0, True
                     self._watch(database)
                 rest, why = NOT_DIRECT_SECONDS, f"MESHES_DIRECT_DATABASE_URL {NOT_DIRECT_WORDS}"
-            except Exception as error:  # noqa: BLE001  (without a session leases lapse, and the worker works on)
+            except Exception as error:  # noqa: BLE001  (whatever it was, the worker is without a session)
+                set_taking(False)  # until it is known whether more than the session is lost
                 rest, why = min(RECONNECT_SECONDS * 2**failures, RECONNECT_AT_MOST_SECONDS), describe(error)
-            if not failures:
-                logger.warning("leases of this worker lapse until it has a session again: %s", why)
-            failures = min(failures + 1, 10)
             self._is_held.clear()
             set_owner("")
             database.close()
+            takes = _answers(connections[DEFAULT_DB_ALIAS])
+            if not failures or takes != was_taking:
+                logger.warning(LAPSE_WORDS if takes else IDLE_WORDS, why)
+            set_taking(takes)
+            failures = min(failures + 1, 10)
             time.sleep(rest)
 
     def _join(self, database: BaseDatabaseWrapper) -> bool:
@@ -104,6 +111,7 @@ class Keeper:
                     [self._id, key, self._worker],
                 )
         set_owner(str(self._id))
+        set_taking(True)
         self._is_held.set()
         return True
 
@@ -131,6 +139,18 @@ def start(worker: str) -> None:
 def current() -> uuid.UUID | None:
     """The session that leases of this process name; None where it has none, and they lapse."""
     return None if _keeper is None else _keeper.current
+
+
+def _answers(database: BaseDatabaseWrapper) -> bool:
+    """Whether PostgreSQL answers where this process's work is written, which may lead through a pooling proxy."""
+    try:
+        with database.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except Error:
+        return False
+    finally:
+        database.close()
+    return True
 
 
 def is_direct(database: BaseDatabaseWrapper) -> bool:

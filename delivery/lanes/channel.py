@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import NoScriptError, ResponseError
 
 from delivery.lanes import options
-from delivery.lanes.lease import Lease, Settler, current_owner, hand_back_all
+from delivery.lanes.lease import Lease, Settler, current_owner, hand_back_all, is_taking
 from delivery.lanes.names import RINGS, key_prefix, ring_of, slow_wake_key, wake_key
 from delivery.lanes.qos import QoS
 from delivery.lanes.scripts import Scripts, digest, source
@@ -237,7 +237,7 @@ class Channel(kombu_redis.Channel):
         self._plan_wake(ring, int(reply[1]))
         if not taken:
             raise Empty
-        if self._closing or ring not in self.connection._callbacks:
+        if self._closing or not is_taking() or ring not in self.connection._callbacks:
             self.hand_back([lease for lease, _ in taken])
             return True
         if len(taken) == self._asked and not self.has_stock_queues():  # beside stock queues the wake token does
@@ -273,6 +273,17 @@ class Channel(kombu_redis.Channel):
             self.settler.hold(lease)
             return message
         raise Empty
+
+    def stop_taking(self) -> None:
+        """Hand back what is being taken, and leave what waits to other workers, until `is_taking` again."""
+        if not self._in_poll or self._waits_for_stock or not self.active_rings():
+            return
+        self._abandon_poll()
+        with _broken_if_refused("wake other workers"):
+            for ring in self.active_rings():
+                self._hungry.append(ring)
+                # Nothing is taken; a wake token that this worker may have just been given is made anew.
+                self.scripts.take(keys=[key_prefix(ring)], args=self._take_args(0))
 
     # Waking
 
@@ -345,10 +356,12 @@ class Channel(kombu_redis.Channel):
     # Ending
 
     def _stop_polling(self) -> None:
-        """Read what was taken and hand it back; do not wait for a wake token, which another worker will find."""
         self._closing = True
-        if not self._in_poll:
-            return
+        if self._in_poll:
+            self._abandon_poll()
+
+    def _abandon_poll(self) -> None:
+        """Read what was taken and hand it back; do not wait for a wake token, which another worker will find."""
         if self._taking or self._waits_for_stock:
             try:
                 self._brpop_read()

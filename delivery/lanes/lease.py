@@ -35,6 +35,19 @@ def current_owner() -> str:
     return _owner
 
 
+_takes = True
+
+
+def set_taking(takes: bool) -> None:
+    """Whether the channels of this process take messages of lanes; by default they do."""
+    global _takes  # noqa: PLW0603  (as above)
+    _takes = takes
+
+
+def is_taking() -> bool:
+    return _takes
+
+
 class Report(NamedTuple):
     """What a task says of the message that it has worked on."""
 

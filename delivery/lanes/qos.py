@@ -7,7 +7,7 @@ from typing import Any
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-from delivery.lanes.lease import Lease
+from delivery.lanes.lease import Lease, is_taking
 
 
 class QoS(kombu_redis.QoS):
@@ -40,6 +40,8 @@ class QoS(kombu_redis.QoS):
             self.ack(delivery_tag)
 
     def can_consume(self) -> bool:
+        if not is_taking() and self.channel.active_rings():
+            return False
         room = self.can_consume_max_estimate()
         return room is None or room > 0
 

@@ -12,6 +12,7 @@ from kombu import transport as kombu_transport
 from kombu.transport import redis as kombu_redis
 
 from delivery.lanes.channel import Channel
+from delivery.lanes.lease import is_taking
 
 
 class Poller(kombu_redis.MultiChannelPoller):
@@ -23,6 +24,8 @@ class Poller(kombu_redis.MultiChannelPoller):
     def on_poll_start(self) -> None:
         for channel in list(self._channels):
             channel.settle_finished()
+            if not is_taking():
+                channel.stop_taking()
         super().on_poll_start()
 
 

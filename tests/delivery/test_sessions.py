@@ -299,3 +299,10 @@ def shared_lock(direct) -> bool:
             return bool(cursor.fetchone()[0])
     finally:
         client.close()
+
+
+def test_whether_postgresql_answers_where_the_work_is_written(direct, wrapper):
+    assert sessions._answers(wrapper)
+    assert wrapper.connection is None
+    gone = DatabaseWrapper(direct | {"HOST": "127.0.0.1", "PORT": "1", "OPTIONS": {}}, "default")
+    assert not sessions._answers(gone)

@@ -254,11 +254,6 @@ def test_a_worker_that_is_cut_off_from_the_broker_alone_keeps_what_it_has(up, ot
     assert [attempts_of(tenant, each) for each in taken] == [[(1, "delivered")]] * len(taken)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="a worker that is cut off from PostgreSQL alone goes on taking messages, and now and then takes for minutes"
-    " what is to run again elsewhere: it should take none until it has a session",
-)
 def test_a_worker_that_is_cut_off_from_postgresql_alone_loses_what_it_has_and_settles_none_of_it(up, other, endpoint):
     _, holding = endpoint
     tenant, taken = taken_by(other, up, endpoint)

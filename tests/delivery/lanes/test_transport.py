@@ -16,7 +16,7 @@ from kombu.messaging import Consumer
 from redis import Redis
 from redis.exceptions import RedisError
 
-from delivery.lanes import channel, transport, worker
+from delivery.lanes import channel, lease, transport, worker
 from delivery.lanes.control import Lanes
 from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
 from tests.delivery.lanes.ring import Ring, ids
@@ -96,6 +96,59 @@ def test_a_message_goes_through_its_lane_and_its_ring(connection: Connection, cl
     message.ack()
     inbox.drain()
     assert Ring(client).existing_keys() == {"turn"}
+
+
+@pytest.fixture
+def taking() -> Iterator[None]:
+    yield
+    lease.set_taking(True)
+
+
+@pytest.mark.usefixtures("taking")
+def test_who_stops_taking_leaves_what_waits_and_gives_back_the_wake_token(
+    connection: Connection, client: Redis, lanes: Lanes
+) -> None:
+    ring, inbox = Ring(client), Inbox(connection, "deliver")
+    inbox.drain()
+    inbox.drain()  # takes nothing, and then waits for a token
+    publish(connection, "conn.a", "m1")
+    assert client.llen(f"{ring.prefix}wake") == 0  # the server has given it to who waits
+    lease.set_taking(False)
+    for _ in range(5):
+        inbox.drain()
+    assert (received(inbox), lanes.stats("conn.a").in_flight, ring.waiting("conn.a")) == ([], 0, ["m1"])
+    assert client.llen(f"{ring.prefix}wake") == 1
+    lease.set_taking(True)
+    inbox.receive(1)
+    assert received(inbox) == ["m1"]
+
+
+@pytest.mark.usefixtures("taking")
+def test_who_stops_taking_hands_back_what_it_is_taking(connection: Connection, client: Redis, lanes: Lanes) -> None:
+    inbox = Inbox(connection, "deliver")
+    for number in range(3):
+        publish(connection, "conn.a", f"m{number}")
+    connection.transport.cycle.on_poll_start()
+    eventually(lambda: lanes.stats("conn.a").in_flight == 3)
+    lease.set_taking(False)
+    inbox.drain()
+    assert (received(inbox), lanes.stats("conn.a").in_flight) == ([], 0)
+    assert Ring(client).waiting("conn.a") == ["m0", "m1", "m2"]
+    lease.set_taking(True)
+    inbox.receive(3)
+    assert received(inbox) == ["m0", "m1", "m2"]
+
+
+@pytest.mark.usefixtures("taking")
+def test_who_stops_taking_asks_the_server_nothing_while_it_does(connection: Connection, client: Redis) -> None:
+    inbox = Inbox(connection, "deliver")
+    inbox.drain()
+    lease.set_taking(False)
+    inbox.drain()
+    before = client.info("stats")["total_commands_processed"]
+    for _ in range(20):
+        inbox.drain()
+    assert client.info("stats")["total_commands_processed"] - before <= 1  # this test's own
 
 
 def test_lanes_and_rings_declare_nothing(connection: Connection, client: Redis) -> None:
