@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
@@ -26,6 +27,8 @@ from workspaces.database_faults import describe
 
 logger = logging.getLogger(__name__)
 
+ALL_BYTES = 2**31 - 1
+
 CLAIM = """
 WITH wanted AS (SELECT * FROM unnest(%(events)s::uuid[], %(leases)s::uuid[]) AS w (event_id, lease_id)),
 claimed AS (
@@ -38,7 +41,8 @@ claimed AS (
         AND (u.lease_id IS NULL OR u.lease_id = w.lease_id OR u.tries + 1 < %(most)s)
     RETURNING u.event_id, u.workspace_id, u.lease_id
 )
-SELECT c.lease_id, e.id, e.workspace_id, e.type, p.body, coalesce(s.stamp, 0)
+SELECT c.lease_id, e.id, e.workspace_id, e.type, CASE WHEN e.payload_bytes <= %(large)s THEN p.body ELSE '' END,
+    coalesce(s.stamp, 0)
 FROM claimed c
 JOIN events e ON e.id = c.event_id
 JOIN payloads p ON p.event_id = c.event_id AND p.workspace_id = c.workspace_id
@@ -94,19 +98,32 @@ def _fan_out(facts: list[Fact]) -> list[publishing.DeliveryHint]:
         return [hint for hints in write(routed) for hint in hints]
 
 
-def claim_events(claims: Sequence[Claim]) -> list[Fact | None]:
-    """The claimed events, in this order; None for one that is not ours to route. Bears being run twice."""
+def claim_events(claims: Sequence[Claim], large_bytes: int = ALL_BYTES) -> list[Fact | None]:
+    """The claimed events, in this order; None for one that is not ours to route. Bears being run twice.
+
+    The payload of one that has more than `large_bytes` is not read: it is ''.
+    """
     given: dict[str, Any] = {
         "events": [claim.event_id for claim in claims],
         "leases": [claim.lease_id for claim in claims],
         "lease": settings.MESHES_LEASE_SECONDS,
         "session": sessions.current(),
         "most": setting_aside.MOST_LOSSES,
+        "large": large_bytes,
     }
     with connection.cursor() as cursor:
         cursor.execute(CLAIM, given)
         claimed = {row[0]: Fact(*row[1:]) for row in cursor.fetchall()}
     return [claimed.get(claim.lease_id) for claim in claims]
+
+
+def read_payloads(facts: Sequence[Fact]) -> list[Fact | None]:
+    """The claimed events with their payloads, in this order; None for one that was deleted meanwhile."""
+    events = [fact.event_id for fact in facts]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT event_id, body FROM payloads WHERE event_id = ANY(%s::uuid[])", [events])
+        found: dict[uuid.UUID, str] = dict(cursor.fetchall())
+    return [replace(fact, payload=found[fact.event_id]) if fact.event_id in found else None for fact in facts]
 
 
 def end_leases(session_id: uuid.UUID) -> int:

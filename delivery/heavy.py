@@ -17,10 +17,14 @@ HEAVY_STEPS = 80_000
 """From here on an event is heavy: about 6 ms of one core."""
 STEPS_PER_COMPILATION = 10_000
 """What it costs to compile a rule, which is done once."""
+STEPS_PER_ENTRY = 100
+"""What a ledger's entry costs to write."""
 STEPS_PER_DELIVERY = 800
 """What a delivery costs to write, mostly in PostgreSQL."""
 BYTES_PER_STEP = 20
 """Of bodies that are written."""
+LARGE_STEPS = 16_000
+"""From here on what an event writes is written by itself: about 1 ms."""
 STEP_SECONDS = 70e-9
 MOST_WAITING = 3
 """Threads of a worker, of 16, that may wait for the turn of a heavy event."""

@@ -17,6 +17,9 @@ from delivery.models import event_time
 from workspaces import idempotency, ids
 from workspaces.idempotency import Answer, Stamp
 
+LARGE_CHARACTERS = 16_384
+"""A payload of more is large: it is written and read by itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
@@ -50,7 +53,8 @@ def accept(events: Sequence[NewEvent], answer: Answer, stamp: Stamp | None = Non
     `idempotency.KeyReused` where the key belongs to another body, and StaleWorkspace.
     """
     if stamp is None and len(events) == 1 and not connection.in_atomic_block:
-        if not _singles.submit(events[0]):
+        group = _large_singles if len(events[0].payload) > LARGE_CHARACTERS else _singles
+        if not group.submit(events[0]):
             raise StaleWorkspace
         return answer
     with transaction.atomic():
@@ -75,6 +79,8 @@ def _accept_singles(events: list[NewEvent]) -> list[bool]:
 
 _singles: Group[NewEvent, bool] = Group("ingest", _accept_singles)
 """Events that come alone share statements and commits, so that a request without a stamp needs no connection."""
+_large_singles: Group[NewEvent, bool] = Group("large-ingest", _accept_singles, most=4)
+"""Those that take PostgreSQL longer, so that small ones do not wait for them."""
 
 
 def insert_events(events: Sequence[NewEvent]) -> list[bool]:

@@ -14,6 +14,7 @@ from connections.providers.base import Outcome
 from delivery import dispatch, fanout, heavy, publishing, routing, setting_aside, settling, tokens
 from delivery.batching import Group
 from delivery.evaluation import Fact, Routed, evaluate
+from delivery.ingest import LARGE_CHARACTERS
 from delivery.lanes.lease import report
 from delivery.routing import Routing
 from delivery.setting_aside import Claim, Failure
@@ -25,7 +26,10 @@ logger = logging.getLogger(__name__)
 WORKER = vault.this_process()
 
 
-_event_claims: Group[Claim, Fact | None] = Group("event-claim", fanout.claim_events, most=32)
+_event_claims: Group[Claim, Fact | None] = Group(
+    "event-claim", lambda claims: fanout.claim_events(claims, LARGE_CHARACTERS), most=32
+)
+_large_payloads: Group[Fact, Fact | None] = Group("large-payload", fanout.read_payloads, most=2)
 _rule_loads: Group[Fact, Routing] = Group("rule-load", fanout.load_rules, most=4)
 _routings: Group[Routed, list[publishing.DeliveryHint]] = Group("routing", fanout.write, most=32)
 _large_routings: Group[Routed, list[publishing.DeliveryHint]] = Group("large-routing", fanout.write, most=1)
@@ -54,6 +58,9 @@ def fan_out(event_id: str) -> None:
         return
     began_at = time.monotonic()
     try:
+        fact = fact if fact.payload else _large_payloads.submit(fact)
+        if fact is None:
+            return  # it was deleted meanwhile
         rules = routing.kept(fact.workspace_id, fact.stamp) or _load_rules(fact)
         with heavy.Turn(fact.workspace_id) as turn:
             turn.note(heavy.STEPS_PER_COMPILATION * rules.count_uncompiled(fact.type))
@@ -75,9 +82,13 @@ def _load_rules(fact: Fact) -> Routing:
 
 def _write(routed: Routed, turn: heavy.Turn) -> list[publishing.DeliveryHint]:
     """Write what was decided: much of it by a group of its own, so that little of others does not wait."""
-    size = heavy.STEPS_PER_DELIVERY * len(routed.deliveries) + routed.body_size // heavy.BYTES_PER_STEP
+    size = (
+        heavy.STEPS_PER_ENTRY * len(routed.considered)
+        + heavy.STEPS_PER_DELIVERY * len(routed.deliveries)
+        + routed.body_size // heavy.BYTES_PER_STEP
+    )
     turn.note(routed.steps + size)
-    return (_large_routings if size >= heavy.HEAVY_STEPS else _routings).submit(routed)
+    return (_large_routings if size >= heavy.LARGE_STEPS else _routings).submit(routed)
 
 
 def _hand_back(failure: Failure) -> None:
