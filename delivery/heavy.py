@@ -1,7 +1,8 @@
 """Heavy events: those whose rules cost so much, or write so many rows, that others would wait for them.
 
 Of a worker process they take a third of one core's time at most, one after the other, however many workspaces they are
-of: an event waits for its turn as soon as it turns out to be heavy, and after it twice as much time is left to others.
+of: an event waits for its turn as soon as it turns out to be heavy, and after it twice as much time is left to others. Where
+the last event of a workspace was heavy, the next one waits before anything is done for it.
 Few of the worker's threads wait so; what comes on top is handed back to PostgreSQL for later. And the workspace's
 fan-out lane is paused for a while, so that its next events wait there and not here.
 """
@@ -9,6 +10,7 @@ fan-out lane is paused for a while, so that its next events wait there and not h
 import threading
 import time
 import uuid
+from collections import OrderedDict
 from types import TracebackType
 
 from delivery import steering
@@ -83,10 +85,16 @@ class Gate:
 
 
 _gate = Gate()
+_last_were_heavy: OrderedDict[uuid.UUID, None] = OrderedDict()
+"""Workspaces whose last events were heavy, as this process knows."""
+MOST_KNOWN = 10_000
 
 
 class Turn:
-    """One event's work, for the length of a `with`; it waits for its turn once it is `note`d as heavy."""
+    """One event's work, for the length of a `with`; it waits for its turn once it is `note`d as heavy.
+
+    Where the workspace's last event was, that is at once, so that `with` itself may raise TooManyHeavyError.
+    """
 
     def __init__(self, workspace_id: uuid.UUID, gate: Gate = _gate) -> None:
         self._workspace_id, self._gate = workspace_id, gate
@@ -94,6 +102,8 @@ class Turn:
         self._steps = 0
 
     def __enter__(self) -> "Turn":
+        if self._workspace_id in _last_were_heavy:
+            self.note(HEAVY_STEPS)
         return self
 
     def note(self, steps: int) -> None:
@@ -113,3 +123,14 @@ class Turn:
             took = time.monotonic() - self._entered_at
             steering.pause_fan_out(self._workspace_id, PAUSE_SHARE * self._steps * STEP_SECONDS)
             self._gate.leave(min(REST_SHARE * took, LONGEST_REST_SECONDS))
+        if error is None:
+            _remember(self._workspace_id, self._steps >= HEAVY_STEPS)
+
+
+def _remember(workspace_id: uuid.UUID, is_heavy: bool) -> None:
+    if is_heavy:
+        _last_were_heavy[workspace_id] = None
+        if len(_last_were_heavy) > MOST_KNOWN:
+            _last_were_heavy.popitem(last=False)
+    else:
+        _last_were_heavy.pop(workspace_id, None)

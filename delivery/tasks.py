@@ -58,11 +58,11 @@ def fan_out(event_id: str) -> None:
         return
     began_at = time.monotonic()
     try:
-        fact = fact if fact.payload else _large_payloads.submit(fact)
-        if fact is None:
-            return  # it was deleted meanwhile
-        rules = routing.kept(fact.workspace_id, fact.stamp) or _load_rules(fact)
         with heavy.Turn(fact.workspace_id) as turn:
+            fact = fact if fact.payload else _large_payloads.submit(fact)
+            if fact is None:
+                return  # it was deleted meanwhile
+            rules = routing.kept(fact.workspace_id, fact.stamp) or _load_rules(fact)
             turn.note(heavy.STEPS_PER_COMPILATION * rules.count_uncompiled(fact.type))
             routed = evaluate(fact, rules, turn.note)
             hints = _write(routed, turn)
