@@ -117,10 +117,11 @@ class _Scan:
         self.keys_left = max_keys
 
     def decode(self, text: str) -> Any:
+        is_huge_possible = _may_hold_huge_numbers(text)
         decoder = json.JSONDecoder(
             object_pairs_hook=self.read_object,
-            parse_int=_read_int,
-            parse_float=_read_float,
+            parse_int=_read_int if is_huge_possible else None,
+            parse_float=_read_float if is_huge_possible else None,
             parse_constant=_read_constant,
         )
         return decoder.decode(text)
@@ -131,6 +132,19 @@ class _Scan:
         if len(members) != len(pairs) or self.keys_left < 0:
             raise _SuspiciousError
         return members
+
+
+_LARGE_EXPONENT = re.compile(r"[eE]\+?[0-9]{3}")
+_BLOCK = 100
+"""Two hundred digits in a row fill one block of so many."""
+
+
+def _may_hold_huge_numbers(text: str) -> bool:
+    """Without, each number would cost a call. A double ends at 1.8e308: it takes an exponent of three digits to get
+    beyond, or two hundred digits and one of two."""
+    if _LARGE_EXPONENT.search(text):
+        return True
+    return any(text[at : at + _BLOCK].isdigit() for at in range(0, len(text), _BLOCK))
 
 
 def _read_int(digits: str) -> int:

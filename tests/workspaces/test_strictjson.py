@@ -1,4 +1,5 @@
 import json
+import math
 import sys
 from typing import Any
 
@@ -99,6 +100,28 @@ def test_a_pair_of_surrogate_escapes_is_one_character():
 def test_numbers_at_the_edge_are_kept():
     edge = "9" * 309
     assert read(f"[{edge}, -{edge}, 1e308, 1e-400]".encode()) == [int(edge), -int(edge), 1e308, 0.0]
+
+
+@given(
+    st.integers(0, 250),
+    st.sampled_from(["", "-"]),
+    st.integers(1, 330),
+    st.integers(0, 12),
+    st.sampled_from(["", "e", "E", "e+", "E+", "e-"]),
+    st.integers(0, 420),
+)
+def test_a_number_is_refused_where_it_is_beyond_a_double_and_nowhere_else(offset, sign, digits, fraction, e, exponent):
+    """Wherever it stands: the quick look for such numbers goes by blocks of the text."""
+    number = f"{sign}{'9' * digits}{'.' * bool(fraction)}{'5' * fraction}{f'{e}{exponent}' * bool(e)}"
+    raw = f'["{"x" * offset}", {number}]'.encode()
+    if fraction or e:
+        expected = "not_finite" if math.isinf(float(number)) else None
+    else:
+        expected = "integer_digits" if digits > 309 else None
+    if expected:
+        assert (refusal(raw).pointer, refusal(raw).rule) == ("/1", expected)
+    else:
+        assert repr(read(raw)) == repr(json.loads(raw))
 
 
 def test_the_size_limit_counts_bytes():
