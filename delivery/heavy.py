@@ -90,37 +90,55 @@ _last_were_heavy: OrderedDict[uuid.UUID, None] = OrderedDict()
 MOST_KNOWN = 10_000
 
 
-class Turn:
-    """One event's work, for the length of a `with`; it waits for its turn once it is `note`d as heavy.
+class HeavyError(Exception):
+    """An event has turned out to be heavy."""
 
-    Where the workspace's last event was, that is at once, so that `with` itself may raise TooManyHeavyError.
+
+class Turn:
+    """One event's work, for the length of a `with`.
+
+    `take` waits for the turn of a heavy one. Where the workspace's last event was heavy that is at once, so that `with`
+    itself may raise TooManyHeavyError.
     """
 
     def __init__(self, workspace_id: uuid.UUID, gate: Gate = _gate) -> None:
         self._workspace_id, self._gate = workspace_id, gate
-        self._entered_at: float | None = None
+        self._taken_at: float | None = None
         self._steps = 0
 
     def __enter__(self) -> "Turn":
         if self._workspace_id in _last_were_heavy:
-            self.note(HEAVY_STEPS)
+            self.take()
         return self
 
+    @property
+    def is_taken(self) -> bool:
+        return self._taken_at is not None
+
     def note(self, steps: int) -> None:
-        """What the event has cost until now. Raises TooManyHeavyError, and the lane is then paused."""
+        """What the event has cost until now. Raises HeavyError where it is heavy, and the turn not yet taken."""
         self._steps = steps
-        if steps < HEAVY_STEPS or self._entered_at is not None:
+        if steps >= HEAVY_STEPS and not self.is_taken:
+            raise HeavyError
+
+    def take(self) -> None:
+        """Wait for the turn. Raises TooManyHeavyError, and the lane is then paused."""
+        if self.is_taken:
             return
         try:
             self._gate.enter()
         except TooManyHeavyError:
             steering.pause_fan_out(self._workspace_id, BUSY_PAUSE_SECONDS)
             raise
-        self._entered_at = time.monotonic()
+        self.restart()
+
+    def restart(self) -> None:
+        """What is done from now on takes time from others; until now it was done at nobody's expense."""
+        self._taken_at = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._entered_at is not None:
-            took = time.monotonic() - self._entered_at
+        if self._taken_at is not None:
+            took = time.monotonic() - self._taken_at
             steering.pause_fan_out(self._workspace_id, PAUSE_SHARE * self._steps * STEP_SECONDS)
             self._gate.leave(min(REST_SHARE * took, LONGEST_REST_SECONDS))
         if error is None:

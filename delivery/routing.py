@@ -153,14 +153,23 @@ def current(workspace_id: uuid.UUID) -> Routing:
     return routings_of({workspace_id: stamp})[workspace_id]
 
 
-def kept(workspace_id: uuid.UUID, stamp: int) -> Routing | None:
-    """The rules of a workspace as they were at the stamp, if this process has them."""
+def kept(workspace_id: uuid.UUID, stamp: int | None = None) -> Routing | None:
+    """The rules of a workspace as they were at the stamp, or at any, if this process has them."""
     with _lock:
         found = _kept.get(workspace_id)
-        if found is None or found.stamp != stamp:
+        if found is None or stamp not in (None, found.stamp):
             return None
         _kept[workspace_id] = _kept.pop(workspace_id)
         return found
+
+
+def keep(routing: Routing) -> Routing:
+    """Keep the rules of a workspace as if they had been read here. Returns them."""
+    with _lock:
+        _kept.pop(routing.workspace.pk, None)
+        _kept[routing.workspace.pk] = routing
+        _drop_beyond(MOST_RULES_KEPT)
+    return routing
 
 
 def routings_of(stamps: Mapping[uuid.UUID, int]) -> dict[uuid.UUID, Routing]:

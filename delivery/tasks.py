@@ -14,6 +14,7 @@ from connections.providers.base import Outcome
 from delivery import dispatch, fanout, heavy, publishing, routing, setting_aside, settling, tokens
 from delivery.batching import Group
 from delivery.evaluation import Fact, Routed, evaluate
+from delivery.evaluator import Evaluator
 from delivery.ingest import LARGE_CHARACTERS
 from delivery.lanes.lease import report
 from delivery.routing import Routing
@@ -37,6 +38,8 @@ _hand_backs: Group[Failure, None] = Group("hand-back", setting_aside.hand_back)
 _claims: Group[uuid.UUID, dispatch.Job | None] = Group("claim", lambda ids: dispatch.claim(ids, WORKER))
 _settlements: Group[dispatch.Result, bool] = Group("settle", lambda results: settling.settle(results, WORKER))
 _regains: Group[dispatch.Result, bool] = Group("regain", settling.regain_leases)
+
+_evaluator = Evaluator()
 
 WRITE_AGAIN_SECONDS = (0.5, 10.0)
 """Between tries to write back what this process alone knows: the first delay, and the longest."""
@@ -63,9 +66,7 @@ def fan_out(event_id: str) -> None:
             if fact is None:
                 return  # it was deleted meanwhile
             rules = routing.kept(fact.workspace_id, fact.stamp) or _load_rules(fact)
-            turn.note(heavy.STEPS_PER_COMPILATION * rules.count_uncompiled(fact.type))
-            routed = evaluate(fact, rules, turn.note)
-            hints = _write(routed, turn)
+            hints = _write(_evaluate(fact, rules, turn), turn)
     except heavy.TooManyHeavyError:
         _hand_back(Failure(claim, "", "So many heavy events are routed that it waits for its turn."))
     except Exception as error:  # noqa: BLE001  (judged by whose fault it is)
@@ -80,6 +81,19 @@ def _load_rules(fact: Fact) -> Routing:
         return _rule_loads.submit(fact)
 
 
+def _evaluate(fact: Fact, rules: Routing, turn: heavy.Turn) -> Routed:
+    """Decide what the rules make of an event: here, or in the evaluator as soon as it turns out to be heavy."""
+    try:
+        if not turn.is_taken:
+            turn.note(heavy.STEPS_PER_COMPILATION * rules.count_uncompiled(fact.type))
+            return evaluate(fact, rules, turn.note)
+    except heavy.HeavyError:
+        turn.take()
+    routed = _evaluator.evaluate(fact, rules)
+    turn.restart()
+    return routed
+
+
 def _write(routed: Routed, turn: heavy.Turn) -> list[publishing.DeliveryHint]:
     """Write what was decided: much of it by a group of its own, so that little of others does not wait."""
     size = (
@@ -87,7 +101,10 @@ def _write(routed: Routed, turn: heavy.Turn) -> list[publishing.DeliveryHint]:
         + heavy.STEPS_PER_DELIVERY * len(routed.deliveries)
         + routed.body_size // heavy.BYTES_PER_STEP
     )
-    turn.note(routed.steps + size)
+    try:
+        turn.note(routed.steps + size)
+    except heavy.HeavyError:
+        turn.take()
     return (_large_routings if size >= heavy.LARGE_STEPS else _routings).submit(routed)
 
 

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 from django.db import transaction
 
-from delivery import tasks
+from delivery import fanout, setting_aside, tasks
+from delivery.ingest import LARGE_CHARACTERS
 
 
 def sleep_by(monkeypatch, sleep):
@@ -22,3 +23,21 @@ class Direct:
     def submit(self, item):
         with transaction.atomic():
             return self.run([item])[0]
+
+
+def run_fan_out_here(monkeypatch):
+    """`tasks.fan_out` in the test's own transaction. Returns a list of the delays that it would have waited."""
+    waited = []
+    runs = {
+        "_event_claims": lambda claims: fanout.claim_events(claims, LARGE_CHARACTERS),
+        "_large_payloads": fanout.read_payloads,
+        "_rule_loads": fanout.load_rules,
+        "_routings": fanout.write,
+        "_large_routings": fanout.write,
+        "_hand_backs": setting_aside.hand_back,
+    }
+    for name, run in runs.items():
+        monkeypatch.setattr(tasks, name, Direct(run))
+    monkeypatch.setattr(tasks, "_forbid_database", lambda: None)
+    sleep_by(monkeypatch, waited.append)
+    return waited

@@ -15,6 +15,13 @@ pytestmark = pytest.mark.usefixtures("redis_client")
 WORKSPACE = uuid.UUID(int=7)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_known_of_workspaces():
+    heavy._last_were_heavy.clear()
+    yield
+    heavy._last_were_heavy.clear()
+
+
 def lane():
     return steering.lanes_for(WORKSPACE).stats(f"fanout.{WORKSPACE}")
 
@@ -24,7 +31,27 @@ def test_an_event_that_is_not_heavy_never_waits_and_pauses_nothing():
     gate.enter()
     with heavy.Turn(WORKSPACE, gate) as turn:
         turn.note(heavy.HEAVY_STEPS - 1)
-    assert lane().paused_until is None
+    assert (turn.is_taken, lane().paused_until) == (False, None)
+
+
+def test_an_event_that_is_heavy_is_told_so_once():
+    with heavy.Turn(WORKSPACE, heavy.Gate()) as turn:
+        with pytest.raises(heavy.HeavyError):
+            turn.note(heavy.HEAVY_STEPS)
+        turn.take()
+        turn.note(2 * heavy.HEAVY_STEPS)
+
+
+def test_where_the_last_event_of_a_workspace_was_heavy_the_next_waits_before_anything_is_done_for_it():
+    def took_its_turn(steps):
+        with heavy.Turn(WORKSPACE, heavy.Gate()) as turn:
+            taken = turn.is_taken
+            turn.take()
+            turn.note(steps)
+            return taken
+
+    steps = [heavy.HEAVY_STEPS, heavy.HEAVY_STEPS, heavy.HEAVY_STEPS - 1, 1]
+    assert [took_its_turn(each) for each in steps] == [False, True, True, False]
 
 
 def test_heavy_events_run_one_after_the_other():
@@ -32,7 +59,7 @@ def test_heavy_events_run_one_after_the_other():
 
     def run(number):
         with heavy.Turn(WORKSPACE, gate) as turn:
-            turn.note(heavy.HEAVY_STEPS)
+            turn.take()
             running.append(number)
             most.append(len(running))
             turn.note(2 * heavy.HEAVY_STEPS)
@@ -48,14 +75,14 @@ def test_no_more_wait_than_there_is_room_for_and_their_lane_is_paused():
 
     def hold():
         with heavy.Turn(uuid.UUID(int=8), gate) as turn:
-            turn.note(heavy.HEAVY_STEPS)
+            turn.take()
             may_end.wait(60)
 
     with ThreadPoolExecutor(2) as pool:
         holding = [pool.submit(hold) for _ in range(2)]
         eventually(lambda: gate._places._value == 0, 60)
         with pytest.raises(heavy.TooManyHeavyError), heavy.Turn(WORKSPACE, gate) as turn:
-            turn.note(heavy.HEAVY_STEPS)
+            turn.take()
         may_end.set()
         for each in holding:
             each.result(60)
@@ -63,12 +90,12 @@ def test_no_more_wait_than_there_is_room_for_and_their_lane_is_paused():
     assert until is not None
     assert until - datetime.now(UTC) <= timedelta(seconds=heavy.BUSY_PAUSE_SECONDS)
     with heavy.Turn(WORKSPACE, gate) as turn:  # all places are free again
-        turn.note(heavy.HEAVY_STEPS)
+        turn.take()
 
 
 def test_a_lane_is_paused_by_what_its_event_cost():
     with heavy.Turn(WORKSPACE, heavy.Gate()) as turn:
-        turn.note(heavy.HEAVY_STEPS)
+        turn.take()
         turn.note(10**9)
     until = lane().paused_until
     assert until is not None
@@ -81,7 +108,7 @@ def test_a_failure_gives_the_turn_back():
 
     def fail():
         with heavy.Turn(WORKSPACE, gate) as turn:
-            turn.note(heavy.HEAVY_STEPS)
+            turn.take()
             raise ValueError("ours")
 
     for _ in range(3):

@@ -11,7 +11,7 @@ from django.db import Error, connection, transaction
 from delivery import erasure, evaluation, fanout, setting_aside, sweep, tasks
 from delivery.models import Delivery, RoutingLedger, Unrouted
 from delivery.setting_aside import MOST_LOSSES, Claim, Suspects
-from tests.delivery.groups import Direct, sleep_by
+from tests.delivery.groups import Direct, run_fan_out_here
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from workspaces import ids, partitions
 
@@ -291,15 +291,7 @@ def test_a_lack_of_memory_or_files_is_ours(workspace, monkeypatch):
 
 @pytest.fixture
 def tasks_here(monkeypatch):
-    """`tasks.fan_out` in the test's own transaction. The list holds the delays it would have waited."""
-    waited = []
-    monkeypatch.setattr(tasks, "_event_claims", Direct(fanout.claim_events))
-    monkeypatch.setattr(tasks, "_rule_loads", Direct(fanout.load_rules))
-    monkeypatch.setattr(tasks, "_routings", Direct(fanout.write))
-    monkeypatch.setattr(tasks, "_hand_backs", Direct(setting_aside.hand_back))
-    monkeypatch.setattr(tasks, "_forbid_database", lambda: None)
-    sleep_by(monkeypatch, waited.append)
-    return waited
+    return run_fan_out_here(monkeypatch)
 
 
 def test_a_task_hands_back_what_it_could_not_write(workspace, tasks_here):
@@ -333,6 +325,31 @@ def test_a_task_hands_back_with_patience_while_that_cannot_be_written_either(wor
     assert (waiting(event).tries, waiting(event).failures, waiting(event).lease_id) == (0, 1, None)
     assert len(tasks_here) == 7
     assert tasks_here[0] < 1 < max(tasks_here) <= 12
+
+
+def test_a_large_payload_is_read_by_itself_and_what_fails_then_is_handed_back(workspace, tasks_here, monkeypatch):
+    event = make_event(workspace, {"email": "a@example.com", "text": "x" * 20_000})
+
+    def read(facts):
+        with connection.cursor() as cursor:
+            cursor.execute("DO $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = '53100'; END $$")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "_large_payloads", Direct(read))
+        tasks.fan_out(str(event.pk))
+    assert (waiting(event).tries, waiting(event).failures, waiting(event).lease_id) == (0, 1, None)
+    end_rest(event)
+    tasks.fan_out(str(event.pk))
+    (delivery,) = Delivery.objects.filter(event=event)
+    assert delivery.status == "pending"
+
+
+def test_an_event_that_is_deleted_before_its_large_payload_is_read_is_passed_over(workspace, tasks_here, monkeypatch):
+    event = make_event(workspace, {"text": "x" * 20_000})
+    monkeypatch.setattr(tasks, "_large_payloads", Direct(lambda facts: [None for _ in facts]))
+    tasks.fan_out(str(event.pk))
+    assert not Delivery.objects.exists()
+    assert waiting(event).failures == 0
 
 
 def test_a_task_that_cannot_claim_leaves_the_event_as_it_was(workspace, tasks_here, monkeypatch):
