@@ -60,13 +60,13 @@ class Evaluator:
             self._receive(pipe, deadline)
         pipe.send((fact, rules.stamp))
         self._owes_since = time.monotonic()
-        answer = self._receive(pipe, deadline)
+        answer: Answer | Exception | None = self._receive(pipe, deadline)
         if answer is None:
             pipe.send((rules.workspace, [compiled.rule for compiled in rules.rules]))
             self._owes_since = time.monotonic()
             answer = self._receive(pipe, deadline)
-        if isinstance(answer, Exception):
-            raise answer
+        if not isinstance(answer, tuple):
+            raise answer or EOFError
         return answer
 
     def _receive(self, pipe: Connection, deadline: float) -> Any:
@@ -116,7 +116,8 @@ def serve(pipe: Connection) -> None:
             rules = kept(fact.workspace_id, stamp)
             if rules is None:
                 pipe.send(None)
-                rules = keep(Routing(stamp, *pipe.recv(), before=kept(fact.workspace_id)))
+                workspace, rows = pipe.recv()
+                rules = keep(Routing(stamp, workspace, rows, before=kept(fact.workspace_id)))
             pipe.send_bytes(_answer(fact, rules))
     except (EOFError, OSError):
         return
