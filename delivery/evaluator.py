@@ -56,8 +56,8 @@ class Evaluator:
 
     def _ask(self, fact: Fact, rules: Routing) -> Answer:
         pipe, deadline = self._running(), time.monotonic() + PATIENCE_SECONDS
-        if self._owes_since is not None:
-            self._receive(pipe, deadline)
+        if self._owes_since is not None and self._receive(pipe, deadline) is None:
+            pipe.send(None)  # it asked for the rules of an event that waits elsewhere by now
         pipe.send((fact, rules.stamp))
         self._owes_since = time.monotonic()
         answer: Answer | Exception | None = self._receive(pipe, deadline)
@@ -116,8 +116,10 @@ def serve(pipe: Connection) -> None:
             rules = kept(fact.workspace_id, stamp)
             if rules is None:
                 pipe.send(None)
-                workspace, rows = pipe.recv()
-                rules = keep(Routing(stamp, workspace, rows, before=kept(fact.workspace_id)))
+                given = pipe.recv()
+                if given is None:
+                    continue
+                rules = keep(Routing(stamp, given[0], given[1], before=kept(fact.workspace_id)))
             pipe.send_bytes(_answer(fact, rules))
     except (EOFError, OSError):
         return

@@ -100,11 +100,16 @@ def test_one_that_died_between_two_events_is_not_missed(own):
     assert own._process.pid != first.pid
 
 
-def test_an_answer_that_is_late_is_for_later_and_is_thrown_away(own, monkeypatch):
+@pytest.mark.parametrize("has_rules", [True, False])
+def test_an_answer_that_is_late_is_thrown_away(own, monkeypatch, has_rules):
     workspace = make_workspace()
     make_rule(make_connection(workspace))
     facts, rules = [make_fact(workspace) for _ in range(2)], rules_of(workspace)
-    own.evaluate(facts[0], rules)
+    if has_rules:
+        own.evaluate(facts[0], rules)
+    else:
+        other = make_workspace()
+        own.evaluate(make_fact(other), rules_of(other))
     own._process.send_signal(signal.SIGSTOP)
     monkeypatch.setattr(evaluator, "PATIENCE_SECONDS", 0.05)
     with pytest.raises(heavy.TooManyHeavyError):
@@ -114,6 +119,7 @@ def test_an_answer_that_is_late_is_for_later_and_is_thrown_away(own, monkeypatch
     own._process.send_signal(signal.SIGCONT)
     monkeypatch.setattr(evaluator, "PATIENCE_SECONDS", 60.0)
     assert own.evaluate(facts[1], rules) == evaluate(facts[1], rules)
+    assert own.evaluate(facts[0], rules) == evaluate(facts[0], rules)
 
 
 def test_one_that_is_stuck_is_ended(own, monkeypatch):
