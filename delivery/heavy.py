@@ -1,8 +1,8 @@
 """Heavy events: those whose rules cost so much, or write so many rows, that others would wait for them.
 
 They are routed one after the other, however many workspaces they are of: an event waits for its turn as soon as it
-turns out to be heavy, and is then evaluated in a process of its own (`delivery.evaluator`). After what it writes, twice
-as much time is left to others. Where the last event of a workspace was heavy, the next one waits before anything is
+turns out to be heavy, and is then evaluated in a process of its own (`delivery.evaluator`). After it four times as much
+time is left to others. Where the last event of a workspace was heavy, the next one waits before anything is
 done for it. Few of the worker's threads wait so; what comes on top is handed back to PostgreSQL for later. And the
 workspace's fan-out lane is paused for a while, so that its next events wait there and not here.
 """
@@ -32,8 +32,8 @@ MOST_WAITING = 3
 """Threads of a worker, of 16, that may wait for the turn of a heavy event."""
 MOST_LOADING, LOADING_PATIENCE_SECONDS = 6, 0.5
 """Threads that may wait for rules to be read, and how long others wait for one of these places."""
-REST_SHARE = 2.0
-"""Rest after a heavy event, in times of what it took. At 2, heavy events take a third of the time."""
+REST_SHARE = 4.0
+"""Rest after a heavy event, in times of what it took. At 4, heavy events take a fifth of the time."""
 LONGEST_REST_SECONDS = 2.0
 """Four events that take as long as they rest are far from the end of their lease."""
 PAUSE_SHARE = 4.0
@@ -130,10 +130,6 @@ class Turn:
         except TooManyHeavyError:
             steering.pause_fan_out(self._workspace_id, BUSY_PAUSE_SECONDS)
             raise
-        self.restart()
-
-    def restart(self) -> None:
-        """What is done from now on takes time from others; until now it was done at nobody's expense."""
         self._taken_at = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -89,9 +89,7 @@ def _evaluate(fact: Fact, rules: Routing, turn: heavy.Turn) -> Routed:
             return evaluate(fact, rules, turn.note)
     except heavy.HeavyError:
         turn.take()
-    routed = _evaluator.evaluate(fact, rules)
-    turn.restart()
-    return routed
+    return _evaluator.evaluate(fact, rules)
 
 
 def _write(routed: Routed, turn: heavy.Turn) -> list[publishing.DeliveryHint]:
