@@ -50,7 +50,9 @@ class Comparison:
     path: tuple[str, ...]
     operator: str
     operand: Any
-    """As clauses show it."""
+    """In full."""
+    shown: Any
+    """The operand as clauses show it."""
     question: Question
     negative: bool = False
     open_arrays: bool = True
@@ -68,7 +70,7 @@ class Comparison:
         if self._satisfies(values, meter) is not self.negative:
             return None
         meter.charge(showing_steps(values))
-        return clause(self.path, self.operator, self.operand, values)
+        return clause(self.path, self.operator, self.shown, values)
 
     def _satisfies(self, values: list[Any], meter: Meter) -> bool:
         if self._any(values, meter):

@@ -194,7 +194,7 @@ _Operator = Callable[[str, Any, _Place], Condition]
 
 
 def _equality(name: str, operand: Any, place: _Place) -> Condition:
-    return Comparison(place.path, name, preview(operand), equals(operand), negative=name == "$neq")
+    return Comparison(place.path, name, operand, preview(operand), equals(operand), negative=name == "$neq")
 
 
 def _membership(name: str, operand: Any, place: _Place) -> Condition:
@@ -203,13 +203,13 @@ def _membership(name: str, operand: Any, place: _Place) -> Condition:
     for index, member in enumerate(operand):
         if isinstance(member, (dict, list)):
             raise place.below(index).error("must be a string, a number, true, false or null")
-    return Comparison(place.path, name, preview(operand), is_one_of(operand), negative=name == "$nin")
+    return Comparison(place.path, name, operand, preview(operand), is_one_of(operand), negative=name == "$nin")
 
 
 def _order(name: str, operand: Any, place: _Place) -> Condition:
     if isinstance(operand, bool) or not isinstance(operand, (int, float, str)):
         raise place.error("takes a number or a string")
-    return Comparison(place.path, name, preview(operand), is_ordered(name)(operand))
+    return Comparison(place.path, name, operand, preview(operand), is_ordered(name)(operand))
 
 
 def _existence(name: str, operand: Any, place: _Place) -> Condition:
@@ -221,14 +221,14 @@ def _existence(name: str, operand: Any, place: _Place) -> Condition:
 def _containment(name: str, operand: Any, place: _Place) -> Condition:
     if isinstance(operand, (dict, list)):
         raise place.error("takes a string, a number, true, false or null")
-    return Comparison(place.path, name, preview(operand), contains(operand), open_arrays=False)
+    return Comparison(place.path, name, operand, preview(operand), contains(operand), open_arrays=False)
 
 
 def _text(build: Callable[[str], Question]) -> _Operator:
     def read(name: str, operand: Any, place: _Place) -> Condition:
         if not isinstance(operand, str) or not operand:
             raise place.error("takes a string of at least one character")
-        return Comparison(place.path, name, preview(operand), build(operand))
+        return Comparison(place.path, name, operand, preview(operand), build(operand))
 
     return read
 
@@ -240,7 +240,7 @@ def _regex(name: str, operand: Any, place: _Place) -> Condition:
         regex = compile_regex(operand)
     except ValueError as error:
         raise place.error(f"not a regular expression of RE2: {error}") from None
-    return Comparison(place.path, name, preview(operand), matches(regex))
+    return Comparison(place.path, name, operand, preview(operand), matches(regex))
 
 
 _OPERATORS: dict[str, _Operator] = {
