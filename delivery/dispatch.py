@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.db import connection
+from django.db import Error, connection
 
 from connections import credentials as keeping
 from connections import outbound, providers, vault
@@ -31,7 +31,7 @@ from delivery.conversing import Conversation
 from delivery.models import event_time
 from workspaces import ids
 from workspaces.clock import Reading
-from workspaces.database_faults import Fault, fault_of
+from workspaces.database_faults import Fault, describe, fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -177,13 +177,18 @@ def claim(delivery_ids: list[uuid.UUID], actor: str) -> list[Job | None]:
     """Take these deliveries for one attempt each; None for one that may not run now.
 
     What may not run is not lost: it stays pending and a sweep hints again. For such a delivery the lane's copy of the
-    connection's hold is set again, and where a breaker waits for its probe one delivery is let through.
+    connection's hold is set again, and where a breaker waits for its probe one delivery is let through. Where that
+    fails, what is claimed already is returned all the same: nobody else would end its leases.
     """
     jobs = _claim(delivery_ids, actor, probe=False)
     missed = [delivery_id for delivery_id in delivery_ids if delivery_id not in jobs]
-    if missed:
-        probes = _steer(missed)
+    try:
+        probes = _steer(missed) if missed else []
         jobs |= _claim(probes, actor, probe=True) if probes else {}
+    except Error as error:
+        if not jobs:
+            raise
+        logger.warning("%d deliveries are not claimed for now: %s", len(missed), describe(error))
     return [jobs.get(delivery_id) for delivery_id in delivery_ids]
 
 

@@ -350,6 +350,12 @@ def _write_changes(changes: list[Change], now: datetime) -> None:
         change.is_held_now = change.connection_id in held
 
 
+KEEP = """
+UPDATE deliveries d SET lease_until = clock_timestamp() + make_interval(secs => %s)
+FROM (VALUES {rows}) AS r (id, lease_id, number)
+WHERE d.id = r.id AND d.id = ANY(%s) AND d.lease_id = r.lease_id
+RETURNING d.id
+"""
 REGAIN = """
 UPDATE deliveries d SET lease_id = r.lease_id, lease_until = clock_timestamp() + make_interval(secs => %s),
     lease_session = NULL,
@@ -360,32 +366,50 @@ WHERE d.id = r.id AND d.id = ANY(%s) AND d.lease_id IS NULL AND d.attempt_number
         SELECT FROM attempts a WHERE a.delivery_id = d.id AND a.number = r.number AND a.error_class = 'worker_lost')
 RETURNING d.id, d.attempt_number
 """
+NOT_LOST = """
+WITH alive AS (
+    UPDATE attempts a SET error = %s FROM (VALUES {rows}) AS r (id, lease_id, number)
+    WHERE a.delivery_id = r.id AND a.number = r.number AND a.error_class = 'worker_lost' AND a.error <> %s
+    RETURNING a.delivery_id
+)
+UPDATE deliveries d SET losses = greatest(d.losses - 1, 0) FROM alive WHERE d.id = alive.delivery_id AND d.id = ANY(%s)
+"""
+OVERTAKEN_WORDS = (
+    "The worker that made this attempt could not write what it came to before another one took the delivery over."
+)
 
 
 def regain_leases(results: list[Result]) -> list[bool]:
-    """Take leases back that ended as a lost worker's while this one, alive, could not write what its attempts came to.
+    """Keep the leases of a worker that lives and cannot write what its attempts came to, or take them back.
 
-    Neither a loss nor an attempt of nobody's is left of that. False where another claim has come in between, or
-    whatever else has moved the delivery on: then what this attempt came to is nobody's to write.
+    Neither a loss nor an attempt of nobody's is left of one that ended meanwhile. False where another claim has come in
+    between, or whatever else has moved the delivery on: what this attempt came to is nobody's to write then, but no
+    loss is counted for it. Bears being run twice.
     """
     wanted = sorted((result.job.delivery_id, result.job.lease_id, result.job.attempt_number) for result in results)
     rows, parameters = rows_of("(%s::uuid, %s::uuid, %s)", wanted)
+    delivery_ids = [row[0] for row in wanted]
+    given = [settings.MESHES_LEASE_SECONDS, *parameters, delivery_ids]
     with transaction.atomic(), connection.cursor() as cursor:
-        given = [settings.MESHES_LEASE_SECONDS, *parameters, [row[0] for row in wanted]]
-        cursor.execute(REGAIN.format(rows=rows), given)
-        regained = dict(cursor.fetchall())
-        for delivery_id, number in regained.items():
-            cursor.execute(
-                "DELETE FROM attempts WHERE delivery_id = %s AND number = %s AND error_class = 'worker_lost'",
-                [delivery_id, number],
-            )
-    return [result.job.delivery_id in regained for result in results]
+        cursor.execute(KEEP.format(rows=rows), given)
+        held = {row[0] for row in cursor.fetchall()}
+        if len(held) < len(wanted):
+            cursor.execute(REGAIN.format(rows=rows), given)
+            regained = dict(cursor.fetchall())
+            for delivery_id, number in regained.items():
+                cursor.execute(
+                    "DELETE FROM attempts WHERE delivery_id = %s AND number = %s AND error_class = 'worker_lost'",
+                    [delivery_id, number],
+                )
+            held |= regained.keys()
+            cursor.execute(NOT_LOST.format(rows=rows), [OVERTAKEN_WORDS, *parameters, OVERTAKEN_WORDS, delivery_ids])
+    return [result.job.delivery_id in held for result in results]
 
 
 def without_evidence(result: Result, reason: str) -> Result:
     """What an attempt came to, without what was sent and answered (and so quoted), which the database does not take."""
     verdict = replace(result.verdict, words=f"What was sent and answered could not be stored: {reason}.")
-    return replace(result, verdict=verdict, request=None, response=None, steps=None)
+    return replace(result, verdict=verdict, request=None, response=None, steps=None, omitted_fields=None)
 
 
 LEASE_IS_OVER = """(d.lease_until < clock_timestamp()

@@ -7,6 +7,7 @@ import uuid
 from typing import NoReturn
 
 from celery import shared_task
+from django.conf import settings
 from django.db import Error, connections
 
 from connections import vault
@@ -20,7 +21,7 @@ from delivery.lanes.lease import report
 from delivery.routing import Routing
 from delivery.setting_aside import Claim, Failure
 from workspaces import ids
-from workspaces.database_faults import describe, growing_delay, passes
+from workspaces.database_faults import Fault, describe, fault_of, growing_delay
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,6 @@ def fan_out(event_id: str) -> None:
     try:
         fact = _event_claims.submit(claim)
     except Error as error:
-        if not passes(error):
-            raise
         logger.warning("event %s is not claimed for now: %s", event_id, describe(error))
         return  # a sweep hints it again
     if fact is None:
@@ -107,17 +106,20 @@ def _write(routed: Routed, turn: heavy.Turn) -> list[publishing.DeliveryHint]:
 
 
 def _hand_back(failure: Failure) -> None:
-    """End the lease of an event that was not routed, with patience: a lease that lapses counts a lost worker."""
+    """End the lease of an event that was not routed, with patience whatever refuses it: it is ours for as long as we
+    live, as a lease that lapses counts a lost worker."""
     failures = 0
     while True:
         try:
             return _hand_backs.submit(failure)
-        except Error as error:
-            if not passes(error):
-                raise
+        except Exception as error:  # noqa: BLE001  (of whatever kind: nobody was lost)
             failures += 1
             logger.warning("event %s is not handed back for now: %s", failure.claim.event_id, describe(error))
             time.sleep(growing_delay(failures, *WRITE_AGAIN_SECONDS))
+        try:
+            _event_claims.submit(failure.claim)  # under the same lease, which begins anew
+        except Exception as error:  # noqa: BLE001
+            logger.warning("event %s: its lease is not kept for now: %s", failure.claim.event_id, describe(error))
 
 
 @shared_task(name="delivery.deliver", acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
@@ -127,8 +129,6 @@ def deliver(delivery_id: str) -> None:
     try:
         job = _claims.submit(uuid.UUID(delivery_id))
     except Error as error:
-        if not passes(error):
-            raise
         logger.warning("delivery %s is not claimed for now: %s", delivery_id, describe(error))
         return  # a sweep hints it again
     if job is not None:
@@ -145,28 +145,45 @@ def tell_lane(result: dispatch.Result) -> None:
 
 
 def _settle(result: dispatch.Result) -> None:
-    """Write the result back, with patience while PostgreSQL cannot: it is the only copy for as long as we live.
+    """Write the result back, with patience whatever refuses it: it is the only copy for as long as we live.
 
-    A lease that ended meanwhile is taken back, as nobody was lost. What the database never takes is left out.
+    Until then its lease is kept, and taken back where it ended, as nobody was lost; so where the attempt itself outlasted
+    it, by keeping new tokens with the same patience.
     """
-    failures, is_bare = 0, False
+    failures, is_late = 0, result.duration_ms >= settings.MESHES_LEASE_SECONDS * 1000
     while True:
         try:
-            if _settlements.submit(result):
+            if _write_back(result):
                 return
-            if not failures or not _regains.submit(result):
+            if not (failures or is_late) or not _regains.submit(result):
                 logger.warning("delivery %s: its lease had ended before it settled", result.job.delivery_id)
                 return
-        except Exception as error:
-            if passes(error):
-                failures += 1
-                logger.warning("delivery %s is not settled for now: %s", result.job.delivery_id, describe(error))
-                time.sleep(growing_delay(failures, *WRITE_AGAIN_SECONDS))
-            elif not is_bare:
-                logger.error("delivery %s settles without its evidence: %s", result.job.delivery_id, describe(error))
-                result, is_bare = settling.without_evidence(result, describe(error)), True
-            else:
-                raise
+        except Exception as error:  # noqa: BLE001  (of whatever kind: nobody was lost)
+            failures += 1
+            logger.warning("delivery %s is not settled for now: %s", result.job.delivery_id, describe(error))
+            _keep_lease(result)
+            time.sleep(growing_delay(failures, *WRITE_AGAIN_SECONDS))
+
+
+def _write_back(result: dispatch.Result) -> bool:
+    """Whether the result's lease was still its own. What the database takes in no case, the evidence, is left out."""
+    try:
+        return _settlements.submit(result)
+    except Exception as error:
+        if fault_of(error) is not Fault.ITEM:
+            raise
+        words = describe(error)
+    is_settled = _settlements.submit(settling.without_evidence(result, words))
+    logger.error("delivery %s has settled without its evidence: %s", result.job.delivery_id, words)
+    return is_settled
+
+
+def _keep_lease(result: dispatch.Result) -> None:
+    """So that nobody sends again what is only not written yet."""
+    try:
+        _regains.submit(result)
+    except Exception as error:  # noqa: BLE001  (who cannot write this cannot end the lease either)
+        logger.warning("delivery %s: its lease is not kept for now: %s", result.job.delivery_id, describe(error))
 
 
 class DatabaseForbidden(RuntimeError):  # noqa: N818

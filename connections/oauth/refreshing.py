@@ -31,7 +31,7 @@ from connections.oauth.leases import (
 from connections.oauth.troubles import NoToken, ended, unavailable, with_rest
 from connections.providers.base import Provider
 from workspaces.clock import Reading
-from workspaces.database_faults import passes
+from workspaces.database_faults import Fault, fault_of
 
 WAIT_SECONDS = 10.0
 """How long one waits for a token that somebody else asks for."""
@@ -195,7 +195,8 @@ def _ask(lease: Lease, steps: Steps, until: float) -> Renewed | None:
 
 
 def _keep(finish: Finish, steps: Steps) -> Renewed | Lost:
-    """Keep new tokens, with patience while PostgreSQL cannot: nobody else has them, and the old ones may be void.
+    """Keep new tokens, with patience while PostgreSQL cannot, for whatever reason that does not lie in themselves:
+    nobody else has them, and the old ones may be void.
 
     A lease that lapses meanwhile does no harm: who cannot write cannot take it either, and `finish` asks whose it is.
     """
@@ -204,7 +205,7 @@ def _keep(finish: Finish, steps: Steps) -> Renewed | Lost:
         try:
             return steps.finish(finish)
         except Error as error:
-            if not passes(error) or time.monotonic() >= ends_at:
+            if fault_of(error) is Fault.ITEM or time.monotonic() >= ends_at:
                 raise
             time.sleep(0.5)
             close_old_connections()

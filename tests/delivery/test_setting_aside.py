@@ -11,7 +11,7 @@ from django.db import Error, connection, transaction
 from delivery import erasure, evaluation, fanout, setting_aside, sweep, tasks
 from delivery.models import Delivery, RoutingLedger, Unrouted
 from delivery.setting_aside import MOST_LOSSES, Claim, Suspects
-from tests.delivery.groups import Direct, run_fan_out_here
+from tests.delivery.groups import Direct, run_fan_out_here, sleep_by
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from workspaces import ids, partitions
 
@@ -308,23 +308,51 @@ def test_a_task_hands_back_what_it_could_not_write(workspace, tasks_here):
     assert tasks_here == []
 
 
-def test_a_task_hands_back_with_patience_while_that_cannot_be_written_either(workspace, tasks_here, monkeypatch):
-    event = make_event(workspace)
-    refuse("53100")
+def fail_to_hand_back(monkeypatch, state, times):
+    """The next `times` calls fail. The list holds what they were given."""
     tried = []
 
     def hand_back(failures):
         tried.append(failures)
-        if len(tried) < 8:
+        if len(tried) <= times:
             with connection.cursor() as cursor:
-                cursor.execute("DO $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = '53100'; END $$")
+                cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END $$")
         return setting_aside.hand_back(failures)
 
     monkeypatch.setattr(tasks, "_hand_backs", Direct(hand_back))
+    return tried
+
+
+@pytest.mark.parametrize("state", ["53100", "57014", "42P01", "XX000", "42501", "23514"])
+def test_a_task_hands_back_with_patience_while_that_cannot_be_written_either(workspace, tasks_here, monkeypatch, state):
+    event = make_event(workspace)
+    refuse("53100")
+    fail_to_hand_back(monkeypatch, state, 7)
     tasks.fan_out(str(event.pk))
     assert (waiting(event).tries, waiting(event).failures, waiting(event).lease_id) == (0, 1, None)
     assert len(tasks_here) == 7
     assert tasks_here[0] < 1 < max(tasks_here) <= 12
+
+
+@pytest.mark.parametrize("state", ["57014", "XX000"])
+def test_while_a_task_cannot_hand_back_its_lease_lives_and_no_loss_is_counted(workspace, tasks_here, monkeypatch, state):
+    """For longer than five leases, after which it was set aside as `workers_lost`."""
+    event, seen = make_event(workspace), []
+    refuse("53100")
+    fail_to_hand_back(monkeypatch, state, 3 * MOST_LOSSES)
+
+    def outlast(seconds):
+        assert fanout.claim_events([Claim(event.pk, ids.uuid7())]) == [None], "of a live lease"
+        seen.append((waiting(event).tries, waiting(event).lease_id))
+        end_rest(event)
+
+    sleep_by(monkeypatch, outlast)
+    tasks.fan_out(str(event.pk))
+    assert len(seen) == 3 * MOST_LOSSES
+    assert {tries for tries, _ in seen} == {0}
+    assert len({lease_id for _, lease_id in seen}) == 1
+    row = waiting(event)
+    assert (row.tries, row.failures, row.cause, row.poisoned_at, row.lease_id) == (0, 1, "", None, None)
 
 
 def test_a_large_payload_is_read_by_itself_and_what_fails_then_is_handed_back(workspace, tasks_here, monkeypatch):

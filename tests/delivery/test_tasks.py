@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import Error, OperationalError, connection, transaction
 
 from connections.providers.base import Outcome, Verdict
 from delivery import dispatch, settling, tasks
@@ -56,12 +56,12 @@ def claimed():
 
 
 def refuse_attempts(state, times):
-    """The next `times` attempts that are inserted fail with this SQLSTATE."""
+    """The next `times` attempts that are inserted fail with this SQLSTATE, but for those of a lost worker."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE SEQUENCE refusals")
         cursor.execute(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-            f" IF nextval('refusals') <= {times} THEN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END IF;"
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.error_class <> 'worker_lost'"
+            f" AND nextval('refusals') <= {times} THEN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END IF;"
             " RETURN NEW; END $$"
         )
         cursor.execute("CREATE TRIGGER refuse BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION refuse()")
@@ -122,8 +122,82 @@ def test_what_another_worker_has_claimed_meanwhile_is_its_own(settled_here, monk
 
     sleep_by(monkeypatch, lapse)
     tasks._settle(result)
-    assert shown(delivery) == ("pending", 1, [(1, "uncertain", "worker_lost")])
+    assert shown(delivery) == ("pending", 0, [(1, "uncertain", "worker_lost")])
     assert delivery.state == "in_flight"
+    assert Attempt.objects.get(delivery=delivery).error == settling.OVERTAKEN_WORDS
+    assert settling.regain_leases([result]) == [False], "run again by the group: the loss is taken back once"
+    assert shown(delivery)[1] == 0
+
+
+OURS = ["57014", "42P01", "XX000", "42501", "0A000", "72000"]
+
+
+@pytest.mark.parametrize("state", OURS)
+def test_what_is_not_the_evidence_s_fault_is_written_later_with_its_evidence(settled_here, state):
+    delivery, result = claimed()
+    refuse_attempts(state, 3)
+    received = dispatch.Received(200, [["x-request-id", "7"]], b"thanks", truncated=False)
+    tasks._settle(replace(result, response=received))
+    assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
+    attempt = Attempt.objects.get(delivery=delivery)
+    assert (attempt.error, attempt.response_headers, bytes(attempt.response_body)) == ("", received.headers, b"thanks")
+    assert len(settled_here) == 3
+
+
+@pytest.mark.parametrize(("state", "waits"), [("23514", 2), ("22003", 2), ("54000", 2)])
+def test_what_is_refused_without_its_evidence_too_is_tried_again(settled_here, state, waits):
+    """Each time whole and bare: the fifth insert is the whole one of the third time."""
+    delivery, result = claimed()
+    refuse_attempts(state, 4)
+    tasks._settle(result)
+    assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
+    assert Attempt.objects.get(delivery=delivery).error == ""
+    assert len(settled_here) == waits
+
+
+@pytest.mark.parametrize("state", ["57014", "23514"])
+def test_while_a_worker_cannot_write_nobody_else_sends_and_nothing_is_lost(settled_here, monkeypatch, state):
+    """Longer than five leases: what would have been sent five times, and then dead as `poison`."""
+    delivery, result = claimed()
+    refuse_attempts(state, 30)
+    leases = []
+
+    def outlast(seconds):
+        delivery.refresh_from_db()
+        leases.append((delivery.lease_id, delivery.state))
+        assert settling.end_lapsed_leases([delivery.pk]) == 0
+        assert dispatch.claim([delivery.pk], "another worker") == [None]
+        lapse_lease(delivery)
+
+    sleep_by(monkeypatch, outlast)
+    tasks._settle(result)
+    assert set(leases) == {(result.job.lease_id, "in_flight")}
+    assert len(leases) >= 15
+    assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
+
+
+def test_where_the_lease_cannot_be_kept_either_the_result_is_kept(settled_here, monkeypatch):
+    delivery, result = claimed()
+    refuse_attempts("XX000", 1)
+    kept = []
+
+    def regain(results):
+        kept.append(len(results))
+        with connection.cursor() as cursor:
+            cursor.execute("DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '57014'; END $$")
+
+    monkeypatch.setattr(tasks, "_regains", Direct(regain))
+    tasks._settle(result)
+    assert (kept, shown(delivery)) == ([1], ("succeeded", 0, [(1, "delivered", "")]))
+
+
+def test_an_attempt_that_outlasted_its_lease_is_no_lost_worker(settled_here):
+    """As where its new tokens could not be written for a while."""
+    delivery, result = claimed()
+    lapse_lease(delivery)
+    assert settling.end_lapsed_leases([delivery.pk]) == 1
+    tasks._settle(replace(result, duration_ms=60_000))
+    assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
 
 
 def test_a_lease_that_lapsed_without_such_trouble_stays_ended(settled_here):
@@ -151,6 +225,49 @@ def test_an_answer_that_is_no_json_for_the_database_costs_the_delivery_nothing(s
     assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
     attempt = Attempt.objects.get(delivery=delivery)
     assert attempt.error == "What was sent and answered could not be stored: untranslatable character (22P05)."
+
+
+def test_fields_that_were_left_out_are_evidence_too(settled_here):
+    delivery, result = claimed()
+    tasks._settle(replace(result, omitted_fields=[{"field": "phone", "reason": "not a number: \x00"}]))
+    assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
+    assert Attempt.objects.get(delivery=delivery).omitted_fields is None
+    assert settled_here == []
+
+
+# --- what is claimed ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["57014", "XX000", "53100"])
+def test_what_is_claimed_is_attempted_where_the_rest_of_the_batch_fails(state, monkeypatch):
+    first, blocked = make_deliveries(make_connection(make_workspace()))[0], make_deliveries(make_connection(make_workspace()))[0]
+    blocked.connection.__class__.objects.filter(pk=blocked.connection_id).update(status="paused")
+
+    def steer(delivery_ids):
+        assert delivery_ids == [blocked.pk]
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END $$")
+
+    monkeypatch.setattr(dispatch, "_steer", steer)
+    job, none = dispatch.claim([first.pk, blocked.pk], "worker")
+    assert (job.delivery_id, none) == (first.pk, None)
+    with pytest.raises(Error):
+        dispatch.claim([blocked.pk], "worker")
+
+
+@pytest.mark.parametrize("state", ["57014", "42P01", "XX000", "57P03"])
+def test_a_claim_that_fails_is_left_to_a_sweep(monkeypatch, state):
+    (delivery,) = make_deliveries(make_connection(make_workspace()))
+
+    def claim(delivery_ids):
+        with connection.cursor() as cursor:
+            cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END $$")
+
+    monkeypatch.setattr(tasks, "_claims", Direct(claim))
+    monkeypatch.setattr(tasks, "_forbid_database", lambda: None)
+    tasks.deliver(str(delivery.pk))
+    assert shown(delivery) == ("pending", 0, [])
+    assert (delivery.attempt_number, delivery.lease_id) == (0, None)
 
 
 # --- a fault of ours ------------------------------------------------------------------------------------------------

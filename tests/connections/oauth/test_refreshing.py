@@ -465,3 +465,21 @@ def test_a_lost_answer_of_ours_is_read_again(vendor):
     assert authorization.version == 2
     assert len(vendor.token_requests) == 1
     assert isinstance(DIRECT.begin(need_of(connection)), Renewed)
+
+
+@pytest.mark.parametrize("state", ["57014", "42P01", "XX000"])
+def test_a_statement_that_was_cancelled_or_is_a_fault_of_ours_loses_no_token_either(vendor, state):
+    vendor.rotates = True
+    connection = expired(vendor)
+    tries = []
+
+    def finish(item):
+        tries.append(item)
+        if len(tries) < 3:
+            with database.cursor() as cursor:
+                cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END $$")
+        return DIRECT.finish(item)
+
+    authorization_of(connection, Steps(DIRECT.begin, finish, DIRECT.read)).prepare(FAR)
+    assert (len(tries), len(vendor.token_requests)) == (3, 1)
+    assert opened(connection).secret["refresh_token"].reveal() in vendor.refresh_tokens
