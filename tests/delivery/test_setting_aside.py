@@ -324,7 +324,7 @@ def fail_to_hand_back(monkeypatch, state, times):
 
 
 @pytest.mark.parametrize("state", ["53100", "57014", "42P01", "XX000", "42501", "23514"])
-def test_a_task_hands_back_with_patience_while_that_cannot_be_written_either(workspace, tasks_here, monkeypatch, state):
+def test_a_task_hands_back_with_patience_while_that_is_refused_too(workspace, tasks_here, monkeypatch, state):
     event = make_event(workspace)
     refuse("53100")
     fail_to_hand_back(monkeypatch, state, 7)
@@ -335,7 +335,7 @@ def test_a_task_hands_back_with_patience_while_that_cannot_be_written_either(wor
 
 
 @pytest.mark.parametrize("state", ["57014", "XX000"])
-def test_while_a_task_cannot_hand_back_its_lease_lives_and_no_loss_is_counted(workspace, tasks_here, monkeypatch, state):
+def test_while_a_task_cannot_hand_back_its_lease_lives_uncounted(workspace, tasks_here, monkeypatch, state):
     """For longer than five leases, after which it was set aside as `workers_lost`."""
     event, seen = make_event(workspace), []
     refuse("53100")

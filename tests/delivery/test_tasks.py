@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from django.db import Error, OperationalError, connection, transaction
 
+from connections.models import Connection
 from connections.providers.base import Outcome, Verdict
 from delivery import dispatch, settling, tasks
 from delivery.lanes import lease
@@ -240,8 +241,8 @@ def test_fields_that_were_left_out_are_evidence_too(settled_here):
 
 @pytest.mark.parametrize("state", ["57014", "XX000", "53100"])
 def test_what_is_claimed_is_attempted_where_the_rest_of_the_batch_fails(state, monkeypatch):
-    first, blocked = make_deliveries(make_connection(make_workspace()))[0], make_deliveries(make_connection(make_workspace()))[0]
-    blocked.connection.__class__.objects.filter(pk=blocked.connection_id).update(status="paused")
+    (first,), (blocked,) = (make_deliveries(make_connection(make_workspace())) for _ in range(2))
+    Connection.objects.filter(pk=blocked.connection_id).update(status="paused")
 
     def steer(delivery_ids):
         assert delivery_ids == [blocked.pk]
