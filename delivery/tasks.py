@@ -147,8 +147,8 @@ def tell_lane(result: dispatch.Result) -> None:
 def _settle(result: dispatch.Result) -> None:
     """Write the result back, with patience whatever refuses it: it is the only copy for as long as we live.
 
-    Until then its lease is kept, and taken back where it ended, as nobody was lost; so where the attempt itself outlasted
-    it, by keeping new tokens with the same patience.
+    Until then its lease is kept, and taken back where it ended, as nobody was lost; also where the attempt itself
+    outlasted it, by keeping new tokens with the same patience.
     """
     failures, is_late = 0, result.duration_ms >= settings.MESHES_LEASE_SECONDS * 1000
     while True:
