@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
+from django.http import HttpRequest, HttpResponseBase
 
-from meshes.problems import speaks_json
+from meshes.problems import refuse_method, speaks_json
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self';"
@@ -13,6 +13,7 @@ CONTENT_SECURITY_POLICY = (
 """For every page that has no stricter one: our own files only, nothing inline. `data:` is for icons in style sheets."""
 
 PAGE_METHODS = ("GET", "HEAD", "POST")
+UNKNOWN_METHOD = "UNKNOWN"
 
 
 class ContentSecurityPolicy:
@@ -28,14 +29,17 @@ class ContentSecurityPolicy:
 
 
 class PageMethods:
-    """Middleware: outside the API, where views look after their methods, pages have these and no others."""
+    """Middleware: outside the API, where views look after their methods, pages have these and no others.
+
+    Methods are case-sensitive (RFC 9110, 9.1): Django and DRF would take `get` for GET.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.META["REQUEST_METHOD"] != request.method:
+            request.method = UNKNOWN_METHOD
         if request.method in PAGE_METHODS or speaks_json(request):
             return self.get_response(request)
-        refusal: HttpResponse = HttpResponseNotAllowed(PAGE_METHODS, b"This method is not allowed here.\n")
-        refusal["Content-Type"] = "text/plain; charset=utf-8"
-        return refusal
+        return refuse_method(request, PAGE_METHODS)

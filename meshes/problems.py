@@ -15,11 +15,13 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from django import shortcuts
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.core.exceptions import ValidationError as ModelValidationError
 from django.db import Error
-from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, UnreadablePostError
 from django.views import defaults
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
 from rest_framework.settings import api_settings
 
@@ -30,6 +32,7 @@ from workspaces.jsonpaths import pointer
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
+SAFE_METHODS = ("GET", "HEAD")
 MAX_ERRORS = 100
 """Mistakes that one answer names; a body of 500 bad events would else be answered with megabytes."""
 
@@ -174,16 +177,29 @@ def _locate(detail: Any, path: tuple[str | int, ...]) -> Iterator[dict[str, str]
 # --- outside the views ----------------------------------------------------------------------------------------------
 
 
-def safe_methods_only(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Django's `require_safe`, with a problem for an answer."""
+def refuse_method(request: HttpRequest, allowed: Sequence[str]) -> HttpResponse:
+    """405: a problem below the API, plain text elsewhere."""
+    if speaks_json(request):
+        return render(Problem(405, headers={"Allow": ", ".join(allowed)}))
+    refusal: HttpResponse = HttpResponseNotAllowed(allowed, b"This method is not allowed here.\n")
+    refusal["Content-Type"] = "text/plain; charset=utf-8"
+    return refusal
 
+
+def safe_methods_only(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Django's `require_safe`, with that answer. It comes before the one that a CSRF token is missing."""
+
+    @csrf_exempt
     @functools.wraps(view)
     def guarded(request: HttpRequest) -> HttpResponse:
-        if request.method not in {"GET", "HEAD"}:
-            return render(Problem(405, headers={"Allow": "GET, HEAD"}))
-        return view(request)
+        return view(request) if request.method in SAFE_METHODS else refuse_method(request, SAFE_METHODS)
 
     return guarded
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """A form that came without its CSRF token, or from elsewhere. Django's log has the reason."""
+    return render(Problem(403)) if speaks_json(request) else shortcuts.render(request, "meshes/csrf.html", status=403)
 
 
 def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -18,7 +18,8 @@ def web(bind: str) -> tuple[str, ...]:
     share what the first one has loaded."""
     kind = ("-k", "meshes.buffering.BufferingWorker", "--threads", str(WEB_THREADS), "--worker-connections", "4000")
     files = ("--graceful-timeout", "10", "--no-sendfile", "--no-control-socket")
-    return ("-m", "gunicorn", "meshes.wsgi", "--preload", "--bind", bind, *kind, *files)
+    methods = ("--permit-unconventional-http-method",)  # which are answered as unknown, and not as malformed
+    return ("-m", "gunicorn", "meshes.wsgi", "--preload", "--bind", bind, *kind, *files, *methods)
 
 
 def worker(ring: str) -> tuple[str, ...]:

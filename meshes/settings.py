@@ -76,6 +76,7 @@ envint("WEB_CONCURRENCY", 1)  # which the web server reads by itself
 DEBUG = envbool("MESHES_DEBUG", False)
 ALLOWED_HOSTS = envlist("MESHES_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
 CSRF_TRUSTED_ORIGINS = envorigins("MESHES_CSRF_TRUSTED_ORIGINS")
+CSRF_FAILURE_VIEW = "meshes.problems.csrf_failure"
 ROOT_URLCONF = "meshes.urls"
 WSGI_APPLICATION = "meshes.wsgi.application"
 USE_TZ = True

@@ -1,20 +1,18 @@
 """`/`, the page that says what is where, `/api/schema`, and `/api/docs` that shows it."""
 
 import json
+from collections.abc import Callable
 from functools import cache
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
-from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_safe
+from django.shortcuts import redirect, render
 from drf_spectacular.generators import SchemaGenerator
 
 from meshes.problems import safe_methods_only
 
 
-@csrf_exempt  # it changes nothing, and another method is to hear so
-@require_safe
+@safe_methods_only
 def home(request: HttpRequest) -> HttpResponse:
     """What is where. It names addresses and nothing that a key or a password guards."""
     return render(request, "meshes/home.html", {"flower_url": settings.MESHES_FLOWER_URL})
@@ -30,6 +28,16 @@ def openapi(request: HttpRequest) -> HttpResponse:
 def docs(request: HttpRequest) -> HttpResponse:
     """The document for people, by Swagger UI. All that it runs are files, as the content security policy demands."""
     return render(request, "meshes/docs.html")
+
+
+def redirect_to(place: str) -> Callable[[HttpRequest], HttpResponse]:
+    """A view that leads to a route by its name, or to a path."""
+
+    @safe_methods_only
+    def leading(request: HttpRequest) -> HttpResponse:
+        return redirect(place)
+
+    return leading
 
 
 @cache

@@ -150,7 +150,11 @@ ROUTES = (*WORKSPACES, *CONNECTIONS, *RULES, *EVENTS, *DELIVERIES)
 OPEN = {
     "GET /": 200,
     "GET /api/schema": 200,
+    "GET /api/schema/": 302,
     "GET /api/docs": 200,
+    "GET /api/docs/": 302,
+    "GET /admin": 302,
+    "GET /favicon.ico": 302,
     "GET /healthz": 200,
     "GET /readyz": 200,
     "GET /oauth/callback": 303,

@@ -90,7 +90,7 @@ def _strangers() -> list[Caller]:
     revoked, expired = issue(), issue(expires_at=now - timedelta(seconds=1))
     keys.revoke_key(revoked.row.pk, now)
     clients = {
-        "no key": Client(raise_request_exception=False),
+        "no key": Client(raise_request_exception=False, enforce_csrf_checks=True),
         "garbage": bearer("mesh_live_garbage"),
         "a key with another secret": bearer(keys._generate(issue().row.pk)),
         "revoked": bearer(revoked.key),

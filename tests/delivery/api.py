@@ -16,7 +16,7 @@ class Caller:
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self._client = Client(headers={"authorization": f"Bearer {key}"})
+        self._client = Client(headers={"authorization": f"Bearer {key}"}, enforce_csrf_checks=True)
 
     def get(self, path: str, **query: Any) -> Any:
         return self._client.get(f"/api/v1{path}", query)

@@ -62,7 +62,7 @@ def test_a_method_that_is_not_there(method):
 
 @pytest.mark.parametrize("path", ["/api/schema", "/healthz", "/readyz"])
 def test_a_method_that_is_not_there_outside_the_resources(path):
-    answer = Client().post(path)
+    answer = Client(enforce_csrf_checks=True).post(path)
     is_problem(answer, 405, "method-not-allowed")
     assert answer["Allow"] == "GET, HEAD"
 

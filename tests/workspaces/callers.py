@@ -26,7 +26,9 @@ def caller(
 
 
 def bearer(credential: str) -> Client:
-    return Client(headers={"authorization": f"Bearer {credential}"}, raise_request_exception=False)
+    """As a program calls: without a CSRF token, which the API must not ask for."""
+    headers = {"authorization": f"Bearer {credential}"}
+    return Client(headers=headers, raise_request_exception=False, enforce_csrf_checks=True)
 
 
 def post(client: Client, path: str, document: Any = None, **headers: Any) -> Any:

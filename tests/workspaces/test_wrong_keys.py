@@ -68,7 +68,7 @@ def test_another_address_is_counted_apart():
 
 def test_a_wrong_key_of_a_web_page_counts_once():
     headers = {"authorization": f"Bearer {wrong()}", "origin": "https://a.example"}
-    client = Client(headers=headers)
+    client = Client(headers=headers, enforce_csrf_checks=True)
     asked = [client.post("/api/v1/events", {}, "application/json", REMOTE_ADDR="203.0.113.9") for _ in range(6)]
     assert [answer.status_code for answer in asked] == [401] * 5 + [429]
 
