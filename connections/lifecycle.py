@@ -38,7 +38,6 @@ CLOSED_BREAKER: Mapping[str, Any] = {
     "probe_until": None,
 }
 """The columns of a connection's health once somebody has mended it; the last failure stays what it was."""
-REVOKE_WAIT_SECONDS = 5.0
 TO_AUTHORIZE_WORDS = "It has not been authorized yet: open its authorization URL or connect link."
 TO_GIVE_WORDS = "It has no credentials yet."
 DISCONNECTED_WORDS = "It was disconnected. Authorize it again to use it."
@@ -220,15 +219,18 @@ def authorize(
 def disconnect(connection: Connection, *, actor: str) -> Connection:
     """Take the tokens out of the vault, make connect links void, and revoke at the vendor after the commit.
 
-    Raises Conflict where nothing is authorized this way, and when the connection changed meanwhile.
+    Raises Conflict where nothing is authorized this way, and when the connection changed meanwhile; NoPlace where the
+    vendor cannot be asked now.
     """
     provider = providers.get(connection.type)
     if provider.oauth is None or not provider.oauth.is_by_person:
         raise Conflict(f"{provider.name} connections are not authorized, so there is nothing to disconnect.")
-    with transaction.atomic():
+    with outside.keeping_places(), transaction.atomic():
         row = _lock(connection)
         if row is None or row.version != connection.version:
             raise Conflict(CHANGED_WORDS)
+        if revoking.is_needed(row):
+            outside.keep_place()
         revocation = revoking.prepare(row, actor)
         replacement = None
         if revocation is not None:
@@ -261,12 +263,17 @@ def resume(connection: Connection) -> Connection:
 
 
 def delete(connection: Connection, *, actor: str = "") -> bool:
-    """Leave a tombstone: history stays readable, secrets are destroyed. False when that was done before."""
+    """Leave a tombstone: history stays readable, secrets are destroyed. False when that was done before.
+
+    Raises NoPlace where there is something to revoke, and the vendor cannot be asked now.
+    """
     now = clock.database_now()
-    with transaction.atomic():
+    with outside.keeping_places(), transaction.atomic():
         row = _lock(connection)
         if row is None:
             return False
+        if revoking.is_needed(row):
+            outside.keep_place()
         revocation = revoking.prepare(row, actor)
         _rows(row).update(
             status=Status.DELETED, status_reason="", status_changed_at=now, deleted_at=now, updated_at=now,
@@ -275,8 +282,8 @@ def delete(connection: Connection, *, actor: str = "") -> bool:
         keeping.destroy(connection, actor)
         grants.clear(connection, void_links=True)
         states.forget(connection)
-        _revoke_later(revocation)
         _announce(connection)
+        _revoke_later(revocation)
     return True
 
 
@@ -417,20 +424,17 @@ def _move(connection: Connection, origins: list[Any], status: str, reason: str) 
 
 
 def _revoke_later(revocation: revoking.Revocation | None) -> None:
-    if revocation is not None:
-        transaction.on_commit(partial(_revoke, revocation), robust=True)
+    """Ask the vendor after the commit, in the place that was taken before anything changed."""
 
+    def revoke() -> None:  # no partial: of a robust hook that fails, Django reads the name
+        if revocation is not None:
+            revocation.send()
 
-def _revoke(revocation: revoking.Revocation) -> None:
-    """The request was let in while a place was free; where others were faster, it waits for one, as the tokens are gone
-    here already."""
-    with outside.place(wait_seconds=REVOKE_WAIT_SECONDS):
-        revocation.send()
+    transaction.on_commit(revoke, robust=True)
 
 
 def _announce(connection: Connection) -> None:
-    send = partial(connection_changed.send_robust, sender=Connection, connection_id=connection.pk)
-    transaction.on_commit(send)
+    transaction.on_commit(lambda: connection_changed.send_robust(sender=Connection, connection_id=connection.pk))
 
 
 def _without_queries(connection: Connection) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 A vendor or receiver that hangs holds the thread that waits for it. At most a quarter of a web process's threads may be
 in such a call, and one workspace has two of all of them at most. Workers and sweepers wait for nobody here.
+
+A place is taken before anything changes and kept until the call has ended, also where the call comes after a commit.
 """
 
 import math
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 from django.conf import settings
@@ -44,14 +46,38 @@ class TooManyCalls(OutsideBusyError):  # noqa: N818 - named by what happened
 
 
 @contextmanager
-def place(wait_seconds: float = 0.0) -> Iterator[None]:
-    """One of this process's places for a call. Raises NoPlace, after waiting for one where that is asked for."""
-    if not _places().acquire(timeout=wait_seconds):
+def place() -> Iterator[None]:
+    """One of this process's places for a call, or for several. Raises NoPlace at once where none is free."""
+    if not _places().acquire(blocking=False):
         raise NoPlace
     try:
         yield
     finally:
         _places().release()
+
+
+_kept = threading.local()
+
+
+@contextmanager
+def keeping_places() -> Iterator[None]:
+    """What this thread takes by `keep_place` is kept until the end of this, of the outermost where they are nested.
+
+    Around a transaction whose hook calls the outside, so that the place outlasts the commit, however it ends.
+    """
+    if hasattr(_kept, "places"):
+        yield
+        return
+    with ExitStack() as _kept.places:
+        try:
+            yield
+        finally:
+            del _kept.places
+
+
+def keep_place() -> None:
+    """Take a place, within `keeping_places`. Raises NoPlace."""
+    _kept.places.enter_context(place())
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from connections import lifecycle, options, outside, probing, providers
 from connections.lifecycle import Change
 from connections.masking import Redactor
 from connections.models import Connection
-from connections.oauth.views import AuthorizationActions, check_place_to_revoke, outside_as_problems
+from connections.oauth.views import AuthorizationActions, outside_as_problems
 from connections.providers.base import InvalidFields
 from connections.serializers import (
     ChoiceOut,
@@ -151,8 +151,8 @@ class ConnectionViewSet(AuthorizationActions):
         An authorization is revoked at the vendor, as far as it answers.
         """
         connection = self.get_object()
-        check_place_to_revoke(connection)
-        lifecycle.delete(connection, actor=self.identity.actor)
+        with outside_as_problems():
+            lifecycle.delete(connection, actor=self.identity.actor)
         return Response(status=204)
 
     @extend_schema(request=StrictSerializer, responses=ProbeOut)

@@ -1,5 +1,6 @@
 """What the API has for authorizations: three actions of a connection, and a workspace's own apps."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from rest_framework.viewsets import ViewSet
 
 from connections import lifecycle, outside, providers
 from connections.models import Connection
-from connections.oauth import apps, authorizing, links, revoking, states
+from connections.oauth import apps, authorizing, links, states
 from connections.oauth.addresses import link_url, redirect_uri
 from connections.oauth.serializers import (
     AuthorizationOut,
@@ -39,11 +40,15 @@ def outside_as_problems() -> Iterator[None]:
         raise Problem(status, detail=str(busy), headers={"Retry-After": str(busy.retry_after)}) from None
 
 
-def check_place_to_revoke(connection: Connection) -> None:
-    """Raises Problem 503 where ending a connection would ask a vendor, and no place is left for that."""
-    if revoking.is_needed(connection):
-        with outside_as_problems(), outside.place():
-            return
+def _keeping_places(handler: Any) -> Any:
+    """A place that the handler takes outlasts the transaction in which its answer is remembered."""
+
+    @functools.wraps(handler)
+    def handle(*args: Any, **kwargs: Any) -> Any:
+        with outside.keeping_places():
+            return handler(*args, **kwargs)
+
+    return handle
 
 
 class AuthorizationActions(TenantViewSet):
@@ -89,14 +94,15 @@ class AuthorizationActions(TenantViewSet):
 
     @extend_schema(request=StrictSerializer, responses=ConnectionOut)
     @action(detail=True, methods=["post"])
+    @_keeping_places
     @once
     def disconnect(self, request: Request, id: str) -> Response:
         """Destroy the tokens here and revoke them at the vendor, as far as it answers. Deliveries are held."""
         connection = self.living()
         self.read(StrictSerializer)
-        check_place_to_revoke(connection)
         try:
-            return Response(ConnectionOut(lifecycle.disconnect(connection, actor=self.identity.actor)).data)
+            with outside_as_problems():
+                return Response(ConnectionOut(lifecycle.disconnect(connection, actor=self.identity.actor)).data)
         except lifecycle.Conflict as conflict:
             raise Problem(409, detail=str(conflict)) from None
 

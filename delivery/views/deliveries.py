@@ -1,6 +1,5 @@
 """`/deliveries` and `/dead-letters`: what was sent where, with every attempt."""
 
-from functools import partial
 
 from django.db import transaction
 from django.db.models import Prefetch, QuerySet
@@ -59,7 +58,7 @@ class DeliveryViewSet(TenantViewSet):
             if refusal.reason == reopening.FILTERED:
                 return self._show(id, 202)
             raise Problem(409, detail=refusal.words)
-        transaction.on_commit(partial(publishing.publish_deliveries, sent.to_publish))
+        transaction.on_commit(lambda: publishing.publish_deliveries(sent.to_publish))
         return self._show(ids.encode(ids.DELIVERY, sent.made[delivery.pk]), 202)
 
     @extend_schema(request=StrictSerializer, responses=DeliveryDetailOut)

@@ -3,7 +3,6 @@
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -107,7 +106,7 @@ class EventViewSet(TenantViewSet):
         hints = setting_aside.route_again([event.pk])
         if not hints:
             raise Problem(409, detail="Only an event that was set aside is routed again.")
-        transaction.on_commit(partial(publishing.publish_fanouts, hints))
+        transaction.on_commit(lambda: publishing.publish_fanouts(hints))
         return self._show(id, 202)
 
     @extend_schema(operation_id="events_route_all", request=RouteAgainIn, responses={202: RoutedAgainOut})
@@ -117,7 +116,7 @@ class EventViewSet(TenantViewSet):
         """Route all events again that were set aside, of one workspace or of all that the key may see."""
         workspace = self.read(RouteAgainIn).get("workspace")
         hints = setting_aside.route_all_again(workspace.pk if workspace else self.identity.workspace_id)
-        transaction.on_commit(partial(publishing.publish_fanouts, hints))
+        transaction.on_commit(lambda: publishing.publish_fanouts(hints))
         answer = {"events": len(hints), "remaining": len(hints) == setting_aside.MOST_AT_ONCE}
         return Response(RoutedAgainOut(answer).data, status=202)
 

@@ -1,8 +1,10 @@
 """Requests to the outside leave most threads of a web process free, and one workspace leaves most places to others."""
 
+import ast
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from django.core.cache import cache
@@ -16,6 +18,7 @@ from tests.workspaces.callers import caller, post
 from workspaces import limits
 
 PATIENCE = 60.0
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -142,3 +145,53 @@ def test_choices_that_are_kept_need_no_place(endpoint, monkeypatch):
         for _ in range(4):
             stack.enter_context(outside.place())
         assert key.get(path).status_code == 200
+
+
+# --- what the source says -------------------------------------------------------------------------------------------
+
+SOURCES = [
+    path
+    for folder in ("workspaces", "connections", "delivery", "meshes")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if path.parent.name != "demo"
+]
+CALLERS = {
+    ("connections/probing.py", "send"),  # tests and options: `outside.place_of`, in `connections.views` and `.options`
+    ("connections/oauth/exchange.py", "_send"),  # tokens, details, revocation: below
+    ("delivery/conversing.py", "_call"),  # workers
+}
+EXCHANGES = {
+    ("connections/oauth/authorizing.py", "by_code"),  # the callback, in its place
+    ("connections/oauth/authorizing.py", "details"),
+    ("connections/oauth/authorizing.py", "revoke"),
+    ("connections/oauth/refreshing.py", "renew"),  # of a worker, a test or options
+    ("connections/oauth/refreshing.py", "revoke"),
+    ("connections/oauth/revoking.py", "renew"),  # disconnect and delete, in the place of `connections.lifecycle`
+    ("connections/oauth/revoking.py", "revoke"),
+}
+
+
+def calls_in(path):
+    """Every call of an attribute in a module: the innermost function it stands in, `name.attribute`, and the call."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            around = [each for each in functions if each.lineno <= node.lineno <= (each.end_lineno or 0)]
+            name = max(around, key=lambda each: each.lineno).name if around else ""
+            yield name, ast.unparse(node.func), node
+
+
+def test_whoever_calls_the_outside_is_known_and_has_a_place():
+    """A new caller says here where its place is, and joins `oauth/test_places.py` where a web thread may come to it."""
+    names = [(str(path.relative_to(ROOT)), *call) for path in SOURCES for call in calls_in(path)]
+    assert {(path, by) for path, by, name, _ in names if name in {"outbound.send", "outbound.session"}} == CALLERS
+    asked = {(path, name.partition(".")[2]) for path, _, name, _ in names if name.startswith("exchange.")}
+    assert {each for each in asked if each[1] not in {"url_of", "is_vendor_s"}} == EXCHANGES
+
+
+def test_what_runs_after_a_commit_has_a_name():
+    """Django reads the name of a robust hook that fails: a partial has none, and its error would be a 500."""
+    hooks = [node.args[0] for path in SOURCES for _, name, node in calls_in(path) if name.endswith("on_commit")]
+    assert len(hooks) >= 10
+    assert [ast.unparse(hook) for hook in hooks if isinstance(hook, ast.Call)] == []
