@@ -1,6 +1,5 @@
 """`/deliveries` and `/dead-letters`: what was sent where, with every attempt."""
 
-
 from django.db import transaction
 from django.db.models import Prefetch, QuerySet
 from drf_spectacular.utils import extend_schema
