@@ -18,8 +18,8 @@ from jmespath.visitor import Options, TreeInterpreter
 
 from connections.jsonvalues import ShapingError, measure, text_of
 from connections.metering import Meter
-from connections.transforms import join_bounded, to_number
-from workspaces.spelling import suggested
+from connections.transforms import PLAIN_TRANSFORMS, join_bounded, to_number
+from workspaces.spelling import nearest, suggested
 from workspaces.strictjson import InvalidJson, check_value, text_fault
 
 MAX_LENGTH = 1000
@@ -122,7 +122,10 @@ def _check_call(name: str, arguments: list[Any]) -> None:
     known = _Functions.FUNCTION_TABLE.get(name)
     if known is None:
         functions = sorted(_Functions.FUNCTION_TABLE)
-        known = f"{', '.join(functions)}.{suggested(name, functions)}"
+        near = "" if name in PLAIN_TRANSFORMS else suggested(name, functions)
+        if transform := None if near else nearest(name, PLAIN_TRANSFORMS):
+            near = f' The transform {transform} is written "transforms": ["{transform}"].'
+        known = f"{', '.join(functions)}.{near}"
         raise ExpressionError(f"unknown function {name}(); known are {known}")
     expected = known["signature"]
     variadic = expected[-1].get("variadic", False)
@@ -222,3 +225,7 @@ class _Functions(Functions):
             return to_number(value, self.meter)
         except ShapingError:
             return None
+
+
+FUNCTIONS = _Functions.FUNCTION_TABLE
+"""By name, with the types that each takes."""

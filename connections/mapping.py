@@ -17,13 +17,14 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from connections.expression_spelling import expression_meant
 from connections.expressions import Expression, ExpressionError, compile_expression
 from connections.jsonvalues import MAX_SIZE, ShapingError, measure, writing_steps, written_size
 from connections.metering import RULE_STEPS, Meter
 from connections.providers.markup import ESCAPES, escape_values
 from connections.transforms import OperandError, Transform, compile_transform
 from workspaces.jsonpaths import join_path, pointer, split_path
-from workspaces.spelling import none_of
+from workspaces.spelling import none_of, suggested
 from workspaces.strictjson import InvalidJson, check_value
 
 MAX_ENTRIES = 200
@@ -38,6 +39,12 @@ COPIES = 4
 OnError = Literal["fail", "skip", "null"]
 _MEMBERS = ("to", "from", "value", "transforms", "on_error", "escape", "skip_blanks")
 _ON_ERROR: tuple[OnError, ...] = ("fail", "skip", "null")
+_MEANT: dict[str, OnError] = {
+    **dict.fromkeys(("ignore", "omit", "drop", "continue", "pass", "leave_out"), "skip"),
+    **dict.fromkeys(("raise", "error", "abort", "stop", "throw", "dead_letter"), "fail"),
+    **dict.fromkeys(("none", "nil", "empty", "set_null"), "null"),
+}
+"""What others call it."""
 
 
 class MappingError(ValueError):
@@ -162,7 +169,9 @@ def _compile_source(source: Any, index: int) -> Expression:
     try:
         return compile_expression(source)
     except ExpressionError as error:
-        raise MappingError(pointer(index, "from"), str(error)) from None
+        meant = expression_meant(source) if isinstance(source, str) else None
+        words = f"{error}. Did you mean {meant}?" if meant else str(error)
+        raise MappingError(pointer(index, "from"), words) from None
 
 
 def _compile_transforms(documents: Any, index: int) -> tuple[Transform, ...]:
@@ -181,7 +190,9 @@ def _compile_on_error(choice: Any, index: int) -> OnError:
     for known in _ON_ERROR:
         if choice == known:
             return known
-    raise MappingError(pointer(index, "on_error"), "must be fail, skip or null (the word)")
+    word = choice.casefold() if isinstance(choice, str) and len(choice) <= 32 else ""
+    near = f" Did you mean {_MEANT[word]}?" if word in _MEANT else suggested(word, _ON_ERROR)
+    raise MappingError(pointer(index, "on_error"), f"must be fail, skip or null (the word).{near}")
 
 
 def _compile_escape(choice: Any, index: int) -> str:

@@ -10,28 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from connections.providers.base import Action, FieldKind, MappingField
+from connections.transforms import MADE_BY
 from workspaces.jsonpaths import pointer, split_path
 from workspaces.spelling import suggested
-
-_MADE_BY: dict[str, FieldKind] = {
-    "to_string": "string",
-    "to_number": "number",
-    "to_boolean": "boolean",
-    "to_date": "string",
-    "to_datetime": "string",
-    "from_epoch": "string",
-    "from_epoch_ms": "string",
-    "trim": "string",
-    "lower": "string",
-    "upper": "string",
-    "md5": "string",
-    "sha256": "string",
-    "substring": "string",
-    "replace": "string",
-    "join": "string",
-    "split": "array",
-}
-"""What a transform makes whatever it is given; the others depend on that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +104,7 @@ def _wrong_type(field: MappingField, entry: Mapping[str, Any]) -> tuple[str, ...
     transforms = entry.get("transforms") or []
     names = [transform if isinstance(transform, str) else next(iter(transform)) for transform in transforms]
     if names:
-        made = _MADE_BY.get(names[-1])
+        made = MADE_BY.get(names[-1])
         return ("transforms", str(len(names) - 1)) if made not in (None, field.type) else ()
     if "value" not in entry or entry["value"] is None:
         return ()

@@ -311,3 +311,11 @@ PLAIN_TRANSFORMS = tuple(_PLAIN)
 TRANSFORMS = (*_PLAIN, *_WITH_ARGUMENT)
 """The names of all."""
 _KNOWN = ", ".join(TRANSFORMS)
+MADE_BY = {
+    **dict.fromkeys(("trim", "lower", "upper", "md5", "sha256", "substring", "replace", "join"), "string"),
+    **dict.fromkeys(("to_string", "to_date", "to_datetime", "from_epoch", "from_epoch_ms"), "string"),
+    "to_number": "number",
+    "to_boolean": "boolean",
+    "split": "array",
+}
+"""The type that a transform makes whatever it is given; the others depend on that."""

@@ -32,6 +32,7 @@ from delivery.conditions import (
     matches,
     starts_with,
 )
+from delivery.dialects import operator_meant, read_described, sign_meant
 from delivery.regexes import compile_regex
 from workspaces.jsonpaths import pointer, split_path
 from workspaces.spelling import suggested
@@ -122,6 +123,8 @@ class _Compiler:
             raise place.error(f"objects are nested more than {MAX_DEPTH} deep")
         if not document:
             raise place.error('an empty object says nothing; use {"$exist": true} or {"$eq": {}}')
+        if not place.path and (meant := read_described(document)):
+            raise place.error(f"a filter names the field, then the operator. Did you mean {meant}?")
         operators = sum(name.startswith("$") for name in document)
         if operators not in (0, len(document)):
             raise place.error("an object holds either operators or fields, not both; join them by $and")
@@ -134,7 +137,7 @@ class _Compiler:
         except ValueError as error:
             raise place.error(str(error)) from None
         if not place.path and path[0] not in CONTEXT:
-            raise place.error(misread(path))
+            raise place.error(_misread_root(name, path, document))
         return self.read(document, place.below(path=path))
 
     def read_array_literal(self, members: list[Any], place: _Place) -> Condition:
@@ -150,7 +153,8 @@ class _Compiler:
             return Negation(place.path, preview(operand), self.read(operand, place))
         operator = _OPERATORS.get(name)
         if operator is None:
-            raise place.error(f"unknown operator; known are {', '.join(OPERATORS)}.{suggested(name, OPERATORS)}")
+            near = f" Did you mean {meant}?" if (meant := operator_meant(name)) else suggested(name, OPERATORS)
+            raise place.error(f"unknown operator; known are {', '.join(OPERATORS)}.{near}")
         if not place.path:
             raise place.error("an operator needs a field to look at")
         self.count(place)
@@ -186,6 +190,17 @@ def _settle(place: _Place) -> _Place:
     if root == "event" and not below:
         return place.below(path=("type",))
     raise place.error(misread(place.path) or f"{root} has the members {', '.join(known)}.")
+
+
+def _misread_root(name: str, path: tuple[str, ...], document: Any) -> str:
+    """Why a member of the whole filter is none, and what may be meant: a field, or an operator."""
+    operator = operator_meant(name)
+    is_group = operator in ("$and", "$or", "$not", "$in", "$nin") and isinstance(document, (dict, list))
+    if operator and (is_group or sign_meant(name)):
+        needs = "" if operator in ("$and", "$or", "$not") else " An operator needs a field to look at."
+        return f"{name.strip()} is no operator. Did you mean {operator}?{needs}"
+    needs = f" The operator {operator} needs a field to look at." if operator else ""
+    return misread(path) + needs
 
 
 # --- operators: check the operand, build the test ---------------------------------------------------------------------

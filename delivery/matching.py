@@ -2,7 +2,14 @@
 
 from delivery.clauses import Clause
 from delivery.filters import Filter, FilterError, compile_filter
-from delivery.patterns import PatternError, check_pattern, is_event_type, matching_patterns, pattern_matches
+from delivery.patterns import (
+    PatternError,
+    check_pattern,
+    is_event_type,
+    matching_patterns,
+    odd_pattern,
+    pattern_matches,
+)
 
 __all__ = [
     "Clause",
@@ -13,5 +20,6 @@ __all__ = [
     "compile_filter",
     "is_event_type",
     "matching_patterns",
+    "odd_pattern",
     "pattern_matches",
 ]

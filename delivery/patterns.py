@@ -39,6 +39,15 @@ def _meant(pattern: str) -> str:
     return f"{tidy}.*" if tidy and "*" in pattern else tidy
 
 
+def odd_pattern(pattern: str) -> str:
+    """What to say of full stops that separate nothing, which types may have and hardly ever do; empty where none is."""
+    plain = pattern.removesuffix(".*") if pattern != "*" else "x"
+    if not (plain.startswith(".") or plain.endswith(".") or ".." in plain):
+        return ""
+    tidy = re.sub(r"\.{2,}", ".", plain).strip(".") or "lead"
+    return f"A full stop separates nothing here. Did you mean {tidy} or {tidy}.*?"
+
+
 def pattern_matches(pattern: str, event_type: str) -> bool:
     """Does a checked pattern name this event type?"""
     if pattern.endswith("*"):

@@ -6,11 +6,12 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
+from connections.providers.markup import ESCAPES
 from connections.transforms import PLAIN_TRANSFORMS
 from delivery import rules
 from delivery.models import Rule
 from delivery.search import EventTypeField
-from delivery.serializers import OmittedFieldOut
+from delivery.serializers import OmittedFieldOut, WarningOut
 from meshes.api import PublicIdField, QuerySerializer, StrictSerializer, WorkspaceField
 from workspaces import ids
 
@@ -35,6 +36,8 @@ _ENTRY = {
         "value": {},
         "transforms": {"type": "array", "maxItems": 20, "items": _TRANSFORM},
         "on_error": {"type": "string", "enum": ["fail", "skip", "null"]},
+        "escape": {"type": "string", "enum": ["none", *ESCAPES]},
+        "skip_blanks": {"type": "boolean"},
     },
     "additionalProperties": False,
     "oneOf": [
@@ -92,14 +95,6 @@ class RuleOut(serializers.Serializer[Any]):
     version = serializers.IntegerField(help_text="1, and one more with each change.")
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
-
-
-class WarningOut(serializers.Serializer[Any]):
-    """What may be meant, and mostly is not."""
-
-    pointer = serializers.CharField(help_text="Into the rule, RFC 6901.")
-    detail = serializers.CharField()
-    rule = serializers.CharField(help_text="What was looked at, in one word.")
 
 
 class RuleDetailOut(RuleOut):

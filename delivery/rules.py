@@ -9,9 +9,11 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from connections import mapping, providers, shaping
+from connections import providers, shaping
+from connections.mapping_spelling import mapping_mistakes, mapping_warnings
 from connections.models import Connection
-from delivery import evaluation, matching, preview, routing, rule_spelling
+from delivery import evaluation, matching, preview, routing
+from delivery.filter_spelling import filter_mistakes, filter_warnings
 from delivery.models import Rule
 from delivery.routing import CompiledRule
 from meshes.api import Problem
@@ -64,7 +66,7 @@ def _fill(rule: Rule, fields: Mapping[str, Any]) -> None:
     for name in ("name", "event", "filter", "mapping", "enabled"):
         if name in fields:
             setattr(rule, name, fields[name])
-    mistakes += _mistakes_in_documents(rule) or _misspelt(rule, fields)
+    mistakes += _mistakes_in_documents(rule, fields)
     mistakes += _choose_action(rule, fields)
     mistakes = mistakes or _mistakes_about_fields(rule)
     if mistakes:
@@ -79,43 +81,29 @@ def _find_connection(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> Conne
     return found
 
 
-def _mistakes_in_documents(rule: Rule) -> list[Mistake]:
-    mistakes = []
+def _mistakes_in_documents(rule: Rule, fields: Mapping[str, Any]) -> list[Mistake]:
+    """What is wrong with what is written now; a filter and a mapping from before go on as they are."""
+    mistakes: list[Mistake] = []
     try:
         matching.check_pattern(rule.event)
     except matching.PatternError as error:
         mistakes.append(_mistake("/event", f"This {error}", "event_pattern"))
-    try:
-        if rule.filter is not None:
-            matching.compile_filter(rule.filter)
-    except matching.FilterError as error:
-        mistakes.append(_mistake(f"/filter{error.pointer}", error.message, "filter"))
-    try:
-        if rule.mapping is not None:
-            mapping.compile_mapping(rule.mapping)
-    except mapping.MappingError as error:
-        mistakes.append(_mistake(f"/mapping{error.pointer}", error.message, "mapping"))
+    if fields.get("filter") is not None:
+        mistakes += filter_mistakes(fields["filter"], "filter")
+    if fields.get("mapping") is not None:
+        mistakes += mapping_mistakes(fields["mapping"], "mapping")
     return mistakes
-
-
-def _misspelt(rule: Rule, fields: Mapping[str, Any]) -> list[Mistake]:
-    """What is written now, compiles, and never finds anything."""
-    found: list[Mistake] = []
-    if fields.get("filter"):
-        found += rule_spelling.filter_mistakes(fields["filter"])
-    if fields.get("mapping"):
-        found += rule_spelling.mapping_mistakes(fields["mapping"])
-    return found
 
 
 def warnings(rule: Rule) -> list[Mistake]:
     """What a rule says that may be meant, and mostly is not. `rule.connection` is at hand."""
-    found = [*rule_spelling.pattern_warnings(rule.event)]
+    words = matching.odd_pattern(rule.event)
+    found = [_mistake("/event", words, "event_pattern")] if words else []
     if rule.filter:
-        found += rule_spelling.filter_warnings(rule.filter)
+        found += filter_warnings(rule.filter, "filter")
     if rule.mapping:
         action = providers.get(rule.connection.type).action(rule.action)
-        found += rule_spelling.mapping_warnings(rule.mapping, action)
+        found += mapping_warnings(rule.mapping, action, "mapping")
     return found
 
 

@@ -148,6 +148,14 @@ class StepOut(serializers.Serializer[Any]):
     response_body = serializers.CharField(allow_null=True)
 
 
+class WarningOut(serializers.Serializer[Any]):
+    """What may be meant, and mostly is not."""
+
+    pointer = serializers.CharField(help_text="Into the body, RFC 6901.")
+    detail = serializers.CharField()
+    rule = serializers.CharField(help_text="What was looked at, in one word.")
+
+
 class OmittedFieldOut(serializers.Serializer[Any]):
     field = serializers.CharField(help_text="By the vendor's own name.")
     reason = serializers.CharField()

@@ -43,6 +43,7 @@ MEANT = {
     "operator": "an operator that is one",
     "mapping": "a mapping that compiles",
     "unknown_root": "an expression that finds something",
+    "never": "what can hold, find or be made for some event",
     "reused": "an Idempotency-Key that is new to another body",
     "nul": "text that PostgreSQL stores",
     "surrogate": "text that has a UTF-8 form",

@@ -5,15 +5,20 @@ from difflib import get_close_matches
 
 MOST_LISTED = 30
 _LONGEST = 64
+_SHORTEST_PART = 4
+"""Of a word that is found inside another one: `token` in `access_token`."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is spelt most like this one, whatever the case; None where none is near."""
+    """The known word that is spelt most like this one, whatever the case, or holds it; None where none is near."""
     by_letters = {each.casefold(): each for each in known}
     if len(word) > _LONGEST:
         return None
-    found = get_close_matches(word.casefold(), by_letters, n=1, cutoff=0.6)
-    return by_letters[found[0]] if found else None
+    letters = word.casefold()
+    found = get_close_matches(letters, by_letters, n=1, cutoff=0.6)
+    if not found and len(letters) >= _SHORTEST_PART:
+        found = [each for each in by_letters if letters in each or (len(each) >= _SHORTEST_PART and each in letters)]
+    return by_letters[min(found, key=len)] if found else None
 
 
 def suggested(word: str, known: Iterable[str]) -> str:

@@ -3,14 +3,26 @@
 import uuid
 from typing import Any
 
-from drf_spectacular.utils import OpenApiExample, extend_schema
+from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from delivery import erasure, matching
-from meshes.api import DryRun, Endpoint, PeriodIn, PublicIdField, StrictSerializer, invalid, once_outside, period_bounds
+from delivery.filter_spelling import filter_mistakes, filter_warnings
+from delivery.serializers import WarningOut
+from meshes.api import (
+    DryRun,
+    Endpoint,
+    PeriodIn,
+    Problem,
+    PublicIdField,
+    StrictSerializer,
+    invalid,
+    once_outside,
+    period_bounds,
+)
 from workspaces import clock, ids
 from workspaces.access import resolve_workspace
 
@@ -52,6 +64,11 @@ class ErasureOut(serializers.Serializer[Any]):
         child=PublicIdField(ids.EVENT), help_text="Being routed or sent at this moment, not erased: ask again for them."
     )
     next = PublicIdField(ids.EVENT, allow_null=True, help_text="Send it as `after` to go on; null: all was looked at.")
+    warnings = serializers.SerializerMethodField(help_text="What `match` says and mostly does not mean.")
+
+    @extend_schema_field(WarningOut(many=True))
+    def get_warnings(self, done: erasure.Erased) -> list[dict[str, str]]:
+        return list(self.context["warnings"])
 
 
 class ErasureView(Endpoint):
@@ -74,25 +91,27 @@ class ErasureView(Endpoint):
         One request looks for five seconds at most. Repeat it with `after` until `next` is null.
         """
         workspace = resolve_workspace(self.identity, id, include_deleted=True)
+        warnings: list[dict[str, str]] = []
         given, now = self.read(ErasureIn), clock.database_now()
         is_dry = given["dry_run"]
         if "events" in given:
             done = erasure.erase_events(workspace, given["events"], now, is_dry=is_dry)
         else:
             wanted = _compiled(given["match"])
+            warnings = [*filter_warnings(given["match"], "match")]
             try:
                 period, after = period_bounds(given), given.get("after")
                 done = erasure.erase_matching(workspace, wanted, period, after, now, is_dry=is_dry)
             except erasure.UndecidedError as error:
                 raise _too_dear(error) from None
-        return DryRun(ErasureOut(done).data) if is_dry else Response(ErasureOut(done).data)
+        answer = ErasureOut(done, context={"warnings": warnings}).data
+        return DryRun(answer) if is_dry else Response(answer)
 
 
 def _compiled(document: dict[str, Any]) -> matching.Filter:
-    try:
-        return matching.compile_filter(document)
-    except matching.FilterError as error:
-        raise invalid(f"/match{error.pointer}", error.message, "filter") from None
+    if mistakes := filter_mistakes(document, "match"):
+        raise Problem(422, errors=mistakes)
+    return matching.compile_filter(document)
 
 
 def _too_dear(error: erasure.UndecidedError) -> Exception:

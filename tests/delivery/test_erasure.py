@@ -68,6 +68,7 @@ def test_a_matching_persons_payloads_are_emptied_everywhere(api, workspace):
         "cancelled": 1,
         "busy": [],
         "next": None,
+        "warnings": [],
     }
     assert traces_of("ada@") == []
     shown = api.get(f"/events/{event.public_id}").json()
