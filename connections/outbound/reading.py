@@ -65,16 +65,15 @@ class Reading:
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Names and values in order. A line that continues the one before (RFC 9112, section 5.2) is joined to it."""
-        pairs: list[tuple[str, str]] = []
+        pairs: list[tuple[str, list[str]]] = []
         for line in self._lines[1:]:
             text = line.decode("latin-1").rstrip("\r\n")
             if text[:1] in {" ", "\t"} and pairs:
-                name, value = pairs[-1]
-                pairs[-1] = (name, f"{value} {text.strip()}")
+                pairs[-1][1].append(text.strip())
             elif ":" in text:
                 name, _, value = text.partition(":")
-                pairs.append((name.strip(), value.strip()))
-        return tuple(pairs)
+                pairs.append((name.strip(), [value.strip()]))
+        return tuple((name, " ".join(lines)) for name, lines in pairs)
 
     @property
     def keep_alive_seconds(self) -> int | None:

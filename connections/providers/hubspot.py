@@ -251,7 +251,8 @@ def _check_second_call(shipment: Shipment, fields: Mapping[str, Any]) -> None:
     if shipment.action == "add_to_list":
         _list_id(fields)
     if shipment.action == "create_note":
-        limited("note", _note(needed(fields, "note")), MAX_TEXT, "HubSpot")
+        text = limited("note", needed(fields, "note"), MAX_TEXT, "HubSpot")
+        limited("note", _note(text), MAX_TEXT, "HubSpot")
 
 
 def _properties(fields: Mapping[str, Any]) -> dict[str, str]:

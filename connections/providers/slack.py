@@ -208,7 +208,8 @@ class Slack(Vendor):
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)
-        text, blocks = escape_slack(needed(fields, "text")), array_in(fields, "blocks")
+        text, blocks = needed(fields, "text"), array_in(fields, "blocks")
+        text = escape_slack(text) if len(text) <= MAX_TEXT else text
         if len(text) > MAX_TEXT:
             raise Unsendable(f"The text has {len(text):,} characters; Slack takes at most {MAX_TEXT:,}.")
         if len(blocks) > MAX_BLOCKS:

@@ -28,6 +28,7 @@ from connections.providers.vendor import (
     VendorError,
     given,
     json_request,
+    limited,
     needed,
     object_in,
     read_object,
@@ -36,6 +37,8 @@ from connections.providers.vendor import (
 )
 
 CARD = "AdaptiveCard"
+MAX_BODY = 28_000
+"""Bytes of a message; no text is escaped that has more characters."""
 
 
 class Teams(Vendor):
@@ -70,7 +73,7 @@ class Teams(Vendor):
             ),
         ),
     )  # fmt: skip
-    limits = Limits(in_flight=4, body_bytes=28_000)
+    limits = Limits(in_flight=4, body_bytes=MAX_BODY)
     test = "Microsoft offers no check of a flow's URL but a message. Replay a delivery to see one arrive."
     answers = {
         **dict.fromkeys(
@@ -104,6 +107,8 @@ class Teams(Vendor):
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)
+        for key in ("title", "text"):
+            limited(key, given(fields, key) or "", MAX_BODY, self.name, shortest=0)
         attachment = {
             "contentType": "application/vnd.microsoft.card.adaptive",
             "contentUrl": None,
@@ -127,7 +132,8 @@ def _own(card: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(text: str) -> str:
     """A text block's text that shows as it is; Teams begins a new line only at an empty one."""
-    return re.sub(r"\s*\n\s*", "\n\n", escape_markdown(text.replace("\r\n", "\n").replace("\r", "\n")))
+    escaped = escape_markdown(text.replace("\r\n", "\n").replace("\r", "\n"))
+    return re.sub(r"\s++", lambda spaces: "\n\n" if "\n" in spaces[0] else spaces[0], escaped)
 
 
 def _card(title: str | None, text: str) -> dict[str, Any]:

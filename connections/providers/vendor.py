@@ -188,7 +188,7 @@ def typed(declared: MappingField, value: Any) -> Any:
     match declared.type, value:
         case "string", int() | float() if not isinstance(value, bool):
             return number_text(value)
-        case "number", str() if _NUMBER.fullmatch(value) and len(value) <= 300:
+        case "number", str() if len(value) <= 300 and _NUMBER.fullmatch(value):
             number = float(value) if set(value) & set(".eE") else int(value)
             if Decimal(repr(number)) == Decimal(value):
                 return number
@@ -368,7 +368,7 @@ def seconds_until(response: Response, moment: float) -> float:
     return min(max(moment - since.timestamp(), 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
-_QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|`[^`]*`|'[^']*'")
+_QUOTED = re.compile(r"\"[^\"]*\"|“[^“”]*”|`[^`]*`|'[^']*'")
 
 
 def shown(message: str) -> str:

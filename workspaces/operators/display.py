@@ -97,7 +97,7 @@ def document(value: Any) -> SafeString | str:
     return format_html('<pre class="document">{}</pre>', visible(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+', re.DOTALL)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[{}\[\],:]|[^\s"{}\[\],:]+', re.DOTALL)
 
 
 def indented(text: str) -> str:
