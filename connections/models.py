@@ -102,6 +102,11 @@ class ConnectionHealth(models.Model):
     def __str__(self) -> str:
         return f"{self.breaker}, {self.consecutive_failures} failures in a row"
 
+    def breaker_at(self, paused_until: datetime | None, now: datetime) -> str:
+        """The breaker at this moment: once the pause of its connection is over, the next delivery is its probe."""
+        is_over = self.breaker == self.Breaker.OPEN and paused_until is not None and paused_until <= now
+        return self.Breaker.HALF_OPEN if is_over else self.breaker
+
 
 class SealedDocument(models.Model):
     """One sealed secret. The document repeats workspace, owner, kind and version; opening refuses if they differ.

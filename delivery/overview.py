@@ -75,8 +75,10 @@ SELECT count(*) FROM (
 _HELD_CONNECTIONS = "SELECT status, count(*) FROM connections WHERE status NOT IN ('active', 'deleted') GROUP BY status"
 _OPEN_BREAKERS = (
     "SELECT count(*) FROM (SELECT 1 FROM connection_health h JOIN connections c ON c.id = h.connection_id"
-    " WHERE h.breaker <> 'closed' AND c.status <> 'deleted' LIMIT %s) AS open"
+    " WHERE h.breaker = 'open' AND (c.paused_until IS NULL OR c.paused_until > clock_timestamp())"
+    " AND c.status <> 'deleted' LIMIT %s) AS open"
 )
+"""A pause that is over is no open breaker: the next delivery tries."""
 _OLDEST_UNROUTED = "SELECT created_at FROM unrouted WHERE poisoned_at IS NULL ORDER BY created_at LIMIT 1"
 _OVERDUE = """
 SELECT due.next_attempt_at FROM (

@@ -15,6 +15,7 @@ REASONS = (RETRY, COOL_DOWN, PROBE, TURN, *HOLDS)
 TURN_WORDS = "It is due, and goes out in its connection's turn."
 RETRY_WORDS = "Its schedule: the next attempt is made then."
 PROBE_WORDS = "One delivery tries whether the destination is back; the others wait for what becomes of it."
+HALF_OPEN_WORDS = "The circuit breaker is half open: the next delivery tries whether the destination is back."
 COOL_DOWN_WORDS = {
     "failures": "The circuit breaker is open: attempts in a row have failed. Then one delivery tries again.",
     "throttled": "The destination has asked for a pause (429). Then one delivery tries again.",
@@ -60,6 +61,12 @@ def cooling_down(connection: Connection, now: datetime) -> Waiting | None:
     if health is not None and not is_closed and health.probe_until is not None and health.probe_until > now:
         return Waiting(PROBE, health.probe_until, PROBE_WORDS)
     return None
+
+
+def breaker_of(connection: Connection, now: datetime) -> str:
+    """The breaker as it is at this moment: where the pause of an open one is over, the next delivery is its probe."""
+    health = health_of(connection)
+    return ConnectionHealth.Breaker.CLOSED if health is None else health.breaker_at(connection.paused_until, now)
 
 
 def health_of(connection: Connection) -> ConnectionHealth | None:

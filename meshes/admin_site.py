@@ -148,7 +148,9 @@ def tiles(now: datetime) -> list[Tile]:
     return [
         _count_tile("Dead letters, last 24 h", seen.dead_letters, "delivery_deadletter", "warn"),
         _parts_tile("Connections not active", seen.connections, "connections_connection", "warn"),
-        _count_tile("Circuit breakers open", seen.open_breakers, "connections_connectionhealth", "warn"),
+        _count_tile(
+            "Circuit breakers open", seen.open_breakers, "connections_connectionhealth", "warn", "?breaker=open"
+        ),
         Tile(
             "Longest overdue delivery", _figure(overdue), _tone(overdue), _list("delivery_delivery", "?state=pending")
         ),
@@ -158,10 +160,10 @@ def tiles(now: datetime) -> list[Tile]:
     ]
 
 
-def _count_tile(label: str, count: overview.Count | None, model: str, tone: str) -> Tile:
+def _count_tile(label: str, count: overview.Count | None, model: str, tone: str, query: str = "") -> Tile:
     if count is None:
         return Tile(label, "not known", "warn", _list(model))
-    return Tile(label, str(count), tone if count.number else "good", _list(model))
+    return Tile(label, str(count), tone if count.number else "good", _list(model, query if count.number else ""))
 
 
 def _parts_tile(label: str, counts: dict[str, int] | None, model: str, tone: str, query: str = "") -> Tile:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from connections import lifecycle, providers
@@ -22,6 +22,30 @@ PAUSED_WORDS = "Paused by an operator."
 HELD = (Status.PAUSED, Status.DISABLED, Status.NEEDS_REAUTH, Status.CREDENTIAL_ERROR)
 
 
+def by_breaker(breaker: str, paused_until: str) -> type[admin.SimpleListFilter]:
+    """A filter by the breaker as it is now. The two lookups lead to its stored state and to its connection's pause."""
+    offered = ConnectionHealth.Breaker
+
+    class BreakerFilter(admin.SimpleListFilter):
+        title, parameter_name = "breaker", breaker
+
+        def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+            return [(value, value.replace("_", " ").capitalize()) for value in offered.values]
+
+        def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+            over = Q(**{breaker: offered.OPEN, f"{paused_until}__lte": clock.now()})
+            match self.value():
+                case offered.CLOSED:
+                    return queryset.filter(**{breaker: offered.CLOSED})
+                case offered.OPEN:
+                    return queryset.filter(**{breaker: offered.OPEN}).exclude(over)
+                case offered.HALF_OPEN:
+                    return queryset.filter(Q(**{breaker: offered.HALF_OPEN}) | over)
+            return queryset
+
+    return BreakerFilter
+
+
 @admin.register(Connection)
 class ConnectionAdmin(OperatorAdmin):
     """What holds a connection, and the way to end it. Config and credentials are their owner's, through the API."""
@@ -34,7 +58,7 @@ class ConnectionAdmin(OperatorAdmin):
     list_filter = (
         WorkspaceFilter,
         by_choice("status", "status", Status.values),
-        by_choice("breaker", "health__breaker", ConnectionHealth.Breaker.values),
+        by_breaker("health__breaker", "paused_until"),
     )
     search_help_text = "conn_… or ws_… id, the external id of a workspace, or a kind such as webhook"
     actions = ("pause", "resume")
@@ -50,7 +74,7 @@ class ConnectionAdmin(OperatorAdmin):
     @admin.display(description="breaker")
     def show_breaker(self, connection: Connection) -> str:
         health = _health(connection)
-        return display.badge(health.breaker) if health else display.NOTHING
+        return display.badge(health.breaker_at(connection.paused_until, clock.now())) if health else display.NOTHING
 
     @admin.display(description="paused until (UTC)")
     def show_until(self, connection: Connection) -> str:
@@ -161,7 +185,7 @@ class ConnectionHealthAdmin(OperatorAdmin):
         "show_connection", "show_workspace", "show_breaker", "consecutive_failures", "show_failing", "show_failed",
         "show_succeeded",
     )  # fmt: skip
-    list_filter = (WorkspaceFilter, by_choice("breaker", "breaker", ConnectionHealth.Breaker.values))
+    list_filter = (WorkspaceFilter, by_breaker("breaker", "connection__paused_until"))
     list_select_related = ("connection", "workspace")
     search_help_text = "conn_… or ws_… id, or the external id of a workspace"
     fields = (
@@ -171,8 +195,11 @@ class ConnectionHealthAdmin(OperatorAdmin):
     readonly_fields = fields
     show_connection = columns.related("connection", "connections.connection")
     show_workspace = columns.workspace()
-    show_breaker = columns.state("breaker", "breaker")
     show_probe = columns.moment("probe_until", "probe until", only_ahead=True)
     show_failing = columns.moment("first_failure_at", "failing since")
     show_failed = columns.moment("last_failure_at", "last failure")
     show_succeeded = columns.moment("last_success_at", "last success")
+
+    @admin.display(description="breaker")
+    def show_breaker(self, health: ConnectionHealth) -> str:
+        return display.badge(health.breaker_at(health.connection.paused_until, clock.now()))

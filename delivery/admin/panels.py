@@ -21,8 +21,10 @@ MOST_RULES = 50
 
 def health(request: HttpRequest, connection: Connection) -> SafeString | str:
     """How the connection does, as its owner is told, and the state of its breaker."""
+    now = clock.now()
     context = {
-        "health": connection_health.examine(connection, clock.now()),
+        "health": connection_health.examine(connection, now),
+        "breaker": waiting.breaker_of(connection, now),
         "counters": waiting.health_of(connection),
     }
     return render_to_string("admin/delivery/health_panel.html", context, request)

@@ -8,8 +8,8 @@ from django.utils.dateparse import parse_datetime
 from connections import lifecycle
 from connections.models import ConnectionHealth
 from delivery import connection_health, dispatch, settling
-from delivery.models import Delivery
-from delivery.waiting import COOL_DOWN_WORDS, PROBE_WORDS, RETRY_WORDS, TURN_WORDS
+from delivery.models import Delivery, Payload
+from delivery.waiting import COOL_DOWN_WORDS, HALF_OPEN_WORDS, PROBE_WORDS, RETRY_WORDS, TURN_WORDS
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.operators import superuser, words
 
@@ -115,6 +115,130 @@ def test_waiting_deliveries_are_counted_so_far_and_no_further(api, monkeypatch):
     assert (health(api, target)["waiting_deliveries"], health(api, target)["waiting_is_exact"]) == (2, True)
     make_deliveries(target, 1)
     assert (health(api, target)["waiting_deliveries"], health(api, target)["waiting_is_exact"]) == (2, False)
+
+
+# --- what the breaker does not count --------------------------------------------------------------------------------
+
+
+def test_payloads_that_are_refused_make_it_failing_though_the_breaker_counts_none(api, endpoint):
+    target = make_connection(make_workspace(), url=endpoint.url)
+    endpoint.answer(422, body=b"no such list")
+    before = datetime.now(UTC)
+    for _ in range(6):
+        deliver(*make_deliveries(target))
+    assert set(Delivery.objects.values_list("status", "cause")) == {("dead", "rejected")}
+    assert not ConnectionHealth.objects.filter(consecutive_failures__gt=0).exists()
+    found = health(api, target)
+    assert (found["status"], found["consecutive_failures"], found["waiting_deliveries"]) == ("failing", 6, 0)
+    assert found["reason"].startswith("The last 6 attempts were refused. The newest failure: ")
+    assert "422" in found["reason"]
+    assert before <= parse_datetime(found["since"]) < parse_datetime(found["last_failure_at"]) <= datetime.now(UTC)
+    endpoint.answer(200)
+    deliver(*make_deliveries(target))
+    after = health(api, target)
+    assert (after["status"], after["reason"], after["consecutive_failures"]) == ("ok", "", 0)
+    assert after["last_failure_at"] == found["last_failure_at"]
+
+
+def test_refusals_and_failures_are_counted_together(api, endpoint):
+    target = make_connection(make_workspace(), url=endpoint.url)
+    fail(endpoint, target, 2)
+    endpoint.answer(413)
+    deliver(*make_deliveries(target))
+    found = health(api, target)
+    assert (found["status"], found["consecutive_failures"]) == ("failing", 3)
+    assert found["reason"].startswith("The last 3 attempts failed. The newest failure: ")
+    assert "413" in found["reason"]
+    assert parse_datetime(found["since"]) == ConnectionHealth.objects.get().first_failure_at
+
+
+@pytest.mark.parametrize(("status", "held"), [(410, "disabled"), (401, "needs_reauth")])
+def test_what_breaks_a_connection_is_its_last_failure(api, endpoint, status, held):
+    target = make_connection(make_workspace(), url=endpoint.url)
+    endpoint.answer(status)
+    before = datetime.now(UTC)
+    deliver(*make_deliveries(target))
+    found = health(api, target)
+    assert (found["status"], found["consecutive_failures"]) == (held, 1)
+    assert before <= parse_datetime(found["last_failure_at"]) <= datetime.now(UTC)
+    assert found["reason"].count(str(status)) == 1
+    assert api.post(f"/connections/{target.public_id}/resume").status_code == 200
+    resumed = health(api, target)
+    assert (resumed["status"], resumed["last_failure_at"]) == ("ok", found["last_failure_at"])
+
+
+def test_a_connection_that_failed_for_days_tells_the_newest_failure_too(api, endpoint):
+    target = make_connection(make_workspace(), url=endpoint.url)
+    counters(target, consecutive_failures=9, first_failure_at=ahead(-6 * 86_400), last_failure_at=ahead(-3600))
+    fail(endpoint, target, 1)
+    found = health(api, target)
+    assert found["status"] == "disabled"
+    assert found["reason"].startswith("The destination has failed for five days. The newest failure: ")
+    assert "503" in found["reason"]
+
+
+def test_the_words_of_a_failure_outlive_its_delivery(api, endpoint):
+    target = make_connection(make_workspace(), url=endpoint.url, retry_schedule=[0])
+    fail(endpoint, target, 3)
+    assert set(Delivery.objects.values_list("status", "cause")) == {("dead", "exhausted")}
+    found = health(api, target)
+    assert found["reason"].startswith("The last 3 attempts failed. The newest failure: ")
+    assert "503" in found["reason"]
+
+
+def test_what_fails_on_this_side_is_no_failure_of_the_receiver_s(api, endpoint):
+    target = make_connection(make_workspace(), url=endpoint.url)
+    lost, gone = make_deliveries(target, 2)
+    dispatch.claim([lost.pk], "a worker that is lost")
+    Delivery.objects.filter(pk=lost.pk).update(lease_until=ahead(-1))
+    assert settling.end_lapsed_leases([lost.pk]) == 1
+    Payload.objects.filter(pk=gone.event_id).update(erased_at=datetime.now(UTC))
+    deliver(gone)
+    gone.refresh_from_db()
+    assert (gone.status, gone.cause) == ("dead", "rejected")
+    found = health(api, target)
+    assert (found["status"], found["last_failure_at"], found["consecutive_failures"]) == ("ok", None, 0)
+
+
+# --- a breaker whose pause is over ----------------------------------------------------------------------------------
+
+
+def test_a_breaker_whose_pause_is_over_is_half_open_and_failing_everywhere(api, endpoint):
+    target = make_connection(make_workspace(), name="Flaky", url=endpoint.url)
+    fail(endpoint, target, 5)
+    root = superuser()
+    assert "1 Circuit breakers open" in words(root.client.get("/admin/"))
+    assert "Circuit breaker open" in root.text("connections_connection", target.pk)
+    type(target).objects.update(paused_until=ahead(-60))
+    found = health(api, target)
+    assert (found["status"], found["until"], found["consecutive_failures"]) == ("failing", None, 5)
+    assert found["reason"].startswith(f"The last 5 attempts failed. {HALF_OPEN_WORDS} The newest failure: ")
+    page = root.text("connections_connection", target.pk)
+    assert "Circuit breaker half open the next delivery tries" in page
+    assert "Is failing since" in page
+    assert "0 Circuit breakers open" in words(root.client.get("/admin/"))
+    for model, field in (("connections_connection", "health__breaker"), ("connections_connectionhealth", "breaker")):
+        shown = {value: words(root.list(model, **{field: value})) for value in ("closed", "open", "half_open")}
+        assert {value: "Flaky" in text for value, text in shown.items()} == {
+            "closed": False, "open": False, "half_open": True,
+        }  # fmt: skip
+        assert "half open" in shown["half_open"]
+
+
+def test_a_rest_for_want_of_a_token_is_failing_once_it_is_over(api):
+    """The breaker counts no failure there, and nothing has succeeded since all the same."""
+    target = make_connection(make_workspace(), paused_until=ahead(-1))
+    counters(target, breaker="open", opened_by="no_credentials")
+    found = health(api, target)
+    assert (found["status"], found["reason"], found["consecutive_failures"]) == ("failing", HALF_OPEN_WORDS, 0)
+
+
+def test_the_admin_says_which_wait_where(api):
+    target = make_connection(make_workspace())
+    make_deliveries(target, 3)
+    text = superuser().text("connections_connection", target.pk)
+    assert "Waiting 3 deliveries in PostgreSQL: pending or held, due now or later" in text
+    assert "Waiting 0 in the broker: of those that wait in PostgreSQL, what is due now" in text
 
 
 # --- true after recovery and rotation -------------------------------------------------------------------------------
