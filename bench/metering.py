@@ -2,7 +2,7 @@
 
 Filters and mappings are made at random, and payloads for them; each is evaluated five times, and the least CPU time of
 its thread is compared with the steps that it was charged. Where a charge is for the worst case and not for this one
-(a regular expression that is found early, or that could meet texts at which RE2 is slow), it is counted apart.
+(a regular expression that is found early, or whose states RE2 may have to make anew), it is counted apart.
 """
 
 import json
@@ -19,7 +19,7 @@ from connections.jsonvalues import ShapingError
 from connections.mapping import MappingFailed, compile_mapping
 from connections.metering import EVENT_STEPS, Meter, OutOfWorkError, reading_steps
 from delivery.filters import compile_filter
-from delivery.regexes import LARGE_PROGRAM, compile_regex
+from delivery.regexes import BYTES_PER_STEP, compile_regex
 
 RESULTS = Path(__file__).parent / "results" / "metering.json"
 STEP_NANOSECONDS = 70
@@ -65,6 +65,9 @@ REGEXES = (
     r"^\pL+$", r"[\pL\pN]+@[\pL\pN]+x", r"\bvip\b", r"(foo|bar|baz){1,20}!", r"https?://[^/]+/pricing",
     r"[^@]+@[^@]+$", r"a.{30}c", r"(a|b)*a(a|b){20}$", r"(x+x+)+y", r"[a-f0-9]{32}",
 )  # fmt: skip
+
+LETTERS = ("ab", "aA", "a1", "a ", "кг", "กข", "\x01\x02", "њљ", "日本", "βϐ", "aé", "🙂🙃")
+"""That an expression tells apart, or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +130,39 @@ class Corpus:
         return Case("mapping", json.dumps(entries)[:300], run)
 
     def regex(self) -> Case:
-        pattern, text = self.chance.choice(REGEXES), self.text(self.size(20_000))
+        """A known expression on some text, or one that is made for letters on a text of these."""
+        if self.chance.random() < 0.4:
+            pattern, text = self.chance.choice(REGEXES), self.text(self.size(20_000))
+        else:
+            pattern, letters = self.expression()
+            text = "".join(self.chance.choices(letters, k=self.size(20_000)))
         regex = compile_regex(pattern)
-        is_worst_case = (
-            not regex.is_tame or regex.is_anchored or regex.size >= LARGE_PROGRAM or regex.is_found(text, Meter(10**9))
-        )
+        size = len(text.encode())
+        is_worst_case = regex.steps(len(text), size) > size // BYTES_PER_STEP or regex.is_found(text, Meter(10**9))
         return Case(
-            "regex", f"{pattern} on {len(text)} characters", lambda meter: regex.is_found(text, meter), is_worst_case
+            "regex",
+            f"{pattern!r} on {len(text)} characters",
+            lambda meter: regex.is_found(text, meter),
+            is_worst_case or regex.cut is not None,
         )
+
+    def expression(self) -> tuple[str, str]:
+        """An expression that looks back at what a text of these letters may begin with, and never finds its end."""
+        first, second = letters = self.chance.choice(LETTERS)
+        both, count = f"[{first}{second}]", self.chance.randint(1, 30)
+        kinds = (
+            f"{first}{both}{{{count}}}#",
+            f"{first}{both}{{{self.chance.randint(0, 3)},{count + 3}}}#",
+            f"({first}|{second}|{first}{second}){{{count}}}#",
+            f"(?:{first}?{second}?){{{count}}}#",
+            f"(?s){first}.{{{count}}}#",
+            rf"\b[{both[1:-1]}\w ]{{{count}}}#",
+            f"(?i){first}(?-i:{second}|{first}){{{count}}}#",
+            rf"{first}(?:\pL|\pN|{second}){{{count % 6 + 1}}}#",
+            rf"{first}\pL$",
+            f"^(?:{first}|{both}){{1,{8 * count}}}#",
+        )
+        return self.chance.choice(kinds), letters + self.chance.choice(("", " ", "1"))
 
     def reading(self) -> Case:
         text = json.dumps(self.payload(), ensure_ascii=False)

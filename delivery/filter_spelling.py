@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delivery.dialects import operator_meant, read_comparison, read_suffix, sign_meant
-from delivery.filters import OPERATORS, FilterError, compile_filter
+from delivery.filters import MAX_REGEX_WORK, OPERATORS, FilterError, compile_filter
 from delivery.patterns import is_event_type
 from workspaces import ids
 from workspaces.jsonpaths import join_path, pointer, split_path
@@ -27,7 +27,7 @@ PARTS = ("$startsWith", "$endsWith", "$contains")
 def filter_mistakes(document: Any, at: str) -> list[Note]:
     """Why a filter, which stands under the member `at` of a body, is refused; empty where it is not."""
     try:
-        compile_filter(document)
+        compile_filter(document, MAX_REGEX_WORK)
     except FilterError as error:
         return [{"pointer": f"{pointer(at)}{error.pointer}", "detail": error.message, "rule": "filter"}]
     found = []

@@ -33,7 +33,7 @@ from delivery.conditions import (
     starts_with,
 )
 from delivery.dialects import operator_meant, read_described, sign_meant
-from delivery.regexes import compile_regex
+from delivery.regexes import Regex, compile_regex
 from workspaces.jsonpaths import pointer, split_path
 from workspaces.spelling import suggested
 from workspaces.strictjson import InvalidJson, check_value
@@ -46,6 +46,9 @@ MAX_NODES = 200
 MAX_LIST = 200
 MAX_SOURCE_SIZE = 65_536
 MAX_REGEX_LENGTH = 512
+MAX_REGEX_WORK = 60_000
+"""What the regular expressions of a new filter may cost to compile, together, in microseconds (`Regex.work`): one is
+mostly some hundred, one with `\\pL` two thousand."""
 
 
 class FilterError(ValueError):
@@ -62,6 +65,8 @@ class Filter:
     """A compiled filter. Threads may share it."""
 
     root: Condition
+    regex_work: int = 0
+    """What its regular expressions cost to compile, about, in microseconds."""
 
     def explain(self, context: dict[str, Any], meter: Meter | None = None) -> Clause | None:
         """None if `context` (`{event, payload, workspace}`) matches, else the first clause that failed.
@@ -75,8 +80,11 @@ class Filter:
         return self.explain(context) is None
 
 
-def compile_filter(document: Any) -> Filter:
-    """Compile a filter document; `{}` matches everything. Raises FilterError with a pointer to the mistake."""
+def compile_filter(document: Any, max_regex_work: int | None = None) -> Filter:
+    """Compile a filter document; `{}` matches everything. Raises FilterError with a pointer to the mistake.
+
+    What is stored already is compiled whatever it costs; what comes in has a `max_regex_work`.
+    """
     if not isinstance(document, dict):
         raise FilterError("", "must be an object")
     try:
@@ -85,7 +93,9 @@ def compile_filter(document: Any) -> Filter:
         raise FilterError(fault.pointer, fault.message) from None
     if written_size(document) > MAX_SOURCE_SIZE:
         raise FilterError("", f"is longer than {MAX_SOURCE_SIZE // 1024} KB")
-    return Filter(_Compiler().read_object(document, _Place((), (), 0)) if document else All(()))
+    compiler = _Compiler(max_regex_work)
+    root = compiler.read_object(document, _Place((), (), 0)) if document else All(())
+    return Filter(root, compiler.regex_work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +114,14 @@ class _Place:
 
 
 class _Compiler:
-    def __init__(self) -> None:
+    def __init__(self, max_regex_work: int | None = None) -> None:
         self.nodes = 0
+        self.max_regex_work = max_regex_work
+        self.regexes: dict[str, Regex] = {}
+
+    @property
+    def regex_work(self) -> int:
+        return sum(regex.work for regex in self.regexes.values())
 
     def read(self, document: Any, place: _Place) -> Condition:
         """A condition on what `place.path` reaches: an object of fields or operators, or a literal."""
@@ -151,7 +167,7 @@ class _Compiler:
         if name == "$not":
             self.count(place)
             return Negation(place.path, preview(operand), self.read(operand, place))
-        operator = _OPERATORS.get(name)
+        operator = self.read_regex if name == "$regex" else _OPERATORS.get(name)
         if operator is None:
             near = f" Did you mean {meant}?" if (meant := operator_meant(name)) else suggested(name, OPERATORS)
             raise place.error(f"unknown operator; known are {', '.join(OPERATORS)}.{near}")
@@ -159,6 +175,20 @@ class _Compiler:
             raise place.error("an operator needs a field to look at")
         self.count(place)
         return operator(name, operand, _settle(place))
+
+    def read_regex(self, name: str, operand: Any, place: _Place) -> Condition:
+        if not isinstance(operand, str) or not 0 < len(operand) <= MAX_REGEX_LENGTH:
+            raise place.error(f"takes a regular expression of 1 to {MAX_REGEX_LENGTH} characters")
+        try:
+            regex = self.regexes[operand] = compile_regex(operand)
+        except ValueError as error:
+            raise place.error(f"not a regular expression of RE2: {error}") from None
+        if self.max_regex_work is not None and self.regex_work > self.max_regex_work:
+            raise place.error(
+                "the regular expressions of the filter are too large together; shorten their counts ({1,255}), "
+                r"or write fewer classes such as \pL"
+            )
+        return Comparison(place.path, name, operand, preview(operand), matches(regex))
 
     def read_group(self, name: str, operand: Any, place: _Place) -> Condition:
         if not isinstance(operand, list) or not operand:
@@ -248,16 +278,6 @@ def _text(build: Callable[[str], Question]) -> _Operator:
     return read
 
 
-def _regex(name: str, operand: Any, place: _Place) -> Condition:
-    if not isinstance(operand, str) or not 0 < len(operand) <= MAX_REGEX_LENGTH:
-        raise place.error(f"takes a regular expression of 1 to {MAX_REGEX_LENGTH} characters")
-    try:
-        regex = compile_regex(operand)
-    except ValueError as error:
-        raise place.error(f"not a regular expression of RE2: {error}") from None
-    return Comparison(place.path, name, operand, preview(operand), matches(regex))
-
-
 _OPERATORS: dict[str, _Operator] = {
     "$eq": _equality,
     "$neq": _equality,
@@ -271,7 +291,6 @@ _OPERATORS: dict[str, _Operator] = {
     "$startsWith": _text(starts_with),
     "$endsWith": _text(ends_with),
     "$contains": _containment,
-    "$regex": _regex,
 }
-OPERATORS = (*_OPERATORS, "$and", "$or", "$not")
+OPERATORS = (*_OPERATORS, "$regex", "$and", "$or", "$not")
 """The names of all."""

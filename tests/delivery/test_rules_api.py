@@ -50,6 +50,11 @@ def test_a_rule_is_made_and_shown(api):
         ({"event": "x" * 129}, "/event", "max_length"),
         ({"filter": {"payload.a": {"$nope": 1}}}, "/filter/payload.a/$nope", "filter"),
         ({"filter": []}, "/filter", "filter"),
+        (
+            {"filter": {"$or": [{"payload.a": {"$regex": rf"\pL{{20}}{n}"}} for n in range(9)]}},
+            "/filter/$or/2/payload.a/$regex",
+            "filter",
+        ),
         ({"mapping": {"to": "a"}}, "/mapping", "mapping"),
         ({"mapping": [{"to": "a", "from": "payload.["}]}, "/mapping/0/from", "mapping"),
         ({"action": "fax"}, "/action", "action"),
