@@ -101,7 +101,7 @@ def _unfit_transform(transforms: Sequence[Any], types: Types, place: tuple[str |
 
 def _repaired(source: str) -> str:
     """` Did you mean x?` for the nearest expression that can find something; empty where none is near."""
-    plain = re.sub(r"\[[^\]]*\]", "", source).strip().strip(".")
+    plain = re.sub(r"\[[^\[\]]*\]", "", source).strip().strip(".")
     in_payload = "" if re.match(r"(event|payload|workspace)\b", plain) else f"payload.{plain}"
     for candidate in (plain, source.rpartition(".")[0], in_payload):
         if not re.fullmatch(r"[A-Za-z_][\w.]*", candidate):

@@ -31,9 +31,10 @@ WORDS = {
 }  # fmt: skip
 
 _SUFFIX = re.compile(
-    r"(.*\w)(?:\s*([<>!]==?|=[<>]|<>|[≥≤≠⩾⩽])|\s+(={1,3}|[<>]|=~|~)|__([a-z_]+)|\s+(gte?|lte?|eq|neq?|ge|le))\s*",
+    r"(?=[\s\S]{1,200}\Z)(.*\w)(?:\s*([<>!]==?|=[<>]|<>|[≥≤≠⩾⩽])|\s+(={1,3}|[<>]|=~|~)|__([a-z_]+)|\s+(gte?|lte?|eq|neq?|ge|le))\s*",
     re.IGNORECASE,
 )
+"""Of a short name only, for its time is worse than linear."""
 _COMPARISON = re.compile(r"\s*([<>!=]=|=[<>]|<>|[≥≤≠⩾⩽]|>|<(?![A-Za-z/!])|\$[A-Za-z]+(?=\s))\s*(\S.*)", re.DOTALL)
 
 

@@ -32,12 +32,16 @@ Mistake = dict[str, str]
 def create(workspace: Workspace, fields: Mapping[str, Any]) -> Rule:
     """A new rule. `fields` are validated in form; raises Problem 422 for what is wrong in what they say."""
     most = settings.MESHES_RULES_PER_WORKSPACE
-    if Rule.objects.filter(workspace=workspace, deleted_at=None)[:most].count() >= most:
-        detail = f"A workspace has at most {most:,} rules (MESHES_RULES_PER_WORKSPACE); delete one first."
-        raise Problem(422, errors=[_mistake("", detail, "limit")])
     rule = Rule(workspace=workspace)
-    _fill(rule, fields)
-    rule.save(force_insert=True)
+    with transaction.atomic():
+        locked = Workspace.objects.select_for_update(no_key=True).filter(pk=workspace.pk)
+        if not locked.exists():  # makers of rules wait for one another, so that each counts the others'
+            raise Problem(404)
+        if Rule.objects.filter(workspace=workspace, deleted_at=None)[:most].count() >= most:
+            detail = f"A workspace has at most {most:,} rules (MESHES_RULES_PER_WORKSPACE); delete one first."
+            raise Problem(422, errors=[_mistake("", detail, "limit")])
+        _fill(rule, fields)
+        rule.save(force_insert=True)
     return rule
 
 

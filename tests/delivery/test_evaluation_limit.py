@@ -1,10 +1,14 @@
 """What a workspace's rules may cost, and what becomes of an event for which that is too little: never silence."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
+from django.db import connections
 
 from connections.metering import EVENT_STEPS, RULE_STEPS
 from delivery import evaluation, fanout, publishing, reopening, routing
-from delivery.models import Delivery, RoutingLedger
+from delivery.models import Delivery, RoutingLedger, Rule
 from delivery.setting_aside import Claim
 from tests.delivery.api import account
 from tests.factories import make_connection, make_event, make_rule, make_workspace
@@ -177,6 +181,30 @@ def test_a_workspace_has_so_many_rules_and_no_more(settings):
     (error,) = refused.json()["errors"]
     assert error["rule"] == "limit"
     assert error["detail"] == "A workspace has at most 2 rules (MESHES_RULES_PER_WORKSPACE); delete one first."
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rules_that_are_made_at_the_same_time_are_no_more_either(settings):
+    settings.MESHES_RULES_PER_WORKSPACE = 3
+    workspace, other = make_workspace(), make_workspace()
+    bodies = [
+        {"workspace": each.external_id, "connection": make_connection(each).public_id, "event": "*"}
+        for each in (workspace, other)
+    ]
+    callers, together = [account() for _ in range(16)], Barrier(16)
+
+    def post(number):
+        try:
+            together.wait(60)
+            return callers[number].post("/rules", bodies[number % 2]).status_code
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(post, range(16)))
+    for answers_of_one in (answers[::2], answers[1::2]):
+        assert sorted(answers_of_one) == [201] * 3 + [422] * 5
+    assert [Rule.objects.filter(workspace=each).count() for each in (workspace, other)] == [3, 3]
 
 
 def test_rules_above_a_lowered_limit_stay_and_can_be_changed(settings):
