@@ -16,6 +16,7 @@ from django.core.checks import CheckMessage, Error, Info, Tags, Warning, registe
 
 from connections import stored_keys
 from connections.sealing_keys import is_strong, is_well_formed
+from meshes.environment import env, unknown_settings
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain", ""})
 
 @register(Tags.security, deploy=True)
 def check_weak_settings(**kwargs: Any) -> list[CheckMessage]:
-    """`meshes.E001` to `E008` and `W001`."""
+    """`meshes.E001` to `E008`, `W001` and `W003`."""
     return list(_find_weak_settings())
 
 
@@ -72,11 +73,16 @@ def _find_weak_settings() -> Iterator[CheckMessage]:
     yield from _find_weak_secrets()
     yield from _find_weak_access()
     yield from _find_misfits()
+    for name, near in unknown_settings().items():
+        hint = f"Did you mean {near}?" if near else "docs/running.md has those that are read."
+        yield Warning(f"{name} is set, and nothing reads it.", hint=hint, id="meshes.W003")
 
 
 def _find_weak_access() -> Iterator[CheckMessage]:
     if settings.DEBUG:
         yield _weak(3, "MESHES_DEBUG is on: errors show code and settings to whoever causes them.", "Unset it.")
+    if not settings.ALLOWED_HOSTS:
+        yield _weak(4, "MESHES_ALLOWED_HOSTS names no host: every request is refused.", "Name one, or unset it.")
     for host in settings.ALLOWED_HOSTS:
         if host == "*":
             words = "MESHES_ALLOWED_HOSTS is *: links and redirects can be made to name any host."
@@ -93,6 +99,24 @@ def _find_weak_access() -> Iterator[CheckMessage]:
     if public.scheme == "http" and not is_local(public.hostname or ""):
         words = "MESHES_PUBLIC_URL is http://: connect links and authorizations pass unencrypted."
         yield _weak(6, words, "Begin it with https://.")
+
+
+@register(Tags.security, deploy=True)
+def check_https(**kwargs: Any) -> list[CheckMessage]:
+    """`meshes.W004`. Not told at the start: a stack on one machine has no certificate."""
+    if settings.SESSION_COOKIE_SECURE:
+        return []
+    words = "MESHES_HTTPS is 0: cookies of operators may pass unencrypted, and browsers are not held to https."
+    return [Warning(words, hint="Set it to 1 behind a proxy that does TLS.", id="meshes.W004")]
+
+
+@register(Tags.security, deploy=True)
+def check_flower(**kwargs: Any) -> list[CheckMessage]:
+    """`meshes.I002`: Flower would refuse to start with this environment. `up` has a password of its own for it."""
+    if env("FLOWER_BASIC_AUTH") or env("MESHES_FLOWER_PASSWORD"):
+        return []
+    words = "FLOWER_BASIC_AUTH is not set: Flower refuses to start without."
+    return [Info(words, hint="Set it to user:password where Flower is to run.", id="meshes.I002")]
 
 
 def _find_misfits() -> Iterator[CheckMessage]:

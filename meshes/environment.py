@@ -16,10 +16,20 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 from meshes.stack_folder import data_folder, parse_variables
+from workspaces.spelling import nearest, none_of
 
 DATA_DIR = data_folder()
 MOST = 2**31 - 1
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+PREFIX = "MESHES_"
+READ_ELSEWHERE = (
+    *("MESHES_DATA_DIR", "MESHES_RUN_ID", "MESHES_PORT", "MESHES_FLOWER_PORT"),  # by `up`
+    *("MESHES_ADMIN_PASSWORD", "MESHES_FLOWER_PASSWORD", "MESHES_ACCOUNT_KEY"),
+    "MESHES_BIND",  # by compose.yaml
+    *("MESHES_TEST_PATIENCE", "MESHES_FAULT_ROUNDS"),  # by the tests
+)
+"""Variables that are no settings."""
+_LOGIN = re.compile(r"[!-+\--9;-~]+:[ -+\--~]+")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\]+")
 
 
@@ -33,7 +43,11 @@ def _kept(name: str) -> dict[str, str]:
 _defaults = _kept("stack.env") | _kept("run.env")
 
 
+_asked: set[str] = set()
+
+
 def env(name: str, default: str = "") -> str:
+    _asked.add(name)
     return os.environ.get(name) or _defaults.get(name) or default
 
 
@@ -114,6 +128,39 @@ def envports(name: str, default: str) -> list[int] | Literal["*"]:
             f"{name} must be ports from 1 to 65535 with a comma between two, or * for any, not {env(name, default)!r}."
         )
     return [int(text) for text in texts]
+
+
+def envlogins(name: str) -> list[str]:
+    """Logins for HTTP basic authentication, user:password, separated by commas."""
+    logins = env(name).split(",") if env(name) else []
+    check_logins(name, logins)
+    return logins
+
+
+def check_logins(name: str, logins: Collection[str]) -> None:
+    """Raise ImproperlyConfigured for one that Flower could not compare with what a browser sends."""
+    if not all(_LOGIN.fullmatch(login) for login in logins):
+        raise ImproperlyConfigured(f"{name} must be user:password, in ASCII, with a comma between two such.")
+
+
+def envvendors(name: str, slugs: Collection[str], known: Collection[str]) -> None:
+    """Refuse what a setting says of vendors that there are not: it would be for nobody."""
+    for slug in slugs:
+        if slug not in known:
+            raise ImproperlyConfigured(f"{name} must be of integrations that there are: {none_of(slug, known)}")
+
+
+def known_settings() -> set[str]:
+    """All variables that something reads; to be asked when the settings have been read."""
+    return _asked | set(READ_ELSEWHERE)
+
+
+def unknown_settings() -> dict[str, str | None]:
+    """Variables named as ours are that nothing reads, each with the nearest that is read; None where none is near."""
+    known = {name.removeprefix(PREFIX) for name in known_settings() if name.startswith(PREFIX)}
+    given = {name.removeprefix(PREFIX) for name in os.environ.keys() | _defaults.keys() if name.startswith(PREFIX)}
+    near = {name: nearest(name, known) for name in sorted(given - known)}
+    return {PREFIX + name: found and PREFIX + found for name, found in near.items()}
 
 
 def envfile(name: str) -> str:

@@ -1,17 +1,21 @@
 """Celery's application for Flower (`celery -A meshes.monitor flower`): all that Flower serves is behind its password.
 
-Flower leaves `/metrics` open, and sends no content security policy. `/healthcheck` stays open: it says OK, to whatever
-watches the process.
+Flower serves everything to everybody where it has no password, and `/metrics` even where it has one; nor does it send a
+content security policy. `/healthcheck` stays open: it says OK, to whatever watches the process.
 """
 
 import base64
 import hashlib
+from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
+from flower.app import Flower
 from flower.views import BaseHandler
 from flower.views.monitor import Healthcheck
-from tornado.web import HTTPError
 
 from meshes.celery import app
+from meshes.environment import check_logins
+from meshes.startup import exit_where_misconfigured
 
 __all__ = ["app"]
 
@@ -25,6 +29,16 @@ CONTENT_SECURITY_POLICY = (
 """Its pages have style attributes."""
 
 _set_default_headers = BaseHandler.set_default_headers
+_start_http_server = Flower.start_http_server
+
+
+def start_http_server(flower: Flower) -> Any:
+    """Not before it is known that there is a password, wherever Flower took it from."""
+    with exit_where_misconfigured():
+        if not any(flower.options.basic_auth or ()):
+            raise ImproperlyConfigured("FLOWER_BASIC_AUTH is not set: Flower would be open to everybody.")
+        check_logins("FLOWER_BASIC_AUTH", flower.options.basic_auth)
+    return _start_http_server(flower)
 
 
 def set_default_headers(handler: BaseHandler) -> None:
@@ -33,10 +47,11 @@ def set_default_headers(handler: BaseHandler) -> None:
 
 
 def prepare(handler: BaseHandler) -> None:
-    """Before any method of any page: `current_user` raises 401 for a wrong password."""
-    if not isinstance(handler, Healthcheck) and not handler.current_user:
-        raise HTTPError(401)
+    """Before any method of any page."""
+    if not isinstance(handler, Healthcheck):
+        handler.current_user  # noqa: B018  (raises 401 for a wrong password)
 
 
+Flower.start_http_server = start_http_server
 BaseHandler.set_default_headers = set_default_headers
 BaseHandler.prepare = prepare

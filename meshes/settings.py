@@ -22,6 +22,7 @@ from meshes.environment import (
     envint,
     envkeys,
     envlist,
+    envlogins,
     envnets,
     envorigins,
     envports,
@@ -30,6 +31,7 @@ from meshes.environment import (
     envshards,
     envurl,
     envurls,
+    envvendors,
 )
 from meshes.stack_folder import RUN_ID
 
@@ -146,6 +148,10 @@ SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _https else None
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SILENCED_SYSTEM_CHECKS = [
+    # Told in words of our own, by meshes.checks: MESHES_HTTPS,
+    *("security.W004", "security.W012", "security.W016"),
+    # SECRET_KEY, MESHES_DEBUG and MESHES_ALLOWED_HOSTS.
+    *("security.W009", "security.W018", "security.W020"),
     "security.W008",  # redirects to https are the TLS proxy's
     "security.W005",  # other hosts of the operator's domain are not ours to bind to https,
     "security.W021",  # nor to enter in browsers' lists
@@ -242,6 +248,7 @@ MESHES_LOOPBACK_WORDS = (
     else ""
 )
 """What is said of a URL on this machine, by a stack that somebody tries out there."""
+envlogins("FLOWER_BASIC_AUTH")  # which Flower reads by itself
 MESHES_FLOWER_URL = envurl("MESHES_FLOWER_URL")
 """Where the page at `/` says that Flower is; empty leaves it out."""
 MESHES_OUTBOUND_TIMEOUT_SECONDS = 15
@@ -280,12 +287,16 @@ MESHES_PROVIDERS = [
     "connections.providers.posthog",
     "connections.providers.ga4",
 ]
+_slugs = [path.rpartition(".")[2] for path in MESHES_PROVIDERS]  # a provider's module is named as its integration
 MESHES_VENDOR_URLS = envurls("MESHES_VENDOR_URLS")
+envvendors("MESHES_VENDOR_URLS", MESHES_VENDOR_URLS, _slugs)
 """What stands for a vendor's own hosts, such as a test server or a proxy: `hubspot=https://hubspot.example.com, …`."""
 try:
     MESHES_OAUTH_CLIENTS = read_clients(env("MESHES_OAUTH_CLIENTS"))
 except ValueError as error:
-    raise ImproperlyConfigured(f"MESHES_OAUTH_CLIENTS: {error}") from None
+    _form = 'hubspot=<client id>:<client secret>,… or {"hubspot": {"id": "…", "secret": "…"}}'
+    raise ImproperlyConfigured(f"MESHES_OAUTH_CLIENTS must be {_form}: {error}.") from None
+envvendors("MESHES_OAUTH_CLIENTS", MESHES_OAUTH_CLIENTS, _slugs)
 """The installation's apps at vendors: `hubspot=<client id>:<client secret>,…` or a JSON object; see docs/oauth.md."""
 MESHES_PUBLIC_URL = envurl("MESHES_PUBLIC_URL")
 """Where browsers reach Meshes, `https://meshes.example.com`; unset: where the request came in."""
@@ -304,5 +315,6 @@ LOGGING = {
         "connections.access_log": {"level": "INFO"},  # the heads of the chain: evidence, whatever else is left out
         "celery.worker.strategy": {"level": "WARNING"},  # two lines a task; what came of it stands in the database
         "celery.app.trace": {"level": "WARNING"},
+        "flower.inspector": {"level": "ERROR"},  # Flower starts before workers do, and asks them
     },
 }

@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from django.db import OperationalError, connection
+
 from meshes import services
 from meshes.children import Program, run
 from meshes.embedded import Postgres, Valkey, free_port, port_is_free, private_folder
 from meshes.stack_folder import PROJECT, RUN_ID, StackFolder
+from meshes.startup import words_of
 from meshes.supervisor import Supervisor
 
 ADMIN_USER = FLOWER_USER = "admin"
@@ -164,6 +167,8 @@ class Stack:
         self.environment.setdefault("WEB_CONCURRENCY", "2")
 
     def _start_postgres(self) -> None:
+        if "DATABASE_URL" in self.environment:
+            self._reach_postgres()
         if "DATABASE_URL" in self.environment or self._sockets is None:
             return
         postgres = Postgres(
@@ -178,6 +183,15 @@ class Stack:
         self.supervisor.start([postgres.program])
         postgres.wait_until_ready(lambda: self.supervisor.is_running("postgres"))
         self.environment["DATABASE_URL"] = postgres.url
+
+    def _reach_postgres(self) -> None:
+        """The server that DATABASE_URL names. Raises StackError."""
+        try:
+            connection.ensure_connection()
+        except OperationalError as error:
+            raise StackError(f"{words_of(error)} (DATABASE_URL)") from None
+        finally:
+            connection.close()
 
     def _start_valkey(self) -> None:
         if "REDIS_URL" in self.environment:
@@ -205,6 +219,8 @@ class Stack:
     def _start_flower(self) -> None:
         """While the database is migrated, of which it knows nothing."""
         password = (self.folder.read_env() | self.environment)["MESHES_FLOWER_PASSWORD"]
+        if not (password.isascii() and password.isprintable()) or "," in password:
+            raise StackError("MESHES_FLOWER_PASSWORD must be of ASCII characters, without a comma.")
         login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{password}"}
         self.supervisor.start([self._service("flower", services.flower("127.0.0.1", self.flower_port), extra=login)])
 

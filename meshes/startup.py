@@ -1,10 +1,11 @@
-"""What ends a process whose settings cannot be used: one line instead of a traceback."""
+"""What ends a process that cannot work: one line instead of a traceback."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
 
 
 @contextmanager
@@ -15,3 +16,20 @@ def exit_where_misconfigured(code: int = 1) -> Iterator[None]:
     except ImproperlyConfigured as error:
         sys.stderr.write(f"Meshes cannot start: {' '.join(str(error).split())}\n")
         sys.exit(code)
+
+
+@contextmanager
+def exit_without_database() -> Iterator[None]:
+    """Around a command of `manage.py`: where PostgreSQL takes no connection, that is all there is to say."""
+    try:
+        yield
+    except OperationalError as error:
+        if getattr(error.__cause__, "pgcode", None):  # the server answered a statement
+            raise
+        sys.stderr.write(f"{words_of(error)}\n")
+        sys.exit(1)
+
+
+def words_of(error: OperationalError) -> str:
+    """Why PostgreSQL cannot be reached, in one line. libpq names server and user, and never a password."""
+    return f"PostgreSQL cannot be reached: {' '.join(str(error).split())}"

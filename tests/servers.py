@@ -9,6 +9,7 @@ pytest-django) and its own Valkey database number.
 
 import base64
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
@@ -88,7 +89,7 @@ def _prepare_environment() -> None:
         _servers.append(servers)
         os.environ.setdefault("DATABASE_URL", servers.postgres.url)
         os.environ.setdefault("REDIS_URL", servers.valkey.url)
-    os.environ.setdefault("SECRET_KEY", "only-for-tests")
+    os.environ.setdefault("SECRET_KEY", secrets.token_urlsafe(48))
     os.environ.setdefault("FERNET_KEYS", base64.urlsafe_b64encode(os.urandom(32)).decode())
     # Not a developer's own .meshes/, whose stack may be running.
     os.environ.setdefault("MESHES_DATA_DIR", os.path.join(tempfile.gettempdir(), "meshes-tests-have-no-stack"))

@@ -149,6 +149,38 @@ def test_kill_9_of_up_alone_leaves_nothing_running(tmp_path):
         up.end()
 
 
+def printed_by_now(up):
+    """What a pipe has of the output of `up` while it runs."""
+    output = up.running_process.stdout.fileno()
+    os.set_blocking(output, False)
+    try:
+        return os.read(output, 65_536).decode()
+    except BlockingIOError:
+        return ""
+    finally:
+        os.set_blocking(output, True)
+
+
+def test_addresses_are_printed_at_once_also_into_a_file(up):
+    seen = []
+    eventually(lambda: seen.append(printed_by_now(up)) or "Ctrl-C stops it; the data stays." in "".join(seen), 10)
+    for line in ("Meshes is ready.", f"  Flower    {up.state['flower_url']}  (user admin)"):
+        assert line in "".join(seen)
+
+
+def test_a_database_that_takes_no_connection_is_said_in_one_line(tmp_path):
+    url = "postgresql://ada:pw-4242@127.0.0.1:1/meshes"
+    refused = RunningUp(tmp_path / "data", {"DATABASE_URL": url}).launch()
+    printed, _ = refused.communicate(timeout=patient(60))
+    assert refused.returncode == 1
+    (line,) = printed.splitlines()
+    assert line.startswith(
+        'CommandError: PostgreSQL cannot be reached: connection to server at "127.0.0.1", port 1 failed'
+    )
+    assert line.endswith("(DATABASE_URL)")
+    assert "4242" not in line
+
+
 def test_a_port_that_is_taken_is_said(tmp_path, up):
     second = RunningUp(tmp_path / "data", {"MESHES_PORT": str(up.port)}).launch()
     printed, _ = second.communicate(timeout=patient(60))

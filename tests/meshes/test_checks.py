@@ -5,7 +5,7 @@ import logging
 from datetime import timedelta
 
 import pytest
-from django.core.checks import Error, Tags, run_checks
+from django.core.checks import WARNING, Error, Tags, run_checks
 
 from connections.sealing_keys import is_strong, is_well_formed
 from meshes import checks
@@ -49,6 +49,7 @@ def test_what_is_strong_is_silent(strong, caplog):
         ("FERNET_KEYS", [STRONG, "my password"], "meshes.W001"),
         ("DEBUG", True, "meshes.E003"),
         ("ALLOWED_HOSTS", ["127.0.0.1", "*"], "meshes.E004"),
+        ("ALLOWED_HOSTS", [], "meshes.E004"),
         ("ALLOWED_HOSTS", ["https://meshes.example.com"], "meshes.E004"),
         ("REDIS_URL", "redis://valkey:6379/0", "meshes.E005"),
         ("REDIS_URL", "rediss://user@10.0.0.5:6379/0", "meshes.E005"),
@@ -68,6 +69,33 @@ def test_what_is_weak_is_told_at_the_start_and_an_error_of_check_deploy(strong, 
     deployed = [each for each in run_checks(tags=[Tags.security], include_deployment_checks=True) if each.id == id]
     assert [isinstance(each, Error) for each in deployed] == [".E" in id]
     assert id not in {each.id for each in run_checks(tags=[Tags.security])}
+
+
+def test_what_django_says_of_https_is_said_by_our_names(strong):
+    """Its own hints name settings that nobody can set here."""
+    strong.SESSION_COOKIE_SECURE = strong.CSRF_COOKIE_SECURE = False
+    strong.SECURE_HSTS_SECONDS = 0
+    told = [each for each in run_checks(tags=[Tags.security], include_deployment_checks=True) if not each.is_silenced()]
+    (https,) = (each for each in told if each.id == "meshes.W004")
+    assert (https.level, "MESHES_HTTPS is 0" in https.msg) == (WARNING, True)
+    assert [each.id for each in told if each.id.startswith("security.")] == []
+    strong.SESSION_COOKIE_SECURE = True
+    assert checks.check_https() == []
+
+
+def test_no_weak_setting_is_told_twice(strong):
+    strong.SECRET_KEY, strong.DEBUG, strong.ALLOWED_HOSTS = "weak", True, []
+    told = [each for each in run_checks(tags=[Tags.security], include_deployment_checks=True) if not each.is_silenced()]
+    assert [each.id for each in told if each.id.startswith("security.")] == []
+    assert {"meshes.E001", "meshes.E003", "meshes.E004"} <= {each.id for each in told}
+
+
+def test_a_flower_without_a_password_is_told(strong, monkeypatch):
+    monkeypatch.delenv("FLOWER_BASIC_AUTH", raising=False)
+    monkeypatch.delenv("MESHES_FLOWER_PASSWORD", raising=False)
+    assert [each.id for each in checks.check_flower()] == ["meshes.I002"]
+    monkeypatch.setenv("FLOWER_BASIC_AUTH", "ada:secret")
+    assert checks.check_flower() == []
 
 
 def test_retention_beyond_the_events_own_is_told(strong):

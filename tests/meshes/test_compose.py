@@ -134,7 +134,7 @@ def test_check_deploy_fails_without_one_of_them(compose):
     env |= {"MESHES_HTTPS": "0", "REDIS_URL": "redis://valkey:6379/0", "MESHES_ALLOWED_HOSTS": "*"}
     checked = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT, env=env, timeout=300)
     assert checked.returncode == 1
-    assert {"security.W012", "meshes.E004", "meshes.E005"} <= set(re.findall(r"\((\w+\.\w+)\)", checked.stderr))
+    assert {"meshes.W004", "meshes.E004", "meshes.E005"} <= set(re.findall(r"\((\w+\.\w+)\)", checked.stderr))
 
 
 def test_docker_compose_accepts_it(tmp_path):

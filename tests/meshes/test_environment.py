@@ -1,6 +1,8 @@
 """What cannot be read refuses the start: one line, with the name of the setting and what is right."""
 
+import base64
 import os
+import re
 import subprocess
 import sys
 
@@ -55,6 +57,11 @@ INTEGERS = (
     "MESHES_RULES_PER_WORKSPACE", "MESHES_CONNECTION_TESTS", "MESHES_WRONG_KEYS",
 )  # fmt: skip
 BOOLEANS = ("MESHES_DEBUG", "MESHES_HTTPS", "MESHES_TASK_EVENTS", "MESHES_OUTBOUND_ALLOW_HTTP")
+UNKNOWN_VENDORS = (
+    "MESHES_VENDOR_URLS=slack=https://h.example.com,hubspt=https://h.example.com",
+    "MESHES_OAUTH_CLIENTS=hubspt=a:pw-4242",
+    'MESHES_OAUTH_CLIENTS={"HubSpot": {"id": "a", "secret": "pw-4242"}}',
+)
 WRONG = (
     *(f"{name}={value}" for name in INTEGERS for value in ("abc", "-1", "1.5", "9" * 30)),
     *(f"{name}={value}" for name in BOOLEANS for value in ("2", "maybe")),
@@ -75,7 +82,12 @@ WRONG = (
     )),
     *(f"MESHES_CSRF_TRUSTED_ORIGINS={value}" for value in ("meshes.example.com", "https://a.example,b.example")),
     *(f"MESHES_VENDOR_URLS={value}" for value in ("hubspot", "hubspot=", "hubspot=h.example.com", "hubspot=https://h:x")),
-    *(f"MESHES_OAUTH_CLIENTS={value}" for value in ("hubspot=pw-4242", "{pw-4242")),
+    *("MESHES_OAUTH_CLIENTS=hubspot", "MESHES_OAUTH_CLIENTS=hubspot=pw-4242"),
+    *("MESHES_OAUTH_CLIENTS={pw-4242", 'MESHES_OAUTH_CLIENTS={"hubspot": "pw-4242"}'),
+    *UNKNOWN_VENDORS,
+    *(f"FLOWER_BASIC_AUTH={value}" for value in (
+        "pw-4242", "pw-4242:", ":pw-4242", "ada:a,pw-4242", "ada:a, bob:pw-4242", "ada:pw-4242ü",
+    )),
     "MESHES_LOG_LEVEL=loud",
     "SSL_CERT_FILE=/nowhere/ca.pem",
     "FERNET_KEYS=,",
@@ -94,6 +106,8 @@ RIGHT = (
     "MESHES_PUBLIC_URL=http://[::1]:8000",
     "MESHES_CSRF_TRUSTED_ORIGINS=https://meshes.example.com, https://*.example.com",
     "MESHES_VENDOR_URLS=hubspot=http://127.0.0.1:9/,zoho=https://zoho.example.com",
+    "MESHES_OAUTH_CLIENTS=hubspot=a:b:c, slack=1.2:d",
+    "FLOWER_BASIC_AUTH=ada:a secret: of ours,bob:x",
     "MESHES_LOG_LEVEL=debug",
     "MESHES_BACKLOG_LIMIT=0",
     "FERNET_KEYS=new, old",
@@ -103,9 +117,12 @@ RIGHT = (
 def test_each_setting_that_cannot_be_read_is_named_with_what_is_right():
     told = dict(zip(WRONG, read_each(*WRONG), strict=True))
     assert {setting: words for setting, words in told.items() if not words.startswith(setting.partition("=")[0])} == {}
-    assert [setting for setting, words in told.items() if " must be " not in words and " is not set" not in words
-            and not setting.startswith("MESHES_OAUTH_CLIENTS")] == []  # fmt: skip
+    right = (" must be ", " is not set")
+    assert [setting for setting, words in told.items() if not any(each in words for each in right)] == []
     assert "4242" not in "".join(told.values())
+    assert "must be hubspot=<client id>:<client secret>,… or {" in told["MESHES_OAUTH_CLIENTS=hubspot"]
+    for setting in UNKNOWN_VENDORS:
+        assert told[setting].endswith("Did you mean hubspot?")
 
 
 def test_each_setting_that_can_be_read_is():
@@ -140,6 +157,62 @@ def test_a_web_process_that_loads_the_settings_itself_ends_the_server():
     assert ended.returncode == 3
     assert ended.stderr.count("Meshes cannot start: DATABASE_URL must be") == 1
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["migrate", "rotate_encryption_keys", "create_api_key"])
+def test_a_database_that_takes_no_connection_is_said_in_one_line(command):
+    arguments = {"create_api_key": ["--name", "x", "--kind", "account", "--scope", "config"]}.get(command, [])
+    url = "postgresql://ada:pw-4242@127.0.0.1:1/meshes"
+    strong = {
+        "SECRET_KEY": "".join(map(chr, range(48, 110))),
+        "FERNET_KEYS": base64.b64encode(bytes(range(32))).decode(),
+    }
+    ended = run("manage.py", command, *arguments, DATABASE_URL=url, **strong)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith('PostgreSQL cannot be reached: connection to server at "127.0.0.1", port 1 failed: ')
+    assert "4242" not in line
+
+
+# --- variables that nothing reads ------------------------------------------------------------------------------------
+
+
+def warnings_of(**environment: str) -> list[str]:
+    checked = run("manage.py", "check", **environment)
+    assert checked.returncode == 0
+    return [line.partition(" WARNING meshes.checks ")[2] for line in checked.stderr.splitlines() if "W003" in line]
+
+
+def test_a_variable_that_nothing_reads_is_told_with_the_nearest(tmp_path):
+    (tmp_path / "run.env").write_text("MESHES_OUTBOUND_PORT=8443\n")
+    given = {"MESHES_INGEST_RATES": "5", "MESHES_X": "1", "MESHES_INGEST_RATE": "5", "MESHES_DATA_DIR": str(tmp_path)}
+    assert warnings_of(**given) == [
+        "MESHES_INGEST_RATES is set, and nothing reads it. Did you mean MESHES_INGEST_RATE? (meshes.W003)",
+        "MESHES_OUTBOUND_PORT is set, and nothing reads it. Did you mean MESHES_OUTBOUND_PORTS? (meshes.W003)",
+        "MESHES_X is set, and nothing reads it. docs/running.md has those that are read. (meshes.W003)",
+    ]
+    deployed = run("manage.py", "check", "--deploy", "--fail-level", "WARNING", **given, MESHES_HTTPS="1")
+    assert deployed.returncode == 1
+    assert "(meshes.W003) MESHES_INGEST_RATES is set" in deployed.stderr
+
+
+UNKNOWN = """
+import sys
+from django.conf import settings
+settings.DEBUG
+from meshes.environment import known_settings
+print(sorted(set(sys.argv[1:]) - known_settings()))
+"""
+
+
+def test_no_variable_that_is_read_or_documented_is_unknown():
+    text = "".join(path.read_text() for path in [*PROJECT.glob("docs/*.md"), PROJECT / "compose.yaml"])
+    named = set(re.findall(r"\b(MESHES_[A-Z_]*[A-Z])\b(?!_|\*)", text)) - {"MESHES_PROVIDERS"}  # a list in the settings
+    for path in PROJECT.glob("[a-z]*/**/*.py"):
+        named |= set(re.findall(r"""(?:environ\.get\(|environ\[|env\w*\()["'](MESHES_[A-Z_]+)["']""", path.read_text()))
+    assert {"MESHES_INGEST_RATE", "MESHES_BIND", "MESHES_TEST_PATIENCE", "MESHES_FAULT_ROUNDS"} <= named
+    told = run("-c", UNKNOWN, *sorted(named), "MESHES_X", DJANGO_SETTINGS_MODULE="meshes.settings")
+    assert told.stdout == "['MESHES_X']\n"
 
 
 SHOW = "from django.conf import settings; print(settings.FERNET_KEYS)"

@@ -12,7 +12,7 @@ from flower.urls import handlers
 from meshes import monitor, services
 from meshes.embedded import free_port
 from meshes.stack import answers_ok
-from tests.polling import eventually
+from tests.polling import eventually, patient
 
 PATTERNS = [getattr(each, "regex", None) or re.compile(each[0]) for each in handlers]
 PATHS = sorted({re.sub(r"\(\.[+*]\)|\.\*", "x", each.pattern.rstrip("$").removesuffix("/?")) for each in PATTERNS})
@@ -29,6 +29,27 @@ def flower():
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "words"),
+    [
+        ("", (), "is not set: Flower would be open to everybody."),
+        ("abc", (), "must be user:password, in ASCII, with a comma between two such."),
+        ("ada:secret,bob", (), "must be user:password, in ASCII, with a comma between two such."),
+        ("ada:secret", ("--basic-auth=abc",), "must be user:password, in ASCII, with a comma between two such."),
+    ],
+)
+def test_flower_does_not_start_without_a_password_that_can_be_given(given, options, words):
+    environment = os.environ | {"FLOWER_BASIC_AUTH": given, "DJANGO_SETTINGS_MODULE": "meshes.settings"}
+    ended = subprocess.run(
+        [sys.executable, *services.flower("127.0.0.1", free_port()), *options],
+        env=environment, capture_output=True, text=True, check=False, timeout=patient(60),
+    )  # fmt: skip
+    lines = [line for line in ended.stderr.splitlines() if "cannot start" in line]
+    assert lines == [f"Meshes cannot start: FLOWER_BASIC_AUTH {words}"]
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
 
 
 def test_the_routes_are_known():

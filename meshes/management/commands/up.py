@@ -85,6 +85,7 @@ class Command(BaseCommand):
             "Ctrl-C stops it; the data stays.",
         )
         self.stdout.write("\n".join(lines))
+        self.stdout.flush()
 
 
 def _port(name: str) -> int | None:
