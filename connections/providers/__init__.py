@@ -31,5 +31,6 @@ def _registry() -> dict[str, Provider]:
     for path in settings.MESHES_PROVIDERS:
         provider = import_module(path).PROVIDER
         provider.override = settings.MESHES_VENDOR_URLS.get(provider.slug, "")
+        provider.public_url = settings.MESHES_PUBLIC_URL.rstrip("/")
         found[provider.slug] = provider
     return found

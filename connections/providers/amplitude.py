@@ -124,6 +124,9 @@ class Amplitude(Vendor):
         request = json_request("POST", f"{self.root(shipment)}/2/httpapi", without_nulls(document))
         return replace(request, omitted=tuple(omitted))
 
+    def is_done(self, response: Response, action: str) -> bool:
+        return text_at(read_object(response), "events_ingested") not in ("", "0")
+
     def error_of(self, response: Response) -> VendorError:
         document = read_object(response)
         if response.status < 300:

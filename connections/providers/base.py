@@ -197,7 +197,7 @@ class NotAuthorized(Unsendable):
 
 
 class Provider:
-    """A kind of destination. One instance a process; its only state is `override`."""
+    """A kind of destination. One instance a process; its only state is what the settings say."""
 
     slug: ClassVar[str]
     name: ClassVar[str]
@@ -221,6 +221,8 @@ class Provider:
     """Of an answer so much is read, where there is room for it; the first 64 KB are kept."""
     override: str = ""
     """The URL that stands for the vendor's own hosts: `MESHES_VENDOR_URLS`."""
+    public_url: str = ""
+    """Where this installation is reached, without a slash at its end: `MESHES_PUBLIC_URL`; empty where it is unset."""
     test: ClassVar[str] = "This vendor offers no check without side effects."
     """What testing a connection does, in words for the catalogue."""
 

@@ -24,6 +24,7 @@ from connections.providers.vendor import (
     Vendor,
     VendorError,
     basic,
+    is_no_page,
     json_request,
     needed,
     read_object,
@@ -99,6 +100,10 @@ class CustomerIo(Vendor):
             _held("name of an attribute", key, MAX_NAME_BYTES)
             _held(key, value if isinstance(value, str) else "", MAX_VALUE_BYTES)
         return self._call("PUT", path, shipment, attributes)
+
+    def is_done(self, response: Response, action: str) -> bool:
+        """It answers {} to everything that it took."""
+        return is_no_page(response)
 
     def error_of(self, response: Response) -> VendorError:
         return VendorError("", text_at(read_object(response), "meta", "error"))

@@ -54,8 +54,6 @@ LONGEST: dict[tuple[str, ...], int] = {
 LONGEST_FIELD = {"name": 256, "value": 1024}
 MAX_DEPTH = 20
 MAX_NAME = 80
-DISCORD_AGENT = f"DiscordBot (https://meshes.example.com, {USER_AGENT.partition('/')[2]})"
-"""As Discord asks for (discord.com/developers/docs/reference, "User Agent"); Cloudflare blocks others."""
 CLOUDFLARE = "40333"
 BLOCKED_SECONDS = 300.0
 _ADDRESS = re.compile(r"https://(ptb\.|canary\.)?discord(?:app)?\.com/api/(?:v[0-9]+/)?")
@@ -105,7 +103,11 @@ class Discord(Vendor):
         **dict.fromkeys(
             ("20028", "20029", "40062"), throttled("Discord takes no more messages in this channel just now.")
         ),
-        "50083": disabled("The thread of the webhook's URL is archived. Open it in Discord, then resume."),
+        **dict.fromkeys(
+            ("50083", "160005"),
+            disabled("The thread of the webhook's URL is archived or locked. Open it in Discord, then resume."),
+        ),
+        "40067": disabled("The webhook's forum asks for a tag on every post. Replace the URL by one of a thread's."),
         "220001": disabled("The webhook's channel is a forum: replace the URL by one that ends with ?thread_id=…"),
         400: rejected("Discord refuses the message. Mend the rule's mapping."),
         401: reauthorize(f"Discord does not accept the webhook's token. {REPLACE}"),
@@ -138,6 +140,10 @@ class Discord(Vendor):
         message = first_nested(document.get("errors")) or text_at(document, "message")
         return VendorError(code, message)
 
+    def is_done(self, response: Response, action: str) -> bool:
+        """The message is named, as `wait` asks for."""
+        return response.status == 204 or text_at(read_object(response), "id") != ""
+
     def rest_of(self, response: Response) -> float | None:
         wait = read_object(response).get("retry_after") if response.status == 429 else None
         if isinstance(wait, int | float) and not isinstance(wait, bool) and wait > 0:
@@ -160,7 +166,11 @@ class Discord(Vendor):
         return self.moved(_ADDRESS.sub(lambda found: f"https://{found[1] or ''}discord.com/api/v10/", url, count=1))
 
     def _call(self, method: str, url: str, document: object) -> Request:
-        return json_request(method, url, document, ("user-agent", DISCORD_AGENT))
+        """With the agent's name as Discord asks for (discord.com/developers/docs/reference, "User Agent"): where the
+        installation is reached, and the version. Cloudflare blocks others."""
+        name, _, version = USER_AGENT.partition("/")
+        agent = f"DiscordBot ({self.public_url or name}, {version})"
+        return json_request(method, url, document, ("user-agent", agent))
 
 
 def _content(text: str) -> str:

@@ -10,15 +10,17 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from connections.messages import Request
+from connections.messages import Request, Response
 from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable, region, rejected
 from connections.providers.vendor import (
     Vendor,
     given,
+    is_no_page,
     json_request,
     needed,
     object_in,
     revealed,
+    typed,
     unix_milliseconds,
     url_part,
     without_nulls,
@@ -44,13 +46,16 @@ RESERVED = frozenset(
         "app_update", "app_upgrade", "click", "dynamic_link_app_open", "dynamic_link_app_update",
         "dynamic_link_first_open", "error", "file_download", "first_open", "first_visit", "form_start", "form_submit",
         "in_app_purchase", "notification_dismiss", "notification_foreground", "notification_open",
-        "notification_receive", "notification_send", "os_update", "page_view", "scroll", "session_start",
-        "session_start_with_rollout", "user_engagement", "video_progress", "video_start", "view_complete",
-        "view_search_results",
+        "notification_receive", "notification_send", "os_update", "page_view", "screen_view", "scroll",
+        "session_start", "session_start_with_rollout", "user_engagement", "video_complete", "video_progress",
+        "video_start", "view_complete", "view_search_results",
     }
 )  # fmt: skip
 """Names of events that Google keeps for those that it collects itself (support.google.com/analytics/answer/13316687,
-and the protocol's reference)."""
+and the protocol's reference, which has `screen_view`). The list says that it is not complete; its `view_complete`
+is what the tag itself sends as `video_complete`."""
+NUMBERS = frozenset({"discount", "index", "price", "quantity", "shipping", "tax", "value"})
+"""Parameters of events and items that Google reads as numbers (the protocol's reference, "events")."""
 _NAME = re.compile(r"(?!(?:firebase|ga|google)_|query_id)[A-Za-z][A-Za-z0-9_]{0,39}")
 _REFUSED = rejected("Google Analytics refuses the request. Mend the rule's mapping, then replay.")
 
@@ -102,13 +107,17 @@ class GoogleAnalytics(Vendor):
     test = "Google offers no check: it answers 2xx whatever it is sent. Look into Realtime after a first delivery."
     answers = {400: _REFUSED, **dict.fromkeys((408, 409, 423, 425, 429), _REFUSED)}
 
+    def is_done(self, response: Response, action: str) -> bool:
+        """Google answers nothing to everything that it got."""
+        return is_no_page(response)
+
     def build_request(self, shipment: Shipment) -> Request:
         if shipment.now - shipment.occurred_at > MAX_AGE:
             raise Unsendable("Google Analytics takes events of the last 72 hours; this one is older.")
         fields = self.fields(shipment)
         params = {"engagement_time_msec": ENGAGEMENT_MSEC, **_params(object_in(fields, "params"), shipment)}
         omitted: list[tuple[str, str]] = []
-        if params.get("value", "") == "" and params.pop("currency", None) is not None:
+        if "value" not in params and params.pop("currency", None) is not None:
             omitted.append(("params.currency", "Google Analytics takes a currency with its value only."))
         if session := given(fields, "session_id"):
             params["session_id"] = session
@@ -138,17 +147,21 @@ def _params(given_params: dict[str, Any], shipment: Shipment) -> dict[str, Any]:
     longest = int(shipment.frozen.get("max_value_length") or 100)
     params = without_nulls(given_params)
     items = params.pop("items", None)
-    taken = {key: _value(key, value, longest) for key, value in params.items()}
-    if taken.get("value", "") != "" and not taken.get("currency"):
+    taken = without_nulls({key: _value(key, value, longest) for key, value in params.items()})
+    if "value" in taken and not taken.get("currency"):
         raise Unsendable("Google Analytics takes a value with its currency only, such as EUR. Map params.currency too.")
     return taken if items is None else taken | {"items": _items(items, longest)}
 
 
-def _value(key: str, value: Any, longest: int) -> str | int | float:
+def _value(key: str, value: Any, longest: int) -> str | int | float | None:
+    """A parameter's value; None for a blank where a number belongs. Raises Unsendable."""
     if not _NAME.fullmatch(key):
         raise Unsendable(f"Google Analytics does not take the parameter name “{key[:60]}”. {NAMES} Map it by another.")
     if not isinstance(value, str | int | float):
         raise Unsendable(f"The parameter {key} must be a text or a number.")
+    if key in NUMBERS:
+        number: int | float | None = typed(MappingField(f"params.{key}", key, "number"), value)
+        return number
     longest = max(longest, LONGEST.get(key, 0))
     if len(str(value)) > longest:
         raise Unsendable(f"The parameter {key} is longer than {longest} characters. Shorten it by substring.")
@@ -164,7 +177,7 @@ def _items(items: Any, longest: int) -> list[dict[str, Any]]:
     kept = [without_nulls(item) for item in items]
     if not all(item.get("item_id") or item.get("item_name") for item in kept):
         raise Unsendable("Each of the items needs an item_id or an item_name.")
-    return [{key: _value(key, value, longest) for key, value in item.items()} for item in kept]
+    return [without_nulls({key: _value(key, value, longest) for key, value in item.items()}) for item in kept]
 
 
 PROVIDER = GoogleAnalytics()

@@ -198,10 +198,12 @@ class HubSpot(Vendor):
             message = f"needs {scope}. {message}"
         return VendorError(code, message)
 
-    def is_done(self, response: Response) -> bool:
-        """A batch's only input has a result."""
+    def is_done(self, response: Response, action: str) -> bool:
+        """A list names whom it was given, also nobody who was not there yet; a batch and a record name the record."""
         document = read_object(response)
-        return "results" not in document or bool(rows_at(document, "results"))
+        if action == "add_to_list":
+            return any(isinstance(document.get(key), list) for key in ("recordsIdsAdded", "recordIdsAdded"))
+        return text_at(document, "id") != "" or (action == "upsert_contact" and bool(rows_at(document, "results")))
 
     def rest_of(self, response: Response) -> float | None:
         if number_header(response, "x-hubspot-ratelimit-daily-remaining") == 0:

@@ -36,6 +36,7 @@ from connections.providers.vendor import (
     Vendor,
     VendorError,
     bearer,
+    is_no_page,
     json_request,
     listed,
     needed,
@@ -219,6 +220,12 @@ class Intercom(Vendor):
             return VendorError()
         document = read_object(response)
         return VendorError(text_at(document, "errors", 0, "code"), text_at(document, "errors", 0, "message"))
+
+    def is_done(self, response: Response, action: str) -> bool:
+        """An event is taken (202) without a word; a contact and a tag are named."""
+        if action == "track_event":
+            return response.status == 202 and is_no_page(response)
+        return text_at(read_object(response), "id") != ""
 
     def rest_of(self, response: Response) -> float | None:
         if number_header(response, "x-ratelimit-remaining") != 0:

@@ -29,6 +29,7 @@ from connections.providers.vendor import (
     FIRST_NAME,
     Vendor,
     VendorError,
+    is_no_page,
     json_request,
     limited,
     needed,
@@ -155,6 +156,12 @@ class Klaviyo(Vendor):
         if response.status == 400 and (field == PHONE or (field in UNNAMED and "phone number" in detail.lower())):
             code = NO_PHONE
         return VendorError(code, detail if field in UNNAMED else f"{field.replace('/', '.')}: {detail}")
+
+    def is_done(self, response: Response, action: str) -> bool:
+        """An event is taken (202) without a word; a profile is named."""
+        if action == "track_event":
+            return response.status == 202 and is_no_page(response)
+        return text_at(read_object(response), "data", "id") != ""
 
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
         country = config.get("phone_country")

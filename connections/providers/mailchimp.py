@@ -170,9 +170,13 @@ class Mailchimp(Vendor):
         is_address = field == "email_address" if field else "looks fake" in message
         return VendorError(ADDRESS if title == "Invalid Resource" and is_address else title, message)
 
+    def is_done(self, response: Response, action: str) -> bool:
+        """Tags and events are taken (204) without a word; a member is named."""
+        return response.status == 204 or (action == "upsert_member" and text_at(read_object(response), "id") != "")
+
     def classify(self, answer: Response | OutboundError, action: str) -> Verdict:
-        """Where a member is put, only the audience can be missing, and that is the connection's."""
-        if action == "upsert_member" and isinstance(answer, Response) and answer.status == 404:
+        """Where a member is put, as before tags, only the audience can be missing, and that is the connection's."""
+        if action != "track_event" and isinstance(answer, Response) and answer.status == 404:
             return NO_AUDIENCE
         return super().classify(answer, action)
 

@@ -106,6 +106,9 @@ class Mixpanel(Vendor):
         url = f"{self.root(shipment)}/import?strict=1&ip=0"  # else events may be placed where our server stands
         return json_request("POST", url, [event], basic(revealed(shipment, "project_token"), ""))
 
+    def is_done(self, response: Response, action: str) -> bool:
+        return text_at(read_object(response), "num_records_imported") not in ("", "0")
+
     def error_of(self, response: Response) -> VendorError:
         document = read_object(response)
         stored = text_at(document, "num_records_imported")

@@ -120,7 +120,7 @@ class Pipedrive(Vendor):
             return VendorError("" if response.status >= 300 else "error", text_at(document, "error"))
         return VendorError()
 
-    def is_done(self, response: Response) -> bool:
+    def is_done(self, response: Response, action: str) -> bool:
         return read_object(response).get("success") is True
 
     def rest_of(self, response: Response) -> float | None:

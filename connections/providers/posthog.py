@@ -90,6 +90,10 @@ class PostHog(Vendor):
         }
         return json_request("POST", f"{self.root(shipment)}/i/v0/e/", event)
 
+    def is_done(self, response: Response, action: str) -> bool:
+        """Older ones of one's own say 1."""
+        return text_at(read_object(response), "status") in ("Ok", "1")
+
     def error_of(self, response: Response) -> VendorError:
         document = read_object(response)
         if response.status < 300:

@@ -107,10 +107,16 @@ class Resend(Vendor):
     answers = {
         "missing_api_key": reauthorize("Resend has got no API key. Set it, then test the connection."),
         "invalid_api_key": reauthorize("Resend does not accept the API key. Replace it, then test the connection."),
-        "restricted_api_key": rejected(
-            "The API key may only send emails. Give one with full access, then replay.", "forbidden"
+        "restricted_api_key": reauthorize(
+            "The API key may only send emails. Replace it by one with full access, then test the connection.",
+            "forbidden",
         ),
-        "invalid_from_address": rejected("Resend does not accept the sender. Mend the connection's sender."),
+        "invalid_from_address": disabled(
+            "Resend does not accept the sender. Set the connection's sender to another, then resume.", "forbidden"
+        ),
+        "security_error": disabled(
+            "Resend suspects a security issue of this account's requests. Ask its support, then resume.", "forbidden"
+        ),
         "invalid_idempotent_request": rejected(
             "Resend has taken another email for this delivery within a day. Send a new event instead of a replay."
         ),
@@ -144,16 +150,32 @@ class Resend(Vendor):
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
         last = exchanges[-1]
+        if shipment.action == "send_email":
+            return self._judge_sender(shipment, last.response)
         if last.request.method != "PATCH" or last.response.status != 404:
             return None
         fields = self.fields(shipment)
         return self._call("POST", "/contacts", shipment, {"email": needed(fields, "email"), **_details(fields)})
+
+    def _judge_sender(self, shipment: Shipment, response: Response) -> Verdict | None:
+        """A sender that is refused is the connection's, and holds it, but where the rule's mapping gave another."""
+        error = self.error_of(response)
+        is_of_sender = error.code == "invalid_from_address" or (
+            response.status == 403 and error.code == "validation_error" and "domain" in error.message.lower()
+        )
+        if not is_of_sender or given(self.fields(shipment), "from") is None:
+            return None
+        words = "Resend does not accept the sender that the rule's mapping gives. Mend the field from."
+        return self._completed(rejected(words), response, error.message)
 
     def error_of(self, response: Response) -> VendorError:
         if response.status < 300:
             return VendorError()
         document = read_object(response)
         return VendorError(text_at(document, "name"), text_at(document, "message"))
+
+    def is_done(self, response: Response, action: str) -> bool:
+        return text_at(read_object(response), "event" if action == "send_event" else "id") != ""
 
     def rest_of(self, response: Response) -> float | None:
         return (

@@ -147,6 +147,10 @@ class Salesforce(Vendor):
             ),
             retry("Salesforce cannot take it just now."),
         ),
+        **dict.fromkeys(
+            ("INVALID_AUTH_HEADER", "PASSWORD_LOCKOUT", "CLIENT_NOT_ACCESSIBLE_FOR_USER"),
+            reauthorize("Salesforce does not let this user in. Unlock it there, or authorize as another."),
+        ),
         "API_CURRENTLY_DISABLED": throttled("Salesforce's API is off for the moment.", "server_error", 300),
         "ENTITY_IS_LOCKED": retry("The record is locked, as by an approval.", "locked", 300),
         "ORG_LOCKED": disabled("The Salesforce org is locked. Let Salesforce unlock it, then resume.", "org_locked"),
@@ -199,6 +203,13 @@ class Salesforce(Vendor):
         if response.status >= 300:
             return VendorError(text_at(document, "error"), text_at(document, "error_description"))
         return VendorError()
+
+    def is_done(self, response: Response, action: str) -> bool:
+        """Older versions answer an update with a 204, collections with a row a record."""
+        document = read_json(response)
+        rows = document if isinstance(document, list) else [document]
+        done = [isinstance(row, dict) and row.get("success") is True for row in rows]
+        return response.status == 204 or (done != [] and all(done))
 
     def rest_of(self, response: Response) -> float | None:
         usage = _USAGE.findall(header(response, "sforce-limit-info") or "")

@@ -104,5 +104,8 @@ class Segment(Vendor):
         refused = response.status < 300 and read_object(response).get("success", True) is not True
         return VendorError("not_accepted") if refused else VendorError()
 
+    def is_done(self, response: Response, action: str) -> bool:
+        return read_object(response).get("success") is True
+
 
 PROVIDER = Segment()

@@ -1,8 +1,10 @@
 """Slack (docs.slack.dev): messages by an incoming webhook, or with a bot's token by chat.postMessage.
 
-`text` is escaped as Slack asks for, so nothing that a payload holds can mention a channel or dress up a link. Who wants
-Slack's own markup maps `blocks`, which go as they are. The Web API answers 200 also where it refuses: `ok` decides.
-Slack drops no doubles, so an attempt with an unknown end is not made again.
+`text` is escaped as Slack asks for, and goes with `mrkdwn: false`: nothing that a payload holds can mention a channel,
+dress up a link or become bold (docs.slack.dev, "Formatting message text"). Who wants Slack's own markup maps `blocks`.
+There a text object of type mrkdwn has no escape for `*`, `_`, `~` and backticks, so that a payload's value in it can be
+emphasized, and no more; in one of type plain_text nothing is markup. The Web API answers 200 also where it refuses:
+`ok` decides. Slack drops no doubles, so an attempt with an unknown end is not made again.
 """
 
 import re
@@ -20,7 +22,6 @@ from connections.providers.base import (
     Limits,
     MappingField,
     OAuth,
-    Outcome,
     Shipment,
     Unsendable,
     Verdict,
@@ -56,11 +57,12 @@ QUOTA_SECONDS = 3600.0
 MESSAGE = (
     MappingField(
         "text", "Text", required=True, source=SUMMARY,
-        help="Escaped: it can hold no links with a name and no mentions. With blocks it is what notifications show.",
+        help="Shown as it is: no links with a name, no mentions, no markup. With blocks it is what notifications show.",
     ),
     MappingField(
         "blocks", "Blocks", type="array", markup="slack",
-        help="Block Kit, at most 50. Markup in it works; what it takes from a payload is escaped.",
+        help="Block Kit, at most 50. Markup in it works; what it takes from a payload is escaped, but for emphasis by"
+        " asterisks, underscores, tildes and backticks, which Slack has no escape for: plain_text objects show all.",
     ),
 )  # fmt: skip
 _WORD = re.compile(rb"[a-z_]{1,64}")
@@ -214,18 +216,15 @@ class Slack(Vendor):
             raise Unsendable(f"The text has {len(text):,} characters; Slack takes at most {MAX_TEXT:,}.")
         if len(blocks) > MAX_BLOCKS:
             raise Unsendable(f"The message has {len(blocks)} blocks; Slack takes at most {MAX_BLOCKS}.")
-        message = without_nulls({**fields, "text": text, "blocks": blocks or None})
+        message = without_nulls({"mrkdwn": False, **fields, "text": text, "blocks": blocks or None})
         if shipment.action == "send_webhook":
             return _post(self.moved(revealed(shipment, "webhook_url")), message)
         message["channel"] = needed(fields, "channel")
         return _post(f"{self.root(shipment)}/chat.postMessage", message, bearer(shipment))
 
-    def classify(self, answer: Response | OutboundError, action: str) -> Verdict:
-        verdict = super().classify(answer, action)
-        if action != "post_message" or verdict.outcome != Outcome.DELIVERED or _is_ok(answer):
-            return verdict
-        words = "Slack's answer does not say whether the message was posted. Look before a replay."
-        return Verdict(Outcome.UNCERTAIN, "unreadable_answer", words)
+    def is_done(self, response: Response, action: str) -> bool:
+        """A webhook answers `ok` and no more."""
+        return response.body.strip() == b"ok" if action == "send_webhook" else _is_ok(response)
 
     def error_of(self, response: Response) -> VendorError:
         document = read_object(response)
@@ -277,11 +276,9 @@ def _post(url: str, message: dict[str, Any], *headers: tuple[str, str]) -> Reque
     return json_request("POST", url, message, *headers, content_type="application/json; charset=utf-8")
 
 
-def _is_ok(answer: Response | OutboundError) -> bool:
+def _is_ok(response: Response) -> bool:
     """Whether the Web API says so; it repeats the message, so a long answer is cut, and no JSON any more."""
-    return isinstance(answer, Response) and (
-        read_object(answer).get("ok") is True or answer.body.startswith(b'{"ok":true,')
-    )
+    return read_object(response).get("ok") is True or response.body.startswith(b'{"ok":true,')
 
 
 def _web_api_error(document: dict[str, Any]) -> VendorError:

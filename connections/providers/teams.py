@@ -27,6 +27,7 @@ from connections.providers.vendor import (
     Vendor,
     VendorError,
     given,
+    is_no_page,
     json_request,
     limited,
     needed,
@@ -92,6 +93,10 @@ class Teams(Vendor):
             ),
             throttled("The flow takes no more messages just now.", seconds=60),
         ),
+        **dict.fromkeys(
+            ("MissingApiVersionParameter", "InvalidApiVersionParameter"),
+            disabled("The flow's URL is not whole. Copy it anew from the flow and replace it."),
+        ),
         400: rejected("The flow does not accept the message. Mend the rule's mapping, or the flow's trigger."),
         401: reauthorize(
             "The flow does not accept this URL. Let Anyone trigger the flow, or copy its URL anew and replace it."
@@ -116,6 +121,10 @@ class Teams(Vendor):
         }
         url = self.moved(revealed(shipment, "webhook_url"))
         return json_request("POST", url, {"type": "message", "attachments": [attachment]})
+
+    def is_done(self, response: Response, action: str) -> bool:
+        """A flow answers nothing (202), or whatever its owner has it answer."""
+        return is_no_page(response)
 
     def error_of(self, response: Response) -> VendorError:
         if response.status < 400:

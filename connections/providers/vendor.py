@@ -8,7 +8,7 @@ import base64
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -76,9 +76,12 @@ class Vendor(Provider):
         """What went wrong by the body, also below a 200. Total: any bytes."""
         return VendorError()
 
-    def is_done(self, response: Response) -> bool:
-        """Whether a 2xx to a delivery, whose body tells of no error, also proves that it was done. Total."""
-        return True
+    def is_done(self, response: Response, action: str) -> bool:
+        """Whether a 2xx to the last call of a delivery, whose body tells of no error, proves that it was done. Total.
+
+        Where a vendor answers nothing by which to tell, it is `is_no_page`.
+        """
+        raise NotImplementedError
 
     def rest_of(self, response: Response) -> float | None:
         """Seconds for which nothing is left of the vendor's limit, by its headers; None where something is."""
@@ -88,7 +91,7 @@ class Vendor(Provider):
         if isinstance(answer, OutboundError):
             return read_error(answer)
         verdict = self.read(answer)
-        if verdict.outcome == Outcome.DELIVERED and not self.is_done(answer):
+        if verdict.outcome == Outcome.DELIVERED and not (is_cut_object(answer) or self.is_done(answer, action)):
             words = f"{self.name}'s answer does not say that it was done."
             unproven = retry if self.is_idempotent(action) else uncertain
             return self._completed(unproven(words, "unproven"), answer, "")
@@ -101,12 +104,19 @@ class Vendor(Provider):
         return self._completed(verdict, response, error.message)
 
     def classify_test(self, answer: Response | OutboundError) -> Verdict:
-        return read_error(answer) if isinstance(answer, OutboundError) else self.read(answer)
+        """Tests ask for objects, so a page, or nothing, is no answer of the vendor's."""
+        if isinstance(answer, OutboundError):
+            return read_error(answer)
+        verdict = self.read(answer)
+        if verdict.outcome == Outcome.DELIVERED and not (is_cut_object(answer) or read_object(answer)):
+            return retry(f"{self.name}'s answer cannot be read. Look for a proxy in its stead.", "unproven")
+        return verdict
 
     def fields(self, shipment: Shipment) -> dict[str, Any]:
         """What the mapping made: an object, whose declared fields have their declared types where nothing is lost by
-        that, and no spaces around texts. Raises Unsendable."""
-        fields = json.loads(shipment.body)
+        that, and no spaces around texts; a copy of such a text, as in a payload mapped whole, has none either. Raises
+        Unsendable."""
+        fields, texts = json.loads(shipment.body), set[str]()
         if not isinstance(fields, dict):
             raise Unsendable("The mapping must make an object of fields.")
         for declared in self.action(shipment.action).fields:
@@ -116,7 +126,9 @@ class Vendor(Provider):
                 place = place.get(name) if isinstance(place, dict) else None
             if isinstance(place, dict) and place.get(last) is not None:
                 place[last] = typed(declared, place[last])
-        return fields
+                if isinstance(place[last], str):
+                    texts.add(place[last])
+        return {key: _as_known(value, texts) for key, value in fields.items()}
 
     def classify_options(self, answer: Response | OutboundError) -> Verdict:
         """In words about a list, where those about a delivery would mislead."""
@@ -175,6 +187,16 @@ class Vendor(Provider):
             asked = [wait for wait in (retry_after(response), rest, verdict.retry_after_seconds) if wait is not None]
             return replace(verdict, retry_after_seconds=max(asked, default=None))
         return verdict
+
+
+def _as_known(value: Any, texts: Collection[str]) -> Any:
+    """A JSON value in which every text that is, but for the spaces around it, one of these is that one."""
+    if isinstance(value, str):
+        stripped = value.strip()
+        return stripped if stripped in texts else value
+    if isinstance(value, list):
+        return [_as_known(member, texts) for member in value]
+    return {name: _as_known(member, texts) for name, member in value.items()} if isinstance(value, dict) else value
 
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
@@ -320,6 +342,16 @@ def read_object(response: Response) -> dict[str, Any]:
     """The body as a JSON object; empty where it is not."""
     document = read_json(response)
     return document if isinstance(document, dict) else {}
+
+
+def is_cut_object(response: Response) -> bool:
+    """Whether the body is a JSON object that was not read to its end, as one that repeats what was sent may be."""
+    return response.truncated and response.body.lstrip().startswith(b"{")
+
+
+def is_no_page(response: Response) -> bool:
+    """Whether the body is not one for people, by which a proxy or a portal answers in a vendor's stead."""
+    return not response.body.lstrip().startswith(b"<")
 
 
 def text_at(document: Any, *path: str | int) -> str:

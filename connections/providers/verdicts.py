@@ -87,9 +87,9 @@ def throttled(words: str, error_class: str = "rate_limited", seconds: float | No
     return Verdict(Outcome.RETRY, error_class, words, seconds, throttled=True)
 
 
-END_UNKNOWN = frozenset({502, 504, 520, 524})
-"""A gateway had no answer, or no usable one, from the server behind it, which may have acted (RFC 9110, section 15.6.5;
-520 and 524 are Cloudflare's)."""
+NOT_BEGUN = frozenset({501, 503, 505, 507, 508, 511, 521, 523, 525, 526, 529, 530})
+"""Errors of a server by which it says that it did not take the request, or never got it (RFC 9110, section 15.6; those
+above 511 are Cloudflare's). Of all others of 500 and above it may have acted before it failed."""
 
 
 def uncertain(words: str, error_class: str = "server_error") -> Verdict:
@@ -99,9 +99,11 @@ def uncertain(words: str, error_class: str = "server_error") -> Verdict:
 
 def with_known_end(verdict: Verdict, response: Response, name: str) -> Verdict:
     """The verdict on a call that is not idempotent: uncertain instead of retry, where nobody knows how it ended."""
-    if verdict.outcome != Outcome.RETRY or response.status not in END_UNKNOWN:
+    is_open = response.status >= 500 and response.status not in NOT_BEGUN
+    if verdict.outcome != Outcome.RETRY or verdict.throttled or not is_open:
         return verdict
-    words = f"{name} broke off ({response.status}): it may have been done, or not."
+    _, quote, message = verdict.words.partition(f" {name}: “")
+    words = f"{name} broke off ({response.status}): it may have been done, or not.{quote}{message}"
     return replace(verdict, outcome=Outcome.UNCERTAIN, words=words)
 
 

@@ -40,6 +40,8 @@ ACCOUNTS = (
 """Where people sign in, one of each data centre."""
 API_DOMAINS = tuple(f"https://www.zohoapis.{end}" for end in ("com", "eu", "in", "com.au", "jp", "sa", "com.cn", "ca"))
 RACED = "DUPLICATE_DATA of the email"
+MAX_NESTED = 20
+"""Of a record's several errors so many are told."""
 MODULES = {"upsert_lead": "Leads", "upsert_contact": "Contacts"}
 PERSON = (
     MappingField("Email", "Email", required=True, source="payload.email"),
@@ -94,7 +96,13 @@ class Zoho(Vendor):
         "OAUTH_SCOPE_MISMATCH": reauthorize(
             "The token lacks a scope, such as ZohoCRM.modules.ALL. Authorize again and grant it.", "forbidden"
         ),
-        "NO_PERMISSION": reauthorize("The user may not write this module. Give them the permission.", "forbidden"),
+        **dict.fromkeys(
+            ("NO_PERMISSION", "AUTHORIZATION_FAILED"),
+            reauthorize("The user may not write this module. Give them the permission.", "forbidden"),
+        ),
+        "STORAGE_SPACE_EXCEEDED": throttled(
+            "The storage of the Zoho account is full. Free some there.", "quota_limited", 3600
+        ),
         **dict.fromkeys(
             ("AUTHENTICATION_FAILURE", "INVALID_OAUTHTOKEN"),
             reauthorize("Zoho does not accept the token any more. Authorize again."),
@@ -139,18 +147,16 @@ class Zoho(Vendor):
         document = read_object(response)
         rows = rows_at(document, "data")
         row = rows[0] if rows else document
-        code, message = text_at(row, "code"), text_at(row, "message")
+        code = text_at(row, "code")
         if rows and code == "SUCCESS":
             return VendorError()
-        details = row.get("details") if isinstance(row, dict) else None
-        field = text_at(details, "api_name")
-        if code == "DUPLICATE_DATA" and field == "Email":
-            code = RACED
-        if expected := text_at(details, "expected_data_type") or text_at(details, "maximum_length"):
-            message = f"{message} (expected: {expected})"
-        return VendorError(code, f"{field}: {message}" if field else message)
+        errors = [_error(each) for each in rows_at(row, "details", "errors")[:MAX_NESTED]]
+        if not errors:
+            return _error(row)
+        raced = [error.code for error in errors if error.code == RACED]
+        return VendorError((raced or [errors[0].code or code])[0], "; ".join(error.message for error in errors))
 
-    def is_done(self, response: Response) -> bool:
+    def is_done(self, response: Response, action: str) -> bool:
         return text_at(read_object(response), "data", 0, "code") == "SUCCESS"
 
     def build_test(self, shipment: Shipment) -> Request:
@@ -175,6 +181,17 @@ class Zoho(Vendor):
             raise Unsendable("The connection names no API domain.")
         token = ("authorization", f"Zoho-oauthtoken {revealed(shipment, 'access_token')}")
         return json_request(method, f"{root}/crm/v8/{path}", document, token)
+
+
+def _error(row: Any) -> VendorError:
+    """One error, that of a record or one among its several, with the field's name before what is wrong."""
+    code, message = text_at(row, "code"), text_at(row, "message")
+    details = row.get("details") if isinstance(row, dict) else None
+    field = text_at(details, "api_name")
+    if expected := text_at(details, "expected_data_type") or text_at(details, "maximum_length"):
+        message = f"{message} (expected: {expected})"
+    code = RACED if code == "DUPLICATE_DATA" and field == "Email" else code
+    return VendorError(code, f"{field}: {message}" if field else message)
 
 
 PROVIDER = Zoho()

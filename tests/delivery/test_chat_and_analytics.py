@@ -51,13 +51,19 @@ CASES = [
         "slack", "post_message", {"access_token": CANARY}, "/api/chat.postMessage", body=b'{"ok":true}',
         mapping=[value("channel", "C1")],
     ),
-    Case("discord", "send_message", {"webhook_url": DISCORD}, f"/api/v10/webhooks/1/{CANARY}?wait=true"),
+    Case(
+        "discord", "send_message", {"webhook_url": DISCORD}, f"/api/v10/webhooks/1/{CANARY}?wait=true",
+        body=b'{"id":"1"}',
+    ),
     Case(
         "teams", "send_message", {"webhook_url": FLOW}, f"/workflows/1/triggers/manual/paths/invoke?sig={CANARY}", 202
     ),
-    Case("resend", "send_email", KEY, "/emails", config={"sender": "crm@example.com"}, mapping=EMAIL),
-    Case("resend", "upsert_contact", KEY, "/contacts/ada%40example.com"),
-    Case("resend", "send_event", KEY, "/events/send", 202),
+    Case(
+        "resend", "send_email", KEY, "/emails", body=b'{"id":"e1"}', config={"sender": "crm@example.com"},
+        mapping=EMAIL,
+    ),
+    Case("resend", "upsert_contact", KEY, "/contacts/ada%40example.com", body=b'{"id":"c1"}'),
+    Case("resend", "send_event", KEY, "/events/send", 202, b'{"event":"lead.created"}'),
     Case("segment", "track", {"write_key": CANARY}, "/v1/track", body=b'{"success":true}'),
     Case("segment", "identify", {"write_key": CANARY}, "/v1/identify", body=b'{"success":true}'),
     Case("mixpanel", "track", {"project_token": CANARY}, "/import?strict=1&ip=0", body=b'{"num_records_imported":1}'),
@@ -91,7 +97,7 @@ def delivered(case: Case, endpoint, monkeypatch) -> Delivery:
 def test_an_event_reaches_the_vendor_by_the_default_mapping(case, endpoint, monkeypatch):
     delivery = delivered(case, endpoint, monkeypatch)
     assert (delivery.status, [got.path for got in endpoint.got]) == ("succeeded", [case.path])
-    agent = "DiscordBot (https://meshes.example.com, 0.1)" if case.slug == "discord" else "Meshes/0.1"
+    agent = "DiscordBot (Meshes, 0.1)" if case.slug == "discord" else "Meshes/0.1"
     assert endpoint.got[0].headers["user-agent"] == agent
 
 
@@ -138,7 +144,7 @@ def test_an_attempt_that_left_nothing_out_says_nothing(endpoint, monkeypatch):
 
 def test_a_long_answer_is_read_to_its_end_and_its_beginning_is_kept(endpoint, monkeypatch):
     contacts = [{"id": f"c{n}", "role": "lead", "bio": "x" * 4000} for n in range(39)] + [{"id": "u1", "role": "user"}]
-    body = json.dumps({"type": "list", "data": contacts}).encode()
+    body = json.dumps({"type": "list", "data": contacts, "id": "u1"}).encode()  # the answer to both calls
     case = Case("intercom", "upsert_contact", {"access_token": CANARY}, "", body=body)
     delivery = delivered(case, endpoint, monkeypatch)
     assert delivery.status == "succeeded"

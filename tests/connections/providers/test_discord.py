@@ -10,7 +10,7 @@ from tests.connections.providers.shipments import as_secrets
 TOKEN = "canary-9f3c_0123456789abcdefghijklmnopqrstuvwxyz"
 URL = f"https://discord.com/api/webhooks/112233/{TOKEN}"
 SENT_TO = URL.replace("/api/", "/api/v10/")
-AGENT = "DiscordBot (https://meshes.example.com, 0.1)"
+AGENT = "DiscordBot (Meshes, 0.1)"
 
 
 def message(url=URL, **fields):
@@ -173,6 +173,10 @@ ANSWERS = [
     ),
     (403, {"message": "Missing Access", "code": 50001}, Outcome.BROKEN, "needs_reauth", "forbidden", "replace the URL"),
     (400, {"code": 50083, "message": "Thread is archived"}, Outcome.BROKEN, "disabled", "gone", "Open it in Discord"),
+    (400, {"code": 160005, "message": "Thread is locked"}, Outcome.BROKEN, "disabled", "gone", "Open it in Discord"),
+    (400, {"code": 40067, "message": "A tag is required"}, Outcome.BROKEN, "disabled", "gone", "asks for a tag"),
+    (500, {"code": 0, "message": "500: Internal Server Error"}, Outcome.UNCERTAIN, None, "server_error", "“500: Inter"),
+    (200, {}, Outcome.UNCERTAIN, None, "unproven", "does not say that it was done"),
     (400, {"code": 220001, "message": "m"}, Outcome.BROKEN, "disabled", "gone", "thread_id"),
     (400, {"code": 240000, "message": "harmful"}, Outcome.REJECTED, None, "rejected", "harmful"),
     (503, {"code": 130000, "message": "overloaded"}, Outcome.RETRY, None, "server_error", "overloaded"),
@@ -194,7 +198,7 @@ ANSWERS = [
         "fewer requests",
     ),
     (429, {"retry_after": 1, "global": True}, Outcome.RETRY, None, "rate_limited_globally", "this whole system"),
-    (500, b"", Outcome.RETRY, None, "server_error", "just now"),
+    (500, b"", Outcome.UNCERTAIN, None, "server_error", "may have been done, or not"),
 ]
 
 
@@ -216,6 +220,11 @@ def test_a_403_of_cloudflare_is_not_a_dead_webhook(body):
     verdict = judged(403, body)
     assert (verdict.outcome, verdict.error_class, verdict.throttled) == (Outcome.RETRY, "blocked", True)
     assert verdict.retry_after_seconds == 300.0
+
+
+def test_discord_is_told_where_the_installation_is_reached(monkeypatch):
+    monkeypatch.setattr(PROVIDER, "public_url", "https://hooks.acme.example")
+    assert headers_of(PROVIDER.build_request(message()))["user-agent"] == "DiscordBot (https://hooks.acme.example, 0.1)"
 
 
 def test_a_form_s_error_is_named_by_its_field():

@@ -114,6 +114,10 @@ def test_names_that_google_would_drop_are_refused(name):
         ({"params": {"a" * 41: 1}}, "does not take the parameter name .* at most 40 letters"),
         ({"params": {"lead.source": "web"}}, "does not take the parameter name “lead.source”"),
         ({"params": {"ga_source": "web"}}, "does not take the parameter name “ga_source”"),
+        ({"params": {"value": "abc", "currency": "EUR"}}, "params.value must be a number"),
+        ({"params": {"value": True, "currency": "EUR"}}, "params.value must be a number"),
+        ({"params": {"items": [{"item_id": "1", "price": "cheap"}]}}, "params.price must be a number"),
+        ({"params": {"value": "5"}}, "takes a value with its currency only"),
         ({"params": {"value": 5}}, "takes a value with its currency only"),
         ({"params": {"items": "x"}}, "items must be an array of objects"),
         ({"params": {"items": [1]}}, "items must be an array of objects"),
@@ -138,6 +142,16 @@ def test_items_are_objects_and_some_values_may_be_longer():
     (event,) = document_of(PROVIDER.build_request(track(params=params)))["events"]
     assert event["params"]["items"] == [{"item_id": "1", "item_name": "Engine", "price": 9.5, "quantity": 2}]
     assert len(event["params"]["page_location"]) == 1000
+
+
+def test_a_number_in_a_text_is_sent_as_a_number():
+    items = [{"item_id": "1", "price": "9.5", "quantity": " 2 ", "discount": ""}]
+    params = {"value": "12.5", "currency": "EUR", "tax": "", "items": items}
+    (event,) = document_of(PROVIDER.build_request(track(params=params)))["events"]
+    assert event["params"] == {
+        "engagement_time_msec": 100, "value": 12.5, "currency": "EUR",
+        "items": [{"item_id": "1", "price": 9.5, "quantity": 2}],
+    }  # fmt: skip
 
 
 def test_25_parameters_and_booleans_are_taken():
@@ -186,7 +200,7 @@ def test_a_measurement_id_begins_with_g(measurement_id):
         (404, Outcome.REJECTED, None, "rejected", "refuses"),
         (413, Outcome.REJECTED, None, "rejected", "refuses"),
         (429, Outcome.REJECTED, None, "rejected", "then replay"),
-        (500, Outcome.RETRY, None, "server_error", "just now"),
+        (500, Outcome.UNCERTAIN, None, "server_error", "may have been done, or not"),
         (503, Outcome.RETRY, None, "server_error", "just now"),
     ],
 )

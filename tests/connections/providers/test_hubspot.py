@@ -200,7 +200,9 @@ def test_every_answer_says_what_it_means_and_what_to_do(answer, expected, fix):
     assert fix in PROVIDER.classify(answer, "upsert_contact").words
 
 
-@pytest.mark.parametrize("answer", [WRITTEN, reply(201, {}), reply(207, {"numErrors": 0, "results": [{"id": "1"}]})])
+@pytest.mark.parametrize(
+    "answer", [WRITTEN, reply(200, {"id": "501"}), reply(207, {"numErrors": 0, "results": [{"id": "1"}]})]
+)
 def test_a_contact_that_is_written_is_delivered(answer):
     assert judged(PROVIDER, answer) == ("delivered", "", None)
 
@@ -309,6 +311,14 @@ def test_a_single_input_without_its_result_is_not_delivered(answer):
     assert judged(PROVIDER, answer)[0] == "retry"
 
 
+@pytest.mark.parametrize("body", [{}, b"", b"<html>portal</html>", {"results": [{"id": "1"}]}])
+def test_a_note_and_a_list_that_name_nothing_are_not_delivered(body):
+    assert PROVIDER.classify(reply(200, body), "create_note").outcome == "uncertain"
+    assert PROVIDER.classify(reply(200, body), "add_to_list").outcome == "retry"
+    for members in ("recordsIdsAdded", "recordIdsAdded"):
+        assert PROVIDER.classify(reply(200, {members: []}), "add_to_list").outcome == "delivered"
+
+
 def test_errors_count_also_where_nobody_counted_them():
     row = {"category": "VALIDATION_ERROR", "message": "bad email"}
     answer = reply(200, {"status": "COMPLETE", "results": [], "errors": [row]})
@@ -362,6 +372,10 @@ def test_what_is_too_long_for_hubspot_is_refused_before_the_first_call(action, k
 
 
 def test_a_note_of_which_nobody_knows_whether_it_was_left_is_uncertain():
-    assert PROVIDER.classify(reply(502), "create_note").outcome == "uncertain"
+    broke_down = reply(500, {"category": "INTERNAL_ERROR", "message": "m"})
+    for answer in (reply(502), reply(500), broke_down):
+        assert PROVIDER.classify(answer, "create_note").outcome == "uncertain"
+    assert PROVIDER.classify(broke_down, "create_note").words.endswith("or not. HubSpot: “m”")
+    assert PROVIDER.classify(broke_down, "add_to_list").outcome == "retry"
     assert PROVIDER.classify(reply(503), "create_note").outcome == "retry"
     assert PROVIDER.may_repeat("create_note", UPSERT)

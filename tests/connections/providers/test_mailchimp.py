@@ -280,8 +280,13 @@ def test_an_event_of_which_nobody_knows_whether_it_was_recorded_is_uncertain():
     assert PROVIDER.classify(reply(503), "track_event").outcome == "retry"
 
 
-@pytest.mark.parametrize("action", ["add_tags", "track_event"])
-def test_a_member_that_is_missing_is_the_event_s_matter(action):
-    verdict = PROVIDER.classify(problem(404, "Resource Not Found"), action)
+def test_a_member_that_is_missing_is_the_event_s_matter():
+    verdict = PROVIDER.classify(problem(404, "Resource Not Found"), "track_event")
     assert (verdict.outcome, verdict.hold) == ("rejected", None)
     assert "Check list_id" in verdict.words
+
+
+@pytest.mark.parametrize("action", ["upsert_member", "add_tags"])
+def test_where_a_member_is_put_only_the_audience_can_be_missing(action):
+    verdict = PROVIDER.classify(problem(404, "Resource Not Found"), action)
+    assert (verdict.outcome, verdict.hold, verdict.error_class) == ("broken", "disabled", "no_audience")

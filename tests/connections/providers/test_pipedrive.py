@@ -181,7 +181,7 @@ def test_a_server_in_the_vendor_s_place_stands_for_every_company():
         (reply(403, b"<html>Access denied</html>"), ("retry", "blocked", None), "blocks"),
         (reply(404, {"success": False}), REFUSED, "404"),
         (reply(429, {"success": False, "error": "request over limit"}), ("retry", "rate_limited", None), "fewer"),
-        (reply(500), ("retry", "server_error", None), "500"),
+        (reply(500), ("uncertain", "server_error", None), "may have been done, or not"),
         (reply(200, {"success": False, "error": "e"}), ("rejected", "vendor_error", None), "did not accept"),
     ],
 )  # fmt: skip

@@ -3,7 +3,7 @@ import pytest
 from connections.messages import ConnectionLost
 from connections.providers.base import Exchange, NotAuthorized, Outcome, Unsendable
 from connections.providers.resend import PROVIDER
-from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
+from tests.connections.providers.exchanges import PAYLOAD, document_of, exchanges, headers_of, order, reply, shaped
 
 KEY = "re_canary9f3c"
 CONFIG = {"sender": "Ada <ada@example.com>"}
@@ -151,14 +151,15 @@ ANSWERS = [
     (400, "validation_error", Outcome.REJECTED, None, "rejected", "Mend the rule's mapping"),
     (400, "invalid_idempotency_key", Outcome.REJECTED, None, "rejected", "Mend the rule's mapping"),
     (401, "missing_api_key", Outcome.BROKEN, "needs_reauth", "unauthorized", "Set it, then test"),
-    (401, "restricted_api_key", Outcome.REJECTED, None, "forbidden", "Give one with full access, then replay"),
+    (401, "restricted_api_key", Outcome.BROKEN, "needs_reauth", "forbidden", "Replace it by one with full access"),
     (401, "", Outcome.BROKEN, "needs_reauth", "unauthorized", "Replace them, then test"),
     (403, "invalid_api_key", Outcome.BROKEN, "needs_reauth", "unauthorized", "Replace it, then test"),
     (403, "validation_error", Outcome.BROKEN, "disabled", "forbidden", "Verify its domain at resend.com/domains"),
     (404, "not_found", Outcome.REJECTED, None, "rejected", "refuses"),
     (409, "invalid_idempotent_request", Outcome.REJECTED, None, "rejected", "another email for this delivery"),
     (409, "concurrent_idempotent_requests", Outcome.RETRY, None, "concurrent", "still busy"),
-    (422, "invalid_from_address", Outcome.REJECTED, None, "rejected", "Mend the connection's sender"),
+    (422, "invalid_from_address", Outcome.BROKEN, "disabled", "forbidden", "Set the connection's sender to another"),
+    (451, "security_error", Outcome.BROKEN, "disabled", "forbidden", "Ask its support, then resume"),
     (422, "missing_required_field", Outcome.REJECTED, None, "rejected", "Mend the rule's mapping"),
     (429, "rate_limit_exceeded", Outcome.RETRY, None, "rate_limited", "fewer requests"),
     (429, "daily_quota_exceeded", Outcome.RETRY, None, "daily_limit", "daily quota is used up"),
@@ -174,6 +175,34 @@ def test_answers_say_what_is_to_be_done(status, name, outcome, hold, error_class
     assert fix in verdict.words
     assert verdict.words.endswith("Resend: “m”")
     assert verdict.throttled is (status == 429)
+
+
+UNVERIFIED = "The acme.example domain is not verified."
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        reply(422, {"name": "invalid_from_address", "message": "m"}),
+        reply(403, {"name": "validation_error", "message": UNVERIFIED}),
+    ],
+)
+def test_a_sender_that_the_mapping_gave_is_the_rule_s_matter(refusal):
+    by_connection, by_rule = email(), email(**{"from": "Ada <ada@acme.example>"})
+    asked = exchanges((PROVIDER.build_request(by_rule), refusal))
+    assert PROVIDER.follow(by_connection, asked) is None
+    verdict = PROVIDER.follow(by_rule, asked)
+    assert (verdict.outcome, verdict.hold) == (Outcome.REJECTED, None)
+    assert verdict.words.startswith("Resend does not accept the sender that the rule's mapping gives. Mend the field")
+    for accepted in (reply(200, {"id": "e1"}), reply(403, {"name": "invalid_api_key", "message": "domain"})):
+        assert PROVIDER.follow(by_rule, exchanges((PROVIDER.build_request(by_rule), accepted))) is None
+
+
+@pytest.mark.parametrize("name", ["application_error", "internal_server_error"])
+def test_an_event_that_resend_broke_down_on_is_not_sent_twice(name):
+    answer = reply(500, {"name": name, "message": "m"})
+    assert PROVIDER.classify(answer, "send_event").outcome == Outcome.UNCERTAIN
+    assert PROVIDER.classify(answer, "send_email").outcome == Outcome.RETRY
 
 
 @pytest.mark.parametrize("status", [200, 201, 202])

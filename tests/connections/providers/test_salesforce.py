@@ -162,6 +162,11 @@ def test_nothing_else_is_made_up(action, answer):
         (error(400, "DUPLICATES_DETECTED"), ("rejected", "duplicate", None), "let that rule alert"),
         (error(400, "UNABLE_TO_LOCK_ROW"), ("retry", "locked", None), "writing the record just now"),
         (error(500, "UNABLE_TO_LOCK_ROW"), ("retry", "locked", None), "writing the record just now"),
+        *((error(400, code), ("broken", "unauthorized", "needs_reauth"), "Unlock it there") for code in (
+            "INVALID_AUTH_HEADER", "PASSWORD_LOCKOUT", "CLIENT_NOT_ACCESSIBLE_FOR_USER",
+        )),
+        (reply(200, {}), ("retry", "unproven", None), "does not say that it was done"),
+        (reply(200, []), ("retry", "unproven", None), "does not say that it was done"),
         (error(401, "INVALID_SESSION_ID"), ("broken", "unauthorized", "needs_reauth"), "Authorize the connection"),
         (error(403, "REQUEST_LIMIT_EXCEEDED"), ("retry", "daily_limit", None), "limit of API requests"),
         (error(403, "API_DISABLED_FOR_ORG"), ("broken", "no_api", "disabled"), "Let Salesforce enable it"),
@@ -194,7 +199,7 @@ def test_every_answer_says_what_it_means_and_what_to_do(answer, expected, fix):
 @pytest.mark.parametrize(
     "answer",
     [
-        reply(201, {"id": "1", "success": True, "errors": []}), reply(204), reply(200, {}),
+        reply(201, {"id": "1", "success": True, "errors": []}), reply(204),
         reply(200, [{"id": "1", "success": True, "errors": []}]),
     ],
 )  # fmt: skip

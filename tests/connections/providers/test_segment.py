@@ -79,7 +79,7 @@ def test_without_a_key_nothing_is_built():
 
 ANSWERS = [
     (200, {"success": True}, Outcome.DELIVERED, None, "", ""),
-    (200, "", Outcome.DELIVERED, None, "", ""),
+    (200, "", Outcome.RETRY, None, "unproven", "does not say that it was done"),
     (200, {"success": False}, Outcome.REJECTED, None, "rejected", "Mend the rule's mapping"),
     (400, "malformed JSON", Outcome.REJECTED, None, "rejected", "larger than 32 KB"),
     (401, "", Outcome.BROKEN, "needs_reauth", "unauthorized", "Replace them"),

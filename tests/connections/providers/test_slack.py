@@ -3,7 +3,9 @@ import json
 import pytest
 
 from connections.messages import ConnectionLost, Response
+from connections.metering import Meter
 from connections.providers.base import Account, Choice, InvalidFields, NotAuthorized, Outcome, Unsendable
+from connections.providers.markup import escape_values
 from connections.providers.slack import MAX_TEXT, PROVIDER
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
 
@@ -30,7 +32,7 @@ def test_a_webhook_gets_the_text_at_its_own_url():
     request = PROVIDER.build_request(webhook())
     assert (request.method, request.url) == ("POST", URL)
     assert headers_of(request) == {"content-type": "application/json; charset=utf-8"}
-    assert document_of(request) == {"text": "New lead"}
+    assert document_of(request) == {"text": "New lead", "mrkdwn": False}
 
 
 def test_a_message_names_its_channel_and_carries_the_token():
@@ -40,7 +42,25 @@ def test_a_message_names_its_channel_and_carries_the_token():
         "content-type": "application/json; charset=utf-8",
         "authorization": f"Bearer {TOKEN}",
     }
-    assert document_of(request) == {"channel": "C123", "text": "New lead", "blocks": BLOCKS, "thread_ts": "1.2"}
+    assert document_of(request) == {
+        "channel": "C123", "text": "New lead", "mrkdwn": False, "blocks": BLOCKS, "thread_ts": "1.2",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("action", ["send_webhook", "post_message"])
+def test_a_name_s_marks_are_shown_and_a_rule_may_ask_for_markup(action):
+    fields = {"text": "*Approved* by `admin` _ok_ ~x~ <!channel>", "channel": "C123"}
+    given = {"access_token": TOKEN, "webhook_url": URL}
+    made = document_of(PROVIDER.build_request(order(PROVIDER, action, fields, given)))
+    assert (made["text"], made["mrkdwn"]) == ("*Approved* by `admin` _ok_ ~x~ &lt;!channel&gt;", False)
+    asked = order(PROVIDER, action, {**fields, "mrkdwn": True}, given)
+    assert document_of(PROVIDER.build_request(asked))["mrkdwn"] is True
+
+
+@pytest.mark.parametrize("mention", ["@here", "@channel", "@Everyone"])
+def test_a_payload_s_bare_mention_in_blocks_mentions_nobody(mention):
+    escaped = escape_values(f"{mention}, Ada {mention}: ada@here.example", "slack", Meter(1000))
+    assert escaped == f"@\u200b{mention[1:]}, Ada @\u200b{mention[1:]}: ada@here.example"
 
 
 def test_another_host_can_stand_for_slack(monkeypatch):
@@ -225,7 +245,10 @@ WEBHOOK = [
     (400, "no_service_id", Outcome.BROKEN, "disabled", "gone", "replace the URL"),
     (502, "", Outcome.UNCERTAIN, None, "server_error", "may have been done, or not"),
     (504, "", Outcome.UNCERTAIN, None, "server_error", "may have been done, or not"),
-    (500, "rollup_error", Outcome.RETRY, None, "server_error", "just now"),
+    (500, "rollup_error", Outcome.UNCERTAIN, None, "server_error", "may have been done, or not"),
+    (200, "", Outcome.UNCERTAIN, None, "unproven", "does not say that it was done"),
+    (200, "{}", Outcome.UNCERTAIN, None, "unproven", "does not say that it was done"),
+    (200, "<html>", Outcome.UNCERTAIN, None, "unproven", "does not say that it was done"),
     (503, "<html>", Outcome.RETRY, None, "server_error", "just now"),
 ]
 
@@ -264,8 +287,8 @@ def test_a_long_answer_that_was_cut_is_read_by_its_beginning():
 @pytest.mark.parametrize("body", ["", "<html>", "{}", "ok", '{"ok":'])
 def test_a_200_that_does_not_say_so_is_uncertain(body):
     verdict = PROVIDER.classify(reply(200, body), "post_message")
-    assert (verdict.outcome, verdict.error_class) == (Outcome.UNCERTAIN, "unreadable_answer")
-    assert "Look before a replay" in verdict.words
+    assert (verdict.outcome, verdict.error_class) == (Outcome.UNCERTAIN, "unproven")
+    assert "does not say that it was done" in verdict.words
 
 
 def test_doubles_are_not_dropped_so_a_lost_answer_stays_uncertain():

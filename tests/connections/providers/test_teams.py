@@ -161,8 +161,13 @@ ANSWERS = [
     (429, b"", Outcome.RETRY, None, "rate_limited", "fewer requests"),
     (502, {"error": {"code": "NoResponse"}}, Outcome.UNCERTAIN, None, "server_error", "may have been done, or not"),
     (504, b"", Outcome.UNCERTAIN, None, "server_error", "may have been done, or not"),
-    (500, b"", Outcome.RETRY, None, "server_error", "just now"),
+    (500, b"", Outcome.UNCERTAIN, None, "server_error", "may have been done, or not"),
     (503, b"", Outcome.RETRY, None, "server_error", "just now"),
+    (500, {"error": {"code": "InternalServerError"}}, Outcome.UNCERTAIN, None, "server_error", "may have been done"),
+    *(
+        (400, {"error": {"code": f"{kind}ApiVersionParameter"}}, Outcome.BROKEN, "disabled", "gone", "Copy it anew")
+        for kind in ("Missing", "Invalid")
+    ),
     *(
         (400, {"error": {"code": code}}, Outcome.BROKEN, "disabled", "gone", "Turn it on")
         for code in ("WorkflowDisabled", "WorkflowSuspended")

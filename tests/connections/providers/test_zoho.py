@@ -115,6 +115,8 @@ def test_an_error_keeps_its_field_s_name():
         ("LIMIT_EXCEEDED", Outcome.RETRY, None),
         ("CONCURRENCY_LIMIT_EXCEEDED", Outcome.RETRY, None),
         ("NO_PERMISSION", Outcome.BROKEN, "needs_reauth"),
+        ("AUTHORIZATION_FAILED", Outcome.BROKEN, "needs_reauth"),
+        ("STORAGE_SPACE_EXCEEDED", Outcome.RETRY, None),
         ("AUTHENTICATION_FAILURE", Outcome.BROKEN, "needs_reauth"),
         ("INVALID_MODULE", Outcome.BROKEN, "disabled"),
         ("DUPLICATE_DATA", Outcome.REJECTED, None),
@@ -128,6 +130,33 @@ def test_what_passes_or_is_the_account_s_does_not_kill_the_record(code, outcome,
 def test_two_upserts_that_raced_on_one_email_are_tried_again():
     assert refused_record("DUPLICATE_DATA", api_name="Email").outcome == Outcome.RETRY
     assert refused_record("DUPLICATE_DATA", api_name="Phone").outcome == Outcome.REJECTED
+
+
+def several(*errors):
+    nested = [{"code": code, "message": "m", "details": details} for code, details in errors]
+    return refused_record("MULTIPLE_OR_MULTI_ERRORS", errors=nested)
+
+
+def test_several_errors_of_a_record_are_told_with_their_fields():
+    verdict = several(
+        ("INVALID_DATA", {"api_name": "Phone", "expected_data_type": "phone"}),
+        ("MANDATORY_NOT_FOUND", {"api_name": "Company"}),
+    )
+    assert (verdict.outcome, verdict.hold) == (Outcome.REJECTED, None)
+    assert verdict.words.startswith("Zoho refuses a value. Mend the rule's mapping.")
+    assert verdict.words.endswith("Zoho CRM: “Phone: m (expected: phone); Company: m”")
+    assert several(("NO_PERMISSION", {})).hold == "needs_reauth"
+
+
+def test_a_race_among_several_errors_is_tried_again():
+    raced = several(("INVALID_DATA", {"api_name": "Phone"}), ("DUPLICATE_DATA", {"api_name": "Email"}))
+    assert (raced.outcome, raced.error_class, raced.retry_after_seconds) == (Outcome.RETRY, "raced", 1)
+    assert several(("DUPLICATE_DATA", {"api_name": "Phone"})).outcome == Outcome.REJECTED
+
+
+@pytest.mark.parametrize("errors", [[], [7], {"a": 1}, [{"details": []}], "x"])
+def test_errors_in_another_shape_are_read_as_far_as_they_go(errors):
+    assert refused_record("MULTIPLE_OR_MULTI_ERRORS", errors=errors).outcome == Outcome.REJECTED
 
 
 def test_the_redirect_tells_the_data_centre():
