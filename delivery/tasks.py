@@ -174,7 +174,7 @@ def _write_back(result: dispatch.Result) -> bool:
             raise
         words = describe(error)
     is_settled = _settlements.submit(settling.without_evidence(result, words))
-    logger.error("delivery %s has settled without its evidence: %s", result.job.delivery_id, words)
+    logger.error("delivery %s settles without its evidence: %s", result.job.delivery_id, words)
     return is_settled
 
 

@@ -1,8 +1,8 @@
 """`/healthz`: this process answers. `/readyz`: it can do its work.
 
-Ready needs PostgreSQL with all migrations and partitions ahead. Redis is only reported: without it the API accepts
-events all the same, and sweeps deliver them, so taking the process out of service would make an outage of a hint. So
-are events that were set aside: they wait for a person, and no other process would route them.
+Ready needs PostgreSQL with all migrations and partitions ahead. Redis is only reported: without it the API accepts and
+keeps events all the same, and sweeps send them on when it is back, so taking the process out of service would lose what
+the outage does not. So are events that were set aside: they wait for a person, and no other process would route them.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from workspaces import clock, partitions
 PARTITIONED_TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
 MIN_PARTITIONS_AHEAD = 2
 MOST_COUNTED = 1_000
+NO_BROKER_WORDS = "events are accepted and kept, and nothing goes out until it answers"
 _REDIS_TIMEOUT_SECONDS = 0.5
 
 
@@ -77,8 +78,16 @@ def check_set_aside() -> None:
 
 
 def check_redis() -> None:
+    try:
+        ping(settings.REDIS_URL)
+    except redis.RedisError:
+        raise NotReady(f"unreachable: {NO_BROKER_WORDS}") from None
+
+
+def ping(url: str) -> None:
+    """Whether a broker answers within half a second. Raises redis-py's errors."""
     client = redis.Redis.from_url(
-        settings.REDIS_URL,
+        url,
         socket_timeout=_REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=_REDIS_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),

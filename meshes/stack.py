@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import redis
 from django.db import OperationalError, connection
 
 from meshes import services
 from meshes.children import Program, run
 from meshes.embedded import Postgres, Valkey, free_port, port_is_free, private_folder
+from meshes.health import NO_BROKER_WORDS, ping
 from meshes.stack_folder import PROJECT, RUN_ID, StackFolder
 from meshes.startup import words_of
 from meshes.supervisor import Supervisor
@@ -195,6 +197,10 @@ class Stack:
 
     def _start_valkey(self) -> None:
         if "REDIS_URL" in self.environment:
+            try:
+                ping(self.environment["REDIS_URL"])
+            except (redis.RedisError, ValueError):
+                self.report(f"the broker of REDIS_URL does not answer: {NO_BROKER_WORDS}")
             return
         valkey = Valkey(self.folder.path / "valkey", self.folder.fresh_log("valkey"), environment=self.environment)
         self.report("starting Valkey")

@@ -9,7 +9,9 @@ import sys
 import psutil
 import pytest
 from cryptography.fernet import Fernet
+from django.conf import settings
 
+from meshes.stack import Stack
 from meshes.stack_folder import FolderInUseError, StackFolder, data_folder, parse_variables, processes_of_run
 from tests.polling import eventually
 
@@ -134,3 +136,18 @@ def test_the_settings_of_a_run_are_kept_until_it_ends(tmp_path):
     assert folder.read_env() == {"SECRET_KEY": "kept"}
     folder.withdraw_stale()
     assert not (folder.path / "run.env").exists()
+
+
+@pytest.mark.parametrize("url", ["redis://:secret@127.0.0.1:1/0", "no url at all"])
+def test_a_broker_that_does_not_answer_is_told_in_one_line(folder, url):
+    told = []
+    Stack(folder, {"REDIS_URL": url}, port=0, flower_port=0, durable=False, report=told.append)._start_valkey()
+    assert told == [
+        "the broker of REDIS_URL does not answer: events are accepted and kept, and nothing goes out until it answers"
+    ]
+
+
+def test_a_broker_that_answers_is_not_told(folder, redis_client):
+    told, url = [], settings.REDIS_URL
+    Stack(folder, {"REDIS_URL": url}, port=0, flower_port=0, durable=False, report=told.append)._start_valkey()
+    assert told == []
