@@ -17,8 +17,6 @@ from delivery import steering
 
 HEAVY_STEPS = 80_000
 """From here on an event is heavy: about 6 ms of one core."""
-STEPS_PER_COMPILATION = 10_000
-"""What it costs to compile a rule, which is done once."""
 STEPS_PER_ENTRY = 100
 """What a ledger's entry costs to write."""
 STEPS_PER_DELIVERY = 800

@@ -9,6 +9,7 @@ RE2 is only asked whether there is a match, by `\\A\\C*?(?:…)\\C*` and in long
 and not lists, so that they are those that were counted, and it goes through the text once and in one direction.
 """
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -29,6 +30,15 @@ READING_UNITS = 4_000
 """What an expression may cost to read, of microseconds; one that costs more is charged for its program."""
 INSTRUCTIONS_PER_UNIT = 2
 """Of the program that RE2 compiles."""
+
+MOST_COPIES = 1_000
+"""That RE2 makes of what is repeated."""
+MOST_UNITS = 50_000
+"""Of one expression: more instructions do not fit."""
+UNITS_AT_LEAST, UNITS_OF_SIGN, UNITS_OF_NAME = 400, 25, 2_500
+"""For an estimate: for each expression, each of its characters, and each class with a name."""
+_COUNT = re.compile(r"\{([0-9]{1,4}(?:,[0-9]{0,4})?)\}")
+_NAME = re.compile(r"\\[pP]")
 
 STEPS_PER_SEARCH = 35
 BYTES_PER_STEP = 40
@@ -106,6 +116,15 @@ def compile_regex(pattern: str) -> Regex:
         expression = _compile(around, MEMORY_BYTES)
     units = 2 * size // INSTRUCTIONS_PER_UNIT + work.given - max(0, work.left)
     return Regex(expression, size, states, width, cut, units)
+
+
+def estimate_work(pattern: str) -> int:
+    """What an expression costs to compile at most, about, in microseconds: told without doing it."""
+    copies = 1
+    for count in _COUNT.findall(pattern):
+        copies = min(MOST_COPIES, copies * max(1, *(int(number) for number in count.split(",") if number)))
+    units = UNITS_OF_SIGN * len(pattern) + UNITS_OF_NAME * len(_NAME.findall(pattern))
+    return min(MOST_UNITS, UNITS_AT_LEAST + units * copies)
 
 
 def _around(pattern: str) -> str:

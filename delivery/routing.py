@@ -8,7 +8,8 @@ the statement that brings its events, so what was committed before that statemen
 import json
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -17,9 +18,12 @@ from connections.metering import Meter
 from connections.providers.base import Action
 from delivery import matching
 from delivery.models import RoutingStamp, Rule
+from delivery.regexes import estimate_work
 from workspaces import ids
 from workspaces.models import Workspace
 
+STEPS_PER_COMPILATION, STEPS_PER_MICROSECOND = 10_000, 14
+"""What it costs to compile a rule, which is done once; what its regular expressions cost comes on top."""
 MOST_RULES_KEPT = 20_000
 """Compiled rules that a process keeps, of all workspaces together; a rule with filter and mapping has some 10 KB."""
 MOST_TYPES_KEPT = 1_000
@@ -34,6 +38,7 @@ class CompiledRule:
 
     def __init__(self, rule: Rule, before: "CompiledRule | None" = None) -> None:
         self.rule = rule
+        self._was_compiled = False
         if before is not None:
             self._take_over(before)
         self.entry: dict[str, Any] = {
@@ -78,7 +83,19 @@ class CompiledRule:
 
     @property
     def is_compiled(self) -> bool:
-        return {"filter", "mapping"} <= vars(self).keys()
+        return self._was_compiled or {"filter", "mapping"} <= vars(self).keys()
+
+    def compile(self) -> None:
+        """Compile what is not yet. What does not compile raises where it is used."""
+        with suppress(matching.FilterError, mapping.MappingError):
+            _ = self.filter, self.mapping
+        self._was_compiled = True
+
+    @cached_property
+    def compilation_steps(self) -> int:
+        """What it costs to compile, at most, about."""
+        patterns = set(_regexes_of(self.rule.filter))
+        return STEPS_PER_COMPILATION + sum(STEPS_PER_MICROSECOND * estimate_work(pattern) for pattern in patterns)
 
     @property
     def is_live(self) -> bool:
@@ -100,6 +117,15 @@ class CompiledRule:
         except mapping.MappingFailed as failure:
             raise _explained(self, failure) from None
         return json.dumps(shaped, ensure_ascii=False, separators=(",", ":"))
+
+
+def _regexes_of(document: Any) -> Iterator[str]:
+    """The regular expressions of a filter, as they are written."""
+    inner = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
+    if isinstance(document, dict) and isinstance(pattern := document.get("$regex"), str):
+        yield pattern
+    for part in inner:
+        yield from _regexes_of(part)
 
 
 def _explained(compiled: CompiledRule, failure: mapping.MappingFailed) -> mapping.MappingFailed:
@@ -137,9 +163,19 @@ class Routing:
             self._by_type[event_type] = found
         return found
 
-    def count_uncompiled(self, event_type: str) -> int:
-        """How many of the rules that name an event type would have to be compiled first."""
-        return sum(not each.is_compiled for each in self.named(event_type))
+    def compilation_steps(self, event_type: str) -> int:
+        """What it costs at most to compile those rules that name an event type and are not compiled yet."""
+        return sum(each.compilation_steps for each in self.named(event_type) if not each.is_compiled)
+
+    def compile(self, event_type: str, steps: int) -> None:
+        """Compile rules that name an event type: as many as cost no more than so much, and one at least."""
+        done = 0
+        for each in self.named(event_type):
+            if not each.is_compiled:
+                done += each.compilation_steps
+                if done > steps and done > each.compilation_steps:
+                    return
+                each.compile()
 
 
 _kept: dict[uuid.UUID, Routing] = {}

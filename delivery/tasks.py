@@ -84,11 +84,13 @@ def _evaluate(fact: Fact, rules: Routing, turn: heavy.Turn) -> Routed:
     """Decide what the rules make of an event: here, or in the evaluator as soon as it turns out to be heavy."""
     try:
         if not turn.is_taken:
-            turn.note(heavy.STEPS_PER_COMPILATION * rules.count_uncompiled(fact.type))
+            turn.note(rules.compilation_steps(fact.type))
             return evaluate(fact, rules, turn.note)
     except heavy.HeavyError:
         turn.take()
-    return _evaluator.evaluate(fact, rules)
+    routed = _evaluator.evaluate(fact, rules)
+    rules.compile(fact.type, heavy.HEAVY_STEPS)  # some at a time: until all are, the next event is heavy too
+    return routed
 
 
 def _write(routed: Routed, turn: heavy.Turn) -> list[publishing.DeliveryHint]:

@@ -177,3 +177,21 @@ def test_a_heavy_event_is_routed_by_it_and_a_light_one_is_not(monkeypatch, own):
     assert not Unrouted.objects.exists()
     entries = RoutingLedger.objects.get(event_id=event.pk).entries
     assert [entry["result"] for entry in entries] == ["matched", "evaluation_limit"]
+
+
+@pytest.mark.usefixtures("redis_client")
+def test_rules_that_are_dear_to_compile_make_an_event_heavy_until_they_are(monkeypatch, own):
+    run_fan_out_here(monkeypatch)
+    monkeypatch.setattr(tasks, "_evaluator", own)
+    heavy._last_were_heavy.clear()
+    workspace = make_workspace()
+    connection = make_connection(workspace)
+    for number in range(3):
+        make_rule(connection, filter={"payload.email": {"$regex": rf"^\pL{{{number + 9}}}$"}}, mapping=MAPPING)
+    left = []
+    for _ in range(4):
+        event = make_event(workspace, {"email": "a@example.com"})
+        tasks.fan_out(str(event.pk))
+        left.append(rules_of(workspace).compilation_steps(event.type))
+        assert [entry["result"] for entry in RoutingLedger.objects.get(event_id=event.pk).entries] == ["filtered"] * 3
+    assert left[0] > left[1] > left[2] == left[3] == 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from connections.metering import EVENT_STEPS, Meter, OutOfWorkError
 from delivery.filters import MAX_REGEX_WORK, FilterError, compile_filter
-from delivery.regexes import compile_regex
+from delivery.regexes import compile_regex, estimate_work
 
 TEXT = "lorem ipsum dolor sit amet 4711 " * 640
 """20 KB."""
@@ -114,7 +114,11 @@ def test_a_class_that_has_no_ascii_keeps_its_states_on_ascii():
     ("pattern", "least"), [("(?:" + "^" * 480 + "){1000}", 1), (r"\pL{15}", 15_000), ("a{1,255}" * 10, 2_000)]
 )
 def test_what_an_expression_costs_to_compile_is_known(pattern, least):
-    assert least <= compile_regex(pattern).work < MAX_REGEX_WORK
+    assert least <= compile_regex(pattern).work <= estimate_work(pattern) < MAX_REGEX_WORK
+
+
+def test_an_ordinary_expression_is_estimated_as_cheap_to_compile():
+    assert [estimate_work(pattern) for pattern in (r"\bvip\b", r"^\S+@\S+\.\S+$", r"\pL+")] == [575, 750, 3_000]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +195,9 @@ def test_every_expression_finds_what_re2_finds(pattern, text):
             compile_regex(pattern)
         return
     found = plain.search(text.encode("utf-8", "surrogatepass")) is not None
-    assert compile_regex(pattern).is_found(text, Meter(10**9)) is found
+    regex = compile_regex(pattern)
+    assert regex.is_found(text, Meter(10**9)) is found
+    assert regex.work <= estimate_work(pattern)
 
 
 def _quiet() -> re2.Options:

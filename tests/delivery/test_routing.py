@@ -123,3 +123,21 @@ def test_no_more_rules_are_kept_than_allowed(rule, monkeypatch):
         route(other.workspace)
     assert list(routing._kept) == [other.workspace_id for other in others[-2:]]
     assert results(rule.workspace) == ["matched"]
+
+
+def test_rules_are_compiled_some_at_a_time(rule):
+    for pattern in ("a", "b", r"\pL{20}", "c"):
+        make_rule(rule.connection, filter={"payload.a": {"$regex": pattern}})
+    rules = routing.current(rule.workspace_id)
+    left = []
+    while left[-1:] != [0]:
+        rules.compile("lead.created", 40_000)
+        left.append(rules.compilation_steps("lead.created"))
+    assert left == [725_950, 15_950, 0]
+
+
+def test_a_mapping_that_does_not_compile_is_tried_once(rule):
+    Rule.objects.update(mapping=[{"to": "name", "from": "payload.["}])
+    rules = routing.current(rule.workspace_id)
+    rules.compile("lead.created", 1)
+    assert rules.compilation_steps("lead.created") == 0
