@@ -23,11 +23,18 @@ from meshes.api import (
 from workspaces import ids
 from workspaces.access import resolve_workspace
 
+PURPOSES = (
+    "delivery", "test", "options", "used", "replace credentials", "rotate secret", "created", "replaced", "rotated",
+    "deleted", "authorized", "refreshed", "disconnected", "oauth authorize", "oauth refresh", "oauth revoke",
+    "verify a machine token", "rotate the key", "key rotation", "viewed in the admin",
+)  # fmt: skip
+"""All that records have; docs/access-log.md explains them."""
+
 
 class AccessLogQuery(PeriodIn, QuerySerializer):
     connection = PublicIdField(ids.CONNECTION, required=False)
     actor = serializers.CharField(required=False, max_length=200, help_text="As records name it, in full.")
-    purpose = serializers.CharField(required=False, max_length=64, help_text="In full, such as `delivery`.")
+    purpose = OneOfField(PURPOSES, required=False)
     granted = OneOfField(("true", "false"), required=False, help_text="`false`: what was refused.")
 
 

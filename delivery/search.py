@@ -3,6 +3,7 @@
 `from` and `to` speak of the moment of the event: a delivery's id begins with it.
 """
 
+import re
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,7 +12,9 @@ from typing import Any
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
 
+from delivery import causes
 from delivery.matching import is_event_type
 from delivery.models import Delivery, Event, Unrouted
 from meshes.api import OneOfField, PeriodIn, PublicIdField, QuerySerializer, StrictSerializer, period_bounds
@@ -47,11 +50,37 @@ class EventTypeField(serializers.Field[str, str, str, Any]):
     {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,128}$", "description": "An event's id (evt_…) or an event type."}
 )
 class EventReferenceField(EventTypeField):
-    """An event's id, as a UUID, else an event type, as a string."""
+    """An event's id, as a UUID, else an event type, as a string; with `is_strict` none that begins like an id."""
+
+    def __init__(self, *, is_strict: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.is_strict = is_strict
 
     def to_internal_value(self, data: Any) -> Any:
         event_id = ids.decode(ids.EVENT, data) if isinstance(data, str) else None
+        if event_id is None and self.is_strict:
+            refuse_id(data)
         return event_id or super().to_internal_value(data)
+
+
+class SearchedTypeField(EventTypeField):
+    """An event type that a list is searched for."""
+
+    def to_internal_value(self, data: Any) -> str:
+        refuse_id(data)
+        return super().to_internal_value(data)
+
+
+def refuse_id(data: Any) -> None:
+    """Raise ValidationError for what begins like an id, where an event type is asked for."""
+    if isinstance(data, str) and (found := _LIKE_AN_ID.match(data)):
+        is_whole = ids.is_type_id(data)
+        words = "is an id, and no event type" if is_whole else f"is no whole id: {found[1]}_ and 26 letters and digits"
+        raise ValidationError(f'"{data[:64]}" {words}.', code="event_id")
+
+
+_LIKE_AN_ID = re.compile(f"({'|'.join(ids.PREFIXES)})_[0-7]", re.IGNORECASE)
+"""An id has 128 bits in 26 digits of base 32, so that the first is 0 to 7."""
 
 
 # --- what may be asked ----------------------------------------------------------------------------------------------
@@ -62,7 +91,7 @@ class WorkspaceIn(serializers.Serializer[Any]):
 
 
 class EventQuery(WorkspaceIn, PeriodIn, QuerySerializer):
-    event = EventTypeField(required=False)
+    event = SearchedTypeField(required=False, help_text="An event type.")
     status = OneOfField(EVENT_STATUSES, required=False)
     connection = PublicIdField(ids.CONNECTION, required=False)
 
@@ -70,26 +99,37 @@ class EventQuery(WorkspaceIn, PeriodIn, QuerySerializer):
 class DeadLetterQuery(WorkspaceIn, PeriodIn, QuerySerializer):
     connection = PublicIdField(ids.CONNECTION, required=False)
     event = EventReferenceField(required=False)
-    cause = serializers.RegexField(r"\A[a-z0-9_]{1,64}\Z", required=False, trim_whitespace=False)
+    cause = OneOfField(causes.DEAD, required=False)
 
 
 class DeliveryQuery(DeadLetterQuery):
+    cause = OneOfField(causes.ALL, required=False, help_text="Of what is pending: the class of its last error.")
     status = OneOfField(STATES, required=False)
     outcome = OneOfField(OUTCOMES, required=False)
 
 
-class ReplayFilter(PeriodIn, StrictSerializer):
+class _WhichDeliveries(PeriodIn, StrictSerializer):
+    connection = PublicIdField(ids.CONNECTION, required=False)
+    status = OneOfField(REPLAYABLE, required=False)
+
+
+class ReplayFilter(_WhichDeliveries):
     """What a replay is about; deliveries of status `dead` unless it says `succeeded`."""
 
-    connection = PublicIdField(ids.CONNECTION, required=False)
     event = EventReferenceField(required=False)
-    status = OneOfField(REPLAYABLE, required=False)
-    cause = serializers.RegexField(r"\A[a-z0-9_]{1,64}\Z", required=False, trim_whitespace=False)
+    cause = OneOfField(causes.DEAD, required=False)
+
+
+class StoredReplayFilter(_WhichDeliveries):
+    """As rows have it: what was accepted before causes and ids were checked goes on, and finds nothing."""
+
+    event = EventReferenceField(required=False, is_strict=False)
+    cause = serializers.CharField(required=False)
 
 
 def read_replay_filter(document: Mapping[str, Any]) -> Wanted:
     """The filter in a replay's row. Raises ValidationError."""
-    serializer = ReplayFilter(data=document)
+    serializer = StoredReplayFilter(data=document)
     serializer.is_valid(raise_exception=True)
     return dict(serializer.validated_data)
 

@@ -58,6 +58,7 @@ _TITLES = {
     502: ("vendor", "The vendor did not answer as it should"),
     503: ("unavailable", "The service is not available for a moment"),
 }
+NO_KEY = "The request has no key: send `Authorization: Bearer <API key or machine token>`; no other header is read."
 _UNNAMED = ("error", "The request failed")
 _RETRY_SECONDS = 5
 """What a 503 asks for: a restart of PostgreSQL takes a few seconds, a missing partition a minute at most."""
@@ -145,14 +146,15 @@ def to_problem(exc: Exception) -> Problem:
 
 
 def _from_drf(exc: exceptions.APIException) -> Problem:
-    headers, errors = {}, []
+    headers, errors, detail = {}, [], str(exc.detail)
     if isinstance(exc, exceptions.AuthenticationFailed | exceptions.NotAuthenticated):
         headers["WWW-Authenticate"] = getattr(exc, "auth_header", "Bearer")
-    if isinstance(exc, exceptions.AuthenticationFailed):
-        errors = [{"header": "Authorization", "detail": str(exc.detail), "rule": str(exc.get_codes())}]
+        detail = NO_KEY if isinstance(exc, exceptions.NotAuthenticated) else str(exc.detail)
+        rule = "missing" if isinstance(exc, exceptions.NotAuthenticated) else str(exc.get_codes())
+        errors = [{"header": "Authorization", "detail": detail, "rule": rule}]
     if wait := getattr(exc, "wait", None):
         headers["Retry-After"] = str(math.ceil(wait))
-    return Problem(exc.status_code, detail=str(exc.detail), errors=errors, headers=headers)
+    return Problem(exc.status_code, detail=detail, errors=errors, headers=headers)
 
 
 def _unforeseen(exc: BaseException | None) -> Problem:

@@ -39,6 +39,7 @@ MEANT = {
     "beyond_own_rights": "no more than the caller's own",
     "action": "what the connection's integration can do",
     "event_pattern": "a pattern within its length",
+    "event_id": "no event type that begins like an id",
     "filter": "a filter that compiles",
     "operator": "an operator that is one",
     "mapping": "a mapping that compiles",

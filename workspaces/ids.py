@@ -8,6 +8,7 @@ from typeid.errors import TypeIDException
 
 EVENT, WORKSPACE, CONNECTION, RULE = "evt", "ws", "conn", "rule"
 DELIVERY, ATTEMPT, KEY, REPLAY, ACCESS, APP = "dlv", "att", "key", "rpl", "acc", "app"
+PREFIXES = (EVENT, WORKSPACE, CONNECTION, RULE, DELIVERY, ATTEMPT, KEY, REPLAY, ACCESS, APP)
 
 
 def uuid7() -> uuid.UUID:

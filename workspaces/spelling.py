@@ -10,20 +10,22 @@ _SHORTEST_PART = 4
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is spelt most like this one, whatever the case, or holds it; None where none is near."""
+    """The known word that is spelt most like this one, whatever the case; None where none is near."""
     by_letters = {each.casefold(): each for each in known}
     if len(word) > _LONGEST:
         return None
-    letters = word.casefold()
-    found = get_close_matches(letters, by_letters, n=1, cutoff=0.6)
-    if not found and len(letters) >= _SHORTEST_PART:
-        found = [each for each in by_letters if letters in each or (len(each) >= _SHORTEST_PART and each in letters)]
-    return by_letters[min(found, key=len)] if found else None
+    found = get_close_matches(word.casefold(), by_letters, n=1, cutoff=0.6)
+    return by_letters[found[0]] if found else None
 
 
 def suggested(word: str, known: Iterable[str]) -> str:
-    """` Did you mean x?`, to end a sentence with; empty where nothing is near."""
-    found = nearest(word, known)
+    """` Did you mean x?`, to end a sentence with: the nearest, or the shortest that holds the word or is held by it."""
+    words, letters = list(known), word.casefold()
+    found = nearest(word, words)
+    if found is None and _SHORTEST_PART <= len(word) <= _LONGEST:
+        long = [each for each in words if len(each) >= _SHORTEST_PART]
+        holding = [each for each in long if letters in each.casefold() or each.casefold() in letters]
+        found = min(holding, key=len, default=None)
     return f" Did you mean {found}?" if found else ""
 
 

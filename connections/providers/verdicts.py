@@ -62,6 +62,19 @@ class Verdict:
     is_counted: bool = True
 
 
+ERROR_CLASSES = (
+    "address_refused", "ambiguous", "archived", "authorization_ended", "blocked", "client_error", "compliance",
+    "concurrent", "conflict", "connection_lost", "contact_moved", "contact_not_found", "credential_error",
+    "credential_refused", "daily_limit", "dns_timeout", "duplicate", "fatal_error", "forbidden", "forgotten", "gone",
+    "internal_error", "invalid_request", "key_missing", "locked", "monthly_limit", "moving", "no_api", "no_audience",
+    "not_authorized", "org_locked", "our_fault", "payload_gone", "person_gone", "plan", "quota_limited", "raced",
+    "rate_limited", "rate_limited_globally", "redirect", "rejected", "response_too_large", "retired", "server_error",
+    "timeout", "tls", "token_unavailable", "unauthorized", "unexpected_status", "unpaid", "unreachable",
+    "unreadable_answer", "unresolved", "unsendable", "vendor_error", "worker_lost", "wrong_region",
+)  # fmt: skip
+"""All that an attempt may have, in order, and so all that lists can be searched for."""
+
+
 def rejected(words: str, error_class: str = "rejected") -> Verdict:
     """This payload will never pass."""
     return Verdict(Outcome.REJECTED, error_class, words)

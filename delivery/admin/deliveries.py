@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from connections.metering import EVENT_STEPS
-from delivery import cancelling, curl, publishing, reopening, waiting
+from delivery import cancelling, causes, curl, publishing, reopening, waiting
 from delivery.admin import timeline, wording
 from delivery.models import Attempt, DeadLetter, Delivery
 from delivery.search import OUTCOMES, STATES, narrow_deliveries
@@ -187,11 +187,7 @@ class DeadLetterAdmin(DeliveriesAdmin):
     list_filter = (
         WorkspaceFilter,
         ConnectionFilter,
-        by_choice(
-            "cause",
-            "cause",
-            ("exhausted", "rejected", "uncertain", "our_fault", "poison", "mapping_failed", "evaluation_limit"),
-        ),
+        by_choice("cause", "cause", causes.DEAD),
         TypeFilter,
         PeriodFilter,
     )

@@ -64,12 +64,15 @@ class DeliveryViewSet(TenantViewSet):
     @action(detail=True, methods=["post"])
     @once
     def cancel(self, request: Request, id: str) -> Response:
-        """Cancel a pending or held delivery, for good. 409 where it is over, or being sent at this moment."""
-        delivery = self.get_object()
+        """Cancel a pending or held delivery, or a dead letter, for good. 409 where it is over, or being sent just now.
+
+        A dead letter leaves the list of dead letters, and no replay sends it; `detail` says why it died.
+        """
+        delivery, now = self.get_object(), clock.database_now()
         self.read(StrictSerializer)
-        if not cancelling.cancel([delivery.pk], cancelling.BY_USER, clock.database_now()):
-            delivery = self.get_object()
-            raise Problem(409, detail=f"Only a pending or held delivery is cancelled; this one is {delivery.state}.")
+        if not cancelling.cancel([delivery.pk], cancelling.BY_USER, now) and not cancelling.dismiss([delivery.pk], now):
+            words = "Only a pending or held delivery or a dead letter is cancelled"
+            raise Problem(409, detail=f"{words}; this one is {self.get_object().state}.")
         return self._show(id)
 
     def _show(self, id: str, status: int = 200) -> Response:

@@ -226,3 +226,11 @@ def test_what_is_asked_wrongly_is_named(api, workspace):
     assert mistakes(api, workspace, **{"from": "yesterday"}) == {"from": "date_time"}
     assert mistakes(api, workspace, **{"from": "2026-02-01", "to": "2026-01-01"}) == {"to": "order"}
     assert mistakes(api, workspace, who="me") == {"who": "unknown_parameter"}
+
+
+@pytest.mark.parametrize(("purpose", "meant"), [("delivry", "delivery"), ("key_rotation", "key rotation")])
+def test_a_misspelt_purpose_is_refused_with_the_nearest(api, purpose, meant):
+    refused = api.get(f"/api/v1/workspaces/{make_workspace().public_id}/access-log", {"purpose": purpose})
+    (error,) = refused.json()["errors"]
+    assert (refused.status_code, error["parameter"], error["rule"]) == (422, "purpose", "invalid_choice")
+    assert error["detail"].endswith(f" Did you mean {meant}?")

@@ -183,6 +183,20 @@ def test_lists_are_of_what_the_caller_may_see(api, workspace):
     assert [each["id"] for each in listed] == [own["id"]]
 
 
+def test_a_credential_of_another_name_is_refused_with_the_nearest(api, workspace):
+    given = {
+        "workspace": workspace.public_id,
+        "type": "hubspot",
+        "name": "CRM",
+        "credentials": {"token": "pat-na1-0001"},
+    }
+    refused = post(api, PATH, given)
+    errors = {error["pointer"]: error["detail"] for error in refused.json()["errors"]}
+    assert refused.status_code == 422
+    assert errors["/credentials/token"].endswith("Did you mean access_token?")
+    assert "pat-na1" not in refused.content.decode()
+
+
 def test_lists_narrow_by_type_and_status(api, workspace):
     one, other = create(api, workspace), create(api, workspace)
     verb(api, other, "pause")

@@ -102,12 +102,49 @@ def test_deliveries_are_selected(api):
         ("/deliveries", {"status": "lost"}, "invalid_choice"),
         ("/deliveries", {"outcome": "x"}, "invalid_choice"),
         ("/deliveries", {"event": "a b"}, "event_type"),
-        ("/deliveries", {"cause": "A"}, "invalid"),
+        ("/deliveries", {"cause": "A"}, "invalid_choice"),
+        ("/deliveries", {"cause": "exausted"}, "invalid_choice"),
+        ("/deliveries", {"cause": "rate_limted"}, "invalid_choice"),
+        ("/dead-letters", {"cause": "exausted"}, "invalid_choice"),
+        ("/dead-letters", {"cause": "paused"}, "invalid_choice"),
+        ("/deliveries", {"event": "evt_01k000"}, "event_id"),
+        ("/dead-letters", {"event": "EVT_01k000"}, "event_id"),
+        ("/deliveries", {"event": ids.encode(ids.DELIVERY, ids.uuid7())}, "event_id"),
+        ("/events", {"event": ids.encode(ids.EVENT, ids.uuid7())}, "event_id"),
         ("/dead-letters", {"status": "dead"}, "unknown_parameter"),
     ],
 )
 def test_a_bad_parameter_is_named(api, path, query, rule):
     assert mistakes(api.get(path, **query)) == {next(iter(query)): rule}
+
+
+@pytest.mark.parametrize(
+    ("path", "cause", "meant"),
+    [
+        ("/deliveries", "exausted", "exhausted"),
+        ("/dead-letters", "rejectd", "rejected"),
+        ("/deliveries", "Cancelled_by_user", "cancelled_by_user"),
+        ("/deliveries", "time_out", "timeout"),
+    ],
+)
+def test_a_misspelt_cause_is_refused_with_the_nearest(api, path, cause, meant):
+    (error,) = api.get(path, cause=cause).json()["errors"]
+    assert error["detail"].startswith(f'"{cause}" is none of exhausted, rejected,')
+    assert error["detail"].endswith(f" Did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    "cause", ["exhausted", "paused", "replaced", "erased", "filtered", "unreachable", "worker_lost"]
+)
+def test_every_kind_of_cause_is_searched_for(api, cause):
+    one, _ = make_deliveries(make_connection(make_workspace()), 2)
+    set_status(one, "pending", cause=cause)
+    assert [row["id"] for row in api.get("/deliveries", cause=cause).json()["data"]] == [one.public_id]
+
+
+def test_an_event_type_may_begin_as_an_id_does(api):
+    assert api.get("/deliveries", event="evt_signup").status_code == 200
+    assert api.get("/events", event="key_rotated").status_code == 200
 
 
 def test_a_foreign_delivery_is_an_unknown_one():
@@ -228,7 +265,23 @@ def test_an_open_delivery_is_cancelled(api, status):
     assert delivery.finished_at is not None
 
 
-@pytest.mark.parametrize("status", ["succeeded", "dead", "cancelled"])
+def test_a_dead_letter_is_cancelled_for_good(api):
+    first, second = make_deliveries(make_connection(make_workspace()), 2)
+    for each in (first, second):
+        set_status(each, "dead", cause="exhausted", detail="The receiver is away.")
+    path = f"/deliveries/{first.public_id}/cancel"
+    done = api.post(path).json()
+    assert (done["status"], done["cause"]) == ("cancelled", "cancelled_by_user")
+    assert done["detail"] == "Cancelled on request. It was a dead letter (exhausted). The receiver is away."
+    assert done["finished_at"] is not None
+    assert [row["id"] for row in api.get("/dead-letters").json()["data"]] == [second.public_id]
+    asked = {"workspace": first.workspace.public_id, "filter": {"cause": "exhausted"}, "dry_run": True}
+    assert api.post("/replays", asked).json()["count"] == 1
+    assert api.post(f"/deliveries/{first.public_id}/replay").status_code == 409
+    assert api.post(path).status_code == 409
+
+
+@pytest.mark.parametrize("status", ["succeeded", "cancelled"])
 def test_what_is_over_is_not_cancelled(api, status):
     (delivery,) = make_deliveries(make_connection(make_workspace()))
     set_status(delivery, status)

@@ -297,3 +297,20 @@ def test_a_foreign_replay_is_an_unknown_one(api):
     assert mistakes(begin(caller, workspace)) == {"/workspace": "unknown"}
     assert caller.get("/replays").json()["data"] == []
     assert Replay.objects.get().status == "running"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "pointer", "words"),
+    [
+        ({"cause": "rejectd"}, "/filter/cause", "Did you mean rejected?"),
+        ({"cause": "paused"}, "/filter/cause", '"paused" is none of exhausted, rejected,'),
+        ({"event": "evt_01k000"}, "/filter/event", '"evt_01k000" is no whole id'),
+        ({"event": "rule_01k000"}, "/filter/event", '"rule_01k000" is no whole id'),
+    ],
+)
+def test_a_misspelt_filter_makes_no_replay(api, wanted, pointer, words):
+    refused = api.post("/replays", {"workspace": make_workspace().public_id, "filter": wanted})
+    (error,) = refused.json()["errors"]
+    assert (refused.status_code, error["pointer"]) == (422, pointer)
+    assert words in error["detail"]
+    assert not Replay.objects.exists()

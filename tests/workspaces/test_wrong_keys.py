@@ -130,5 +130,14 @@ def test_a_401_says_what_the_key_is():
     assert rule_of(ask(issued.key)) == "expired"
 
 
-def test_without_a_key_no_place_is_named():
-    assert "errors" not in Client().get(PATH).json()
+@pytest.mark.parametrize("headers", [{}, {"HTTP_X_API_KEY": "mesh_live_x"}], ids=["none", "another header"])
+def test_without_a_key_the_header_is_named(headers):
+    answer = Client().get(PATH, **headers)
+    assert rule_of(answer) == "missing"
+    assert "`Authorization: Bearer <API key or machine token>`" in answer.json()["detail"]
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Basic eA==", "Token x"])
+def test_a_header_that_holds_no_key_is_malformed(header):
+    assert rule_of(Client().get(PATH, HTTP_AUTHORIZATION=header)) == "malformed"
