@@ -69,7 +69,7 @@ ERROR_CLASSES = (
     "internal_error", "invalid_request", "key_missing", "locked", "monthly_limit", "moving", "no_api", "no_audience",
     "not_authorized", "org_locked", "our_fault", "payload_gone", "person_gone", "plan", "quota_limited", "raced",
     "rate_limited", "rate_limited_globally", "redirect", "rejected", "response_too_large", "retired", "server_error",
-    "timeout", "tls", "token_unavailable", "unauthorized", "unexpected_status", "unpaid", "unreachable",
+    "timeout", "tls", "token_unavailable", "unauthorized", "unexpected_status", "unpaid", "unproven", "unreachable",
     "unreadable_answer", "unresolved", "unsendable", "vendor_error", "worker_lost", "wrong_region",
 )  # fmt: skip
 """All that an attempt may have, in order, and so all that lists can be searched for."""
