@@ -30,7 +30,7 @@ from connections.providers.base import (
     Unsendable,
     Verdict,
 )
-from connections.providers.vendor import SUMMARY, Vendor
+from connections.providers.vendor import Vendor
 from tests.connections.providers.exchanges import shaped
 from tests.connections.providers.shipments import as_secrets, shipment
 from workspaces.jsonpaths import split_path
@@ -294,15 +294,6 @@ def test_every_region_has_the_host_that_the_vendor_names(provider):
     assert set(regional) == (set(hosts) - {"us"} if provider.oauth and len(hosts) > 1 else set())
 
 
-TEXTS = [
-    (provider, action, field)
-    for provider, action in ACTIONS
-    for field in action.fields
-    if field.type == "string" and not field.example
-]
-NUMBER = 15551234567
-
-
 def prepared(provider: Provider, action: Action, **fields: object) -> object:
     """The request, or the words with which it is refused."""
     example = example_shipment(provider, action)
@@ -310,121 +301,6 @@ def prepared(provider: Provider, action: Action, **fields: object) -> object:
         return provider.prepare(replace(example, body=json.dumps({**json.loads(example.body), **fields})))
     except Unsendable as refusal:
         return refusal.words
-
-
-@pytest.mark.parametrize(
-    ("provider", "action", "field"), TEXTS, ids=lambda each: getattr(each, "slug", None) or each.key
-)
-def test_a_number_is_sent_as_text_where_the_vendor_wants_text(provider, action, field):
-    as_text = prepared(provider, action, **{field.key: str(NUMBER)})
-    assert prepared(provider, action, **{field.key: NUMBER}) == as_text
-    assert prepared(provider, action, **{field.key: float(NUMBER)}) == as_text
-
-
-@pytest.mark.parametrize(
-    ("provider", "action", "field"), TEXTS, ids=lambda each: getattr(each, "slug", None) or each.key
-)
-def test_spaces_around_a_text_reach_neither_the_key_nor_the_property(provider, action, field):
-    text = "ada@example.com" if field.key in ("email", "Email", "id") else "Ada"
-    assert prepared(provider, action, **{field.key: f" {text}\n"}) == prepared(provider, action, **{field.key: text})
-
-
-@pytest.mark.parametrize(
-    ("provider", "action"), [each for each in ACTIONS if each[1].fields], ids=lambda each: each.slug
-)
-def test_what_cannot_be_text_is_refused_and_not_sent(provider, action):
-    for field in action.fields:
-        if field.type in ("string", "number", "boolean") and not field.markup:
-            own_markup = {each.key: None for each in action.fields if each.markup}  # which may stand for the text
-            assert isinstance(prepared(provider, action, **own_markup, **{field.key: {"a": 1}}), str), field.key
-
-
-@pytest.mark.parametrize(
-    ("provider", "action"), [each for each in ACTIONS if each[1].fields], ids=lambda each: each.slug
-)
-def test_a_blank_in_a_payload_is_as_good_as_nothing(provider, action):
-    own = [{"to": field.key, "value": "1"} for field in action.fields if field.required and not field.source]
-    blanks = dict.fromkeys(("company", "phone", "first_name", "last_name", "source", "anonymous_id", "device_id"), " ")
-    lead = {"email": "ada@example.com", "user_id": "user-4711", "client_id": "1.2", "plan": {"name": "pro"}}
-    with_blanks = {**lead, **blanks, "plan": {"name": "pro", "note": ""}}
-    assert shaped(provider, action.slug, with_blanks, own) == shaped(provider, action.slug, lead, own)
-
-
-@pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)
-def test_an_end_that_nobody_knows_is_uncertain_where_twice_would_double(provider, action):
-    open_end = Outcome.RETRY if action.idempotent else Outcome.UNCERTAIN
-    for status in (502, 504, 520, 524):
-        verdict = provider.classify(Response(status, (), b"", False, 1), action.slug)
-        assert (verdict.outcome, bool(verdict.words)) == (open_end, True)
-    for status in (429, 503):
-        assert provider.classify(Response(status, (), b"", False, 1), action.slug).outcome != Outcome.UNCERTAIN
-    assert provider.classify(Response(503, (), b"", False, 1), action.slug).outcome == Outcome.RETRY
-    if provider.build_test(example_shipment(provider, action)) is not None:
-        assert provider.classify_test(Response(502, (), b"", False, 1)).outcome == Outcome.RETRY
-
-
-UNPROVEN: dict[str, tuple[dict, ...]] = {
-    "amplitude": ({"code": 200, "events_ingested": 0},),
-    "hubspot": ({"results": []}, {"errors": [{"message": "m"}]}, {"results": [], "numErrors": 0}),
-    "mixpanel": ({"code": 200, "num_records_imported": 0},),
-    "pipedrive": ({"success": False}, {}),
-    "posthog": ({"status": "Ok", "quota_limited": ["events"]},),
-    "salesforce": ({"success": False}, {"success": False, "errors": [{"statusCode": "X"}]}),
-    "segment": ({"success": False},),
-    "slack": ({"ok": False}, {"ok": False, "error": "x"}),
-    "zoho": ({"data": []}, {}, {"data": [{"code": "INVALID_DATA"}]}, {"code": "INVALID_DATA"}),
-}
-"""Bodies under a 200 that say of nothing that it was done."""
-SILENT = {"customerio", "discord", "ga4", "intercom", "klaviyo", "mailchimp", "resend", "teams", "webhook"}
-"""Their status says all, or nothing can be known."""
-
-
-@pytest.mark.parametrize("provider", ALL, ids=lambda provider: provider.slug)
-def test_a_success_that_the_body_does_not_prove_is_not_delivered(provider):
-    assert (provider.slug in UNPROVEN) != (provider.slug in SILENT)
-    for document in UNPROVEN.get(provider.slug, ()):
-        answer = Response(200, (), json.dumps(document).encode(), False, 1)
-        assert provider.classify(answer, provider.actions[0].slug).outcome != Outcome.DELIVERED
-
-
-@pytest.mark.parametrize("provider", ALL, ids=lambda provider: provider.slug)
-def test_a_vendor_s_answer_is_read_further_than_a_webhook_s(provider):
-    assert provider.answer_bytes == (4 * 1024 * 1024 if isinstance(provider, Vendor) else 64 * 1024)
-
-
-NAMED_IN_TEXT = [each for each in ACTIONS if any(field.source == SUMMARY for field in each[1].fields)]
-LINK = "[Verify](https://evil.example) <https://evil.example|Verify> <!channel> **Ada**"
-
-
-@pytest.mark.parametrize(("provider", "action"), NAMED_IN_TEXT, ids=lambda each: each.slug)
-def test_markup_in_a_name_is_shown_and_not_obeyed(provider, action):
-    own = [{"to": field.key, "value": "1"} for field in action.fields if field.required and not field.source]
-    fields = shaped(provider, action.slug, {"name": LINK}, own)
-    body = provider.prepare(replace(example_shipment(provider, action), body=json.dumps(fields))).body.decode()
-    texts = [text for text in flat(json.loads(body)) if isinstance(text, str) and "Verify" in text]
-    assert texts
-    for text in texts:
-        assert not re.search(r"(?<!\\)<|(?<!\\)>", text)
-        if provider.slug != "slack":  # which knows no such links
-            assert not re.search(r"(?<!\\)\]\(|(?<!\\)\*", text)
-
-
-MARKUP = [(provider, action, field) for provider, action in ACTIONS for field in action.fields if field.markup]
-
-
-@pytest.mark.parametrize(
-    ("provider", "action", "field"), MARKUP, ids=lambda each: getattr(each, "slug", None) or each.key
-)
-def test_what_an_expression_takes_into_markup_is_escaped(provider, action, field):
-    source = (
-        "join('', ['<b>**', payload.name])" if field.type == "string" else "[{text: join('', ['<b>**', payload.name])}]"
-    )
-    own = [{"to": each.key, "value": "1"} for each in action.fields if each.required and not each.source]
-    made = shaped(provider, action.slug, {"name": LINK, "email": "a@b.co"}, [*own, {"to": field.key, "from": source}])
-    (text,) = flat(made[field.key])
-    assert text.startswith("<b>**")
-    assert "](https" not in text.replace("\\](", "") or field.markup != "markdown"
-    assert "<!channel>" not in text
 
 
 @pytest.mark.parametrize("provider", ALL, ids=lambda provider: provider.slug)
