@@ -22,8 +22,11 @@ from delivery.regexes import estimate_work
 from workspaces import ids
 from workspaces.models import Workspace
 
-STEPS_PER_COMPILATION, STEPS_PER_MICROSECOND = 10_000, 14
-"""What it costs to compile a rule, which is done once; what its regular expressions cost comes on top."""
+STEPS_PER_COMPILATION = 10_000
+"""What it costs to compile an ordinary rule, which is done once. A large mapping costs more:"""
+STEPS_PER_ENTRY, STEPS_PER_SIGN = 400, 40
+STEPS_PER_MICROSECOND = 14
+"""Of what regular expressions cost to compile."""
 MOST_RULES_KEPT = 20_000
 """Compiled rules that a process keeps, of all workspaces together; a rule with filter and mapping has some 10 KB."""
 MOST_TYPES_KEPT = 1_000
@@ -94,8 +97,11 @@ class CompiledRule:
     @cached_property
     def compilation_steps(self) -> int:
         """What it costs to compile, at most, about."""
+        expressions = [str(entry.get("from", "")) for entry in self.rule.mapping or ()]
+        of_mapping = sum(STEPS_PER_ENTRY + STEPS_PER_SIGN * len(expression) for expression in expressions)
         patterns = set(_regexes_of(self.rule.filter))
-        return STEPS_PER_COMPILATION + sum(STEPS_PER_MICROSECOND * estimate_work(pattern) for pattern in patterns)
+        of_filter = sum(STEPS_PER_MICROSECOND * estimate_work(pattern) for pattern in patterns)
+        return max(STEPS_PER_COMPILATION, of_mapping) + of_filter
 
     @property
     def is_live(self) -> bool:

@@ -141,3 +141,13 @@ def test_a_mapping_that_does_not_compile_is_tried_once(rule):
     rules = routing.current(rule.workspace_id)
     rules.compile("lead.created", 1)
     assert rules.compilation_steps("lead.created") == 0
+
+
+@pytest.mark.parametrize(
+    ("entries", "length", "steps"),
+    [(10, 15, 10_000), (100, 15, 100_000), (150, 88, 588_000)],
+    ids=["few", "many", "long"],
+)
+def test_a_mapping_costs_by_its_expressions_to_compile(rule, entries, length, steps):
+    Rule.objects.update(mapping=[{"to": f"f{n}", "from": "payload.".ljust(length, "a")} for n in range(entries)])
+    assert routing.current(rule.workspace_id).compilation_steps("lead.created") == steps
