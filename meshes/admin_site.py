@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.apps import apps
 from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import SimpleTemplateResponse, TemplateResponse
@@ -14,7 +15,7 @@ from delivery import overview
 from meshes.snapshots import snapshot
 from workspaces import clock, ids
 from workspaces.operators.display import span
-from workspaces.operators.finding import workspace_ids
+from workspaces.operators.finding import as_uuid, workspace_ids
 
 GROUPS: list[tuple[str, str, list[str]]] = [
     ("tenants", "Tenants", ["workspaces.Workspace", "workspaces.ApiKey"]),
@@ -66,6 +67,9 @@ PAGES = {
     ids.REPLAY: "delivery_replay",
 }
 
+LANES = {"conn": PAGES[ids.CONNECTION], "fanout": PAGES[ids.WORKSPACE]}
+"""By the first part of a lane's name, what its second part is the UUID of."""
+
 WAITING_SECONDS = 10
 """DESIGN: sweeps publish later what was missed, within ten seconds."""
 
@@ -106,10 +110,10 @@ class OperatorsSite(admin.AdminSite):
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
         """Models by what they are to an operator; what no group names keeps its app."""
-        apps = super().get_app_list(request, app_label)
+        stock = super().get_app_list(request, app_label)
         if app_label is not None:
-            return apps
-        found = {f"{app['app_label']}.{model['object_name']}": model for app in apps for model in app["models"]}
+            return stock
+        found = {f"{app['app_label']}.{model['object_name']}": model for app in stock for model in app["models"]}
         listed = []
         for slug, name, members in GROUPS:
             models = [found.pop(member) for member in members if member in found]
@@ -118,7 +122,7 @@ class OperatorsSite(admin.AdminSite):
                 listed.append(
                     {"name": name, "app_label": slug, "app_url": url, "has_module_perms": True, "models": models}
                 )
-        for app in apps:
+        for app in stock:
             left = [model for model in app["models"] if f"{app['app_label']}.{model['object_name']}" in found]
             if left:
                 listed.append({**app, "models": left})
@@ -129,16 +133,30 @@ class OperatorsSite(admin.AdminSite):
         return super().index(request, {**(extra_context or {}), "tiles": shown})
 
     def find(self, request: HttpRequest) -> HttpResponse:
-        """Go to the page of an id, or of the workspace with an external id."""
+        """Go to the page of an id, also of a bare UUID or a lane's name, or of the workspace with an external id."""
         text = request.GET.get("id", "").strip()
         prefix = text.rpartition("_")[0]
         pk = ids.decode(prefix, text) if prefix in PAGES else None
         if pk is not None:
             return HttpResponseRedirect(reverse(f"admin:{PAGES[prefix]}_change", args=[pk]))
+        if page := self._page_of_uuid(request, text):
+            return HttpResponseRedirect(page)
         if named := workspace_ids(text):
             return HttpResponseRedirect(reverse("admin:workspaces_workspace_change", args=[named[0]]))
         messages.warning(request, f"Nothing is known by {text!r}." if text else "Give an id to go to.")
         return HttpResponseRedirect(reverse("admin:index"))
+
+    def _page_of_uuid(self, request: HttpRequest, text: str) -> str | None:
+        """The page of a row with this UUID that the user may see; `conn.` or `fanout.` before it make a lane's name."""
+        kind, _, bare = text.rpartition(".")
+        pages = [LANES[kind]] if kind in LANES else list(PAGES.values()) if not kind else []
+        pk = as_uuid(bare)
+        for page in pages if pk is not None else ():
+            model = apps.get_model(*page.split("_", 1))
+            may_see = self.get_model_admin(model).has_view_permission(request)
+            if may_see and model._default_manager.filter(pk=pk).exists():
+                return reverse(f"admin:{page}_change", args=[pk])
+        return None
 
 
 def tiles(now: datetime) -> list[Tile]:

@@ -1,14 +1,17 @@
 """`manage.py lanes`."""
 
 import json
+import uuid
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import OperationalError, connection
 
 from delivery import steering
 from delivery.management.commands import lanes as command
+from tests.factories import make_connection, make_workspace
 
 pytestmark = pytest.mark.usefixtures("redis_client")
 
@@ -33,6 +36,44 @@ def test_it_shows_lanes_in_tables(busy):
     assert [title for title in ("Busiest", "Paused", "Oldest") if title in out] == ["Busiest", "Paused", "Oldest"]
     assert "paused for 2.0 h more" in out
     assert "2.5" in out
+
+
+@pytest.mark.django_db
+def test_it_says_whose_a_lane_is_by_ids_that_the_api_and_the_admin_take():
+    target = make_connection(make_workspace(name="Northwind"), name="CRM [red]\x1b[2J")
+    owner, stranger = target.workspace, uuid.uuid4()
+    lanes = steering.lanes()
+    lanes.put([(f"conn.{target.pk}", "m1", "{}"), (f"conn.{stranger}", "m1", "{}"), ("conn.a", "m1", "{}")])
+    lanes.put([(f"fanout.{owner.pk}", "m1", "{}")])
+    out = run()
+    lines = [line.split("│")[0].strip() for line in out.splitlines()]
+    place = lines.index(f"conn.{target.pk}")
+    assert lines[place + 1 : place + 3] == [f"{target.public_id} CRM [red]\ufffd[2J", f"{owner.public_id} Northwind"]
+    assert lines[lines.index(f"fanout.{owner.pk}") + 1] == f"{owner.public_id} Northwind"
+    assert f"conn.{stranger}" in lines
+    deliver, fanout = json.loads(run("--json"))["rings"]
+    found = {lane.pop("lane"): lane for lane in [*deliver["busiest"], *fanout["busiest"]]}
+    names = ("connection_id", "connection_name", "workspace_id", "workspace_name")
+    whose = {lane: tuple(values[name] for name in names) for lane, values in found.items()}
+    assert whose == {
+        f"conn.{target.pk}": (target.public_id, target.name, owner.public_id, "Northwind"),
+        f"fanout.{owner.pk}": (None, None, owner.public_id, "Northwind"),
+        f"conn.{stranger}": (None,) * 4,
+        "conn.a": (None,) * 4,
+    }
+
+
+@pytest.mark.django_db
+def test_without_the_database_it_shows_the_lanes_alone(monkeypatch, capsys):
+    lane = f"conn.{uuid.uuid4()}"
+    steering.lanes().put([(lane, "m1", "{}")])
+
+    def fail(*args, **kwargs):
+        raise OperationalError("could not connect to db.internal")
+
+    monkeypatch.setattr(connection, "cursor", fail)
+    assert lane in run()
+    assert capsys.readouterr().err == "The database does not tell whose the lanes are: OperationalError\n"
 
 
 def test_it_writes_json(busy):

@@ -266,6 +266,47 @@ def test_what_is_not_known_leads_back(text):
     assert said(answer)[0].startswith("Nothing is known by")
 
 
+def test_a_bare_uuid_leads_to_the_page_of_whatever_has_it():
+    event, workspace = make_event(make_workspace()), make_workspace()
+    target = make_connection(workspace)
+    (delivery,) = make_deliveries(target)
+    root = superuser()
+    for row, page in (
+        (event, "delivery/event"), (workspace, "workspaces/workspace"), (target, "connections/connection"),
+        (delivery, "delivery/delivery"),
+    ):  # fmt: skip
+        for text in (str(row.pk), row.pk.hex, f" {str(row.pk).upper()} "):
+            assert root.client.get("/admin/find/", {"id": text}).url == f"/admin/{page}/{row.pk}/change/"
+
+
+def test_a_lane_s_name_leads_to_whose_it_is():
+    target, root = make_connection(make_workspace()), superuser()
+    lanes = {f"conn.{target.pk}": f"connections/connection/{target.pk}"}
+    lanes[f"fanout.{target.workspace_id}"] = f"workspaces/workspace/{target.workspace_id}"
+    for lane, page in lanes.items():
+        assert root.client.get("/admin/find/", {"id": lane}).url == f"/admin/{page}/change/"
+    for lane in (f"fanout.{target.pk}", f"conn.{ids.uuid7()}", f"other.{target.pk}", "conn.", "conn.x"):
+        answer = root.client.get("/admin/find/", {"id": lane})
+        assert (answer.url, said(answer)[-1]) == ("/admin/", f"Nothing is known by {lane!r}.")
+
+
+@pytest.mark.parametrize("prefix", sorted(PAGES))
+def test_an_id_of_nothing_is_answered_by_what_was_typed(prefix):
+    root, typed = superuser(), ids.encode(prefix, ids.uuid7())
+    answer = root.client.get("/admin/find/", {"id": typed}, follow=True)
+    assert [str(message) for message in answer.context["messages"]] == [f"Nothing is known by {typed!r}."]
+    bare = str(ids.uuid7())
+    assert said(root.client.get("/admin/find/", {"id": bare})) == [f"Nothing is known by {bare!r}."]
+
+
+def test_a_bare_uuid_tells_nobody_what_they_may_not_see():
+    target, clerk = make_connection(make_workspace()), operator("workspaces.view_workspace")
+    for text in (str(target.pk), f"conn.{target.pk}"):
+        answer = clerk.client.get("/admin/find/", {"id": text})
+        assert (answer.url, said(answer)[-1]) == ("/admin/", f"Nothing is known by {text!r}.")
+    assert clerk.client.get("/admin/find/", {"id": str(target.workspace_id)}).url.endswith("/change/")
+
+
 def test_finding_needs_a_login():
     stranger = superuser()
     stranger.client.logout()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
 from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Model, QuerySet
@@ -132,6 +133,14 @@ class OperatorAdmin(WellFormedSelection):
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         pk = ids.decode(self.prefix, object_id) if self.prefix else None
         return super().get_object(request, object_id if pk is None else str(pk), from_field)
+
+    def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
+        """Back to the front page, by the id as it was typed, which is no UUID."""
+        text = unquote(object_id)
+        pk = finding.as_uuid(text)
+        known_as = ids.encode(self.prefix, pk) if self.prefix and pk else text
+        messages.warning(request, f"Nothing is known by {known_as!r}.")
+        return HttpResponseRedirect(reverse("admin:index"))
 
     def page_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """What the page's own template shows."""

@@ -1,9 +1,10 @@
 """`manage.py lanes`: what the lanes are doing."""
 
 import json
+import uuid
 from argparse import ArgumentParser
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import IO, Any, cast
 from urllib.parse import urlsplit
@@ -11,15 +12,53 @@ from urllib.parse import urlsplit
 import redis
 from django.core.management.base import BaseCommand, CommandError
 from django.core.serializers.json import DjangoJSONEncoder
+from django.db import Error
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from connections.models import Connection
 from delivery import steering
 from delivery.lanes.names import RINGS
 from delivery.lanes.survey import MOST_LOOKED_AT, NamedStats, Survey, survey
+from workspaces.database_faults import describe
+from workspaces.models import Workspace
+from workspaces.operators.finding import as_uuid
 
 PLAIN_WIDTH = 140
 """Columns where the output is no terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a lane is: public ids and names. A workspace's own lane, for fan-out, has no connection."""
+
+    workspace_id: str
+    workspace_name: str
+    connection_id: str | None = None
+    connection_name: str | None = None
+
+
+NOBODY = dict.fromkeys(field.name for field in fields(Owner))
+
+
+def owners_of(lanes: Iterable[str]) -> dict[str, Owner]:
+    """The owners of these lanes, as far as they are known."""
+    keys: dict[str, dict[uuid.UUID, str]] = {"conn": {}, "fanout": {}}
+    for lane in lanes:
+        kind, _, text = lane.partition(".")
+        if pk := as_uuid(text):
+            keys[kind][pk] = lane
+    owners: dict[str, Owner] = {}
+    if keys["conn"]:
+        found = Connection.objects.filter(pk__in=keys["conn"]).select_related("workspace")
+        for row in found.only("name", "workspace__name"):
+            ws = row.workspace
+            owners[keys["conn"][row.pk]] = Owner(ws.public_id, ws.name, row.public_id, row.name)
+    if keys["fanout"]:
+        for ws in Workspace.objects.filter(pk__in=keys["fanout"]).only("name"):
+            owners[keys["fanout"][ws.pk]] = Owner(ws.public_id, ws.name)
+    return owners
 
 
 class Command(BaseCommand):
@@ -40,12 +79,24 @@ class Command(BaseCommand):
             ]
         except redis.RedisError as error:
             raise CommandError(f"A broker does not answer: {error}") from error
+        owners = self._owners({named.lane for _, each in found for named in lanes_of(each)})
         if json:
-            self.stdout.write(as_json(found))
+            self.stdout.write(as_json(found, owners))
             return
         console = Console(file=cast(IO[str], self.stdout), width=None if self.stdout.isatty() else PLAIN_WIDTH)
         for broker, each in found:
-            print_survey(console, broker, each, datetime.now(UTC))
+            print_survey(console, broker, each, owners, datetime.now(UTC))
+
+    def _owners(self, lanes: set[str]) -> dict[str, Owner]:
+        try:
+            return owners_of(lanes)
+        except Error as error:
+            self.stderr.write(f"The database does not tell whose the lanes are: {describe(error)}")
+            return {}
+
+
+def lanes_of(found: Survey) -> list[NamedStats]:
+    return [*found.busiest, *found.paused, *found.oldest]
 
 
 def address(url: str) -> str:
@@ -54,18 +105,26 @@ def address(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def as_json(found: Sequence[tuple[str, Survey]]) -> str:
-    """`{"rings": [{"broker", "ring", "stats", "busiest", "paused", "oldest", "is_whole"}]}`; moments in ISO 8601."""
+def as_json(found: Sequence[tuple[str, Survey]], owners: Mapping[str, Owner]) -> str:
+    """`{"rings": [{"broker", "ring", "stats", "busiest", "paused", "oldest", "is_whole"}]}`; moments in ISO 8601.
+
+    A lane has its owner's ids and names beside its figures; they are null where they are not known.
+    """
     rings = []
     for broker, each in found:
         document = {"broker": broker} | asdict(each)
         for kind in ("busiest", "paused", "oldest"):
-            document[kind] = [{"lane": named["lane"], **named["stats"]} for named in document[kind]]
+            document[kind] = [
+                {"lane": named["lane"]}
+                | (asdict(owners[named["lane"]]) if named["lane"] in owners else NOBODY)
+                | named["stats"]
+                for named in document[kind]
+            ]
         rings.append(document)
     return json.dumps({"rings": rings}, cls=DjangoJSONEncoder, indent=2)
 
 
-def print_survey(console: Console, broker: str, found: Survey, now: datetime) -> None:
+def print_survey(console: Console, broker: str, found: Survey, owners: Mapping[str, Owner], now: datetime) -> None:
     stats = found.stats
     console.print(
         f"[bold]{found.ring}[/bold] on {broker}: {stats.busy:,} lanes with waiting messages, {stats.ready:,} ready,"
@@ -78,12 +137,12 @@ def print_survey(console: Console, broker: str, found: Survey, now: datetime) ->
     kinds = [("Busiest", found.busiest), ("Paused", found.paused), ("Oldest", found.oldest)]
     for title, named in kinds:
         if named:
-            console.print(lanes_table(title, named, now))
+            console.print(lanes_table(title, named, owners, now))
 
 
-def lanes_table(title: str, found: Sequence[NamedStats], now: datetime) -> Table:
+def lanes_table(title: str, found: Sequence[NamedStats], owners: Mapping[str, Owner], now: datetime) -> Table:
     table = Table(title=title, title_justify="left", show_edge=False)
-    table.add_column("lane", no_wrap=True)
+    table.add_column("lane, its connection, its workspace", no_wrap=True)
     for column in ("waiting", "in flight", "limit", "rate/s", "oldest"):
         table.add_column(column, justify="right")
     table.add_column("runs")
@@ -91,8 +150,18 @@ def lanes_table(title: str, found: Sequence[NamedStats], now: datetime) -> Table
         stats = named.stats
         rate = "" if stats.rate is None else f"{stats.rate:g}"
         cells = (f"{stats.waiting:,}", f"{stats.in_flight:,}", f"{stats.limit:,}", rate, age(stats.oldest_at, now))
-        table.add_row(named.lane, *cells, runs(named, now))
+        table.add_row(lane_cell(named.lane, owners.get(named.lane)), *cells, runs(named, now))
     return table
+
+
+def lane_cell(lane: str, owner: Owner | None) -> Text:
+    """The lane, and below it the ids and names by which the API and the admin know whose it is."""
+    lines = [lane]
+    if owner is not None:
+        pairs = [(owner.connection_id, owner.connection_name), (owner.workspace_id, owner.workspace_name)]
+        lines += [f"{public_id} {name}" for public_id, name in pairs if public_id]
+    text = "\n".join("".join(sign if sign.isprintable() else "\ufffd" for sign in line) for line in lines)
+    return Text(text, overflow="ellipsis", no_wrap=True)
 
 
 def runs(named: NamedStats, now: datetime) -> str:
