@@ -152,7 +152,7 @@ class OperatorsSite(admin.AdminSite):
         pages = [LANES[kind]] if kind in LANES else list(PAGES.values()) if not kind else []
         pk = as_uuid(bare)
         for page in pages if pk is not None else ():
-            model = apps.get_model(*page.split("_", 1))
+            model = apps.get_model(page.replace("_", ".", 1))
             may_see = self.get_model_admin(model).has_view_permission(request)
             if may_see and model._default_manager.filter(pk=pk).exists():
                 return reverse(f"admin:{page}_change", args=[pk])
