@@ -9,6 +9,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from connections.providers.markup import ESCAPES
 from connections.transforms import PLAIN_TRANSFORMS
 from delivery import rules
+from delivery.matching import PatternError, check_pattern
 from delivery.models import Rule
 from delivery.search import EventTypeField
 from delivery.serializers import OmittedFieldOut, WarningOut
@@ -110,7 +111,14 @@ class RuleDetailOut(RuleOut):
 class RuleQuery(QuerySerializer):
     workspace = serializers.CharField(required=False, help_text="Its id or external id.")
     connection = PublicIdField(ids.CONNECTION, required=False)
-    event = serializers.CharField(required=False, max_length=128, help_text="The pattern, as it is written.")
+    event = EventPatternField(required=False, max_length=128, help_text="The pattern, as it is written.")
+
+    def validate_event(self, value: str) -> str:
+        try:
+            check_pattern(value)
+        except PatternError as error:
+            raise ValidationError(f"This {error}", code="event_pattern") from None
+        return value
 
 
 class TrialIn(StrictSerializer):

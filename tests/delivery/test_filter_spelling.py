@@ -268,6 +268,13 @@ def test_a_pattern_that_is_none_is_refused_with_the_nearest(api, target, pattern
     assert details(refused)["/event"].endswith(f"Did you mean {meant}?")
 
 
+def test_rules_are_not_searched_for_a_pattern_that_is_none(api):
+    assert api.get("/rules", event="lead.*").status_code == 200
+    (error,) = api.get("/rules", event="lead*").json()["errors"]
+    assert (error["parameter"], error["rule"]) == ("event", "event_pattern")
+    assert error["detail"].endswith("Did you mean lead.*?")
+
+
 def test_an_action_and_a_target_are_refused_with_the_nearest(api, target):
     assert details(save(api, target, action="sent"))["/action"] == "Webhook can send. Did you mean send?"
     closed = make_connection(make_workspace(), type="segment", config={}, secret={"write_key": "k"})
