@@ -1,6 +1,7 @@
 """`make up`: ready with everything a script needs, restarts what dies, recovers from kill -9, leaves nothing."""
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -166,6 +167,17 @@ def test_addresses_are_printed_at_once_also_into_a_file(up):
     eventually(lambda: seen.append(printed_by_now(up)) or "Ctrl-C stops it; the data stays." in "".join(seen), 10)
     for line in ("Meshes is ready.", f"  Flower    {up.state['flower_url']}  (user admin)"):
         assert line in "".join(seen)
+
+
+def test_a_start_leaves_no_warning_in_the_logs_of_our_services(up):
+    """What monitoring.md tells to look at must mean something."""
+    lines = [line for name in SERVICES - {"postgres", "valkey"} for line in read_log(up, name)]
+    assert len(lines) > 10
+    assert [line for line in lines if re.search(r" (WARNING|ERROR|CRITICAL) |Traceback", line)] == []
+
+
+def read_log(up, name):
+    return (up.folder / "logs" / f"{name}.log").read_text().splitlines()
 
 
 def test_a_database_that_takes_no_connection_is_said_in_one_line(tmp_path):
