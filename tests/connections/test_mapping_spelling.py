@@ -49,6 +49,28 @@ def test_an_expression_finds_no_other_type_than_is_told(source, payload, externa
     assert types_of(value) <= types
 
 
+STEPS = st.sampled_from([*(f".{name}" for name in PIECES), "[0]", "[*]", "[]", "[?a]", "[0:1]", ".*", " | @", " | [0]"])
+CHAIN = st.builds(
+    lambda start, steps: start + "".join(steps),
+    st.sampled_from(["event", "payload", "workspace", "@"]),
+    st.lists(STEPS),
+)
+
+
+@given(CHAIN, st.dictionaries(st.sampled_from(["a", "b", "type"]), JSON, max_size=3), st.none() | st.just("t"))
+def test_a_chain_that_is_refused_finds_nothing(source, payload, external_id):
+    tree = compile_expression(source).tree
+    try:
+        find_types(tree)
+    except NeverFindsError:
+        context = {
+            "event": EVENT,
+            "payload": payload,
+            "workspace": {"id": "w", "external_id": external_id, "name": "T"},
+        }
+        assert compile_expression(source).evaluate(context, Meter(RULE_STEPS)) in (None, [])
+
+
 SAMPLES = ["5", "true", "2026-01-01", "a,b", 5, 0, True, ["a", "b"], [], {"a": 1}]
 WRITTEN = {"default": "x", "substring": {"end": 2}, "replace": {"find": "a", "with": "b"}, "join": ",", "split": ","}
 

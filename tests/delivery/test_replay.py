@@ -314,3 +314,14 @@ def test_a_misspelt_filter_makes_no_replay(api, wanted, pointer, words):
     assert (refused.status_code, error["pointer"]) == (422, pointer)
     assert words in error["detail"]
     assert not Replay.objects.exists()
+
+
+def test_a_replay_whose_filter_was_accepted_before_ends(api):
+    workspace = make_workspace()
+    (delivery,) = dead_letters(make_connection(workspace))
+    begin(api, workspace)
+    Replay.objects.update(filter={"cause": "rejectd", "event": "evt_01k000"})
+    assert advance_replays(later(0)) == 0
+    shown = api.get(f"/replays/{Replay.objects.get().public_id}").json()
+    assert (shown["status"], shown["reopened"]) == ("completed", 0)
+    assert Delivery.objects.get(pk=delivery.pk).status == "dead"
