@@ -132,11 +132,9 @@ def _top_up(connection_ids: list[uuid.UUID], now: datetime) -> int:
     with connection.cursor() as cursor:
         cursor.execute(OLDEST_DUE, [connection_ids, now - HINT_GRACE, CAPACITY])
         rows = cursor.fetchall()
-    lapsed = [row[2] for row in rows if row[4]]
-    ended = settling.end_lapsed_leases(lapsed)
     due = [row[:3] for row in rows if not row[3]]
-    publishing.publish_deliveries(due)
-    return ended + len(due)
+    publishing.publish_deliveries(due)  # first, so that a lease that cannot be ended keeps nobody else waiting
+    return len(due) + settling.end_lapsed_leases([row[2] for row in rows if row[4]])
 
 
 def hold(connection_ids: list[uuid.UUID]) -> int:

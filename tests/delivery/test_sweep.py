@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import connection, connections
+from django.db import Error, connection, connections, transaction
 
 from connections.models import Connection
 from delivery import dispatch, fanout, publishing, steering, sweep
@@ -91,6 +91,25 @@ def test_top_up_passes_over_a_lane_that_is_paused():
     make_deliveries(target)
     assert sweep.top_up_lanes(later(seconds=30)) == 0
     assert waiting(target) == 0
+
+
+def test_a_lease_that_cannot_be_ended_keeps_nobody_else_waiting():
+    (lapsed,), other = make_deliveries(make_connection(make_workspace())), make_connection(make_workspace())
+    dispatch.claim([lapsed.pk], "a worker that is lost")
+    lapse_lease(lapsed)
+    make_deliveries(other, 2)
+    Delivery.objects.update(next_attempt_at=later(minutes=-1))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " RAISE EXCEPTION 'a test' USING ERRCODE = '57014'; END $$"
+        )
+        cursor.execute("CREATE TRIGGER refuse BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION refuse()")
+    with pytest.raises(Error), transaction.atomic():
+        sweep.top_up_lanes(datetime.now(UTC))
+    assert waiting(other) == 2
+    lapsed.refresh_from_db()
+    assert (lapsed.status, lapsed.losses) == ("pending", 0)
 
 
 def test_a_lapsed_lease_ends_as_an_uncertain_attempt():
