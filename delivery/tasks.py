@@ -54,7 +54,7 @@ def fan_out(event_id: str) -> None:
     try:
         fact = _event_claims.submit(claim)
     except Error as error:
-        logger.warning("event %s is not claimed for now: %s", event_id, describe(error))
+        _tell("event %s is not claimed for now: %s", event_id, error)
         return  # a sweep hints it again
     if fact is None:
         return
@@ -116,12 +116,12 @@ def _hand_back(failure: Failure) -> None:
             return _hand_backs.submit(failure)
         except Exception as error:  # noqa: BLE001  (of whatever kind: nobody was lost)
             failures += 1
-            logger.warning("event %s is not handed back for now: %s", failure.claim.event_id, describe(error))
+            _tell("event %s is not handed back for now: %s", failure.claim.event_id, error)
             time.sleep(growing_delay(failures, *WRITE_AGAIN_SECONDS))
         try:
             _event_claims.submit(failure.claim)  # under the same lease, which begins anew
         except Exception as error:  # noqa: BLE001
-            logger.warning("event %s: its lease is not kept for now: %s", failure.claim.event_id, describe(error))
+            _tell("event %s: its lease is not kept for now: %s", failure.claim.event_id, error)
 
 
 @shared_task(name="delivery.deliver", acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
@@ -131,7 +131,7 @@ def deliver(delivery_id: str) -> None:
     try:
         job = _claims.submit(uuid.UUID(delivery_id))
     except Error as error:
-        logger.warning("delivery %s is not claimed for now: %s", delivery_id, describe(error))
+        _tell("delivery %s is not claimed for now: %s", delivery_id, error)
         return  # a sweep hints it again
     if job is not None:
         result = dispatch.attempt(job, tokens.GROUPED)
@@ -162,7 +162,7 @@ def _settle(result: dispatch.Result) -> None:
                 return
         except Exception as error:  # noqa: BLE001  (of whatever kind: nobody was lost)
             failures += 1
-            logger.warning("delivery %s is not settled for now: %s", result.job.delivery_id, describe(error))
+            _tell("delivery %s is not settled for now: %s", result.job.delivery_id, error)
             _keep_lease(result)
             time.sleep(growing_delay(failures, *WRITE_AGAIN_SECONDS))
 
@@ -176,7 +176,7 @@ def _write_back(result: dispatch.Result) -> bool:
             raise
         words = describe(error)
     is_settled = _settlements.submit(settling.without_evidence(result, words))
-    logger.error("delivery %s settles without its evidence: %s", result.job.delivery_id, words)
+    logger.error("delivery %s has settled without its evidence: %s", result.job.delivery_id, words)
     return is_settled
 
 
@@ -185,7 +185,14 @@ def _keep_lease(result: dispatch.Result) -> None:
     try:
         _regains.submit(result)
     except Exception as error:  # noqa: BLE001  (who cannot write this cannot end the lease either)
-        logger.warning("delivery %s: its lease is not kept for now: %s", result.job.delivery_id, describe(error))
+        _tell("delivery %s: its lease is not kept for now: %s", result.job.delivery_id, error)
+
+
+def _tell(words: str, row_id: object, error: Exception) -> None:
+    """Log what is tried again: a warning where it passes or was canceled, else an error for somebody to look at."""
+    is_calm = fault_of(error) in (Fault.PASSING, Fault.CANCELED)
+    trace = None if is_calm or isinstance(error, Error) else error  # what the database says may quote the row
+    logger.log(logging.WARNING if is_calm else logging.ERROR, words, row_id, describe(error), exc_info=trace)
 
 
 class DatabaseForbidden(RuntimeError):  # noqa: N818

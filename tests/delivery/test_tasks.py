@@ -177,6 +177,36 @@ def test_while_a_worker_cannot_write_nobody_else_sends_and_nothing_is_lost(settl
     assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
 
 
+@pytest.mark.parametrize(
+    ("state", "level"), [("57014", "WARNING"), ("53100", "WARNING"), ("42P01", "ERROR"), ("XX000", "ERROR")]
+)
+def test_what_only_a_person_can_end_is_told_as_an_error(settled_here, caplog, state, level):
+    delivery, result = claimed()
+    refuse_attempts(state, 1)
+    tasks._settle(result)
+    (record,) = [each for each in caplog.records if each.name == "delivery.tasks"]
+    assert (record.levelname, record.exc_info) == (level, None)
+    assert record.getMessage().startswith(f"delivery {delivery.pk} is not settled for now: ")
+    assert record.getMessage().endswith(f"({state})")
+
+
+def test_a_bug_while_settling_is_told_with_its_trace_and_the_result_is_kept(settled_here, monkeypatch, caplog):
+    delivery, result = claimed()
+    failures = iter([KeyError("a bug"), KeyError("a bug")])  # whole, then bare
+
+    def settle(results):
+        for failure in failures:
+            raise failure
+        return settling.settle(results, "worker")
+
+    monkeypatch.setattr(tasks, "_settlements", Direct(settle))
+    tasks._settle(result)
+    assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
+    assert Attempt.objects.get(delivery=delivery).error == ""
+    (record,) = [each for each in caplog.records if each.name == "delivery.tasks"]
+    assert (record.levelname, record.exc_info[0]) == ("ERROR", KeyError)
+
+
 def test_where_the_lease_cannot_be_kept_either_the_result_is_kept(settled_here, monkeypatch):
     delivery, result = claimed()
     refuse_attempts("XX000", 1)
