@@ -291,9 +291,9 @@ def figures(samples: list[Sample]) -> dict[str, Any]:
         worst = [sample.nanoseconds for sample in samples if sample.kind == kind and sample.is_worst_case]
         made[kind] = {
             "cases": len(costs),
-            "least": round(costs[0], 1),
-            "median": round(costs[len(costs) // 2], 1),
-            "most": round(costs[-1], 1),
+            "least": round(costs[0], 1) if costs else None,
+            "median": round(costs[len(costs) // 2], 1) if costs else None,
+            "most": round(costs[-1], 1) if costs else None,
             "beyond_a_factor_of_three": sum(not STEP_NANOSECONDS / 3 <= cost <= STEP_NANOSECONDS * 3 for cost in costs),
             "charged_for_the_worst_case": len(worst),
             "most_of_these": round(max(worst, default=0.0), 1),

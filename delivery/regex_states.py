@@ -282,8 +282,8 @@ class _Search:
         of_ascii = self.moves_on(_ASCII, {each: _matched_of_ascii(each) for each in distinct})
         of_foreign = self.moves_on(foreign, _matched_of_foreign(set(distinct) - set(named), foreign))
         kinds = len(of_ascii) + KINDS_OF_FOREIGN_BYTES
-        known = self.explore(of_ascii, kinds)
-        if not named and of_foreign <= of_ascii | {NOWHERE}:
+        known = self.explore(of_ascii | {NOWHERE}, kinds)
+        if not named and of_foreign == {NOWHERE}:
             return States(known.size, 2 * known.size, known.widest)
         try:
             return States(known.size, *self.count_foreign(of_ascii | of_foreign, named, foreign, kinds))

@@ -97,6 +97,11 @@ def test_letters_of_other_alphabets_are_told_apart(pattern, letters):
     assert steps(pattern, text) > len(text.encode())
 
 
+def test_states_within_a_character_are_counted():
+    states = [compile_regex(pattern).states for pattern in ("a[a-z]{5}c", "a.{5}c", r"a\S{5}c")]
+    assert [each.size_of_foreign // each.size for each in states] == [2, 9, 9]
+
+
 @pytest.mark.parametrize("text", ["grüße " * 3_000, "привет мир " * 1_000, "日本語 " * 2_000], ids=["de", "ru", "ja"])
 @pytest.mark.parametrize(
     "pattern",
