@@ -351,11 +351,13 @@ def _write_changes(changes: list[Change], now: datetime) -> None:
 
 
 KEEP = """
-UPDATE deliveries d SET lease_until = clock_timestamp() + make_interval(secs => %s)
+UPDATE deliveries d SET lease_until = clock_timestamp() + make_interval(secs => %s),
+    lease_session = (SELECT s.id FROM worker_sessions s WHERE s.id = d.lease_session AND s.ended_at IS NULL)
 FROM (VALUES {rows}) AS r (id, lease_id, number)
 WHERE d.id = r.id AND d.id = ANY(%s) AND d.lease_id = r.lease_id
 RETURNING d.id
 """
+"""Out of the session in which it was leased, where that has ended and its worker lives."""
 REGAIN = """
 UPDATE deliveries d SET lease_id = r.lease_id, lease_until = clock_timestamp() + make_interval(secs => %s),
     lease_session = NULL,

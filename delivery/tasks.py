@@ -176,7 +176,8 @@ def _write_back(result: dispatch.Result) -> bool:
             raise
         words = describe(error)
     is_settled = _settlements.submit(settling.without_evidence(result, words))
-    logger.error("delivery %s has settled without its evidence: %s", result.job.delivery_id, words)
+    if is_settled:
+        logger.error("delivery %s has settled without its evidence: %s", result.job.delivery_id, words)
     return is_settled
 
 

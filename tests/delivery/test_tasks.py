@@ -10,7 +10,7 @@ from connections.models import Connection
 from connections.providers.base import Outcome, Verdict
 from delivery import dispatch, settling, tasks
 from delivery.lanes import lease
-from delivery.models import Attempt, Delivery
+from delivery.models import Attempt, Delivery, WorkerSession
 from tests.delivery.groups import Direct, sleep_by
 from tests.factories import lapse_lease, make_connection, make_deliveries, make_workspace
 from workspaces import partitions
@@ -174,6 +174,26 @@ def test_while_a_worker_cannot_write_nobody_else_sends_and_nothing_is_lost(settl
     tasks._settle(result)
     assert set(leases) == {(result.job.lease_id, "in_flight")}
     assert len(leases) >= 15
+    assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_kept_lease_does_not_end_with_a_session_that_its_worker_outlived(settled_here, monkeypatch, has_ended):
+    """As where a worker was cut off from PostgreSQL and is back."""
+    delivery, result = claimed()
+    session = WorkerSession.objects.create(lock_key=7, worker="worker", ended_at=datetime.now(UTC))
+    if not has_ended:
+        WorkerSession.objects.update(ended_at=None)
+    Delivery.objects.filter(pk=delivery.pk).update(lease_session=session.pk)
+    refuse_attempts("57014", 1)
+
+    def sweep(seconds):
+        assert settling.end_lapsed_leases([delivery.pk]) == 0
+        delivery.refresh_from_db()
+        assert delivery.lease_session == (None if has_ended else session.pk)
+
+    sleep_by(monkeypatch, sweep)
+    tasks._settle(result)
     assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
 
 
