@@ -12,18 +12,15 @@ from django.conf import settings
 from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from delivery import setting_aside
+from meshes.broker import NO_BROKER_WORDS, ping
 from meshes.problems import safe_methods_only
 from workspaces import clock, partitions
 
 PARTITIONED_TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
 MIN_PARTITIONS_AHEAD = 2
 MOST_COUNTED = 1_000
-NO_BROKER_WORDS = "events are accepted and kept, and nothing goes out until it answers"
-_REDIS_TIMEOUT_SECONDS = 0.5
 
 
 class NotReady(Exception):  # noqa: N818 - names the state
@@ -82,20 +79,6 @@ def check_redis() -> None:
         ping(settings.REDIS_URL)
     except redis.RedisError:
         raise NotReady(f"unreachable: {NO_BROKER_WORDS}") from None
-
-
-def ping(url: str) -> None:
-    """Whether a broker answers within half a second. Raises redis-py's errors."""
-    client = redis.Redis.from_url(
-        url,
-        socket_timeout=_REDIS_TIMEOUT_SECONDS,
-        socket_connect_timeout=_REDIS_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
-    try:
-        client.ping()
-    finally:
-        client.close()
 
 
 _NEEDED: dict[str, Callable[[], None]] = {

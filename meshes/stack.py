@@ -12,9 +12,9 @@ import redis
 from django.db import OperationalError, connection
 
 from meshes import services
+from meshes.broker import NO_BROKER_WORDS, ping
 from meshes.children import Program, run
 from meshes.embedded import Postgres, Valkey, free_port, port_is_free, private_folder
-from meshes.health import NO_BROKER_WORDS, ping
 from meshes.stack_folder import PROJECT, RUN_ID, StackFolder
 from meshes.startup import words_of
 from meshes.supervisor import Supervisor

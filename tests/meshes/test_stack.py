@@ -1,17 +1,26 @@
 """What a stack decides before it starts anything."""
 
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from meshes import stack
 from meshes.embedded import free_port
 from meshes.stack import Stack, StackError
-from meshes.stack_folder import StackFolder
+from meshes.stack_folder import PROJECT, StackFolder
 
 
 def new_stack(tmp_path, environment=None, **options):
     return Stack(StackFolder(tmp_path), environment or {}, port=0, durable=False, report=print, **options)
+
+
+def test_it_needs_no_settings():
+    """Benchmarks start stacks too."""
+    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    subprocess.run([sys.executable, "-c", "import meshes.stack"], check=True, env=environment, cwd=PROJECT)
 
 
 def test_flower_has_its_usual_port_where_that_is_free(tmp_path, monkeypatch):
