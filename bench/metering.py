@@ -10,11 +10,12 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import worst_cases
+from bench.worst_cases import Case
 from connections.jsonvalues import ShapingError
 from connections.mapping import MappingFailed, compile_mapping
 from connections.metering import EVENT_STEPS, Meter, OutOfWorkError, reading_steps
@@ -68,16 +69,6 @@ REGEXES = (
 
 LETTERS = ("ab", "aA", "a1", "a ", "кг", "กข", "\x01\x02", "њљ", "日本", "βϐ", "aé", "🙂🙃")
 """That an expression tells apart, or not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One evaluation, and whether its charge is for the worst case."""
-
-    kind: str
-    name: str
-    run: Callable[[Meter], object]
-    is_worst_case: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,8 +296,11 @@ def figures(samples: list[Sample]) -> dict[str, Any]:
 def main() -> int:
     given = sys.argv[1:]
     number, seed = int((given[:1] or ["2000"])[0]), int((given[1:2] or ["1"])[0])
-    samples = [sample for case in Corpus(seed).cases(number) if (sample := measure(case))]
-    made = {"cases": number, "seed": seed, "left_out_as_beyond_the_limit": number - len(samples)} | figures(samples)
+    worst = list(worst_cases.cases())
+    cases = [*Corpus(seed).cases(number), *worst[:: max(1, len(worst) // (4 * number))]]
+    samples = [sample for case in cases if (sample := measure(case))]
+    counts = {"cases": len(cases), "by_chance": number, "seed": seed, "beyond_the_limit": len(cases) - len(samples)}
+    made = counts | figures(samples)
     RESULTS.write_text(json.dumps(made, indent=2) + "\n")
     print(json.dumps(made, indent=2))
     for sample in sorted(samples, key=lambda each: each.nanoseconds)[:: max(1, len(samples) - 1)] + _worst(samples):

@@ -6,7 +6,7 @@ from a meter for every node visited and for everything that a function or a comp
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ from jmespath.lexer import Lexer
 from jmespath.parser import Parser
 from jmespath.visitor import Options, TreeInterpreter
 
-from connections.jsonvalues import ShapingError, measure, text_of
-from connections.metering import Meter
+from connections.jsonvalues import ShapingError, kind_of, measure, text_of
+from connections.metering import Meter, searching_steps
 from connections.transforms import PLAIN_TRANSFORMS, join_bounded, to_number
 from workspaces.spelling import nearest, suggested
 from workspaces.strictjson import InvalidJson, check_value, text_fault
@@ -28,6 +28,8 @@ MAX_TOKENS = 200
 MAX_DEPTH = 32
 STEPS_PER_NODE = 10
 STEPS_PER_CALL = 50
+ORDERED_PER_STEP = 200
+"""Characters of texts that are put in order, or turned around, in a step."""
 
 
 class ExpressionError(ValueError):
@@ -158,8 +160,10 @@ class _Interpreter(TreeInterpreter):
         compare = self.COMPARATOR_FUNC[node["value"]]
         if compare in _EQUALITY:
             if type(left) is type(right):
-                measure(left, self.meter)
+                self.meter.charge(measure(left, self.meter) // 1_000)
             return compare(left, right)
+        if isinstance(left, str) and isinstance(right, str):
+            self.meter.charge(min(len(left), len(right)) // ORDERED_PER_STEP)
         return compare(left, right) if _are_ordered(left, right) else None
 
     def visit_flatten(self, node: Any, value: Any) -> Any:
@@ -191,6 +195,10 @@ _UNWEIGHED = frozenset({"abs", "ceil", "ends_with", "floor", "length", "not_null
 """Functions that look at their arguments, but not into them."""
 
 
+_WALKING = frozenset({"contains", "max", "max_by", "min", "min_by", "reverse"})
+"""Functions that go through texts, too, where arguments or their members are such."""
+
+
 class _Functions(Functions):
     """The library's functions: each pays for all that lies below its arguments; three behave as our transforms do."""
 
@@ -209,7 +217,17 @@ class _Functions(Functions):
             if argument is None or isinstance(argument, (str, bool, int, float, list, dict)):
                 weight = measure(argument, self.meter)
                 if function_name.startswith("sort") and isinstance(argument, list):
-                    self.meter.charge((weight // 16 + len(argument)) * len(argument).bit_length())
+                    self.meter.charge((weight // ORDERED_PER_STEP + len(argument)) * len(argument).bit_length())
+                elif function_name in _WALKING:
+                    self.meter.charge(weight // ORDERED_PER_STEP)
+
+    @signature({"types": ["array", "string"]}, {"types": []})
+    def _func_contains(self, subject: list[Any] | str, search: Any) -> bool:
+        if isinstance(subject, str):
+            if not isinstance(search, str):
+                raise ShapingError(f"contains() finds a string in a string, not {kind_of(search)}")
+            self.meter.charge(searching_steps(subject, search))
+        return search in subject
 
     @signature({"types": ["string"]}, {"types": ["array-string"]})
     def _func_join(self, separator: str, words: list[str]) -> str:
@@ -229,3 +247,7 @@ class _Functions(Functions):
 
 FUNCTIONS = _Functions.FUNCTION_TABLE
 """By name, with the types that each takes."""
+
+
+FUNCTIONS: Mapping[str, dict[str, Any]] = _Functions.FUNCTION_TABLE
+"""All that expressions can call, by name, with what each takes."""

@@ -14,6 +14,8 @@ from workspaces.strictjson import MAX_INTEGER_DIGITS
 MAX_SIZE = 262_144
 """Bytes of a mapping's output, and the size, as `measure` counts, of every value on the way to it (256 KB)."""
 
+DIGITS_PER_STEP = 32_000
+"""Of the square of the binary digits: an integer is written and read in quadratic time."""
 _INTEGER_END = 10**MAX_INTEGER_DIGITS
 
 
@@ -42,9 +44,12 @@ def measure(value: Any, meter: Meter) -> int:
             meter.charge(3)
             size += 2
             stack.extend(current)
-        else:
-            meter.charge(5)
+        elif kind is float:
+            meter.charge(10)
             size += _scalar_size(current)
+        else:
+            size += _scalar_size(current)
+            meter.charge(5 if kind is not int else 5 + current.bit_length() ** 2 // DIGITS_PER_STEP)
         if size > MAX_SIZE:
             raise ShapingError(f"the value is larger than {MAX_SIZE // 1024} KB")
     return size

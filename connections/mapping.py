@@ -20,7 +20,7 @@ from typing import Any, Literal
 from connections.expression_spelling import expression_meant
 from connections.expressions import Expression, ExpressionError, compile_expression
 from connections.jsonvalues import MAX_SIZE, ShapingError, measure, writing_steps, written_size
-from connections.metering import RULE_STEPS, Meter
+from connections.metering import RULE_STEPS, Meter, stripping_steps
 from connections.providers.markup import ESCAPES, escape_values
 from connections.transforms import OperandError, Transform, compile_transform
 from workspaces.jsonpaths import join_path, pointer, split_path
@@ -32,6 +32,7 @@ MAX_TRANSFORMS = 20
 MAX_PATH_DEPTH = 8
 MAX_SOURCE_SIZE = 65_536
 STEPS_PER_ENTRY = 30
+STEPS_PER_FAILURE = 80
 STEPS_PER_COPY = 100
 COPIES = 4
 """The output is written, read again, and written for the delivery and for the database."""
@@ -101,6 +102,7 @@ class Mapping:
             try:
                 value, length = _evaluate(entry, views, meter)
             except _EntryFailedError as failure:
+                meter.charge(STEPS_PER_FAILURE)
                 if entry.on_error == "fail":
                     raise MappingFailed(pointer(index, *failure.tokens), failure.message) from None
                 if entry.on_error == "skip":
@@ -248,14 +250,18 @@ class _Views:
             view = self._made[("", False)]
             payload = view.get("payload")
             if entry.skip_blanks and isinstance(payload, dict):
-                meter.charge(5 + 3 * len(payload))
-                view = {**view, "payload": {key: value for key, value in payload.items() if not _is_blank(value)}}
+                meter.charge(5 + 6 * len(payload))
+                shown = {key: value for key, value in payload.items() if not _is_blank(value, meter)}
+                view = {**view, "payload": shown}
             self._made[wanted] = escape_values(view, entry.escape, meter) if entry.escape else view
         return self._made[wanted]
 
 
-def _is_blank(value: Any) -> bool:
-    return isinstance(value, str) and not value.strip()
+def _is_blank(value: Any, meter: Meter) -> bool:
+    if not isinstance(value, str):
+        return False
+    meter.charge(stripping_steps(value))
+    return not value or value.isspace()
 
 
 def _without_blanks(value: Any, meter: Meter) -> Any:
@@ -263,10 +269,10 @@ def _without_blanks(value: Any, meter: Meter) -> Any:
     if isinstance(value, (dict, list)):
         meter.charge(5 + 6 * len(value))
     if isinstance(value, dict):
-        return {key: _without_blanks(member, meter) for key, member in value.items() if not _is_blank(member)}
+        return {key: _without_blanks(member, meter) for key, member in value.items() if not _is_blank(member, meter)}
     if isinstance(value, list):
-        return [_without_blanks(member, meter) for member in value if not _is_blank(member)]
-    return None if _is_blank(value) else value
+        return [_without_blanks(member, meter) for member in value if not _is_blank(member, meter)]
+    return None if _is_blank(value, meter) else value
 
 
 def _evaluate(entry: Entry, views: _Views, meter: Meter) -> tuple[Any, int]:

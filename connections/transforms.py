@@ -16,7 +16,7 @@ from typing import Any
 from dateutil.parser import isoparse
 
 from connections.jsonvalues import MAX_SIZE, ShapingError, check_length, kind_of, text_of
-from connections.metering import Meter, searching_steps
+from connections.metering import Meter, searching_steps, stripping_steps
 from workspaces.spelling import suggested
 from workspaces.strictjson import MAX_INTEGER_DIGITS
 
@@ -68,6 +68,7 @@ def _compile_plain(name: str) -> Transform:
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+LONGEST_WORD, LONGEST_DATE = 5, 64
 STEPS_PER_DATE = 80
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -77,7 +78,9 @@ def to_number(value: Any, meter: Meter) -> int | float:
     meter.charge(12)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
-    text = _text(value).strip()
+    text = _stripped(value, meter)
+    if len(text) <= MAX_INTEGER_DIGITS + 1:
+        meter.charge(len(text) // 10 + len(text) ** 2 // 12_000)
     match = _NUMBER.fullmatch(text) if len(text) <= MAX_INTEGER_DIGITS + 1 else None
     if match is None:
         raise ShapingError("the string is not a number")
@@ -95,7 +98,8 @@ def _to_boolean(value: Any, meter: Meter) -> bool:
         if value in (0, 1):
             return value == 1
         raise ShapingError("only the numbers 0 and 1 are booleans")
-    answer = _WORDS.get(_text(value).strip().lower())
+    text = _stripped(value, meter)
+    answer = _WORDS.get(text.lower()) if len(text) <= LONGEST_WORD else None
     if answer is None:
         raise ShapingError(f"the string is none of {', '.join(_WORDS)}")
     return answer
@@ -103,12 +107,12 @@ def _to_boolean(value: Any, meter: Meter) -> bool:
 
 def _to_date(value: Any, meter: Meter) -> str:
     meter.charge(STEPS_PER_DATE)
-    return _moment(value).date().isoformat()
+    return _moment(value, meter).date().isoformat()
 
 
 def _to_datetime(value: Any, meter: Meter) -> str:
     meter.charge(STEPS_PER_DATE)
-    return _written(_moment(value))
+    return _written(_moment(value, meter))
 
 
 def _written(moment: datetime) -> str:
@@ -129,11 +133,13 @@ _DATES = (
 eight, never an epoch."""
 
 
-def _moment(value: Any) -> datetime:
+def _moment(value: Any, meter: Meter) -> datetime:
     """What a date's text says, in UTC where it names no zone."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         raise ShapingError(f"a number is not a date; {_EPOCHS}")
-    text = _text(value).strip()
+    text = _stripped(value, meter)
+    if len(text) > LONGEST_DATE:
+        raise ShapingError("the text is not an ISO 8601 date")
     match = next(filter(None, (form.fullmatch(text) for form in _DATES)), None)
     if match is None:
         raise ShapingError("the text is not an ISO 8601 date" + (f"; {_EPOCHS}" if _NUMBER.fullmatch(text) else ""))
@@ -168,6 +174,18 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ShapingError(f"needs a string, not {kind_of(value)}")
     return value
+
+
+def _stripped(value: Any, meter: Meter) -> str:
+    """A text without the spaces around it."""
+    text = _text(value)
+    meter.charge(stripping_steps(text))
+    return text.strip()
+
+
+def _trim(value: Any, meter: Meter) -> str:
+    meter.charge(5 + len(_text(value)) // 1_500)
+    return _stripped(value, meter)
 
 
 def _on_text(change: Callable[[str], Any], steps: int, ascii_per_step: int, text_per_step: int) -> Shape:
@@ -208,7 +226,7 @@ def _split(argument: Any) -> Shape:
 
     def shape(value: Any, meter: Meter) -> list[str]:
         text = _text(value)
-        meter.charge(6 + searching_steps(text, separator))
+        meter.charge(6 + len(text) // 100 + searching_steps(text, separator))
         meter.charge(text.count(separator) // 2)
         return text.split(separator)
 
@@ -221,6 +239,7 @@ def _join(argument: Any) -> Shape:
     def shape(value: Any, meter: Meter) -> str:
         if not isinstance(value, list):
             raise ShapingError(f"needs an array, not {kind_of(value)}")
+        meter.charge(len(value) // 2)
         return join_bounded(separator, [_word(member, meter) for member in value if member is not None], meter)
 
     return shape
@@ -261,9 +280,11 @@ def _replace(argument: Any) -> Shape:
 
     def shape(value: Any, meter: Meter) -> str:
         text = _text(value)
-        meter.charge(8 + searching_steps(text, find))
-        if len(text) + text.count(find) * (len(put) - len(find)) > MAX_SIZE:
+        meter.charge(8 + len(text) // 100 + searching_steps(text, find))
+        found = text.count(find)
+        if len(text) + found * (len(put) - len(find)) > MAX_SIZE:
             raise ShapingError("the text would become too long")
+        meter.charge(found // 5)
         return text.replace(find, put)
 
     return shape
@@ -292,7 +313,7 @@ _PLAIN: dict[str, Shape] = {
     "to_datetime": _to_datetime,
     "from_epoch": _from_epoch(timedelta(seconds=1)),
     "from_epoch_ms": _from_epoch(timedelta(milliseconds=1)),
-    "trim": _on_text(str.strip, 5, 1_500, 1_500),
+    "trim": _trim,
     "lower": _on_text(str.lower, 5, 150, 15),
     "upper": _on_text(str.upper, 5, 150, 12),
     "first": _first,

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from workspaces.jsonpaths import join_path
@@ -11,7 +12,7 @@ from workspaces.jsonpaths import join_path
 PREVIEW_LENGTH = 200
 """Characters of a value that a clause repeats; the routing ledger stores one for every rule that did not match."""
 
-STEPS_TO_SHOW, STEPS_PER_MEMBER, MOST_MEMBERS = 60, 8, PREVIEW_LENGTH // 2
+STEPS_TO_SHOW, STEPS_PER_MEMBER, MOST_MEMBERS = 40, 12, PREVIEW_LENGTH // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,21 @@ def clause(path: tuple[str, ...], operator: str, expected: Any, values: list[Any
     return Clause(join_path(path), operator, preview(expected), preview(actual), bool(values))
 
 
-def showing_steps(values: list[Any]) -> int:
+def showing_steps(expected: Any, values: list[Any]) -> int:
     """What it costs, see `connections.metering`, to tell of a failure on these values."""
-    members = sum(len(value) if isinstance(value, (dict, list)) else 1 for value in values[:MOST_MEMBERS])
-    return STEPS_TO_SHOW + STEPS_PER_MEMBER * min(members, MOST_MEMBERS)
+    return STEPS_TO_SHOW + STEPS_PER_MEMBER * (_count_shown(expected) + _count_shown(values))
+
+
+def _count_shown(value: Any) -> int:
+    """How many values, however deep, a preview comes to before it is long enough."""
+    stack, count, length = [value], 0, 0
+    while stack and length <= PREVIEW_LENGTH:
+        current = stack.pop()
+        count, length = count + 1, length + (2 + len(current) if isinstance(current, str) else 2)
+        if isinstance(current, (dict, list)):
+            inner = current.values() if isinstance(current, dict) else current
+            stack.extend(reversed(list(islice(inner, MOST_MEMBERS))))
+    return count
 
 
 def preview(value: Any) -> Any:

@@ -8,6 +8,7 @@ equal and never ordered; true and false are not numbers.
 """
 
 import operator as python
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -69,7 +70,7 @@ class Comparison:
         values = reach(context, self.path, meter)
         if self._satisfies(values, meter) is not self.negative:
             return None
-        meter.charge(showing_steps(values))
+        meter.charge(showing_steps(self.operand, values))
         return clause(self.path, self.operator, self.shown, values)
 
     def _satisfies(self, values: list[Any], meter: Meter) -> bool:
@@ -109,7 +110,7 @@ class Existence:
         values = reach(context, self.path, meter)
         if bool(values) is self.wanted:
             return None
-        meter.charge(showing_steps(values))
+        meter.charge(showing_steps(self.wanted, values))
         return clause(self.path, "$exist", self.wanted, values)
 
 
@@ -145,7 +146,7 @@ class Either:
         if self.holds(context, meter):
             return None
         values = reach(context, self.path, meter) if self.path else []
-        meter.charge(showing_steps(values))
+        meter.charge(showing_steps(self.operand, values))
         return clause(self.path, "$or", self.operand, values)
 
 
@@ -164,7 +165,7 @@ class Negation:
         if self.holds(context, meter):
             return None
         values = reach(context, self.path, meter) if self.path else []
-        meter.charge(showing_steps(values))
+        meter.charge(showing_steps(self.operand, values))
         return clause(self.path, "$not", self.operand, values)
 
 
@@ -220,6 +221,8 @@ STEPS_PER_NODE = 8
 """Of a deep comparison."""
 TEXT_PER_STEP = 1_000
 """Characters that are compared in a step."""
+MOST_ALIKE = 4
+"""Operands of one hash that cost no more than one."""
 
 
 def scalar_key(value: Any) -> ScalarKey | None:
@@ -263,11 +266,15 @@ def same(left: Any, right: Any, meter: Meter) -> bool:
 def is_one_of(operands: Iterable[Any]) -> Question:
     """Equality with one of several scalars, at the price of one."""
     keys = frozenset(scalar_key(operand) for operand in operands)
+    alike = {each: count for each, count in Counter(map(hash, keys)).items() if count > MOST_ALIKE}
 
     def ask(value: Any, meter: Meter) -> bool:
         if isinstance(value, str):
             meter.charge(len(value) // TEXT_PER_STEP)
-        return (key := scalar_key(value)) is not None and key in keys
+        key = scalar_key(value)
+        if alike:  # integers that are chosen so are compared one by one
+            meter.charge(alike.get(hash(key), 0) // 3)
+        return key is not None and key in keys
 
     return Question(ask, 5)
 
@@ -326,7 +333,7 @@ def contains(operand: Any) -> Question:
                     return True
         return False
 
-    return Question(ask, 2)
+    return Question(ask, 4)
 
 
 def matches(regex: Regex) -> Question:

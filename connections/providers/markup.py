@@ -57,15 +57,16 @@ def escape_html(text: str) -> str:
 
 def _markdown_steps(text: str) -> int:
     lines, urls = text.count("\n") + text.count("\r"), text.count("http://") + text.count("https://")
-    return 35 + len(text) // 3 + 3 * lines // 2 + 3 * urls
+    return 35 + len(text) // 3 + 2 * lines + 5 * urls
 
 
 def _slack_steps(text: str) -> int:
-    return 20 + len(text) // 35 + sum(map(text.count, "&<>")) // 7 + text.count("@")
+    width = 35 if text.isascii() else 15
+    return 20 + len(text) // width + sum(map(text.count, "&<>")) // 7 + text.count("@")
 
 
 def _html_steps(text: str) -> int:
-    return 20 + len(text) // 35 + sum(map(text.count, "&<>\"'")) // 7
+    return 20 + len(text) // (35 if text.isascii() else 15) + sum(map(text.count, "&<>\"'")) // 7
 
 
 ESCAPES: Mapping[str, Callable[[str], str]] = {
