@@ -6,7 +6,7 @@ from a meter for every node visited and for everything that a function or a comp
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -247,7 +247,3 @@ class _Functions(Functions):
 
 FUNCTIONS = _Functions.FUNCTION_TABLE
 """By name, with the types that each takes."""
-
-
-FUNCTIONS: Mapping[str, dict[str, Any]] = _Functions.FUNCTION_TABLE
-"""All that expressions can call, by name, with what each takes."""

@@ -315,7 +315,7 @@ _PLAIN: dict[str, Shape] = {
     "from_epoch_ms": _from_epoch(timedelta(milliseconds=1)),
     "trim": _trim,
     "lower": _on_text(str.lower, 5, 150, 15),
-    "upper": _on_text(str.upper, 5, 150, 12),
+    "upper": _on_text(str.upper, 5, 150, 9),
     "first": _first,
     "md5": _on_text(_md5, 15, 40, 14),
     "sha256": _on_text(_sha256, 15, 60, 22),

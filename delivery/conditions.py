@@ -333,7 +333,7 @@ def contains(operand: Any) -> Question:
                     return True
         return False
 
-    return Question(ask, 4)
+    return Question(ask, 6)
 
 
 def matches(regex: Regex) -> Question:
