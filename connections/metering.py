@@ -44,7 +44,7 @@ class Meter:
 
 def reading_steps(text: str) -> int:
     """What reading a payload costs: long numbers are the dearest characters, arrays the dearest values."""
-    return 10 + len(text) // 8 + 2 * text.count("[") + text.count("{") + text.count(".")
+    return 10 + len(text) // 8 + 2 * text.count("[") + text.count("{") + text.count(".") + text.count(",") // 2
 
 
 def stripping_steps(text: str) -> int:
