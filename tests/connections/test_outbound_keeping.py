@@ -1,5 +1,6 @@
 """Sockets that are kept for the next request, and for whom they are not."""
 
+import gc
 import os
 import select
 import socket
@@ -223,10 +224,11 @@ def test_no_file_descriptor_is_left():
     with receiver(serving()) as server:
         post(server.url)
         eventually(lambda: server.accepted == 1)
+        gc.collect()  # what tests before have left would be closed meanwhile
         before = count()
         for _ in range(50):
             post(server.url)
-        assert count() == before
+        assert count() <= before
 
 
 @pytest.fixture(scope="module")

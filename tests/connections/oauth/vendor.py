@@ -83,7 +83,7 @@ class Vendor:
     gate: Gate | None = None
     """Holds the token endpoint's answers back, after what they tell has happened."""
     revoke_gate: Gate | None = None
-    api: Callable[[Asked], Reply] = lambda asked: Reply(200, {})
+    api: Callable[[Asked], Reply] = lambda asked: Reply(200, {"portalId": 7})
     """What the API answers to those with a good token."""
 
     token_requests: list[Asked] = field(default_factory=list)
