@@ -3,11 +3,11 @@
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -45,7 +45,7 @@ def environment(tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "python3").symlink_to(sys.executable)
-    if not any((Path(folder) / "curl").exists() for folder in os.environ["PATH"].split(":")):
+    if shutil.which("curl") is None:
         (tools / "curl").write_text(CURL.format(python=sys.executable))
         (tools / "curl").chmod(stat.S_IRWXU)
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
