@@ -65,8 +65,10 @@ class Evaluator:
             pipe.send((rules.workspace, [compiled.rule for compiled in rules.rules]))
             self._owes_since = time.monotonic()
             answer = self._receive(pipe, deadline)
-        if not isinstance(answer, tuple):
-            raise answer or EOFError
+        if answer is None:
+            raise EOFError("it asked for the rules twice")
+        if isinstance(answer, Exception):
+            raise answer
         return answer
 
     def _receive(self, pipe: Connection, deadline: float) -> Any:

@@ -29,6 +29,14 @@ def own():
     own.end()
 
 
+@pytest.fixture
+def in_tasks(own, monkeypatch, redis_client):
+    """`tasks.fan_out` in the test's own transaction, with this evaluator, and nothing known of workspaces."""
+    run_fan_out_here(monkeypatch)
+    monkeypatch.setattr(tasks, "_evaluator", own)
+    heavy._last_were_heavy.clear()
+
+
 def make_fact(workspace, payload=None, **rules) -> Fact:
     event = make_event(workspace, payload or LIST)
     return Fact(event.pk, workspace.pk, event.type, json.dumps(payload or LIST))
@@ -68,24 +76,17 @@ def test_it_is_a_process_of_low_priority_that_holds_no_connection_to_a_server(ow
     assert [each for each in process.net_connections("all") if each.raddr] == []
 
 
-def test_one_that_dies_over_an_event_is_told_and_the_next_event_has_another(own):
+def test_one_that_dies_over_an_event_is_told_and_the_next_event_has_another(own, monkeypatch):
     workspace = make_workspace()
     make_rule(make_connection(workspace))
     fact, rules = make_fact(workspace), rules_of(workspace)
     own.evaluate(fact, rules)
     own._process.kill()
-    with pytest.raises(EvaluatorLostError):
-        _ask_the_dying(own, fact, rules)
+    with monkeypatch.context() as patch:
+        patch.setattr(own, "_running", lambda: own._pipe)  # it was alive when it was asked
+        with pytest.raises(EvaluatorLostError):
+            own.evaluate(fact, rules)
     assert own.evaluate(fact, rules).considered
-
-
-def _ask_the_dying(own, fact, rules):
-    running = own._running
-    own._running = lambda: own._pipe  # it was alive when it was asked
-    try:
-        own.evaluate(fact, rules)
-    finally:
-        own._running = running
 
 
 def test_one_that_died_between_two_events_is_not_missed(own):
@@ -160,11 +161,8 @@ def test_it_ends_with_its_worker(own):
     assert own._process.wait(60) == 0
 
 
-@pytest.mark.usefixtures("redis_client")
-def test_a_heavy_event_is_routed_by_it_and_a_light_one_is_not(monkeypatch, own):
-    run_fan_out_here(monkeypatch)
-    monkeypatch.setattr(tasks, "_evaluator", own)
-    heavy._last_were_heavy.clear()
+@pytest.mark.usefixtures("in_tasks")
+def test_a_heavy_event_is_routed_by_it_and_a_light_one_is_not(own):
     workspace = make_workspace()
     make_rule(make_connection(workspace), filter=CHEAP)
     light = make_event(workspace, {"email": "a@example.com"})
@@ -179,11 +177,8 @@ def test_a_heavy_event_is_routed_by_it_and_a_light_one_is_not(monkeypatch, own):
     assert [entry["result"] for entry in entries] == ["matched", "evaluation_limit"]
 
 
-@pytest.mark.usefixtures("redis_client")
-def test_rules_that_are_dear_to_compile_make_an_event_heavy_until_they_are(monkeypatch, own):
-    run_fan_out_here(monkeypatch)
-    monkeypatch.setattr(tasks, "_evaluator", own)
-    heavy._last_were_heavy.clear()
+@pytest.mark.usefixtures("in_tasks")
+def test_rules_that_are_dear_to_compile_make_an_event_heavy_until_they_are():
     workspace = make_workspace()
     connection = make_connection(workspace)
     for number in range(3):

@@ -13,6 +13,7 @@ from delivery.models import Delivery, RoutingLedger, Unrouted
 from delivery.setting_aside import MOST_LOSSES, Claim, Suspects
 from tests.delivery.groups import Direct, run_fan_out_here, sleep_by
 from tests.factories import make_connection, make_event, make_rule, make_workspace
+from tests.faults import raise_sqlstate
 from workspaces import ids, partitions
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
@@ -315,8 +316,7 @@ def fail_to_hand_back(monkeypatch, state, times):
     def hand_back(failures):
         tried.append(failures)
         if len(tried) <= times:
-            with connection.cursor() as cursor:
-                cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END $$")
+            raise_sqlstate(state)
         return setting_aside.hand_back(failures)
 
     monkeypatch.setattr(tasks, "_hand_backs", Direct(hand_back))
@@ -359,8 +359,7 @@ def test_a_large_payload_is_read_by_itself_and_what_fails_then_is_handed_back(wo
     event = make_event(workspace, {"email": "a@example.com", "text": "x" * 20_000})
 
     def read(facts):
-        with connection.cursor() as cursor:
-            cursor.execute("DO $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = '53100'; END $$")
+        raise_sqlstate("53100")
 
     with monkeypatch.context() as patch:
         patch.setattr(tasks, "_large_payloads", Direct(read))
@@ -384,8 +383,7 @@ def test_a_task_that_cannot_claim_leaves_the_event_as_it_was(workspace, tasks_he
     event = make_event(workspace)
 
     def claim(claims):
-        with connection.cursor() as cursor:
-            cursor.execute("DO $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = '53100'; END $$")
+        raise_sqlstate("53100")
 
     monkeypatch.setattr(tasks, "_event_claims", Direct(claim))
     tasks.fan_out(str(event.pk))

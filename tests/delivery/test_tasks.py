@@ -13,6 +13,7 @@ from delivery.lanes import lease
 from delivery.models import Attempt, Delivery, WorkerSession
 from tests.delivery.groups import Direct, sleep_by
 from tests.factories import lapse_lease, make_connection, make_deliveries, make_workspace
+from tests.faults import raise_sqlstate
 from workspaces import partitions
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
@@ -234,8 +235,7 @@ def test_where_the_lease_cannot_be_kept_either_the_result_is_kept(settled_here, 
 
     def regain(results):
         kept.append(len(results))
-        with connection.cursor() as cursor:
-            cursor.execute("DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '57014'; END $$")
+        raise_sqlstate("57014")
 
     monkeypatch.setattr(tasks, "_regains", Direct(regain))
     tasks._settle(result)
@@ -296,8 +296,8 @@ def test_what_is_claimed_is_attempted_where_the_rest_of_the_batch_fails(state, m
 
     def steer(delivery_ids):
         assert delivery_ids == [blocked.pk]
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END $$")
+        with transaction.atomic():
+            raise_sqlstate(state)
 
     monkeypatch.setattr(dispatch, "_steer", steer)
     job, none = dispatch.claim([first.pk, blocked.pk], "worker")
@@ -311,8 +311,7 @@ def test_a_claim_that_fails_is_left_to_a_sweep(monkeypatch, state):
     (delivery,) = make_deliveries(make_connection(make_workspace()))
 
     def claim(delivery_ids):
-        with connection.cursor() as cursor:
-            cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END $$")
+        raise_sqlstate(state)
 
     monkeypatch.setattr(tasks, "_claims", Direct(claim))
     monkeypatch.setattr(tasks, "_forbid_database", lambda: None)

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, transaction
 from django.http import Http404
 from django.test import Client, RequestFactory
 from rest_framework import exceptions
@@ -14,6 +14,7 @@ from rest_framework import exceptions
 from meshes import problems
 from meshes.api import Problem
 from meshes.problems import to_problem
+from tests.faults import raise_sqlstate
 from tests.workspaces.callers import bearer, caller
 from workspaces.access import UnknownWorkspace
 
@@ -118,8 +119,8 @@ def test_each_error_has_its_status(error, status):
     [("53100", 503), ("40P01", 503), ("57P01", 503), ("57014", 503), ("54000", 500), ("22P05", 500), ("42P01", 500)],
 )
 def test_an_error_of_the_database_is_answered_by_its_state(state, status):
-    with pytest.raises(DatabaseError) as failed, transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END $$")
+    with pytest.raises(DatabaseError) as failed, transaction.atomic():
+        raise_sqlstate(state)
     problem = to_problem(failed.value)
     assert (problem.status, problem.headers) == (status, {"Retry-After": "5"} if status == 503 else {})
 

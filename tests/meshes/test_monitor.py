@@ -11,8 +11,8 @@ from flower.urls import handlers
 
 from meshes import monitor, services
 from meshes.embedded import free_port
-from meshes.stack import answers_ok
-from tests.polling import eventually, patient
+from tests.polling import patient
+from tests.processes import serving
 
 PATTERNS = [getattr(each, "regex", None) or re.compile(each[0]) for each in handlers]
 PATHS = sorted({re.sub(r"\(\.[+*]\)|\.\*", "x", each.pattern.rstrip("$").removesuffix("/?")) for each in PATTERNS})
@@ -21,14 +21,9 @@ PATHS = sorted({re.sub(r"\(\.[+*]\)|\.\*", "x", each.pattern.rstrip("$").removes
 @pytest.fixture(scope="module")
 def flower():
     port = free_port()
-    environment = os.environ | {"FLOWER_BASIC_AUTH": "ada:secret", "DJANGO_SETTINGS_MODULE": "meshes.settings"}
-    process = subprocess.Popen([sys.executable, *services.flower("127.0.0.1", port)], env=environment)
-    try:
-        eventually(lambda: answers_ok(port, "/healthcheck"), 120)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    environment = {"FLOWER_BASIC_AUTH": "ada:secret", "DJANGO_SETTINGS_MODULE": "meshes.settings"}
+    with serving(services.flower("127.0.0.1", port), port, "/healthcheck", environment) as address:
+        yield address
 
 
 @pytest.mark.parametrize(

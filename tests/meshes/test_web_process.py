@@ -2,8 +2,6 @@
 
 import os
 import socket
-import subprocess
-import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit, urlunsplit
@@ -14,9 +12,10 @@ from django.db import connection as database
 
 from meshes import services
 from meshes.embedded import free_port
-from meshes.stack import LOOPBACK, answers_ok
+from meshes.stack import LOOPBACK
 from tests.factories import make_connection, make_workspace
 from tests.polling import eventually, patient
+from tests.processes import serving
 from tests.workspaces.callers import issue
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_client")]
@@ -31,14 +30,9 @@ def web():
     port = free_port()
     server = urlsplit(os.environ["DATABASE_URL"])
     url = urlunsplit(server._replace(path=f"/{database.settings_dict['NAME']}"))
-    environment = os.environ | LOOPBACK | {"DATABASE_URL": url, "WEB_CONCURRENCY": "1"}
-    process = subprocess.Popen([sys.executable, *services.web(f"127.0.0.1:{port}")], env=environment)
-    try:
-        eventually(lambda: answers_ok(port, "/healthz"), 60)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    environment = LOOPBACK | {"DATABASE_URL": url, "WEB_CONCURRENCY": "1"}
+    with serving(services.web(f"127.0.0.1:{port}"), port, "/healthz", environment) as address:
+        yield address
 
 
 @contextmanager

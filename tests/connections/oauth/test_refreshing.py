@@ -31,6 +31,7 @@ from meshes.stack_folder import PROJECT
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
 from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Gate, Reply
 from tests.factories import make_workspace
+from tests.faults import raise_sqlstate
 from tests.polling import eventually, patient
 from workspaces.clock import Reading
 
@@ -476,8 +477,7 @@ def test_a_statement_that_was_cancelled_or_is_a_fault_of_ours_loses_no_token_eit
     def finish(item):
         tries.append(item)
         if len(tries) < 3:
-            with database.cursor() as cursor:
-                cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '{state}'; END $$")
+            raise_sqlstate(state)
         return DIRECT.finish(item)
 
     authorization_of(connection, Steps(DIRECT.begin, finish, DIRECT.read)).prepare(FAR)
