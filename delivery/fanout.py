@@ -52,6 +52,13 @@ WHERE e.id = ANY(%(events)s::uuid[]) AND p.event_id = ANY(%(events)s::uuid[])
 """Only who takes over a lapsed lease counts a try; the fifth is left to `setting_aside.set_aside_lost`. The ids stand
 there again and again, so that PostgreSQL leaves out other partitions while it plans."""
 
+READ_PAYLOADS = """
+SELECT p.event_id, p.body
+FROM unnest(%(events)s::uuid[], %(workspaces)s::uuid[]) AS wanted (event_id, workspace_id)
+JOIN payloads p USING (event_id, workspace_id)
+WHERE p.event_id = ANY(%(events)s::uuid[])
+"""
+
 WRITE = """
 WITH ledgers AS (
     INSERT INTO routing_ledgers (event_id, workspace_id, entries, created_at) VALUES {ledgers}
@@ -119,9 +126,9 @@ def claim_events(claims: Sequence[Claim], large_bytes: int = ALL_BYTES) -> list[
 
 def read_payloads(facts: Sequence[Fact]) -> list[Fact | None]:
     """The claimed events with their payloads, in this order; None for one that was deleted meanwhile."""
-    events = [fact.event_id for fact in facts]
+    events, workspaces = [fact.event_id for fact in facts], [fact.workspace_id for fact in facts]
     with connection.cursor() as cursor:
-        cursor.execute("SELECT event_id, body FROM payloads WHERE event_id = ANY(%s::uuid[])", [events])
+        cursor.execute(READ_PAYLOADS, {"events": events, "workspaces": workspaces})
         found: dict[uuid.UUID, str] = dict(cursor.fetchall())
     return [replace(fact, payload=found[fact.event_id]) if fact.event_id in found else None for fact in facts]
 

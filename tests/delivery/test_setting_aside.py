@@ -1,8 +1,10 @@
 """An accepted event always gets on: what fails is tried again for ever, or set aside by its true cause."""
 
+import json
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -369,6 +371,15 @@ def test_a_large_payload_is_read_by_itself_and_what_fails_then_is_handed_back(wo
     tasks.fan_out(str(event.pk))
     (delivery,) = Delivery.objects.filter(event=event)
     assert delivery.status == "pending"
+
+
+def test_a_payload_is_read_for_its_own_workspace_alone(workspace):
+    event = make_event(workspace, {"text": "x" * 20_000})
+    (fact,) = fanout.claim_events([Claim(event.pk, ids.uuid7())], 16_384)
+    assert fact.payload == ""
+    (read,) = fanout.read_payloads([fact])
+    assert json.loads(read.payload) == {"text": "x" * 20_000}
+    assert fanout.read_payloads([replace(fact, workspace_id=make_workspace().pk)]) == [None]
 
 
 def test_an_event_that_is_deleted_before_its_large_payload_is_read_is_passed_over(workspace, tasks_here, monkeypatch):
