@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
@@ -10,6 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from connections import recording
 from connections.models import AccessRecord, Connection
 from meshes.api import (
     OneOfField,
@@ -27,8 +28,10 @@ PURPOSES = (
     "delivery", "test", "options", "used", "replace credentials", "rotate secret", "created", "replaced", "rotated",
     "deleted", "authorized", "refreshed", "disconnected", "oauth authorize", "oauth refresh", "oauth revoke",
     "verify a machine token", "rotate the key", "key rotation", "viewed in the admin",
+    *recording.PURPOSES,
 )  # fmt: skip
 """All that records have; docs/access-log.md explains them."""
+KINDS = ("credentials", "signing_secret", "client", "key", "access_log", recording.ACTION)
 
 
 class AccessLogQuery(PeriodIn, QuerySerializer):
@@ -36,10 +39,11 @@ class AccessLogQuery(PeriodIn, QuerySerializer):
     actor = serializers.CharField(required=False, max_length=200, help_text="As records name it, in full.")
     purpose = OneOfField(PURPOSES, required=False)
     granted = OneOfField(("true", "false"), required=False, help_text="`false`: what was refused.")
+    kind = OneOfField(KINDS, required=False)
 
 
 class AccessRecordOut(serializers.Serializer[Any]):
-    """One opening or change of a sealed document, or one look at the records themselves by an operator."""
+    """One opening or change of a sealed document, one look at the records themselves by an operator, or one action."""
 
     id = PublicIdField(ids.ACCESS, source="pk")
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
@@ -55,10 +59,15 @@ class AccessRecordOut(serializers.Serializer[Any]):
     connection_name = serializers.SerializerMethodField(help_text="null where there is none, or none any more.")
     api_key = PublicIdField(ids.KEY, source="api_key_id", allow_null=True)
     oauth_app = PublicIdField(ids.APP, source="oauth_app_id", allow_null=True)
-    kind = serializers.CharField(
-        help_text="`credentials`, `signing_secret`, `client` (of an OAuth app), `key`, or `access_log`."
+    owner = serializers.SerializerMethodField(
+        help_text="The id of what it was done to: a connection, key or OAuth app; of an `action` also an event,"
+        " a delivery, an attempt, a rule, a replay or a workspace. null: the access log."
     )
-    version = serializers.IntegerField(help_text="Of the secret; each change makes the next one.")
+    kind = serializers.CharField(
+        help_text="`credentials`, `signing_secret`, `client` (of an OAuth app), `key`, `access_log`, or `action`:"
+        " what was done without opening a secret."
+    )
+    version = serializers.IntegerField(help_text="Of the secret; each change makes the next one. 0: there is none.")
     delivery = PublicIdField(ids.DELIVERY, source="delivery_id", allow_null=True)
     attempt = serializers.IntegerField(source="attempt_number", allow_null=True)
 
@@ -66,6 +75,11 @@ class AccessRecordOut(serializers.Serializer[Any]):
     def get_connection_name(self, record: AccessRecord) -> str | None:
         names: Mapping[uuid.UUID, str] = self.context["connection_names"]
         return names.get(record.connection_id) if record.connection_id else None
+
+    @extend_schema_field(serializers.CharField(allow_null=True))
+    def get_owner(self, record: AccessRecord) -> str | None:
+        prefix = recording.PREFIXES.get(cast(recording.OwnerKind, record.owner_kind))
+        return ids.encode(prefix, record.owner_id) if prefix else None
 
 
 class AccessLogViewSet(TenantViewSet):
@@ -100,4 +114,4 @@ def narrow_records(records: "QuerySet[AccessRecord]", wanted: Mapping[str, Any])
         records = records.filter(owner_kind="connection", owner_id=wanted["connection"])
     if "granted" in wanted:
         records = records.filter(granted=wanted["granted"] == "true")
-    return records.filter(**{name: wanted[name] for name in ("actor", "purpose") if name in wanted})
+    return records.filter(**{name: wanted[name] for name in ("actor", "purpose", "kind") if name in wanted})

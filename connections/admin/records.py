@@ -1,18 +1,19 @@
 """What is known of sealed documents without opening one, the record of every opening, and the seals of the records."""
 
 import uuid
-from typing import Any
+from typing import Any, cast
 
+from django.apps import apps
 from django.contrib import admin
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 
+from connections import recording
 from connections.admin import watching
 from connections.admin.watching import WatchedAdmin
-from connections.models import AccessLogSeal, AccessRecord, Connection, OAuthApp, SealedDocument
+from connections.models import AccessLogSeal, AccessRecord, SealedDocument
 from workspaces import ids
-from workspaces.models import ApiKey
 from workspaces.operators import columns, display, finding
 from workspaces.operators.filters import PeriodFilter, WorkspaceFilter, by_text
 from workspaces.operators.pages import OperatorAdmin
@@ -46,25 +47,33 @@ class SealedDocumentAdmin(WatchedAdmin):
         return owner_link(*owner_of(document))
 
 
-OWNERS: dict[str, tuple[str, type[Model]]] = {
-    "connection": (ids.CONNECTION, Connection),
-    "api_key": (ids.KEY, ApiKey),
-    "oauth_app": (ids.APP, OAuthApp),
+MODELS: dict[recording.OwnerKind, str] = {
+    "workspace": "workspaces.Workspace",
+    "connection": "connections.Connection",
+    "api_key": "workspaces.ApiKey",
+    "oauth_app": "connections.OAuthApp",
+    "rule": "delivery.Rule",
+    "event": "delivery.Event",
+    "delivery": "delivery.Delivery",
+    "attempt": "delivery.Attempt",
+    "replay": "delivery.Replay",
 }
-"""By kind: the prefix of the ids, and the model."""
+"""Of the owners of records, by their kind."""
+SEALED: tuple[recording.OwnerKind, ...] = ("connection", "api_key", "oauth_app")
+"""The kinds of owners that have sealed documents."""
 
 
 def owner_of(document: SealedDocument) -> tuple[str, uuid.UUID]:
-    owners = {kind: getattr(document, f"{kind}_id") for kind in OWNERS}
+    owners = {kind: getattr(document, f"{kind}_id") for kind in SEALED}
     return next((kind, pk) for kind, pk in owners.items() if pk is not None)
 
 
 def owner_link(kind: str, owner_id: uuid.UUID) -> str:
-    """The id of what a sealed document belongs to, as a link; or that it was the log that somebody looked at."""
+    """The id of what a record is about, as a link; or that it was the log that somebody looked at."""
     if kind == watching.LOG:
         return "the access log"
-    prefix, model = OWNERS[kind]
-    return display.id_link(model._meta.label, owner_id, ids.encode(prefix, owner_id))
+    known = cast(recording.OwnerKind, kind)
+    return display.id_link(MODELS[known], owner_id, ids.encode(recording.PREFIXES[known], owner_id))
 
 
 class AnswerFilter(admin.SimpleListFilter):
@@ -80,7 +89,7 @@ class AnswerFilter(admin.SimpleListFilter):
 
 @admin.register(AccessRecord)
 class AccessRecordAdmin(WatchedAdmin):
-    """Who opened or changed which credential, when, why and for which delivery."""
+    """Who opened or changed which credential, or did what to what, when, why and for which delivery."""
 
     prefix = ids.ACCESS
     list_display = ("show_when", "show_whose", "show_what", "show_actor", "show_attempt")
@@ -92,7 +101,7 @@ class AccessRecordAdmin(WatchedAdmin):
         by_text("actor", "actor", "key_… or host:pid"),
     )
     list_select_related = ("workspace",)
-    search_help_text = "conn_…, key_…, app_… or ws_… id, or the external id of a workspace"
+    search_help_text = "the id of a connection, key, app, rule, event, delivery, attempt or workspace; an external id"
     fields = (
         "show_when", "show_workspace", "show_owner", "kind", "version", "purpose", "show_actor", "show_granted",
         "show_delivery", "attempt_number", "number",
@@ -111,10 +120,11 @@ class AccessRecordAdmin(WatchedAdmin):
         return queryset, False
 
     def _narrow(self, queryset: QuerySet[Any], word: str) -> QuerySet[Any]:
-        for kind, (prefix, model) in OWNERS.items():
-            owner_id = ids.decode(prefix, word)
-            if owner_id is not None:
-                found = model._default_manager.filter(pk=owner_id).values_list("workspace_id", flat=True)
+        for kind, label in MODELS.items():
+            owner_id = ids.decode(recording.PREFIXES[kind], word)
+            if owner_id is not None and kind != "workspace":
+                rows = apps.get_model(label)._default_manager.filter(pk=owner_id)
+                found = rows.values_list("workspace_id", flat=True)
                 return queryset.filter(workspace_id=found.first(), owner_kind=kind, owner_id=owner_id)
         return finding.narrow(queryset, word, {ids.ACCESS: "pk", ids.WORKSPACE: "workspace_id"})
 
@@ -125,7 +135,7 @@ class AccessRecordAdmin(WatchedAdmin):
     def show_owner(self, record: AccessRecord) -> str:
         return owner_link(record.owner_kind, record.owner_id)
 
-    @admin.display(description="credential of")
+    @admin.display(description="whose")
     def show_whose(self, record: AccessRecord) -> str:
         return display.two_lines(self.show_owner(record), self.show_workspace(record))
 

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import jwt
 import pytest
+from django.db import transaction
 
-from connections import vault
+from connections import recording, vault
 from connections.models import AccessRecord, Connection
 from delivery import dispatch, settling
 from tests.connections.records import make_record
@@ -75,6 +76,7 @@ def test_a_delivery_s_opening_says_who_when_why_and_for_what(api, workspace, end
         "connection": target.public_id,
         "api_key": None,
         "oauth_app": None,
+        "owner": target.public_id,
         "kind": "credentials",
         "version": 1,
         "delivery": delivery.public_id,
@@ -137,6 +139,31 @@ def test_a_refusal_is_told(api, workspace):
     (row,) = read(api, workspace, granted="false")["data"]
     assert (row["purpose"], row["connection"], row["version"]) == ("test", target.public_id, 0)
     assert Connection.objects.get().status == "credential_error"
+
+
+@pytest.mark.parametrize("kind", recording.PREFIXES)
+def test_an_action_names_what_it_was_done_to(api, workspace, kind):
+    owner_id = ids.uuid7()
+    recording.record_action(
+        workspace_id=workspace.pk, owner_kind=kind, owner_id=owner_id, actor="operator ada", purpose="viewed"
+    )
+    (row,) = read(api, workspace, kind="action")["data"]
+    public_id = ids.encode(recording.PREFIXES[kind], owner_id)
+    shown = {"connection": None, "api_key": None, "oauth_app": None} | {kind: public_id}
+    assert {name: row[name] for name in ("connection", "api_key", "oauth_app")} == {
+        name: shown[name] for name in ("connection", "api_key", "oauth_app")
+    }
+    assert (row["owner"], row["kind"], row["actor"], row["purpose"]) == (public_id, "action", "operator ada", "viewed")
+    assert (row["version"], row["granted"], row["delivery"], row["attempt"]) == (0, True, None, None)
+
+
+def test_an_action_goes_with_the_transaction_that_it_tells_of(workspace):
+    with transaction.atomic():
+        recording.record_action(
+            workspace_id=workspace.pk, owner_kind="workspace", owner_id=workspace.pk, actor="x", purpose="moved"
+        )
+        transaction.set_rollback(True)
+    assert not AccessRecord.objects.filter(kind="action").exists()
 
 
 def test_reading_it_adds_nothing(api, workspace):
@@ -222,6 +249,7 @@ def test_pages_go_on_by_their_cursors(api, workspace):
 def test_what_is_asked_wrongly_is_named(api, workspace):
     assert mistakes(api, workspace, connection="conn_1") == {"connection": "public_id"}
     assert mistakes(api, workspace, granted="yes") == {"granted": "invalid_choice"}
+    assert mistakes(api, workspace, kind="actions") == {"kind": "invalid_choice"}
     assert mistakes(api, workspace, actor="x" * 201) == {"actor": "max_length"}
     assert mistakes(api, workspace, **{"from": "yesterday"}) == {"from": "date_time"}
     assert mistakes(api, workspace, **{"from": "2026-02-01", "to": "2026-01-01"}) == {"to": "order"}

@@ -7,7 +7,7 @@ from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from connections import access_log, lifecycle
+from connections import access_log, lifecycle, recording
 from connections.admin.destinations import is_mask
 from connections.models import (
     AccessLogSeal,
@@ -21,9 +21,10 @@ from connections.models import (
 from connections.oauth import apps
 from connections.secret import Secret
 from delivery import steering
-from tests.factories import make_connection, make_workspace
+from tests.factories import make_connection, make_event, make_workspace
 from tests.operators import operator, said, superuser, words
 from workspaces import ids, keys
+from workspaces.operators import display
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
@@ -225,6 +226,27 @@ def test_the_list_of_access_records_shows_attempts_refusals_and_who_acted():
     record_access(target, purpose="test", actor=key.public_id)
     page = root.list("connections_accessrecord", purpose="test").content.decode()
     assert f"/admin/workspaces/apikey/{key.pk}/change/" in page
+
+
+@pytest.mark.parametrize("kind", recording.PREFIXES)
+def test_actions_are_listed_whatever_they_were_done_to(kind):
+    owner_id, workspace = ids.uuid7(), make_workspace()
+    recording.record_action(
+        workspace_id=workspace.pk, owner_kind=kind, owner_id=owner_id, actor="operator ada", purpose="viewed"
+    )
+    text = words(superuser().list("connections_accessrecord", purpose="viewed"))
+    assert f"viewed action operator ada {display.NOTHING}" in text
+    assert ids.encode(recording.PREFIXES[kind], owner_id) in text
+
+
+def test_actions_are_found_by_the_event_that_they_were_done_to():
+    events = [make_event(make_workspace()) for _ in range(2)]
+    for event, actor in zip(events, ("ours", "other"), strict=True):
+        recording.record_action(
+            workspace_id=event.workspace_id, owner_kind="event", owner_id=event.pk, actor=actor, purpose="viewed"
+        )
+    text = words(superuser().list("connections_accessrecord", q=events[0].public_id))
+    assert {actor for actor in ("ours", "other") if f" {actor} " in text} == {"ours"}
 
 
 # --- authorizations -------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
-from connections import access_log, verifying
+from connections import access_log, recording, verifying
 from connections.models import AccessLogSeal, AccessRecord
 from delivery import retention
 from tests.connections.records import TABLE, id_at, make_record, tampering
@@ -58,6 +58,17 @@ def test_what_was_only_added_to_is_whole(sealed):
     make_record()
     report = check()
     assert (report.findings, report.segments, report.records, report.unsealed) == ([], 3, 9, 1)
+
+
+def test_actions_are_sealed_and_checked_in_one_chain_with_openings(sealed):
+    owner_id = ids.uuid7()
+    recording.record_action(workspace_id=None, owner_kind="event", owner_id=owner_id, actor="ada", purpose="viewed")
+    access_log.seal(NOW)
+    report = check()
+    assert (report.findings, report.segments, report.records, report.unsealed) == ([], 4, 10, 0)
+    action = AccessRecord.objects.get(kind="action")
+    tamper(f"UPDATE {TABLE} SET actor = 'bob' WHERE id = %s", action.pk)
+    assert check().findings == [f"segment 4: {name(action)} was changed"]
 
 
 def test_an_empty_log_is_whole():
