@@ -361,6 +361,20 @@ class WorkerSession(models.Model):
         return self.worker
 
 
+class SweepRun(models.Model):
+    """When a sweep last came to its end, so that one that has stopped is seen."""
+
+    name = models.CharField(max_length=40, primary_key=True)
+    succeeded_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "sweep_runs"
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Attempt(models.Model):
     """One try. Inserted once: by settling, or as `uncertain` by the sweep that found its worker lost."""
 

@@ -250,6 +250,47 @@ def sweeps() -> list[Sweep]:
     ]
 
 
+LATE_AFTER = 10
+"""A sweep that has not succeeded for so many of its intervals is late, but none before LATE_SECONDS."""
+LATE_SECONDS = 30.0
+NOTED_EVERY_SECONDS = 5.0
+"""How often a sweep's success is written down."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """When a sweep last succeeded, by PostgreSQL's clock (None: never), and whether that is too long ago."""
+
+    name: str
+    succeeded_at: datetime | None
+    seconds_ago: float | None
+    is_late: bool
+
+
+def last_runs() -> list[LastRun]:
+    """Of every sweep, in the order of `sweeps`. A sweeper that has stopped shows within a minute."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT name, succeeded_at, extract(epoch FROM clock_timestamp() - succeeded_at)::float8 FROM sweep_runs"
+        )
+        noted = {name: (succeeded_at, ago) for name, succeeded_at, ago in cursor.fetchall()}
+    runs = []
+    for each in sweeps():
+        succeeded_at, ago = noted.get(each.name, (None, None))
+        is_late = ago is None or ago > max(LATE_SECONDS, LATE_AFTER * each.every_seconds)
+        runs.append(LastRun(each.name, succeeded_at, ago, is_late))
+    return runs
+
+
+def note_success(name: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO sweep_runs (name, succeeded_at) VALUES (%s, clock_timestamp())"
+            " ON CONFLICT (name) DO UPDATE SET succeeded_at = excluded.succeeded_at",
+            [name],
+        )
+
+
 @contextmanager
 def only_one(name: str) -> Iterator[datetime | None]:
     """Hold the sweep's advisory lock: PostgreSQL's clock when it was taken; None if another sweeper has it."""
@@ -263,19 +304,22 @@ def only_one(name: str) -> Iterator[datetime | None]:
                 cursor.execute("SELECT pg_advisory_unlock(hashtext(%s))", [f"meshes sweep {name}"])
 
 
-def run_once(sweep: Sweep) -> int:
-    """Run a sweep now, unless another sweeper is running it. Returns how many rows it moved."""
+def run_once(sweep: Sweep) -> int | None:
+    """Run a sweep now. Returns how many rows it moved; None where another sweeper is running it."""
     with only_one(sweep.name) as now:
-        return sweep.run(now) if now is not None else 0
+        return sweep.run(now) if now is not None else None
 
 
 def run_until(sweep: Sweep, stopping: threading.Event) -> None:
     """Run a sweep on its interval until told to stop. A failure is logged, and the sweep goes on."""
+    noted_at = -NOTED_EVERY_SECONDS
     while not stopping.is_set():
         started = time.monotonic()
         try:
             close_old_connections()
-            run_once(sweep)
+            if run_once(sweep) is not None and started - noted_at >= NOTED_EVERY_SECONDS:
+                note_success(sweep.name)
+                noted_at = started
         except Exception:
             logger.exception("sweep %s failed; it is run again", sweep.name)
             connection.close()

@@ -3,6 +3,7 @@
 Ready needs PostgreSQL with all migrations and partitions ahead. Redis is only reported: without it the API accepts and
 keeps events all the same, and sweeps send them on when it is back, so taking the process out of service would lose what
 the outage does not. So are events that were set aside: they wait for a person, and no other process would route them.
+So is a sweeper that has stopped: retries and retention wait for it, accepting does not.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
 
-from delivery import setting_aside
+from delivery import setting_aside, sweep
 from meshes.broker import NO_BROKER_WORDS, ping
 from meshes.problems import safe_methods_only
 from workspaces import clock, partitions
@@ -35,9 +36,11 @@ def healthz(request: HttpRequest) -> JsonResponse:
 @safe_methods_only
 def readyz(request: HttpRequest) -> JsonResponse:
     needed = {name: _run(check) for name, check in _NEEDED.items()}
-    reported = {"redis": _run(check_redis), "set_aside": _run(check_set_aside)}
+    runs = _last_runs()
+    reported = {"redis": _run(check_redis), "set_aside": _run(check_set_aside), "sweeps": _late_words(runs)}
     status = "unavailable" if _failed(needed) else "degraded" if _failed(reported) else "ok"
-    answer = {"status": status, "checks": needed | reported}
+    sweeps = {run.name: run.succeeded_at for run in runs or ()}
+    answer = {"status": status, "checks": needed | reported, "sweeps": sweeps}
     return JsonResponse(answer, status=503 if status == "unavailable" else 200)
 
 
@@ -72,6 +75,24 @@ def check_set_aside() -> None:
         parts = ", ".join(f"{count} {cause}" for cause, count in causes.items())
         least = "at least " if number == MOST_COUNTED else ""
         raise NotReady(f"{least}{number} events are set aside ({parts}): POST /api/v1/events/route sends them on")
+
+
+def _last_runs() -> list[sweep.LastRun] | None:
+    try:
+        return sweep.last_runs()
+    except Error:
+        return None
+
+
+def _late_words(runs: list[sweep.LastRun] | None) -> str:
+    """What sweeps are late, and for how long; "ok" where none is."""
+    if runs is None:
+        return "unreachable"
+    late = [run for run in runs if run.is_late]
+    since = ", ".join(
+        f"{run.name} never" if run.seconds_ago is None else f"{run.name} {run.seconds_ago:.0f} s ago" for run in late
+    )
+    return f"last success: {since}; is the sweeper running?" if late else "ok"
 
 
 def check_redis() -> None:

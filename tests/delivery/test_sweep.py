@@ -1,15 +1,17 @@
 """Sweeps: whatever hint was lost, the rows are found again."""
 
+import re
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import Error, connection, connections, transaction
 
 from connections.models import Connection
 from delivery import dispatch, fanout, publishing, steering, sweep
-from delivery.models import Attempt, Delivery, Unrouted
+from delivery.models import Attempt, Delivery, SweepRun, Unrouted
 from tests.factories import lapse_lease, make_connection, make_deliveries, make_event, make_rule, make_workspace
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
@@ -181,7 +183,7 @@ def test_two_sweepers_do_not_run_the_same_sweep_at_once():
     first = threading.Thread(target=run_first)
     first.start()
     entered.wait(5)
-    assert sweep.run_once(sweep.Sweep("tested", 1, lambda now: 1)) == 0
+    assert sweep.run_once(sweep.Sweep("tested", 1, lambda now: 1)) is None
     may_end.set()
     first.join()
     assert ran == [1]
@@ -205,3 +207,31 @@ def test_a_sweep_that_fails_is_run_again():
     thread.join(10)
     assert len(tries) == 2
     assert time.monotonic() - started < 10
+    assert SweepRun.objects.filter(name="flaky").exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_sweep_that_only_fails_is_never_noted_as_a_success():
+    stopping, tries = threading.Event(), []
+
+    def failing(now):
+        tries.append(now)
+        if len(tries) == 2:
+            stopping.set()
+        raise RuntimeError("each time")
+
+    thread = threading.Thread(target=sweep.run_until, args=(sweep.Sweep("failing", 0.01, failing), stopping))
+    thread.start()
+    thread.join(20)
+    assert len(tries) == 2
+    assert not SweepRun.objects.filter(name="failing").exists()
+
+
+def test_the_command_says_which_sweep_is_late(capsys):
+    with pytest.raises(CommandError, match="A sweep is late"):
+        call_command("sweep", "--check")
+    assert re.search(r"^due +never  late$", capsys.readouterr().out, re.MULTILINE)
+    for each in sweep.sweeps():
+        sweep.note_success(each.name)
+    call_command("sweep", "--check")
+    assert re.search(r"^access log +0 s ago$", capsys.readouterr().out, re.MULTILINE)

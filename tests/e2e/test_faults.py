@@ -2,6 +2,7 @@
 the same `webhook-id` and the same bytes."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -184,3 +185,23 @@ def test_a_worker_told_to_stop_finishes_what_it_has_and_hands_back_the_rest(up, 
     psutil.Process(up.state["pids"]["deliver"]).terminate()
     assert_nothing_lost(tenant, endpoint)
     assert len(endpoint.got) == 300  # a warm stop doubles nothing
+
+
+def test_a_sweeper_that_has_stopped_is_told_within_a_minute(up):
+    def sweeps():
+        answer = up.get("/readyz").json()
+        return answer["status"], answer["checks"]["sweeps"]
+
+    eventually(lambda: sweeps()[1] == "ok", 30)
+    sweeper = psutil.Process(up.state["pids"]["sweep"])
+    sweeper.suspend()
+    try:
+        eventually(lambda: sweeps()[1] != "ok", 60)
+        status, words = sweeps()
+        late = {name: int(ago) for name, ago in re.findall(r"([\w-]+) (\d+) s ago", words)}
+        assert status == "degraded"
+        assert {"due", "top-up", "fan-out", "release"} <= set(late)
+        assert min(late.values()) < 60
+    finally:
+        sweeper.resume()
+    eventually(lambda: sweeps()[1] == "ok", 30)

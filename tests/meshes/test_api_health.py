@@ -1,5 +1,6 @@
 """`/healthz` needs nothing; `/readyz` says what is missing."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,7 +8,8 @@ from django.db import OperationalError, connection
 from django.test import Client
 
 from connections.models import AccessRecord
-from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
+from delivery import sweep
+from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, SweepRun, Unrouted
 from meshes import health
 from tests.factories import make_event, make_workspace
 from workspaces import partitions
@@ -23,19 +25,40 @@ def test_alive_without_a_database():
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
+@pytest.fixture
+def swept():
+    """A database in which every sweep has just succeeded."""
+    for each in sweep.sweeps():
+        sweep.note_success(each.name)
+
+
 @pytest.mark.django_db
-def test_ready():
-    assert ready() == (
-        200,
-        {
-            "status": "ok",
-            "checks": {"database": "ok", "migrations": "ok", "partitions": "ok", "redis": "ok", "set_aside": "ok"},
-        },
+def test_ready(swept):
+    status, answer = ready()
+    names = ("database", "migrations", "partitions", "redis", "set_aside", "sweeps")
+    assert (status, answer["status"], answer["checks"]) == (200, "ok", dict.fromkeys(names, "ok"))
+    assert list(answer["sweeps"]) == [each.name for each in sweep.sweeps()]
+    moments = [datetime.fromisoformat(moment) for moment in answer["sweeps"].values()]
+    assert all(abs(datetime.now(UTC) - moment) < timedelta(minutes=1) for moment in moments)
+
+
+@pytest.mark.django_db
+def test_a_sweep_that_has_stopped_is_told_and_it_is_ready(swept):
+    SweepRun.objects.filter(name="due").update(succeeded_at=datetime.now(UTC) - timedelta(seconds=45))
+    SweepRun.objects.filter(name="partitions").update(succeeded_at=datetime.now(UTC) - timedelta(seconds=590))
+    SweepRun.objects.filter(name="release").delete()
+    status, answer = ready()
+    assert (status, answer["status"]) == (200, "degraded")
+    words = re.fullmatch(
+        r"last success: due (\d+) s ago, release never; is the sweeper running\?", answer["checks"]["sweeps"]
     )
+    assert words is not None
+    assert 45 <= int(words[1]) < 60
+    assert answer["sweeps"]["release"] is None
 
 
 @pytest.mark.django_db
-def test_without_redis_it_is_degraded_and_ready(settings):
+def test_without_redis_it_is_degraded_and_ready(swept, settings):
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     status, answer = ready()
     words = "unreachable: events are accepted and kept, and nothing goes out until it answers"

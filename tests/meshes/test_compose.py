@@ -85,7 +85,7 @@ def test_flower_and_web_are_published_on_loopback_and_nothing_else_is(compose):
 
 def test_what_can_be_asked_has_a_health_check(compose):
     without = {name for name, service in compose.items() if "healthcheck" not in service}
-    assert without == {"migrate", "sweep"}
+    assert without == {"migrate"}
 
 
 def resolved(text: str) -> str:

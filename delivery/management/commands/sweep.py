@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from delivery import sweep
@@ -21,14 +21,22 @@ class Command(BaseCommand):
     help = "Run the sweeps that guarantee delivery, until SIGTERM. Safe to run several times over."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--once", action="store_true", help="run every sweep once, show what it moved, and end")
+        only = parser.add_mutually_exclusive_group()
+        only.add_argument("--once", action="store_true", help="run every sweep once, show what it moved, and end")
+        only.add_argument("--check", action="store_true", help="show when each sweep last succeeded; 1 if one is late")
 
-    def handle(self, *args: Any, once: bool, **options: Any) -> None:
+    def handle(self, *args: Any, once: bool, check: bool, **options: Any) -> None:
+        if check:
+            self._check()
+            return
         if settings.MESHES_DIRECT_DATABASE_URL != settings.DATABASE_URL:  # sweeps hold locks for as long as they run
             connections.settings["default"] = connections.settings[DIRECT]
         if once:
             for each in sweep.sweeps():
-                self.stdout.write(f"{each.name:<12} {sweep.run_once(each)}")
+                moved = sweep.run_once(each)
+                if moved is not None:
+                    sweep.note_success(each.name)
+                self.stdout.write(f"{each.name:<12} {'another sweeper is at it' if moved is None else moved}")
             return
         warm_up()
         stopping = threading.Event()
@@ -51,3 +59,11 @@ class Command(BaseCommand):
         stopping.wait()
         for thread in threads:
             thread.join(timeout=10)
+
+    def _check(self) -> None:
+        runs = sweep.last_runs()
+        for run in runs:
+            when = "never" if run.seconds_ago is None else f"{run.seconds_ago:.0f} s ago"
+            self.stdout.write(f"{run.name:<12} {when}{'  late' if run.is_late else ''}")
+        if any(run.is_late for run in runs):
+            raise CommandError("A sweep is late: is the sweeper running?")
