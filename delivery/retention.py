@@ -90,15 +90,44 @@ def _impatiently(change: Callable[[], Made]) -> Made:
 # --- dropping -------------------------------------------------------------------------------------------------------
 
 
+def ages() -> dict[str, timedelta]:
+    """How long each table's rows are kept, in fact: none longer than what takes them along."""
+    kept: dict[str, timedelta] = dict(settings.MESHES_RETENTION)
+    for name in ("payloads", "routing_ledgers", "deliveries"):
+        kept[name] = min(kept[name], kept["events"])
+    kept["attempts"] = min(kept["attempts"], kept["deliveries"])
+    return kept
+
+
 def expire(now: datetime) -> list[str]:
     """Drop what is past its retention; the names of the partitions that went. What cannot go yet is tried again."""
     idempotency.expire(now)
-    ages: dict[str, timedelta] = settings.MESHES_RETENTION
-    longest = ages["events"]
-    dropped = _drop_all("attempts", now - min(ages["attempts"], longest))
-    dropped += _drop_access_records(now - ages["access_records"])
-    dropped += _expire_payloads(now, now - min(ages["payloads"], longest))
-    return dropped + _expire_events(now, now - longest)
+    before = {table: now - age for table, age in ages().items()}
+    _empty_small_tables(now, before)
+    dropped = _drop_all("attempts", before["attempts"])
+    dropped += _drop_access_records(before["access_records"])
+    dropped += _expire_payloads(now, before["payloads"])
+    return dropped + _expire_events(now, before)
+
+
+OUTLIVED = {
+    "replays": "finished_at < %(events)s"
+    " AND NOT EXISTS (SELECT FROM deliveries d WHERE d.workspace_id = t.workspace_id AND d.replay_id = t.id)",
+    "oauth_states": "expires_at < %(now)s - interval '1 hour'",
+    "django_admin_log": "action_time < %(access_records)s",
+}
+"""Tables of no partitions that would grow for ever, and which of their rows (`t`) nobody needs. What operators did is
+kept as long as the access log; a state of an authorization outlives the exchange of its code."""
+
+
+def _empty_small_tables(now: datetime, before: dict[str, datetime]) -> None:
+    with connection.cursor() as cursor:
+        for table, is_outlived in OUTLIVED.items():
+            cursor.execute(
+                f"DELETE FROM {table} WHERE id IN (SELECT t.id FROM {table} t WHERE {is_outlived} ORDER BY t.id"
+                " LIMIT %(most)s FOR UPDATE SKIP LOCKED)",
+                before | {"now": now, "most": BATCH},
+            )
 
 
 def _expire_payloads(now: datetime, before: datetime) -> list[str]:
@@ -110,18 +139,19 @@ def _expire_payloads(now: datetime, before: datetime) -> list[str]:
     return dropped
 
 
-def _expire_events(now: datetime, before: datetime) -> list[str]:
+def _expire_events(now: datetime, before: dict[str, datetime]) -> list[str]:
     """Week by week: ledgers and deliveries refer to events. A week stops at the first step that has to wait."""
     dropped = []
     ended = time.monotonic() + EMPTYING_SECONDS
+    past = {table: {each.start for each in _past(table, before[table])} for table in OF_EVENTS}
     waiting = {partition.start for partition in partitions.existing("payloads")}
-    for week in [partition.start for partition in _past("events", before)]:
-        if week in waiting or not _close(Partition("events", week).bounds[1], now):
+    for week in sorted(set().union(*past.values())):
+        if not _close(Partition("events", week).bounds[1], now):
             continue
-        for table in ("routing_ledgers", "deliveries", "events"):
+        for table in (table for table in OF_EVENTS if week in past[table]):
             partition = Partition(table, week)
-            if not _exists(partition):
-                continue
+            if table == "events" and week in waiting:
+                break
             if table in REFERRED_TO and not _empty(partition, ended):
                 break
             gone = _drop(partition)
@@ -129,6 +159,10 @@ def _expire_events(now: datetime, before: datetime) -> list[str]:
             if not gone:
                 break
     return dropped
+
+
+OF_EVENTS = ("routing_ledgers", "deliveries", "events")
+"""In the order in which they go: each refers to those behind it."""
 
 
 def _drop_all(table: str, before: datetime) -> list[str]:
@@ -151,10 +185,6 @@ def _drop_access_records(before: datetime) -> list[str]:
 def _past(table: str, before: datetime) -> list[Partition]:
     """The partitions all of whose rows are older than `before`."""
     return [partition for partition in partitions.existing(table) if partition.end <= before.date()]
-
-
-def _exists(partition: Partition) -> bool:
-    return partition in partitions.existing(partition.table)
 
 
 def _drop(partition: Partition) -> list[str]:

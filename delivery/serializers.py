@@ -305,8 +305,10 @@ def summarize_routing(event: Event, unrouted: Unrouted | None) -> dict[str, Any]
     elif unrouted and unrouted.poisoned_at:
         why = unrouted.detail or "the cause was not recorded"
         detail = f"It was set aside and is routed again when somebody asks for it: {why}."
-    else:
+    elif unrouted:
         detail = "It has not been routed yet."
+    else:
+        detail = "Its routing ledger is not kept any more."
     return {"rules": len(by_rule), "results": dict(results), "detail": detail}
 
 

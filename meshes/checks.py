@@ -124,12 +124,22 @@ def _find_misfits() -> Iterator[CheckMessage]:
     if not LONGEST_ATTEMPT_SECONDS < settings.MESHES_LEASE_SECONDS < settings.MESHES_LANE_LEASE_SECONDS:
         words = "MESHES_LEASE_SECONDS and MESHES_LANE_LEASE_SECONDS do not fit: deliveries may run twice at once."
         yield _weak(7, words, f"The first is above {LONGEST_ATTEMPT_SECONDS}, and the second above the first.")
-    most = settings.MESHES_RETENTION["events"]
-    for name in ("payloads", "attempts"):
-        if settings.MESHES_RETENTION[name] > most:
-            words = f"{name.capitalize()} are to be kept for longer than events, which take them along."
-            yield _weak(8, words, f"MESHES_RETENTION_{name[:-1].upper()}_DAYS is {most.days} at most.")
+    ages = settings.MESHES_RETENTION
+    for name, setting, owner in OWNED:
+        if ages[name] > ages[owner]:
+            words = (
+                f"{name.replace('_', ' ').capitalize()} are to be kept for longer than {owner}, which take them along."
+            )
+            yield _weak(8, words, f"{setting} is {ages[owner].days} at most.")
 
+
+OWNED = (
+    ("payloads", "MESHES_RETENTION_PAYLOAD_DAYS", "events"),
+    ("routing_ledgers", "MESHES_RETENTION_LEDGER_DAYS", "events"),
+    ("deliveries", "MESHES_RETENTION_DELIVERY_DAYS", "events"),
+    ("attempts", "MESHES_RETENTION_ATTEMPT_DAYS", "deliveries"),
+)
+"""Tables, the settings of their ages, and the tables whose rows take theirs along."""
 
 MAKE_KEY = 'python -c "import secrets; print(secrets.token_urlsafe({bytes}))"'
 RIGHT_SECRET_KEY = f"Right: {SECRET_KEY_LENGTH} random characters or more, {MAKE_KEY.format(bytes=48)}."

@@ -256,14 +256,18 @@ MESHES_OUTBOUND_TIMEOUT_SECONDS = 15
 
 # --- retention -----------------------------------------------------------------------------------------------------
 
-LONGEST_DAYS = 36_500
+_longest = 36_500
+_events = envint("MESHES_RETENTION_EVENT_DAYS", 120, most=_longest)
 MESHES_RETENTION = {
-    "payloads": timedelta(days=envint("MESHES_RETENTION_PAYLOAD_DAYS", 90, most=LONGEST_DAYS)),
-    "attempts": timedelta(days=envint("MESHES_RETENTION_ATTEMPT_DAYS", 30, most=LONGEST_DAYS)),
-    "access_records": timedelta(days=envint("MESHES_RETENTION_ACCESS_DAYS", 365, most=LONGEST_DAYS)),
-    "events": timedelta(days=120),
+    "events": timedelta(days=_events),
+    "payloads": timedelta(days=envint("MESHES_RETENTION_PAYLOAD_DAYS", min(90, _events), most=_longest)),
+    "routing_ledgers": timedelta(days=envint("MESHES_RETENTION_LEDGER_DAYS", _events, most=_longest)),
+    "deliveries": timedelta(days=envint("MESHES_RETENTION_DELIVERY_DAYS", _events, most=_longest)),
+    "attempts": timedelta(days=envint("MESHES_RETENTION_ATTEMPT_DAYS", min(30, _events), most=_longest)),
+    "access_records": timedelta(days=envint("MESHES_RETENTION_ACCESS_DAYS", 365, most=_longest)),
 }
-"""How long partitions are kept; "events" also covers deliveries, routing ledgers and what refers to them."""
+"""How long the rows of each partitioned table are kept. An event takes along what belongs to it, a delivery its
+attempts."""
 
 # --- destinations --------------------------------------------------------------------------------------------------
 

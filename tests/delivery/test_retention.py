@@ -4,12 +4,14 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.db.models import Max
 
+from connections.models import OAuthState
 from delivery import reopening, retention
-from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
-from tests.factories import make_connection, make_event, make_rule, make_workspace
+from delivery.models import Attempt, Delivery, Event, Payload, Replay, RoutingLedger, Unrouted
+from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
 from workspaces import ids, partitions
 from workspaces.models import IdempotencyRecord
 from workspaces.partitions import Partition, week_of
@@ -244,3 +246,63 @@ def test_bodies_that_were_sent_go_with_the_payloads(settings):
     gone, kept = Attempt.objects.get(delivery=old), Attempt.objects.get(delivery=young)
     assert (gone.request_body, gone.steps) == (None, None)
     assert (bytes(kept.request_body), kept.steps) == (b"{}", [{"request_body": "{}"}])
+
+
+def test_ledgers_and_deliveries_go_in_times_of_their_own(settings):
+    ages = {"events": 110, "payloads": 80, "routing_ledgers": 20, "deliveries": 50, "attempts": 119}
+    settings.MESHES_RETENTION = settings.MESHES_RETENTION | {
+        table: timedelta(days=days) for table, days in ages.items()
+    }
+    workspace = make_workspace()
+    for days in (10, 30, 60, 95, 125):
+        make_old(workspace, days)
+    open_still = make_old(workspace, 60, status="pending")
+    expire(NOW)
+
+    def kept(table):
+        there = weeks(table)
+        return [days for days in (10, 30, 60, 95, 125) if week_of(NOW - timedelta(days=days)) in there]
+
+    assert kept("routing_ledgers") == [10]
+    assert kept("deliveries") == kept("attempts") == [10, 30]
+    assert kept("payloads") == [10, 30, 60]
+    assert kept("events") == [10, 30, 60, 95]
+    assert not Delivery.objects.filter(pk=open_still.pk).exists()
+    assert expire(NOW) == []
+
+
+def test_at_seven_days_everything_older_goes_but_the_week_it_is_in(settings):
+    week = timedelta(days=7)
+    settings.MESHES_RETENTION = dict.fromkeys(settings.MESHES_RETENTION, week)
+    workspace = make_workspace()
+    for days in (1, 16, 30, 60, 110):
+        make_old(workspace, days)
+    expire(NOW)
+    oldest = week_of(NOW - week)
+    for table in ("events", "payloads", "routing_ledgers", "deliveries", "attempts"):
+        assert min(weeks(table)) == oldest
+    assert Event.objects.count() == Payload.objects.count() == Delivery.objects.count() == Attempt.objects.count() == 1
+
+
+def test_small_tables_are_emptied_of_what_nobody_needs(django_user_model):
+    workspace = make_workspace()
+    target = make_connection(workspace)
+    (delivery,) = make_deliveries(target)
+    finished = {name: NOW - timedelta(days=days) for name, days in (("old", 121), ("named", 121), ("young", 119))}
+    replays = {name: Replay.objects.create(workspace=workspace, finished_at=at) for name, at in finished.items()}
+    replays["running"] = Replay.objects.create(workspace=workspace, created_at=finished["old"])
+    Delivery.objects.filter(pk=delivery.pk).update(replay=replays["named"])
+    for name, minutes in (("over", -61), ("just over", -1), ("open", 1)):
+        OAuthState.objects.create(
+            workspace=workspace, connection=target, state_hash=name, session="key:x", client_id="c",
+            redirect_uri="https://meshes.example.com", expires_at=NOW + timedelta(minutes=minutes),
+        )  # fmt: skip
+    operator = django_user_model.objects.create_user("ada")
+    for days in (366, 364):
+        LogEntry.objects.create(
+            user=operator, action_flag=2, object_repr=str(days), action_time=NOW - timedelta(days=days)
+        )
+    expire(NOW)
+    assert set(Replay.objects.all()) == {replays[name] for name in ("named", "young", "running")}
+    assert sorted(each.state_hash for each in OAuthState.objects.all()) == ["just over", "open"]
+    assert [each.object_repr for each in LogEntry.objects.all()] == ["364"]

@@ -97,8 +97,14 @@ def test_a_flower_without_a_password_is_told(strong, monkeypatch):
     assert checks.check_flower() == []
 
 
-def test_retention_beyond_the_events_own_is_told(strong):
-    strong.MESHES_RETENTION = strong.MESHES_RETENTION | {"payloads": timedelta(days=121)}
+@pytest.mark.parametrize("table", ["payloads", "routing_ledgers", "deliveries"])
+def test_retention_beyond_the_events_own_is_told(strong, table):
+    strong.MESHES_RETENTION = strong.MESHES_RETENTION | {table: timedelta(days=121)}
+    assert found() == ["meshes.E008"]
+
+
+def test_attempts_that_outlive_their_deliveries_are_told(strong):
+    strong.MESHES_RETENTION = strong.MESHES_RETENTION | {"deliveries": timedelta(days=29)}
     assert found() == ["meshes.E008"]
 
 
