@@ -112,10 +112,17 @@ def title_of(status: int) -> str:
     return _TITLES.get(status, _UNNAMED)[1]
 
 
+class ProblemResponse(HttpResponse):
+    """A problem as an answer. Not a DRF Response: those are written by the renderer that the request asked for."""
+
+    def __init__(self, problem: Problem) -> None:
+        body = json.dumps(problem.document(), ensure_ascii=False).encode()
+        super().__init__(body, status=problem.status, content_type=CONTENT_TYPE, headers=problem.headers)
+        self.problem = problem
+
+
 def render(problem: Problem) -> HttpResponse:
-    """The answer. Not a DRF Response: those are written by the renderer that the request asked for."""
-    body = json.dumps(problem.document(), ensure_ascii=False).encode()
-    return HttpResponse(body, status=problem.status, content_type=CONTENT_TYPE, headers=problem.headers)
+    return ProblemResponse(problem)
 
 
 def problem_response(exc: Exception, context: Mapping[str, Any]) -> HttpResponse:

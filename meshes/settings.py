@@ -111,6 +111,8 @@ MIDDLEWARE = [
     "meshes.policies.ContentSecurityPolicy",
     "django.middleware.security.SecurityMiddleware",
     "meshes.policies.PageMethods",
+    "meshes.refusals.CountRefusals",
+    "meshes.refusals.GuessLimits",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -141,6 +143,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 
+AUTHENTICATION_BACKENDS = ["workspaces.operators.logins.GuardedBackend"]
 SESSION_ENGINE = "workspaces.operators.sessions"
 _https = envbool("MESHES_HTTPS", False)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
@@ -205,6 +208,9 @@ MESHES_CONNECTION_TESTS = envint("MESHES_CONNECTION_TESTS", 10)
 """Tests of connections a minute that one workspace may make."""
 MESHES_WRONG_KEYS = envint("MESHES_WRONG_KEYS", 120)
 """Wrong keys a minute from one address; above, a wrong one is answered 429. A right one is never refused for them."""
+MESHES_WRONG_PASSWORDS = envint("MESHES_WRONG_PASSWORDS", 10)
+"""Wrong passwords of operators a minute from one address; above, the next one is tried some seconds later."""
+MESHES_DEVICE_COOKIE_NAME = "meshes_device"
 MESHES_TRUSTED_PROXIES = envnets("MESHES_TRUSTED_PROXIES")
 """Networks whose `X-Forwarded-For` is believed."""
 MESHES_TOKEN_AUDIENCE = env("MESHES_TOKEN_AUDIENCE", "meshes-api")
@@ -316,6 +322,7 @@ LOGGING = {
     "loggers": {
         "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},  # a scanner's Host header is no error of ours
+        "meshes.security": {"level": "INFO"},  # evidence, whatever else is left out
         "connections.access_log": {"level": "INFO"},  # the heads of the chain: evidence, whatever else is left out
         "celery.worker.strategy": {"level": "WARNING"},  # two lines a task; what came of it stands in the database
         "celery.app.trace": {"level": "WARNING"},

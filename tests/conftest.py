@@ -9,7 +9,7 @@ import pytest
 from django.db.backends.postgresql.operations import DatabaseOperations
 from hypothesis import HealthCheck, settings
 
-from workspaces import clock
+from workspaces import clock, security_log
 from workspaces.clock import Reading
 
 # So that a change is judged by itself, and not by how busy the machine is.
@@ -27,6 +27,13 @@ def _clock_is_read() -> Iterator[None]:
         patch.setattr(clock, "_kept", Reading(datetime.now(UTC)))
         patch.setattr(clock, "KEPT_SECONDS", float("inf"))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _refusals_are_written_while_there_is_a_log() -> Iterator[None]:
+    """What is gathered by the minute is written at a process's end, when pytest has closed what it captures."""
+    yield
+    security_log.write_refusals()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,10 +8,12 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import APIException, AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
-from workspaces import addresses, ids, keys, limits, tokens, usage
+from workspaces import addresses, ids, keyring, keys, limits, tokens, usage
 from workspaces.keyring import CredentialError, KeyRecord
 from workspaces.models import ApiKey
 
+REFUSED_KEY = "meshes.refused_key"
+"""In `request.META` where a credential let nobody in: the public id of the key that it names, or nothing."""
 _MAX_HEADER = 4096
 """Characters; a key has 87, a machine token a few hundred."""
 
@@ -55,6 +57,7 @@ class KeyAuthentication(BaseAuthentication):
         try:
             record = read_credential(header)
         except CredentialError as error:
+            request.META[REFUSED_KEY] = _known_key(header)
             if error.is_wrong and (wait := limits.take_wrong_key(addresses.client_network(request.META))) is not None:
                 raise TooManyWrongKeys(wait) from None
             raise AuthenticationFailed(error.words, error.reason) from None
@@ -70,11 +73,27 @@ class KeyAuthentication(BaseAuthentication):
 
 def read_credential(header: str) -> KeyRecord:
     """The live key that an Authorization header proves. Raises CredentialError."""
-    scheme, _, credential = header.partition(" ")
-    credential = credential.strip(" ")
-    if scheme.lower() != "bearer" or not credential or len(header) > _MAX_HEADER or not header.isascii():
+    credential = _bearer(header)
+    if credential is None:
         raise CredentialError("malformed", "The header must be `Authorization: Bearer <API key or machine token>`.")
     return keys.verify(credential) if credential.startswith(keys.PREFIX) else tokens.verify(credential)
+
+
+def _bearer(header: str) -> str | None:
+    scheme, _, credential = header.partition(" ")
+    credential = credential.strip(" ")
+    is_form = scheme.lower() == "bearer" and credential and len(header) <= _MAX_HEADER and header.isascii()
+    return credential if is_form else None
+
+
+def _known_key(header: str) -> str:
+    """The public id of the key that a wrong credential names, where there is such a key; else empty.
+
+    It was looked up before, so that this asks no database, whatever it finds.
+    """
+    credential = _bearer(header) or ""
+    key_id = keys.parse(credential) if credential.startswith(keys.PREFIX) else tokens.named_key(credential)
+    return ids.encode(ids.KEY, key_id) if key_id is not None and keyring.find(key_id) is not None else ""
 
 
 def origin_is_allowed(record: KeyRecord, origin: str | None) -> bool:

@@ -83,6 +83,16 @@ def take_test(workspace_id: uuid.UUID) -> float | None:
     return _shared().take(buckets, 1)
 
 
+def take_guess(buckets: dict[str, "Bucket"]) -> float | None:
+    """Take one from all buckets or from none: None, or seconds to wait."""
+    return _shared().take(buckets, 1)
+
+
+def put_back_guess(buckets: dict[str, "Bucket"]) -> None:
+    """What was taken for a guess that was right."""
+    _shared().take(buckets, -1)
+
+
 @contextmanager
 def turn(name: str, most: int, seconds: float) -> Iterator[bool]:
     """Whether this is one of at most `most` at a time, over all processes. A turn that nobody ends lapses."""
@@ -109,6 +119,10 @@ def per_second(rate: float) -> Bucket:
 
 def per_minute(number: float) -> Bucket:
     return Bucket(number / 60, number)
+
+
+def per_hour(number: float) -> Bucket:
+    return Bucket(number / 3600, number)
 
 
 class SharedBuckets:

@@ -61,6 +61,14 @@ def verify(token: str) -> KeyRecord:
     raise _unknown()
 
 
+def named_key(token: str) -> uuid.UUID | None:
+    """The key that a token says it is of, whether or not that is so."""
+    try:
+        return ids.decode(ids.KEY, _key_id(token))
+    except CredentialError:
+        return None
+
+
 def _unknown() -> CredentialError:
     return CredentialError("unknown", "There is no such key, or this is not its signature.")
 

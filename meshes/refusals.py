@@ -1,0 +1,65 @@
+"""What is refused, told to whoever watches, and to whoever guesses too fast."""
+
+import math
+from collections.abc import Callable
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import render
+
+from meshes.problems import ProblemResponse, speaks_json
+from workspaces import security_log
+from workspaces.authentication import REFUSED_KEY, Identity
+from workspaces.guesses import DEVICE_SECONDS, TooManyGuessesError
+from workspaces.operators.logins import NEW_DEVICE
+
+
+class CountRefusals:
+    """Middleware: 401 and 403 of the API, and 429 for wrong keys, are counted for `meshes.security`."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if speaks_json(request) and (response.status_code in (401, 403) or REFUSED_KEY in request.META):
+            identity = getattr(request, "auth", None)
+            key = identity.actor if isinstance(identity, Identity) else request.META.get(REFUSED_KEY, "")
+            security_log.count_refusal(request.META, f"{response.status_code} {_why(response)}", key)
+        return response
+
+
+class GuessLimits:
+    """Middleware: a guess that was not tried is answered 429; a browser in which somebody logged in is remembered."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if (device := request.META.get(NEW_DEVICE)) and isinstance(response, HttpResponse):
+            response.set_cookie(
+                settings.MESHES_DEVICE_COOKIE_NAME,
+                device,
+                max_age=DEVICE_SECONDS,
+                secure=settings.SESSION_COOKIE_SECURE,
+                httponly=True,
+                samesite="Strict",
+            )
+        return response
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if not isinstance(exception, TooManyGuessesError):
+            return None
+        seconds = math.ceil(exception.seconds)
+        page = render(request, "meshes/too_many_guesses.html", {"seconds": seconds}, status=429)
+        page["Retry-After"] = str(seconds)
+        page["Cache-Control"] = "no-store"
+        return page
+
+
+def _why(response: HttpResponseBase) -> str:
+    if not isinstance(response, ProblemResponse):
+        return "refused"
+    problem = response.problem
+    return problem.errors[0].get("rule", problem.slug) if problem.errors else problem.slug

@@ -1,0 +1,180 @@
+"""What `meshes.security` says of logins and refusals: who, from where, on one line, and no secret."""
+
+import json
+import logging
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client, RequestFactory
+
+from tests.factories import make_workspace
+from tests.workspaces.callers import issue
+from workspaces import ids, keyring, keys, limits, security_log
+
+PASSWORD = "correct horse battery staple"
+PATH = "/api/v1/workspaces"
+LOGIN = "/admin/login/"
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _fresh(redis_client):
+    limits._shared.cache_clear()
+    security_log.write_refusals()
+
+
+@pytest.fixture
+def ada():
+    return User.objects.create_superuser("ada", password=PASSWORD)
+
+
+@pytest.fixture
+def lines(caplog):
+    """What was logged since the test began."""
+    caplog.set_level(logging.INFO, "meshes.security")
+
+    def read():
+        security_log.write_refusals()
+        return [record.getMessage() for record in caplog.records if record.name == "meshes.security"]
+
+    return read
+
+
+def log_in(username, password, **meta):
+    data = {"username": username, "password": password}
+    return Client(REMOTE_ADDR="203.0.113.7", **meta).post(LOGIN, data)
+
+
+@pytest.mark.usefixtures("ada")
+def test_a_login_and_a_logout_are_logged_with_the_address(lines):
+    client = Client(REMOTE_ADDR="2001:db8::7")
+    client.post(LOGIN, {"username": "ada", "password": PASSWORD})
+    client.post("/admin/logout/")
+    assert lines() == [f'{word} user="ada" address="2001:db8::7"' for word in ("login_succeeded", "logged_out")]
+
+
+@pytest.mark.usefixtures("ada")
+def test_a_wrong_password_is_logged_and_is_not_in_the_line(lines):
+    log_in("ada", "a wrong one")
+    assert lines() == ['login_failed user="ada" address="203.0.113.7"']
+
+
+def test_what_is_no_user_is_not_repeated_as_it_may_be_a_password(lines):
+    log_in(PASSWORD, "x")
+    assert lines() == ['login_failed user="(no such user)" address="203.0.113.7"']
+
+
+@pytest.mark.parametrize("name", ['ada\nlogin_succeeded user="root"', "ada\r", "ada\x1b[2J", "ada\u2028", "ada\x85x"])
+def test_no_name_begins_a_line(lines, name):
+    log_in(name, "x")
+    security_log.log_failed_login(None, name)
+    assert set(lines()) == {
+        'login_failed user="(no such user)" address="203.0.113.7"',
+        'login_failed user="(no such user)"',
+    }
+    assert json.dumps(name) == security_log._pairs({"n": name}).removeprefix("n=")
+
+
+def test_a_user_with_a_name_of_control_characters_keeps_to_the_line(lines):
+    security_log.log_logout(None, User(username="ada\n\x1b\u2028\x85"))
+    assert lines() == ['logged_out user="ada\\n\\u001b\\u2028\\u0085"']
+
+
+@pytest.mark.usefixtures("ada")
+def test_the_address_is_the_clients_and_nobody_can_say_another(lines, settings):
+    log_in("ada", "x", HTTP_X_FORWARDED_FOR="198.51.100.1")
+    settings.MESHES_TRUSTED_PROXIES = ["203.0.113.0/24"]
+    log_in("ada", "x", HTTP_X_FORWARDED_FOR="192.0.2.1, 198.51.100.1")
+    assert [line.rpartition("address=")[2] for line in lines()] == ['"203.0.113.7"', '"198.51.100.1"']
+
+
+def test_all_other_kinds_name_whom_and_by_whom(lines, ada):
+    request = RequestFactory().get("/")
+    request.user = User(username="root")
+    security_log.log_second_factor(request, ada, passed=False)
+    security_log.log_second_factor(request, ada, passed=True, kind="recovery_code")
+    security_log.log_second_factor_change(request, ada, "added")
+    security_log.log_password_confirmation(request, ada, passed=False)
+    security_log.log_password_change(request, ada)
+    security_log.log_rights_change(request, ada, ["is_superuser", "+delivery.view_event"])
+    security_log.log_ended_sessions(None, None, 3)
+    assert lines() == [
+        'second_factor_failed user="ada" kind="totp" address="127.0.0.1"',
+        'second_factor_succeeded user="ada" kind="recovery_code" address="127.0.0.1"',
+        'second_factor_changed user="ada" change="added" by="root" address="127.0.0.1"',
+        'password_not_confirmed user="ada" address="127.0.0.1"',
+        'password_changed user="ada" by="root" address="127.0.0.1"',
+        'rights_changed user="ada" changes=["is_superuser", "+delivery.view_event"] by="root" address="127.0.0.1"',
+        'sessions_ended user="" count=3 by="(command)"',
+    ]
+
+
+# --- refusals of the API ----------------------------------------------------------------------------------------------
+
+
+def ask(credential=None, path=PATH, address="203.0.113.7"):
+    headers = {} if credential is None else {"authorization": f"Bearer {credential}"}
+    return Client(headers=headers).get(path, REMOTE_ADDR=address).status_code
+
+
+def test_a_flood_of_wrong_keys_is_a_line_for_each_address_and_kind(lines):
+    unknown = keys._generate(ids.uuid7())
+    for _ in range(30):
+        ask(unknown)
+        ask()
+    ask("nonsense", address="2001:db8:1:2:3:4:5:6")
+    assert lines() == [
+        'refused kind="401 unknown" address="203.0.113.7" count=30',
+        'refused kind="401 missing" address="203.0.113.7" count=30',
+        'refused kind="401 malformed" address="2001:db8:1:2::/64" count=1',
+    ]
+    assert len(lines()) == 3, "what was written is not written again"
+
+
+def test_a_key_is_named_where_there_is_one(lines):
+    issued = issue()
+    ask(keys._generate(issued.row.pk))  # its id with another secret
+    keys.revoke_key(issued.row.pk, issued.row.created_at)
+    keyring.forget(issued.row.pk)
+    ask(issued.key)
+    weak = issue(scopes=["events:write"])
+    assert ask(weak.key) == 403
+    assert lines() == [
+        f'refused kind="401 unknown" address="203.0.113.7" key="{issued.row.public_id}" count=1',
+        f'refused kind="401 revoked" address="203.0.113.7" key="{issued.row.public_id}" count=1',
+        f'refused kind="403 forbidden" address="203.0.113.7" key="{weak.row.public_id}" count=1',
+    ]
+
+
+def test_wrong_keys_above_the_limit_are_counted_too_and_right_ones_never(lines, settings):
+    settings.MESHES_WRONG_KEYS = 5
+    unknown, right = keys._generate(ids.uuid7()), issue(workspace=make_workspace(), kind="workspace").key
+    answers = [ask(unknown) for _ in range(8)]
+    assert answers == [401] * 5 + [429] * 3
+    assert ask(right) == 200
+    assert ask(right, f"{PATH}/ws_nothing") == 404
+    assert lines() == [
+        'refused kind="401 unknown" address="203.0.113.7" count=5',
+        'refused kind="429 rate-limited" address="203.0.113.7" count=3',
+    ]
+
+
+def test_many_addresses_cost_no_memory_and_are_counted_as_others(lines, monkeypatch):
+    monkeypatch.setattr(security_log, "MOST_GATHERED", 2)
+    for number in range(5):
+        ask(address=f"203.0.113.{number}")
+    assert lines() == [
+        'refused kind="401 missing" address="203.0.113.0" count=1',
+        'refused kind="401 missing" address="203.0.113.1" count=1',
+        'refused kind="401 missing" address="(others)" count=3',
+    ]
+
+
+def test_they_are_written_without_another_request(caplog, monkeypatch):
+    from tests.polling import eventually
+
+    caplog.set_level(logging.INFO, "meshes.security")
+    monkeypatch.setattr(security_log, "WINDOW_SECONDS", 0.01)
+    ask()
+    eventually(lambda: [record for record in caplog.records if record.getMessage().startswith("refused ")])
