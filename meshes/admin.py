@@ -1,33 +1,20 @@
-"""The admin's own log, as a page: who changed what here; and operators themselves, as Django shows them."""
+"""The admin's own log, as a page: who changed what here; and the pages of operators themselves."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.http import HttpRequest
 from django.utils.html import format_html
 
+from meshes.signin.users import OperatorGroupAdmin, OperatorUserAdmin
 from workspaces.operators import columns, display
-from workspaces.operators.pages import OperatorAdmin, WellFormedSelection
-
-if TYPE_CHECKING:
-    _UserAdmin = UserAdmin[User]
-else:
-    _UserAdmin = UserAdmin
+from workspaces.operators.pages import OperatorAdmin
 
 admin.site.unregister([User, Group])
-
-
-@admin.register(User)
-class OperatorUserAdmin(WellFormedSelection, _UserAdmin):
-    pass
-
-
-@admin.register(Group)
-class OperatorGroupAdmin(WellFormedSelection, GroupAdmin):
-    pass
+admin.site.register(User, OperatorUserAdmin)
+admin.site.register(Group, OperatorGroupAdmin)
 
 
 @admin.register(LogEntry)

@@ -75,6 +75,11 @@ def log_rights_change(request: HttpRequest | None, user: Person, changes: Sequen
     _write(logging.WARNING, "rights_changed", request, user=_name(user), changes=list(changes), by=_by(request))
 
 
+def log_refused_rights_change(request: HttpRequest, target: str) -> None:
+    """Somebody tried to change rights, or a user, and may not. `target`: whose page it was, `user 7`."""
+    _write(logging.WARNING, "rights_change_refused", request, user=_name(request.user), target=target)
+
+
 def log_ended_sessions(request: HttpRequest | None, user: Person, number: int) -> None:
     """Sessions of a user were ended from outside them; `user` is None where they were everybody's."""
     _write(logging.WARNING, "sessions_ended", request, user=_name(user), count=number, by=_by(request))
