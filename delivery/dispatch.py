@@ -32,6 +32,7 @@ from delivery.models import event_time
 from workspaces import ids
 from workspaces.clock import Reading
 from workspaces.database_faults import Fault, describe, fault_of
+from workspaces.installation import NOT_HELD
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ WITH wanted AS (
         AND c.id = d.connection_id AND c.workspace_id = d.workspace_id
         AND d.status = 'pending' AND d.next_attempt_at <= clock_timestamp() AND d.lease_id IS NULL
         AND c.status = 'active' AND (c.paused_until IS NULL OR c.paused_until <= clock_timestamp())
-        AND (h.breaker IS NULL OR h.breaker = 'closed' OR %(probe)s)
+        AND (h.breaker IS NULL OR h.breaker = 'closed' OR %(probe)s) AND {NOT_HELD}
     RETURNING d.id AS delivery_id, d.lease_id, d.workspace_id, d.connection_id, d.event_id, d.event_type, d.action,
         d.body, d.frozen, d.attempt_number, d.budget_used, d.losses, d.claimed_at, c.type AS connection_type, c.config,
         c.retry_schedule, c.timeout_seconds, d.replay_id, d.replay_of_id, d.replayed_at,

@@ -24,12 +24,13 @@ from delivery.routing import Routing
 from delivery.setting_aside import Claim
 from workspaces import ids
 from workspaces.database_faults import describe
+from workspaces.installation import NOT_HELD
 
 logger = logging.getLogger(__name__)
 
 ALL_BYTES = 2**31 - 1
 
-CLAIM = """
+CLAIM = f"""
 WITH wanted AS (SELECT * FROM unnest(%(events)s::uuid[], %(leases)s::uuid[]) AS w (event_id, lease_id)),
 claimed AS (
     UPDATE unrouted u SET lease_id = w.lease_id, lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
@@ -38,7 +39,7 @@ claimed AS (
     FROM wanted w
     WHERE u.event_id = w.event_id AND u.event_id = ANY(%(events)s::uuid[]) AND u.poisoned_at IS NULL
         AND (u.lease_until IS NULL OR u.lease_until < clock_timestamp() OR u.lease_id = w.lease_id)
-        AND (u.lease_id IS NULL OR u.lease_id = w.lease_id OR u.tries + 1 < %(most)s)
+        AND (u.lease_id IS NULL OR u.lease_id = w.lease_id OR u.tries + 1 < %(most)s) AND {NOT_HELD}
     RETURNING u.event_id, u.workspace_id, u.lease_id
 )
 SELECT c.lease_id, e.id, e.workspace_id, e.type, CASE WHEN e.payload_bytes <= %(large)s THEN p.body ELSE '' END,

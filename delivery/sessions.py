@@ -21,7 +21,7 @@ from django.db import DEFAULT_DB_ALIAS, Error, connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from delivery.lanes.lease import is_taking, set_owner, set_taking
-from workspaces import ids
+from workspaces import ids, installation
 from workspaces.database_faults import describe
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ class Keeper:
 
     def _join(self, database: BaseDatabaseWrapper) -> bool:
         """Hold a new lock, and go on in the session that there was, or begin one; False without a direct connection."""
+        with database.cursor() as cursor:
+            installation.hold_if_moved(cursor)  # before anything is taken of a database that is new to this process
         if not is_direct(database):
             return False
         key = secrets.randbits(63)

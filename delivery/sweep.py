@@ -20,6 +20,7 @@ from connections import access_log
 from delivery import deletion, fanout, publishing, replay, retention, sessions, setting_aside, settling, steering
 from delivery.budgets import Limits, limits_of
 from delivery.lanes.options import CAPACITY
+from workspaces import installation
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ class Sweep:
     name: str
     every_seconds: float
     run: Callable[[datetime], int]
+    runs_while_held: bool = False
+    """Whether it also runs while the installation is held (`workspaces.installation`): nothing leaves by it, and
+    nothing is lost."""
 
 
 DUE = """
@@ -228,9 +232,9 @@ def end_lost_sessions(now: datetime) -> int:
 
 
 def keep_partitions(now: datetime) -> int:
-    """Make partitions ahead, drop those past their retention."""
+    """Make partitions ahead, drop those past their retention, unless it is not known yet what they are needed for."""
     retention.ensure_partitions(now)
-    return len(retention.expire(now))
+    return 0 if installation.is_held() else len(retention.expire(now))
 
 
 def sweeps() -> list[Sweep]:
@@ -241,12 +245,12 @@ def sweeps() -> list[Sweep]:
         Sweep("release", 1.0, release_held),
         Sweep("fan-out", 1.0, fan_out_forgotten),
         Sweep("replay", 1.0, replay.advance_replays),
-        Sweep("sessions", 1.0, end_lost_sessions),
-        Sweep("lanes", 5.0, repair_lanes),
+        Sweep("sessions", 1.0, end_lost_sessions, runs_while_held=True),
+        Sweep("lanes", 5.0, repair_lanes, runs_while_held=True),
         Sweep("purge", 5.0, deletion.purge_deleted_workspaces),
         Sweep("cancel", 5.0, deletion.cancel_for_deleted_connections),
-        Sweep("access log", 60.0, access_log.seal),
-        Sweep("partitions", 60.0, keep_partitions),
+        Sweep("access log", 60.0, access_log.seal, runs_while_held=True),
+        Sweep("partitions", 60.0, keep_partitions, runs_while_held=True),
     ]
 
 
@@ -305,9 +309,12 @@ def only_one(name: str) -> Iterator[datetime | None]:
 
 
 def run_once(sweep: Sweep) -> int | None:
-    """Run a sweep now. Returns how many rows it moved; None where another sweeper is running it."""
+    """Run a sweep now, unless it has to wait for a release. Returns how many rows it moved; None where another sweeper
+    is running it."""
     with only_one(sweep.name) as now:
-        return sweep.run(now) if now is not None else None
+        if now is None:
+            return None
+        return 0 if installation.is_held() and not sweep.runs_while_held else sweep.run(now)
 
 
 def run_until(sweep: Sweep, stopping: threading.Event) -> None:

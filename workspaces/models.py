@@ -119,3 +119,21 @@ class IdempotencyRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.path} {self.key}"
+
+
+class Installation(models.Model):
+    """Which database this installation lives in, and whether it is held: one row, see `workspaces.installation`."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1, editable=False)
+    system_identifier = models.BigIntegerField(null=True, help_text="Of the PostgreSQL cluster; empty: not known.")
+    database_oid = models.BigIntegerField(help_text="The database's number in its cluster.")
+    held_at = models.DateTimeField(null=True, help_text="Since when nothing leaves; empty: it is not held.")
+    checked_at = models.DateTimeField(null=True, help_text="When an operator was shown what is in question.")
+    account_key_id = models.UUIDField(null=True, help_text="The account key that `make up` made for itself.")
+
+    class Meta:
+        db_table = "installation"
+        constraints = [models.CheckConstraint(condition=Q(id=1), name="installation_one_row")]
+
+    def __str__(self) -> str:
+        return "held" if self.held_at else "running"

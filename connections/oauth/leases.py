@@ -26,14 +26,17 @@ from connections.oauth.tokens import Tokens
 from connections.oauth.troubles import FIRST_REST_SECONDS, LONGEST_REST_SECONDS, ended, unavailable
 from connections.providers.base import OAuth, Provider, Verdict, reauthorize
 from connections.secret import Secret
-from workspaces import ids
+from workspaces import ids, installation
 from workspaces.clock import Reading, database_now
+from workspaces.installation import NOT_HELD
 
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 30
 """Three times the longest request to a token endpoint. When a holder dies, another goes on after this."""
 PURPOSE = "oauth refresh"
+HELD_WORDS = "Meshes was restored from a backup, and asks for no new token until its operator has released it."
+HELD_REST_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ INSERT INTO oauth_grants (connection_id, workspace_id, client_id, scope, refresh
 SELECT id, workspace_id, '', '', 0, '', 1 FROM connections WHERE id = ANY(%s) ORDER BY id
 ON CONFLICT (connection_id) DO NOTHING
 """
-TAKE = """
+TAKE = f"""
 WITH wanted AS (SELECT * FROM unnest(%s::uuid[], %s::uuid[]) AS w (connection_id, lease_id)),
 locked AS (
     SELECT connection_id FROM oauth_grants WHERE connection_id IN (SELECT connection_id FROM wanted)
@@ -159,7 +162,7 @@ UPDATE oauth_grants g SET lease_id = w.lease_id, lease_until = clock_timestamp()
 FROM wanted w JOIN locked USING (connection_id)
 WHERE g.connection_id = w.connection_id AND g.ended_at IS NULL
     AND (g.lease_until IS NULL OR g.lease_until <= clock_timestamp() OR g.lease_id = w.lease_id)
-    AND (g.not_before IS NULL OR g.not_before <= clock_timestamp())
+    AND (g.not_before IS NULL OR g.not_before <= clock_timestamp()) AND {NOT_HELD}
 RETURNING g.lease_id
 """
 
@@ -204,6 +207,8 @@ def _begin(need: Need, standing: Standing | None, is_ours: bool) -> Begun:
         return reauthorize(standing.last_error, "authorization_ended")
     elif standing.rest_seconds > 0:
         return unavailable(standing.last_error, standing.rest_seconds)
+    elif installation.is_held():
+        return unavailable(HELD_WORDS, HELD_REST_SECONDS)
     else:
         return Busy()
     if is_ours and not isinstance(begun, Lease):

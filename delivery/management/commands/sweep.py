@@ -15,6 +15,7 @@ from django.db import connections
 from delivery import sweep
 from delivery.sessions import DIRECT
 from delivery.warm import warm_up
+from workspaces import installation
 
 
 class Command(BaseCommand):
@@ -31,6 +32,8 @@ class Command(BaseCommand):
             return
         if settings.MESHES_DIRECT_DATABASE_URL != settings.DATABASE_URL:  # sweeps hold locks for as long as they run
             connections.settings["default"] = connections.settings[DIRECT]
+        with connections["default"].cursor() as cursor:
+            installation.hold_if_moved(cursor)
         if once:
             for each in sweep.sweeps():
                 moved = sweep.run_once(each)
