@@ -43,6 +43,12 @@ def find_unopenable() -> Iterator[Finding]:
                 yield Finding(key_id, False, f"The sealed document {pk} is damaged: its key {key_id} does not open it.")
 
 
+def open_nothing() -> bool:
+    """Whether there are sealed documents, and none of them has its key among `FERNET_KEYS`."""
+    in_use = set(SealedDocument.objects.values_list("key_id", flat=True).distinct())
+    return bool(in_use) and in_use.isdisjoint(vault.key_id_of(key) for key in vault.sealing_keys())
+
+
 def tell_unopenable() -> None:
     """A line at ERROR for each, when a process starts. Raises nothing, and leaves no connection open."""
     try:

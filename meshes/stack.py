@@ -15,7 +15,7 @@ from meshes import services
 from meshes.broker import NO_BROKER_WORDS, ping
 from meshes.children import Program, run
 from meshes.embedded import Postgres, Valkey, free_port, port_is_free, private_folder
-from meshes.stack_folder import PROJECT, RUN_ID, StackFolder
+from meshes.stack_folder import NEW_KEYS, PROJECT, RUN_ID, StackFolder
 from meshes.startup import words_of
 from meshes.supervisor import Supervisor
 
@@ -40,8 +40,9 @@ class Stack:
     """One stack in a locked folder. ``environment`` is passed through to every service.
 
     ``flower_port`` is the one that was asked for, 0 for any free one, None for the usual one or else a free one. With
-    ``loopback`` it delivers to this machine, this time. Embedded servers run unless ``environment`` has DATABASE_URL or
-    REDIS_URL. The owner calls ``start``, then ``tend`` every fraction of a second, then ``stop``, on its main thread.
+    ``loopback`` it delivers to this machine, this time; with ``new_keys`` it gives up stored credentials whose keys are
+    lost. Embedded servers run unless ``environment`` has DATABASE_URL or REDIS_URL. The owner calls ``start``, then
+    ``tend`` every fraction of a second, then ``stop``, on its main thread.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Stack:
         report: Callable[[str], None],
         flower_port: int | None = 0,
         loopback: bool = False,
+        new_keys: bool = False,
     ) -> None:
         self.folder = folder
         self.port = port
@@ -61,6 +63,7 @@ class Stack:
         self._usual_flower_port = flower_port is None
         self.loopback = loopback
         self.durable = durable
+        self.new_keys = new_keys
         self.report = report
         self.environment = {name: value for name, value in environment.items() if value} | (
             LOOPBACK if loopback else {}
@@ -88,7 +91,7 @@ class Stack:
         """Return when the stack is ready and ``stack.json`` is written. Raises StackError, ServerStartError."""
         self.folder.lock()
         self.folder.end_run()
-        self.folder.ensure_secrets()
+        self.folder.ensure_secrets(self.environment, new_keys=self.new_keys)
         self._choose_ports()
         self._begin_run()
         self._start_postgres()
@@ -215,7 +218,7 @@ class Stack:
         run(
             Program(
                 name="provision",
-                command=(sys.executable, "manage.py", "provision"),
+                command=(sys.executable, "manage.py", "provision", *([NEW_KEYS] if self.new_keys else [])),
                 cwd=PROJECT,
                 log=None,
                 environment=self.environment,

@@ -30,6 +30,19 @@ class FolderInUseError(Exception):
     """Another process runs a stack in this folder."""
 
 
+class LostKeysError(Exception):
+    """The folder has a database, and the keys that sealed its credentials are gone."""
+
+
+NEW_KEYS = "--new-keys"
+"""The option of `up` that goes on without them."""
+LOST_KEYS_WORDS = (
+    "{file} has no FERNET_KEYS, the keys that sealed the credentials in {database}. Put {file} back from your backup"
+    " (docs/backup.md), or set FERNET_KEYS in the environment. To begin anew with an empty database, move {folder}"
+    " away. To keep the database and give up the credentials in it, start it by `make up NEW_KEYS=1`."
+)
+
+
 def data_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """MESHES_DATA_DIR, or ``.meshes`` beside manage.py."""
     return Path(environment.get("MESHES_DATA_DIR") or PROJECT / ".meshes")
@@ -42,8 +55,10 @@ def prepare_for(command: str) -> None:
     if command in {"up", "demo"}:
         try:
             folder = StackFolder(data_folder())
-            folder.ensure_secrets()
+            folder.ensure_secrets(os.environ, new_keys=NEW_KEYS in sys.argv)
             folder.withdraw_stale()
+        except LostKeysError as error:
+            sys.exit(f"Meshes cannot start: {error}")
         except PermissionError as error:
             sys.exit(f"{error.filename} is another user's; MESHES_DATA_DIR names another folder.")
         except OSError as error:
@@ -95,18 +110,31 @@ class StackFolder:
         head = "# Secrets of this stack. Whoever reads them is its administrator.\n"
         self._write_private("stack.env", head + "".join(f"{name}={value}\n" for name, value in merged.items()))
 
-    def ensure_secrets(self) -> None:
-        """Generate what is not there yet. FERNET_KEYS seal credentials: whoever loses them loses those."""
+    def ensure_secrets(self, given: Mapping[str, str] | None = None, *, new_keys: bool = False) -> None:
+        """Generate what is not there yet. FERNET_KEYS seal credentials: whoever loses them loses those.
+
+        So none are made where the environment has them (`given`), and over a database that others have sealed only by
+        the word for it (`new_keys`). Raises LostKeysError.
+        """
         present = self.read_env()
+        has_keys = bool(present.get("FERNET_KEYS") or (given or {}).get("FERNET_KEYS"))
+        if not has_keys and not new_keys and (self.path / "postgres" / "PG_VERSION").exists():
+            raise LostKeysError(self._lost_keys_words())
         generated = {
             "SECRET_KEY": secrets.token_urlsafe(48),
             "FERNET_KEYS": base64.urlsafe_b64encode(os.urandom(32)).decode(),
             "MESHES_ADMIN_PASSWORD": secrets.token_urlsafe(18),
             "MESHES_FLOWER_PASSWORD": secrets.token_urlsafe(18),
         }
+        if has_keys:
+            del generated["FERNET_KEYS"]
         missing = {name: value for name, value in generated.items() if name not in present}
         if missing:
             self.update_env(missing)
+
+    def _lost_keys_words(self) -> str:
+        file, database = self.path / "stack.env", self.path / "postgres"
+        return LOST_KEYS_WORDS.format(file=file, database=database, folder=self.path)
 
     # --- run.env: the settings that a running stack was started with
 

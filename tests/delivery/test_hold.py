@@ -5,13 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from django.db import connection
 
-from connections.oauth import leases
-from connections.oauth.leases import Lease
-from connections.providers.base import Verdict
-from delivery import deletion, dispatch, fanout, publishing, steering, sweep
+from delivery import dispatch, fanout, publishing, steering, sweep
 from delivery.models import Delivery, Unrouted
-from tests.connections.oauth.conftest import integrations, loopback, vendor  # noqa: F401  (fixtures)
-from tests.connections.oauth.making import authorized, need_of
 from tests.factories import make_connection, make_deliveries, make_event, make_workspace
 from workspaces import clock, installation
 from workspaces.models import Installation, Workspace
@@ -61,17 +56,6 @@ def test_no_event_is_routed_and_each_is_after_the_release(held):
     assert len(fanout.fan_out([event.pk])) == 1
 
 
-def test_no_token_is_refreshed_and_the_connection_keeps_its_status(held, vendor):
-    target = authorized(vendor)
-    held()
-    (begun,) = leases.begin_refresh([need_of(target, 1)])
-    assert isinstance(begun, Verdict)
-    assert (begun.outcome, begun.hold, begun.is_counted) == ("retry", None, False)
-    assert begun.words == leases.HELD_WORDS
-    release()
-    assert isinstance(leases.begin_refresh([need_of(target, 1)])[0], Lease)
-
-
 def test_sweeps_publish_nothing_and_remove_nothing(held):
     target = make_connection(make_workspace())
     make_deliveries(target, 2)
@@ -85,7 +69,8 @@ def test_sweeps_publish_nothing_and_remove_nothing(held):
     assert Workspace.objects.get(pk=gone.pk).purged_at is None
     release()
     assert run("due") == 2
-    assert deletion.purge_deleted_workspaces(clock.database_now()) > 0
+    run("purge")
+    assert Workspace.objects.get(pk=gone.pk).purged_at is not None
 
 
 def test_partitions_are_made_and_none_is_dropped(held, settings, monkeypatch):

@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet
 from django.conf import settings
 
 from meshes.stack import Stack
-from meshes.stack_folder import FolderInUseError, StackFolder, data_folder, parse_variables, processes_of_run
+from meshes.stack_folder import FolderInUseError, LostKeysError, StackFolder, data_folder, parse_variables, processes_of_run
 from tests.polling import eventually
 
 LOCKS = """
@@ -54,6 +54,38 @@ def test_a_secret_that_is_there_is_kept(folder):
     folder.update_env({"FERNET_KEYS": "mine"})
     folder.ensure_secrets()
     assert folder.read_env()["FERNET_KEYS"] == "mine"
+
+
+@pytest.fixture
+def sealed(folder):
+    """A folder with a database in it, and nothing else."""
+    (folder.path / "postgres").mkdir()
+    (folder.path / "postgres" / "PG_VERSION").write_text("18\n")
+    return folder
+
+
+@pytest.mark.parametrize("left", [{}, {"SECRET_KEY": "s"}, {"FERNET_KEYS": ""}])
+def test_no_new_keys_are_made_over_a_database(sealed, left):
+    sealed.update_env(left)
+    before = sealed.read_env()
+    with pytest.raises(LostKeysError) as refused:
+        sealed.ensure_secrets({"FERNET_KEYS": ""})
+    for part in (str(sealed.path / "stack.env"), str(sealed.path / "postgres"), "backup.md", "NEW_KEYS=1"):
+        assert part in str(refused.value)
+    assert sealed.read_env() == before
+
+
+def test_new_keys_are_made_over_a_database_by_a_word(sealed):
+    sealed.ensure_secrets({}, new_keys=True)
+    Fernet(sealed.read_env()["FERNET_KEYS"])
+
+
+def test_keys_of_the_environment_are_those_of_the_database(sealed):
+    """None beside them are kept, with which the next start would find the database sealed by others."""
+    sealed.ensure_secrets({"FERNET_KEYS": "mine"})
+    assert sealed.read_env().keys() == {"SECRET_KEY", "MESHES_ADMIN_PASSWORD", "MESHES_FLOWER_PASSWORD"}
+    with pytest.raises(LostKeysError):
+        sealed.ensure_secrets({})
 
 
 def test_variables_are_set_and_removed(folder):

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from meshes.embedded import ServerStartError
 from meshes.stack import Stack, StackError
-from meshes.stack_folder import FolderInUseError, StackFolder, data_folder
+from meshes.stack_folder import NEW_KEYS, FolderInUseError, StackFolder, data_folder
 
 TEND_SECONDS = 0.2
 PORT = 8000
@@ -28,9 +28,10 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--loopback", action="store_true", help="deliver to this machine too, in this run")
+        parser.add_argument(NEW_KEYS, action="store_true", help="give up stored credentials whose keys are lost")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        stack = self._stack(loopback=options["loopback"])
+        stack = self._stack(loopback=options["loopback"], new_keys=options["new_keys"])
         stop_on_signals()
         try:
             self._start(stack)
@@ -47,16 +48,16 @@ class Command(BaseCommand):
         finally:
             stack.stop()
 
-    def _stack(self, *, loopback: bool) -> Stack:
+    def _stack(self, **chosen: bool) -> Stack:
         port, flower_port = _port("MESHES_PORT"), _port("MESHES_FLOWER_PORT")
         return Stack(
             StackFolder(data_folder()),
             os.environ,
             port=PORT if port is None else port,
             flower_port=flower_port,
-            loopback=loopback,
             durable=True,
             report=self._report,
+            **chosen,
         )
 
     def _start(self, stack: Stack) -> None:

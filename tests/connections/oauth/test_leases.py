@@ -16,7 +16,7 @@ from connections.providers.base import Verdict, disabled
 from connections.secret import Secret
 from tests.connections.oauth.making import authorized, need_of, opened
 from tests.factories import make_connection, make_workspace
-from workspaces import ids
+from workspaces import ids, installation
 
 pytestmark = pytest.mark.django_db
 
@@ -318,3 +318,18 @@ def test_rows_of_another_workspace_are_refused_by_the_database(connection, model
         OAuthGrant.objects.all().delete()
     with pytest.raises(IntegrityError), transaction.atomic():
         model.objects.create(**values)
+
+
+# --- in a restored database -----------------------------------------------------------------------------------------
+
+
+def test_no_token_is_asked_for_while_the_installation_is_held(connection):
+    """The refresh token may have been spent since the dump; the connection keeps its status, and waits."""
+    installation.hold()
+    begun = begin(connection)
+    assert isinstance(begun, Verdict)
+    assert (begun.outcome, begun.hold, begun.is_counted, begun.words) == ("retry", None, False, leases.HELD_WORDS)
+    assert grant_of(connection).lease_id is None
+    installation.note_check()
+    assert installation.release()
+    assert isinstance(begin(connection), Lease)
