@@ -84,11 +84,10 @@ def test_partitions_are_made_and_none_is_dropped(held, settings, monkeypatch):
     assert len(dropped) == 1
 
 
-def test_a_worker_that_finds_a_restored_database_holds_it():
-    """What a session begins with, before the worker takes anything."""
+def test_a_worker_that_finds_a_restored_database_takes_nothing():
+    (delivery,) = make_deliveries(make_connection(make_workspace()))
     with connection.cursor() as cursor:
         installation.adopt(cursor)
         Installation.objects.update(database_oid=1)
-        assert installation.hold_if_moved(cursor)
-    (delivery,) = make_deliveries(make_connection(make_workspace()))
+        assert installation.hold_if_moved(cursor)  # as a session of a worker begins
     assert dispatch.claim([delivery.pk], "worker") == [None]

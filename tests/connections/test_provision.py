@@ -11,12 +11,10 @@ from workspaces.models import ApiKey, Installation
 
 
 @pytest.fixture
-def folder(db, tmp_path, monkeypatch):
+def folder(transactional_db, tmp_path, monkeypatch):
     monkeypatch.setenv("MESHES_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("MESHES_ADMIN_PASSWORD", "canary-admin-password-42")
-    folder = StackFolder(tmp_path)
-    Installation.objects.get_or_create(defaults={"database_oid": 1})
-    return folder
+    return StackFolder(tmp_path)
 
 
 def provide(*options):
@@ -55,6 +53,7 @@ def test_a_key_whose_secret_was_lost_ends_and_those_of_others_stay(folder):
 
 
 def test_keys_of_earlier_versions_end_by_their_name(folder):
+    call_command("migrate", verbosity=0)
     old, others = {make_key(provision.KEY_NAME), make_key(provision.KEY_NAME)}, {make_key("CI")}
     provide()
     assert live() == others | {own(folder)}
