@@ -12,7 +12,14 @@ from cryptography.fernet import Fernet
 from django.conf import settings
 
 from meshes.stack import Stack
-from meshes.stack_folder import FolderInUseError, LostKeysError, StackFolder, data_folder, parse_variables, processes_of_run
+from meshes.stack_folder import (
+    FolderInUseError,
+    LostKeysError,
+    StackFolder,
+    data_folder,
+    parse_variables,
+    processes_of_run,
+)
 from tests.polling import eventually
 
 LOCKS = """
