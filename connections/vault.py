@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cryptography.fernet import InvalidToken
+from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.db.models import Func, QuerySet, TextField, Value
 from django.db.models.functions import Now
@@ -388,8 +389,11 @@ def key_ids() -> set[str]:
 
 
 def sealing_keys() -> list[bytes]:
-    """What `fernet_fields` derives from `FERNET_KEYS`, newest first."""
+    """What `fernet_fields` derives from `FERNET_KEYS`, newest first. Raises ImproperlyConfigured where there are none:
+    not every service has them."""
     keys: list[bytes] = _FIELD.fernet_keys
+    if not keys:
+        raise ImproperlyConfigured("FERNET_KEYS is not set in this service, which was to open or seal nothing.")
     return keys
 
 

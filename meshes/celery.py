@@ -10,6 +10,7 @@ from django.conf import settings
 
 from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
 from delivery.lanes.worker import install
+from meshes import worker_answers
 from meshes.startup import exit_where_misconfigured
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "meshes.settings")
@@ -33,6 +34,7 @@ app.autodiscover_tasks(["delivery"])
 def _begin_session(**kwargs: Any) -> None:
     from delivery import sessions, tasks  # as below
 
+    worker_answers.install()
     sessions.start(tasks.WORKER)
 
 

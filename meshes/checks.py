@@ -149,14 +149,27 @@ RIGHT_FERNET_KEY = (
 
 
 def _find_weak_secrets() -> Iterator[CheckMessage]:
+    """Of those that this process holds."""
+    if "SECRET_KEY" in settings.MESHES_SECRETS:
+        yield from _find_weak_secret_key()
+    if "FERNET_KEYS" in settings.MESHES_SECRETS:
+        yield from _find_weak_fernet_keys()
+
+
+def _find_weak_secret_key() -> Iterator[CheckMessage]:
     text = settings.SECRET_KEY
     if len(text) < SECRET_KEY_LENGTH or len(set(text)) < SECRET_KEY_CHARACTERS or text.startswith("django-insecure-"):
         words = "SECRET_KEY is weak: sessions of operators and connect links can be forged by whoever guesses it."
         yield _weak(1, words, RIGHT_SECRET_KEY)
+    elif text == settings.FERNET_KEYS[0]:
+        yield _weak(2, "The first of FERNET_KEYS, which seals credentials, is SECRET_KEY too.", RIGHT_FERNET_KEY)
+
+
+def _find_weak_fernet_keys() -> Iterator[CheckMessage]:
     first, *others = settings.FERNET_KEYS
     if not is_well_formed(first):
         yield _weak(2, "The first of FERNET_KEYS, which seals credentials, is no key.", RIGHT_FERNET_KEY)
-    elif not is_strong(first) or first == text:
+    elif not is_strong(first):
         yield _weak(2, "The first of FERNET_KEYS, which seals credentials, is weak.", RIGHT_FERNET_KEY)
     if any(not is_well_formed(key) for key in others if key.strip() == key):
         words = "One of FERNET_KEYS behind the first is no key. It opens what it has sealed."

@@ -1,20 +1,23 @@
 """Reads settings from the environment: each by its name, and with what is right where it cannot be read.
 
-A variable that is unset or empty falls back to what a stack of `make up` keeps in its folder: its secrets and servers,
-and while it runs the settings that it was started with. So a command in a second terminal has those of the stack. All
-functions raise ImproperlyConfigured with one line, in which no value stands that may hold a password.
+What is secret may stand in a file instead, which `NAME_FILE` names. A variable that is unset or empty falls back to
+what a stack of `make up` keeps in its folder: its secrets and servers, and while it runs the settings that it was
+started with. So a command in a second terminal has those of the stack. All functions raise ImproperlyConfigured with
+one line, in which no value stands that may hold a password.
 """
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
+from meshes.services import SECRETS_OF
 from meshes.stack_folder import data_folder, parse_variables
 from workspaces.spelling import nearest, none_of
 
@@ -29,6 +32,13 @@ READ_ELSEWHERE = (
     *("MESHES_TEST_PATIENCE", "MESHES_FAULT_ROUNDS"),  # by the tests
 )
 """Variables that are no settings."""
+SECRETS = (
+    *("SECRET_KEY", "SECRET_KEY_FALLBACKS", "FERNET_KEYS", "MESHES_OAUTH_CLIENTS"),
+    *("DATABASE_URL", "MESHES_DIRECT_DATABASE_URL", "POSTGRES_PASSWORD"),
+    *("REDIS_URL", "MESHES_REDIS_SHARDS", "VALKEY_PASSWORD"),
+    *("FLOWER_BASIC_AUTH", "MESHES_ADMIN_PASSWORD", "MESHES_FLOWER_PASSWORD"),
+)
+"""Variables that are secret, or that may hold a password: each may be in a file, which `NAME_FILE` names."""
 _LOGIN = re.compile(r"[!-+\--9;-~]+:[ -+\--~]+")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\]+")
 
@@ -48,7 +58,30 @@ _asked: set[str] = set()
 
 def env(name: str, default: str = "") -> str:
     _asked.add(name)
-    return os.environ.get(name) or _defaults.get(name) or default
+    return _given(name, os.environ) or _defaults.get(name) or default
+
+
+def read_secret_files(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment with the secrets themselves in the place of the names of their files."""
+    files = {f"{name}_FILE" for name in SECRETS}
+    read = {name: text for name in SECRETS if (text := _given(name, environment))}
+    return {name: value for name, value in environment.items() if name not in files} | read
+
+
+def _given(name: str, environment: Mapping[str, str]) -> str:
+    text = environment.get(name, "")
+    path = environment.get(f"{name}_FILE", "") if name in SECRETS else ""
+    if not path:
+        return text
+    if text:
+        raise ImproperlyConfigured(f"{name} and {name}_FILE are both set: only one may be.")
+    try:
+        text = Path(path).read_text().rstrip("\r\n")
+    except (OSError, ValueError):  # a ValueError of what is no text in UTF-8, or no path
+        raise ImproperlyConfigured(f"{name}_FILE must be a file that can be read, not {path!r}.") from None
+    if not text.strip():
+        raise ImproperlyConfigured(f"{name}_FILE is {path!r}, which is empty.")
+    return text
 
 
 def envsecret(name: str) -> str:
@@ -152,7 +185,7 @@ def envvendors(name: str, slugs: Collection[str], known: Collection[str]) -> Non
 
 def known_settings() -> set[str]:
     """All variables that something reads; to be asked when the settings have been read."""
-    return _asked | set(READ_ELSEWHERE)
+    return _asked | set(READ_ELSEWHERE) | {f"{name}_FILE" for name in SECRETS}
 
 
 def unknown_settings() -> dict[str, str | None]:
@@ -196,9 +229,32 @@ def envorigins(name: str) -> list[str]:
     return origins
 
 
-def envredis(name: str, default: str) -> str:
-    """The URL of a Redis or Valkey server."""
-    return _redis_url(name, env(name, default))
+def envpostgres() -> str:
+    """DATABASE_URL, or what POSTGRES_HOST and its like make of a password of any characters."""
+    if (url := env("DATABASE_URL")) or not (host := env("POSTGRES_HOST")):
+        return url or "postgresql://meshes@/meshes"
+    user, password, name = env("POSTGRES_USER", "meshes"), env("POSTGRES_PASSWORD"), env("POSTGRES_DB", "meshes")
+    if not password:
+        raise ImproperlyConfigured("POSTGRES_PASSWORD is not set, and neither is DATABASE_URL.")
+    return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@{host}/{quote(name, safe='')}"
+
+
+def envbroker() -> str:
+    """REDIS_URL, or what VALKEY_HOST and VALKEY_PASSWORD make."""
+    url = env("REDIS_URL")
+    if not url and (host := env("VALKEY_HOST")):
+        if not (password := env("VALKEY_PASSWORD")):
+            raise ImproperlyConfigured("VALKEY_PASSWORD is not set, and neither is REDIS_URL.")
+        url = f"redis://:{quote(password, safe='')}@{host}:6379/0"
+    return _redis_url("REDIS_URL", url or "redis://127.0.0.1:6379/0")
+
+
+def envservice() -> str:
+    """Which service this process is; empty where one environment serves all."""
+    service = env("MESHES_SERVICE")
+    if service and service not in SECRETS_OF:
+        raise ImproperlyConfigured(f"MESHES_SERVICE must be one of {', '.join(SECRETS_OF)}, not {service!r}.")
+    return service
 
 
 def envshards(name: str, default: str) -> list[str]:

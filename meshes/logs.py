@@ -3,6 +3,7 @@
 import logging
 import re
 
+FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _LINK = re.compile(r"(?<=/connect/)[^\s?\"']+")
 
 

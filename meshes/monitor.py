@@ -1,23 +1,37 @@
 """Celery's application for Flower (`celery -A meshes.monitor flower`): all that Flower serves is behind its password.
 
 Flower serves everything to everybody where it has no password, and `/metrics` even where it has one; nor does it send a
-content security policy. `/healthcheck` stays open: it says OK, to whatever watches the process.
+content security policy. `/healthcheck` stays open: it says OK, to whatever watches the process. Flower only shows:
+what would stop workers or send tasks is refused unless MESHES_FLOWER_CONTROL says otherwise, and is logged either way.
+
+The process needs the broker and its logins, and reads nothing else: no settings of Django, no database, no keys.
 """
 
 import base64
 import hashlib
+import logging
+import logging.config
+import os
 from typing import Any
 
+from celery import Celery
 from django.core.exceptions import ImproperlyConfigured
+from flower.api import BaseApiHandler
 from flower.app import Flower
+from flower.inspector import Inspector
 from flower.views import BaseHandler
 from flower.views.monitor import Healthcheck
+from flower.views.tasks import TasksDataTable
+from tornado.web import HTTPError
 
-from meshes.celery import app
-from meshes.environment import check_logins
+from delivery.lanes.options import CELERY_SETTINGS
+from delivery.lanes.worker import install
+from meshes.environment import LEVELS, check_logins, env, envbool, envbroker, envchoice
+from meshes.logs import FORMAT
 from meshes.startup import exit_where_misconfigured
+from meshes.worker_answers import SHOWN_OF_BROKER, show_settings
 
-__all__ = ["app"]
+logger = logging.getLogger(__name__)
 
 INLINE_SCRIPT = "\nvar autorefresh = 1;\n"
 """The one that Flower has, on its page of workers: whether that renews itself."""
@@ -27,9 +41,32 @@ CONTENT_SECURITY_POLICY = (
     " font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """Its pages have style attributes."""
+READING = frozenset({"GET", "HEAD"})
+READ_BY_POST = TasksDataTable
+"""The page of tasks asks for its rows by POST: their filter is long."""
+
+with exit_where_misconfigured():
+    app = Celery("meshes", broker=envbroker(), fixups=[])  # without Celery's fixups, which load Django's settings
+    MAY_CONTROL = envbool("MESHES_FLOWER_CONTROL", False)
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"line": {"class": "meshes.logs.Line", "format": FORMAT}},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "root": {"handlers": ["stderr"], "level": envchoice("MESHES_LOG_LEVEL", LEVELS, "INFO")},
+            "loggers": {"flower.inspector": {"level": "ERROR"}},  # it starts before workers do, and asks them
+        }
+    )
+    if logins := env("FLOWER_BASIC_AUTH"):
+        os.environ["FLOWER_BASIC_AUTH"] = logins  # where Flower looks, also for what a file holds
+install(app)
+app.conf.update(CELERY_SETTINGS)
 
 _set_default_headers = BaseHandler.set_default_headers
+_prepare_api = BaseApiHandler.prepare
 _start_http_server = Flower.start_http_server
+_on_update = Inspector._on_update
 
 
 def start_http_server(flower: Flower) -> Any:
@@ -38,6 +75,7 @@ def start_http_server(flower: Flower) -> Any:
         if not any(flower.options.basic_auth or ()):
             raise ImproperlyConfigured("FLOWER_BASIC_AUTH is not set: Flower would be open to everybody.")
         check_logins("FLOWER_BASIC_AUTH", flower.options.basic_auth)
+    flower.options.read_only = not MAY_CONTROL  # leaves the buttons out
     return _start_http_server(flower)
 
 
@@ -48,10 +86,63 @@ def set_default_headers(handler: BaseHandler) -> None:
 
 def prepare(handler: BaseHandler) -> None:
     """Before any method of any page."""
-    if not isinstance(handler, Healthcheck):
-        handler.current_user  # noqa: B018  (raises 401 for a wrong password)
+    if isinstance(handler, Healthcheck):
+        return
+    handler.current_user  # noqa: B018  (raises 401 for a wrong password)
+    handler.login = _login_of(handler)
+    if _is_action(handler) and not MAY_CONTROL:
+        raise HTTPError(403, "Flower only shows here. MESHES_FLOWER_CONTROL=1 lets it act.")
+
+
+def prepare_api(handler: BaseApiHandler) -> None:
+    _prepare_api(handler)
+    prepare(handler)
+
+
+def on_finish(handler: BaseHandler) -> None:
+    """Who asked for what, and what the answer was."""
+    if _is_action(handler) and hasattr(handler, "login"):
+        request = handler.request
+        said = (handler.login, request.method, request.path, request.remote_ip, handler.get_status())
+        logger.warning("%r asked Flower to act: %s %r, from %s, answered %d", *said)
+
+
+def write_error(handler: BaseHandler, status_code: int, **kwargs: Any) -> None:
+    """What went wrong is in the log: Flower's own page of errors shows code, and its API nothing but a status."""
+    _, error, _ = kwargs.get("exc_info", (None, None, None))
+    if status_code == 401:
+        handler.set_header("WWW-Authenticate", 'Basic realm="flower"')
+    known = isinstance(error, HTTPError) and error.log_message and status_code < 500
+    handler.set_header("Content-Type", "text/plain; charset=UTF-8")
+    handler.finish(f"{error.get_message()}\n" if known else f"{status_code} {handler._reason}\n")
+
+
+def show_update(inspector: Inspector, worker: str, method: str, response: Any) -> None:
+    """Also of a worker of an older version, which tells all its settings."""
+    if method == "conf":
+        response = show_settings(response)
+    if method == "stats" and isinstance(broker := response.get("broker"), dict):
+        response["broker"] = {name: broker[name] for name in SHOWN_OF_BROKER if name in broker}
+    _on_update(inspector, worker, method, response)
+
+
+def _is_action(handler: BaseHandler) -> bool:
+    return handler.request.method not in READING and not (
+        handler.request.method == "POST" and isinstance(handler, READ_BY_POST)
+    )
+
+
+def _login_of(handler: BaseHandler) -> str:
+    """The name in a login that was let through: Flower compares it, and does not keep it."""
+    _, _, encoded = handler.request.headers.get("Authorization", "").partition(" ")
+    return base64.b64decode(encoded).decode().partition(":")[0]
 
 
 Flower.start_http_server = start_http_server
+Inspector._on_update = show_update
 BaseHandler.set_default_headers = set_default_headers
+BaseHandler.on_finish = on_finish
 BaseHandler.prepare = prepare
+BaseHandler.write_error = write_error
+BaseApiHandler.prepare = prepare_api
+BaseApiHandler.write_error = write_error

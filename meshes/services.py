@@ -9,6 +9,20 @@ THREADS = {"fanout": 16, "deliver": 64}
 WEB_THREADS = 16
 """Threads of one web process: requests that are being answered at the same time."""
 
+_SERVERS = frozenset({"DATABASE_URL", "MESHES_DIRECT_DATABASE_URL", "POSTGRES_PASSWORD"}) | (
+    _BROKERS := frozenset({"REDIS_URL", "MESHES_REDIS_SHARDS", "VALKEY_PASSWORD"})
+)
+_SEALED = frozenset({"FERNET_KEYS", "MESHES_OAUTH_CLIENTS"})
+SECRETS_OF = {
+    "migrate": _SERVERS - _BROKERS,
+    "web": _SERVERS | _SEALED | {"SECRET_KEY", "SECRET_KEY_FALLBACKS"},
+    "fanout": _SERVERS,
+    "deliver": _SERVERS | _SEALED,
+    "sweep": _SERVERS,
+    "flower": _BROKERS - {"MESHES_REDIS_SHARDS"} | {"FLOWER_BASIC_AUTH"},
+}
+"""The secrets that each service may have, by the service's name; one that MESHES_SERVICE names asks for no others."""
+
 FLOWER_TASKS = 10_000
 """The newest tasks that Flower keeps: some 60 MB. Its own default of 100,000 grows to 600."""
 

@@ -16,6 +16,7 @@ from meshes.environment import (
     LEVELS,
     env,
     envbool,
+    envbroker,
     envchoice,
     envdatabase,
     envfile,
@@ -26,25 +27,31 @@ from meshes.environment import (
     envnets,
     envorigins,
     envports,
-    envredis,
+    envpostgres,
     envsecret,
+    envservice,
     envshards,
     envurl,
     envurls,
     envvendors,
 )
+from meshes.logs import FORMAT
 from meshes.stack_folder import RUN_ID
 
 # --- secrets and servers -------------------------------------------------------------------------------------------
 
-SECRET_KEY = envsecret("SECRET_KEY")
-FERNET_KEYS = envkeys("FERNET_KEYS")
+MESHES_SERVICE = envservice()
+"""Which service this process is, where each has an environment of its own and so not the others' secrets."""
+MESHES_SECRETS = services.SECRETS_OF.get(MESHES_SERVICE, frozenset({"SECRET_KEY", "FERNET_KEYS"}))
+"""The secrets that this process is to have. Django and the vault raise where one that it lacks is used."""
+SECRET_KEY = envsecret("SECRET_KEY") if "SECRET_KEY" in MESHES_SECRETS else env("SECRET_KEY")
+FERNET_KEYS = envkeys("FERNET_KEYS") if "FERNET_KEYS" in MESHES_SECRETS else []
 """Keys that seal credentials, newest first. Never derived from SECRET_KEY: see docs/vault.md."""
 
-DATABASE_URL = env("DATABASE_URL", "postgresql://meshes@/meshes")
+DATABASE_URL = envpostgres()
 MESHES_DIRECT_DATABASE_URL = env("MESHES_DIRECT_DATABASE_URL", DATABASE_URL)
 """The same database past any proxy that pools connections: for locks that die with a process. See docs/running.md."""
-REDIS_URL = envredis("REDIS_URL", "redis://127.0.0.1:6379/0")
+REDIS_URL = envbroker()
 MESHES_REDIS_SHARDS = envshards("MESHES_REDIS_SHARDS", REDIS_URL)
 """All brokers. Each workspace is on one of them; a worker serves one, its own REDIS_URL. See docs/lanes.md."""
 if REDIS_URL not in MESHES_REDIS_SHARDS:
@@ -254,7 +261,8 @@ MESHES_LOOPBACK_WORDS = (
     else ""
 )
 """What is said of a URL on this machine, by a stack that somebody tries out there."""
-envlogins("FLOWER_BASIC_AUTH")  # which Flower reads by itself
+envlogins("FLOWER_BASIC_AUTH")  # which meshes.monitor reads by itself,
+envbool("MESHES_FLOWER_CONTROL", False)  # as this
 MESHES_FLOWER_URL = envurl("MESHES_FLOWER_URL")
 """Where the page at `/` says that Flower is; empty leaves it out."""
 MESHES_OUTBOUND_TIMEOUT_SECONDS = 15
@@ -316,7 +324,7 @@ MESHES_PUBLIC_URL = envurl("MESHES_PUBLIC_URL")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"class": "meshes.logs.Line", "format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "formatters": {"line": {"class": "meshes.logs.Line", "format": FORMAT}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": envchoice("MESHES_LOG_LEVEL", LEVELS, "INFO")},
     "loggers": {

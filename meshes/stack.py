@@ -15,6 +15,7 @@ from meshes import services
 from meshes.broker import NO_BROKER_WORDS, ping
 from meshes.children import Program, run
 from meshes.embedded import Postgres, Valkey, free_port, port_is_free, private_folder
+from meshes.environment import read_secret_files
 from meshes.stack_folder import NEW_KEYS, PROJECT, RUN_ID, StackFolder
 from meshes.startup import words_of
 from meshes.supervisor import Supervisor
@@ -65,7 +66,7 @@ class Stack:
         self.durable = durable
         self.new_keys = new_keys
         self.report = report
-        self.environment = {name: value for name, value in environment.items() if value} | (
+        self.environment = {name: value for name, value in read_secret_files(environment).items() if value} | (
             LOOPBACK if loopback else {}
         )
         self.supervisor = Supervisor(changed=self._pids_changed, report=report)
