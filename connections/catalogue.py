@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterable, Sequence
 
-from connections.providers.base import Action, Field, Limits, OAuth, Provider
+from connections.oauth.addresses import callback_path
+from connections.providers.base import Action, Field, Limits, Provider
 
 _AUTH = {
     "none": "none",
@@ -52,7 +53,7 @@ def page(provider: Provider) -> str:
     ]
     lines += [f"Credentials: {_AUTH[provider.auth]}. Test: {provider.test}", ""]
     lines += _fields("Config", provider.config_fields) + _fields("Credentials", provider.credential_fields)
-    lines += _authorization(provider.oauth) + _limits(provider)
+    lines += _authorization(provider) + _limits(provider)
     if provider.live_options:
         rows = [(f"`{key}`", words) for key, words in provider.live_options.items()]
         lines += ["## Live options", "", "`GET /api/v1/connections/{id}/options/{field}` lists them.", ""]
@@ -86,14 +87,16 @@ def _notes(field: Field) -> str:
     return " ".join(notes)
 
 
-def _authorization(oauth: OAuth | None) -> list[str]:
+def _authorization(provider: Provider) -> list[str]:
+    oauth = provider.oauth
     if oauth is None or not oauth.is_by_person:
         return []
     optional = dict(oauth.authorize_with).get("optional_scope", "").split()
     scopes = [f"`{scope}`" for scope in oauth.scopes] + [f"`{scope}` (may be refused)" for scope in optional]
     asked = f"Asks for {', '.join(scopes)}." if scopes else "The app's own settings say what it may do."
     words = "`POST /api/v1/connections/{id}/authorize`, or a connect link: see [OAuth](../oauth.md)."
-    return ["## Authorization", "", f"{words} {asked}", ""]
+    callback = f"The app's redirect URI: `<MESHES_PUBLIC_URL>{callback_path(provider.slug)}`."
+    return ["## Authorization", "", f"{words} {asked}", "", callback, ""]
 
 
 def _limits(provider: Provider) -> list[str]:

@@ -17,7 +17,7 @@ from django.db.models import F
 from connections import credentials as keeping
 from connections import outbound, outside, providers, vault
 from connections.models import Connection, ConnectionHealth
-from connections.oauth import grants, revoking, states, tokens
+from connections.oauth import addresses, grants, revoking, states, tokens
 from connections.oauth.tokens import Tokens
 from connections.providers.base import Account, FieldProblem, Granted, InvalidFields, Provider
 from connections.signals import connection_changed
@@ -41,7 +41,7 @@ CLOSED_BREAKER: Mapping[str, Any] = {
 TO_AUTHORIZE_WORDS = "It has not been authorized yet: open its authorization URL or connect link."
 TO_GIVE_WORDS = "It has no credentials yet."
 DISCONNECTED_WORDS = "It was disconnected. Authorize it again to use it."
-ENDED_WORDS = "The connection was disconnected while it was authorized. Start again."
+ENDED_WORDS = "The connection was disconnected, or authorized otherwise, meanwhile. Start again."
 DELETED_WORDS = "The connection has been deleted."
 CHANGED_WORDS = "The connection has been changed or deleted meanwhile; read it again."
 
@@ -184,10 +184,11 @@ def authorize(
     actor: str,
     started: states.Started | None = None,
 ) -> Connection:
-    """Keep what an authorization gave; it ends `needs_reauth` and `credential_error`.
+    """Keep what an authorization gave; it ends `needs_reauth` and `credential_error`, connect links, and every other
+    authorization of the connection that is under way.
 
     The config additions are checked already. Raises Conflict for a connection that was deleted meanwhile, or
-    disconnected since the authorization was `started`.
+    disconnected or authorized otherwise since the authorization was `started`.
     """
     provider = providers.get(connection.type)
     account = granted.account or Account("")
@@ -211,7 +212,9 @@ def authorize(
         _rows(row).filter(status__in=AWAITING_CREDENTIALS).update(
             status=Status.ACTIVE, status_reason="", status_changed_at=now, paused_until=None
         )
-        grants.establish(row, new, client_id)
+        shared_callback = started is not None and addresses.is_shared(started.redirect_uri)
+        grants.establish(row, new, client_id, shared_callback=shared_callback)
+        states.forget(row, but=started.id if started is not None else None)
         _announce(row)
     return _reload(connection)
 

@@ -278,10 +278,16 @@ class OAuthGrant(models.Model):
     lease_id = models.UUIDField(null=True, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
     link_generation = models.IntegerField(default=1, help_text="Connect links of an earlier one are void.")
+    shared_callback = models.BooleanField(
+        default=False, db_default=False, help_text="Authorized by the redirect URI that all vendors shared."
+    )
 
     class Meta:
         db_table = "oauth_grants"
         verbose_name = "authorization"
+        indexes = [
+            models.Index(fields=["connection"], condition=Q(shared_callback=True), name="oauth_grants_shared_callback")
+        ]
 
     def __str__(self) -> str:
         if self.ended_at:
@@ -290,13 +296,19 @@ class OAuthGrant(models.Model):
 
 
 class OAuthState(models.Model):
-    """An authorization that has been started: good once, for ten minutes, for the one who started it."""
+    """An authorization that has been started: good once, for ten minutes, in one browser.
+
+    One that an API key started belongs to the first browser that opens its address.
+    """
 
     id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
     state_hash = models.CharField(unique=True, max_length=64, help_text="SHA-256 of the state; hexadecimal.")
     connection = models.ForeignKey(Connection, on_delete=models.CASCADE, related_name="+", db_constraint=False)
     workspace = models.ForeignKey(Workspace, on_delete=models.PROTECT, related_name="+")
     session = models.CharField(max_length=80, help_text="key:<id of an API key> or browser:<hash of a cookie>.")
+    opened_in = models.CharField(
+        max_length=80, blank=True, default="", db_default="", help_text="browser:<hash of a cookie>; empty: not opened."
+    )
     client_id = models.CharField(max_length=255)
     redirect_uri = models.TextField()
     created_at = models.DateTimeField(auto_now_add=True)

@@ -318,6 +318,9 @@ envvendors("MESHES_OAUTH_CLIENTS", MESHES_OAUTH_CLIENTS, _slugs)
 """The installation's apps at vendors: `hubspot=<client id>:<client secret>,…` or a JSON object; see docs/oauth.md."""
 MESHES_PUBLIC_URL = envurl("MESHES_PUBLIC_URL")
 """Where browsers reach Meshes, `https://meshes.example.com`; unset: where the request came in."""
+MESHES_OAUTH_CALLBACK = envchoice("MESHES_OAUTH_CALLBACK", ("AUTO", "SHARED", "VENDOR"), "AUTO").lower()
+"""The redirect URI of new authorizations: `/oauth/callback/<vendor>`, or `/oauth/callback` for all vendors. `auto` goes
+on with the latter while connections are authorized by it, because that is what their apps have registered."""
 
 # --- logging -------------------------------------------------------------------------------------------------------
 

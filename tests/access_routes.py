@@ -157,7 +157,9 @@ OPEN = {
     "GET /favicon.ico": 302,
     "GET /healthz": 200,
     "GET /readyz": 200,
+    "GET /oauth/start/{ticket}": 404,
     "GET /oauth/callback": 303,
+    "GET /oauth/callback/{vendor}": 303,
     "GET /oauth/outcome/{token}": 404,
     "GET /connect/{link}": 404,
 }

@@ -32,6 +32,8 @@ RETRY_SECONDS = 2.0
 """How long Redis is left alone after it failed."""
 MIN_BURST = 10.0
 """The least a bucket holds: with a rate of one a second, a handful at once is no flood."""
+AUTHORIZATIONS_A_MINUTE = 20
+"""Of one connection, by its connect links: each leaves a record that is kept for a year."""
 _MAX_LOCAL_BUCKETS = 10_000
 
 # KEYS: buckets. ARGV: count, then rate and burst of each. Answers the milliseconds to wait, 0 when taken: from all or
@@ -91,6 +93,12 @@ def take_guess(buckets: dict[str, "Bucket"]) -> float | None:
 def put_back_guess(buckets: dict[str, "Bucket"]) -> None:
     """What was taken for a guess that was right."""
     _shared().take(buckets, -1)
+
+
+def take_authorization(connection_id: uuid.UUID) -> float | None:
+    """Count an authorization that a connect link's holder begins: None while that may be, else seconds to wait."""
+    buckets = {f"meshes:authorizations:{connection_id}": per_minute(AUTHORIZATIONS_A_MINUTE)}
+    return _shared().take(buckets, 1)
 
 
 @contextmanager

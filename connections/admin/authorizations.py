@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from connections.admin.records import owner_link
 from connections.admin.watching import WatchedAdmin
 from connections.models import AccessRecord, OAuthApp, OAuthGrant, OAuthState, SealedDocument
-from connections.oauth import apps, states
+from connections.oauth import addresses, apps, states
 from workspaces import clock, ids
 from workspaces.operators import columns, display
 from workspaces.operators.filters import WorkspaceFilter
@@ -46,12 +46,12 @@ class OAuthGrantAdmin(OperatorAdmin):
 
     lookups = OF_CONNECTION
     list_display = ("show_connection", "show_workspace", "show_state", "show_expires", "show_refreshed", "error")
-    list_filter = (WorkspaceFilter, StandingFilter)
+    list_filter = (WorkspaceFilter, StandingFilter, "shared_callback")
     list_select_related = ("connection", "workspace")
     search_help_text = "conn_… or ws_… id, or the external id of a workspace"
     fields = (
-        "show_connection", "show_workspace", "show_state", "client_id", "scope", "show_expires", "show_refreshed",
-        "refresh_failures", "show_not_before", "show_ended", "error", "show_leased",
+        "show_connection", "show_workspace", "show_state", "client_id", "show_callback", "scope", "show_expires",
+        "show_refreshed", "refresh_failures", "show_not_before", "show_ended", "error", "show_leased",
     )  # fmt: skip
     readonly_fields = fields
     show_connection = columns.related("connection", "connections.connection")
@@ -69,6 +69,12 @@ class OAuthGrantAdmin(OperatorAdmin):
         if grant.refreshed_at is None:
             return display.badge("none")
         return display.badge("failing", "warn") if grant.refresh_failures else display.badge("live")
+
+    @admin.display(description="redirect URI")
+    def show_callback(self, grant: OAuthGrant) -> str:
+        if not grant.client_id:
+            return display.NOTHING
+        return addresses.callback_path(None if grant.shared_callback else grant.connection.type)
 
     @admin.display(description="last error")
     def error(self, grant: OAuthGrant) -> str:
@@ -125,7 +131,10 @@ class OAuthStateAdmin(OperatorAdmin):
     def show_state(self, state: OAuthState) -> str:
         if state.used_at is not None:
             return display.badge("used", "good")
-        return display.badge("expired" if state.expires_at <= clock.now() else "open", "quiet")
+        if state.expires_at <= clock.now():
+            return display.badge("expired", "quiet")
+        is_opened = state.opened_in or not state.session.startswith(f"{states.KEY}:")
+        return display.badge("open" if is_opened else "not opened", "quiet")
 
     @admin.display(description="started by")
     def show_by(self, state: OAuthState) -> str:

@@ -1,4 +1,4 @@
-"""An authorization from its first step, the vendor's page, to the redirect that comes back from there."""
+"""An authorization from its first step, the way to the vendor's page, to the redirect that comes back from there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,18 +9,41 @@ from connections import lifecycle, providers
 from connections.models import Connection
 from connections.oauth import apps, exchange, states, tokens
 from connections.oauth.clients import Client
-from connections.oauth.states import Started
+from connections.oauth.states import Refusal, Started
 from connections.oauth.tokens import Tokens
 from connections.oauth.troubles import NoToken
 from connections.providers.base import Granted, InvalidFields, OAuth, Provider
 from connections.secret import MASK
+from workspaces.authentication import Identity
 from workspaces.clock import database_now
 
 PURPOSE = "oauth authorize"
 
 OVER_TITLE = "This authorization is no longer valid"
-OVER_WORDS = (
-    "It was used already, has taken longer than ten minutes, or was started in another browser. Start it again."
+REFUSALS: Mapping[Refusal, tuple[str, str]] = {
+    Refusal.OVER: (
+        OVER_TITLE,
+        "It was used already, has taken longer than ten minutes, or was ended meanwhile. Start it again.",
+    ),
+    Refusal.ANOTHER_BROWSER: (
+        "This authorization belongs to another browser",
+        "It ends in the browser that began it. Nothing has changed. Allow cookies for this site, and start it again"
+        " in this browser.",
+    ),
+    Refusal.ANOTHER_CALLBACK: (
+        "The answer came to another vendor's address",
+        "It did not arrive where this authorization's vendor was told to send it. Nothing has changed. Start it again.",
+    ),
+    Refusal.KEY_ENDED: (
+        "The application that began this may not any more",
+        "Its API key has been revoked or has expired. Nothing has changed. Start it again from there.",
+    ),
+}
+"""Title and words for a state that is not taken."""
+OPENED_TITLE = "This address was opened already"
+OPENED_WORDS = (
+    "It is good for one browser, the first that opens it; programs that look at links count too. Go back to where you"
+    " came from, and start again."
 )
 
 
@@ -42,10 +65,10 @@ class AuthorizationFailed(Exception):  # noqa: N818 - named by what happened
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """Where the browser goes, and until when it has to come back."""
+class Prepared:
+    """A ticket for one browser, and until when that has to come back from the vendor."""
 
-    url: str
+    ticket: str
     expires_at: datetime
 
 
@@ -58,31 +81,68 @@ def provider_of(connection: Connection) -> tuple[Provider, OAuth]:
     return provider, oauth
 
 
-def begin(connection: Connection, session: str, redirect_uri: str) -> Begun:
-    """Start an authorization for a session (see `states`). Raises NotAuthorizable."""
-    provider, oauth = provider_of(connection)
+def prepare(connection: Connection, identity: Identity, redirect_uri: str) -> Prepared:
+    """An authorization that a key begins, and one browser takes up by `take_up`. Raises NotAuthorizable."""
+    client_id = _app_of(connection)
+    _page_of(connection)
+    return Prepared(*states.issue_ticket(connection, identity, client_id, redirect_uri))
+
+
+def take_up(ticket: str, cookie: str) -> str:
+    """The vendor's page for the browser with this cookie. Raises AuthorizationFailed and NotAuthorizable."""
+    try:
+        started = states.open_ticket(ticket, cookie)
+    except states.StateRefused as refused:
+        is_taken = refused.refusal is Refusal.ANOTHER_BROWSER
+        raise AuthorizationFailed(*(OPENED_TITLE, OPENED_WORDS) if is_taken else REFUSALS[refused.refusal]) from None
+    return _vendor_url(_connection_of(started), states.state_of(ticket), started.client_id, started.redirect_uri)
+
+
+def begin(connection: Connection, cookie: str, redirect_uri: str) -> str:
+    """The vendor's page, for an authorization that the browser with this cookie begins. Raises NotAuthorizable."""
+    client_id = _app_of(connection)
+    _page_of(connection)
+    state, _ = states.start(connection, states.browser_session(cookie), client_id, redirect_uri)
+    return _vendor_url(connection, state, client_id, redirect_uri)
+
+
+def _app_of(connection: Connection) -> str:
+    provider, _ = provider_of(connection)
     client_id = apps.client_id_for(connection.workspace_id, connection.type)
     if client_id is None:
         raise NotAuthorizable(f"No {provider.name} app is set up: neither the workspace nor the installation has one.")
+    return client_id
+
+
+def _page_of(connection: Connection) -> str:
+    provider, oauth = provider_of(connection)
     try:
-        address = exchange.url_of(provider, oauth.authorize_url, connection.config)
+        return exchange.url_of(provider, oauth.authorize_url, connection.config)
     except NoToken as trouble:
         raise NotAuthorizable(str(trouble)) from None
-    state, expires_at = states.start(connection, session, client_id, redirect_uri)
+
+
+def _vendor_url(connection: Connection, state: str, client_id: str, redirect_uri: str) -> str:
+    _, oauth = provider_of(connection)
+    address = _page_of(connection)
     parameters = {"response_type": "code", "client_id": client_id, "redirect_uri": redirect_uri, "state": state}
     if oauth.scopes:
         parameters["scope"] = oauth.scope_separator.join(oauth.scopes)
     if oauth.pkce:
         parameters |= {"code_challenge": states.challenge_of(state), "code_challenge_method": "S256"}
     query = urlencode(parameters | dict(oauth.authorize_with))
-    return Begun(f"{address}{'&' if '?' in address else '?'}{query}", expires_at)
+    return f"{address}{'&' if '?' in address else '?'}{query}"
 
 
-def complete(answer: Mapping[str, str], cookie: str) -> Connection:
-    """Take the redirect's parameters to their end: the connection, authorized. Raises AuthorizationFailed."""
-    started = states.use(answer.get("state", ""), cookie)
-    if started is None:
-        raise AuthorizationFailed(OVER_TITLE, OVER_WORDS)
+def complete(answer: Mapping[str, str], cookie: str, callback: str) -> Connection:
+    """Take the redirect's parameters to their end: the connection, authorized. Raises AuthorizationFailed.
+
+    `callback` is the path at which they arrived.
+    """
+    try:
+        started = states.use(answer.get("state", ""), cookie, callback)
+    except states.StateRefused as refused:
+        raise AuthorizationFailed(*REFUSALS[refused.refusal]) from None
     connection = _connection_of(started)
     provider, oauth = provider_of(connection)
     try:

@@ -1,10 +1,11 @@
-"""The pages that a customer's browser sees: a connect link, and the end of an authorization.
+"""The pages that a customer's browser sees: a connect link, the way to the vendor, and the end of an authorization.
 
 They run no script, load nothing from elsewhere, tell nobody where they were, and hold no secret. A cookie that says
 nothing names the browser, so that an authorization ends in the one that began it.
 """
 
 import hmac
+import math
 import re
 import secrets
 from typing import Any
@@ -20,12 +21,14 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from connections import outside, providers
 from connections.models import Connection
-from connections.oauth import authorizing, links, states
-from connections.oauth.addresses import redirect_uri
+from connections.oauth import authorizing, links
+from connections.oauth.addresses import callback_path, redirect_uri
 from connections.oauth.authorizing import AuthorizationFailed, NotAuthorizable
 from connections.oauth.links import Link
+from workspaces import limits
 
 COOKIE = "meshes_connect"
+"""Over https `__Host-` stands before it: no other host of the domain can set it."""
 COOKIE_SECONDS = 3600
 _COOKIE_FORM = re.compile(r"[A-Za-z0-9_-]{43}")
 
@@ -42,7 +45,12 @@ HEADERS = {
 }
 
 VOID_TITLE = "This link is no longer valid"
-VOID_WORDS = "It has expired or was withdrawn. Ask whoever sent it to you for a new one."
+VOID_WORDS = "It was used, has expired or was withdrawn. Ask whoever sent it to you for a new one."
+WINDOW_TITLE = "Please open this address in a window of its own"
+WINDOW_WORDS = "It was asked for ahead of time, or inside another page. Nothing has begun, and it is still good."
+MANY_TITLE = "Please wait a moment"
+MANY_WORDS = "This connection has been started many times in the last minute. Wait a little, and try again."
+NOT_NOW_TITLE = "It cannot be connected now"
 OVER_TITLE = "There is nothing more to see here"
 OVER_WORDS = "This page told how an authorization ended, and is over."
 BUSY_TITLE = "Please reload this page in a moment"
@@ -54,14 +62,38 @@ AGAIN_WORDS = (
 
 
 @require_GET
-def callback(request: HttpRequest) -> HttpResponse:
+def start(request: HttpRequest, ticket: str) -> HttpResponse:
+    """Where an application sends the browser of whoever may give access. It goes on to the vendor, in this browser."""
+    if not _is_opened(request):
+        return _failure(request, WINDOW_TITLE, WINDOW_WORDS, 403)
+    cookie = _cookie_of(request) or secrets.token_urlsafe(32)
+    try:
+        url = authorizing.take_up(ticket, cookie)
+    except AuthorizationFailed as failed:
+        return _failure(request, failed.title, failed.words, 404)
+    except NotAuthorizable as problem:
+        return _failure(request, NOT_NOW_TITLE, str(problem), 409)
+    response = HttpResponseRedirect(url, status=303, headers=HEADERS)
+    _set_cookie(response, cookie)
+    return response
+
+
+def _is_opened(request: HttpRequest) -> bool:
+    """Whether somebody opens the address, as far as the browser says so: not a look ahead, a frame, or a picture."""
+    ahead = "".join(request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose", "X-Moz")).lower()
+    kind = (request.headers.get("Sec-Fetch-Mode", "navigate"), request.headers.get("Sec-Fetch-Dest", "document"))
+    return "prefetch" not in ahead and kind == ("navigate", "document")
+
+
+@require_GET
+def callback(request: HttpRequest, vendor: str | None = None) -> HttpResponse:
     """Where vendors send the browser back to. It goes on to a page whose address has neither code nor state."""
-    answer = {name: value for name, value in request.GET.items() if isinstance(value, str)}
+    answer = {name: str(values[0]) for name, values in request.GET.lists() if len(values) == 1}
     title, words = "", ""
     connection: Connection | None
     try:
         with outside.place():
-            connection = authorizing.complete(answer, request.COOKIES.get(COOKIE, ""))
+            connection = authorizing.complete(answer, _cookie_of(request) or "", callback_path(vendor))
     except outside.NoPlace as busy:
         response = _failure(request, BUSY_TITLE, BUSY_WORDS, 503)
         response["Retry-After"] = str(busy.retry_after)
@@ -100,11 +132,22 @@ def connect(request: HttpRequest, token: str) -> HttpResponse:
         request.POST.get("proof", "").encode(), _proof(cookie, token).encode()
     ):
         return _failure(request, AGAIN_TITLE, AGAIN_WORDS, 403, link.connection)
-    try:
-        begun = authorizing.begin(link.connection, states.browser_session(cookie), redirect_uri(request))
-    except NotAuthorizable as problem:
-        return _failure(request, "It cannot be connected now", str(problem), 409, link.connection)
-    return _page(request, "leaving", 200, _facts_of(link.connection) | {"url": begun.url})
+    if (wait := limits.take_authorization(link.connection.pk)) is not None:
+        response = _failure(request, MANY_TITLE, MANY_WORDS, 429, link.connection)
+        response["Retry-After"] = str(math.ceil(wait))
+        return response
+    return _leave(request, token, cookie)
+
+
+def _leave(request: HttpRequest, token: str, cookie: str) -> HttpResponse:
+    with links.using(token) as link:
+        if link is None:
+            return _failure(request, VOID_TITLE, VOID_WORDS, 404)
+        try:
+            url = authorizing.begin(link.connection, cookie, redirect_uri(request, link.connection.type))
+        except NotAuthorizable as problem:
+            return _failure(request, NOT_NOW_TITLE, str(problem), 409, link.connection)
+    return _page(request, "leaving", 200, _facts_of(link.connection) | {"url": url})
 
 
 def _offer(request: HttpRequest, link: Link, token: str, cookie: str) -> HttpResponse:
@@ -121,14 +164,27 @@ def _offer(request: HttpRequest, link: Link, token: str, cookie: str) -> HttpRes
         "account": _account_of(connection),
     }
     response = _page(request, "connect", 200, _facts_of(connection) | facts)
-    response.set_cookie(
-        COOKIE, cookie, max_age=COOKIE_SECONDS, secure=settings.SESSION_COOKIE_SECURE, httponly=True, samesite="Lax"
-    )  # Lax: the vendor's redirect back brings it along
+    _set_cookie(response, cookie)
     return response
 
 
+def _set_cookie(response: HttpResponse, cookie: str) -> None:
+    response.set_cookie(
+        _cookie_name(),
+        cookie,
+        max_age=COOKIE_SECONDS,
+        secure=settings.SESSION_COOKIE_SECURE,
+        httponly=True,
+        samesite="Lax",  # the vendor's redirect back brings it along
+    )
+
+
+def _cookie_name() -> str:
+    return f"__Host-{COOKIE}" if settings.SESSION_COOKIE_SECURE else COOKIE
+
+
 def _cookie_of(request: HttpRequest) -> str | None:
-    cookie = request.COOKIES.get(COOKIE, "")
+    cookie = request.COOKIES.get(_cookie_name(), "")
     return cookie if _COOKIE_FORM.fullmatch(cookie) else None
 
 

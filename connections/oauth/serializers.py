@@ -10,9 +10,11 @@ from workspaces import ids
 
 
 class AuthorizationOut(serializers.Serializer[Any]):
-    """Where to send the browser of whoever may give access."""
+    """Where to redirect the browser of whoever may give access."""
 
-    url = serializers.CharField(allow_null=True, help_text="At the vendor. Open it in a browser; it is good once.")
+    url = serializers.CharField(
+        allow_null=True, help_text="Of ours; leads the first browser that opens it to the vendor."
+    )
     expires_at = serializers.DateTimeField()
     secret_shown = SecretShownField()
 

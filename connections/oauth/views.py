@@ -14,8 +14,8 @@ from rest_framework.viewsets import ViewSet
 
 from connections import lifecycle, outside, providers
 from connections.models import Connection
-from connections.oauth import apps, authorizing, links, states
-from connections.oauth.addresses import link_url, redirect_uri
+from connections.oauth import apps, authorizing, links
+from connections.oauth.addresses import link_url, redirect_uri, start_url
 from connections.oauth.serializers import (
     AuthorizationOut,
     ConnectLinkIn,
@@ -61,17 +61,19 @@ class AuthorizationActions(TenantViewSet):
     @action(detail=True, methods=["post"])
     @once
     def authorize(self, request: Request, id: str) -> Response:
-        """Start an authorization. Send the browser of whoever may give access to `url`, within ten minutes.
+        """Start an authorization. Redirect the browser of whoever may give access to `url`; ten minutes for all.
 
-        It ends `needs_reauth` and `credential_error` when it comes back. For somebody who is not at your application
-        just now, make a connect link instead.
+        `url` leads on to the vendor. It is good for the first browser that opens it, and the authorization ends only
+        there. It ends `needs_reauth` and `credential_error`, and makes connect links void. For somebody who is not at
+        your application just now, make a connect link instead.
         """
         connection = self.living()
         self.read(StrictSerializer)
         try:
-            begun = authorizing.begin(connection, states.key_session(self.identity), redirect_uri(request))
+            prepared = authorizing.prepare(connection, self.identity, redirect_uri(request, connection.type))
         except authorizing.NotAuthorizable as problem:
             raise Problem(409, detail=str(problem)) from None
+        begun = {"url": start_url(request, prepared.ticket), "expires_at": prepared.expires_at}
         return ShownOnce(AuthorizationOut(begun).data, ["url"])
 
     @extend_schema(request=ConnectLinkIn, responses=ConnectLinkOut)
@@ -80,7 +82,8 @@ class AuthorizationActions(TenantViewSet):
     def connect_link(self, request: Request, id: str) -> Response:
         """A link with which a person without an account here authorizes this connection, and nothing else.
 
-        Disconnecting or deleting the connection makes all its links void.
+        The first success makes all links of the connection void, as do disconnecting and deleting it. The making and
+        each use of a link stand in the access log.
         """
         connection = self.living()
         seconds = self.read(ConnectLinkIn)["expires_in"]
@@ -88,7 +91,7 @@ class AuthorizationActions(TenantViewSet):
             authorizing.provider_of(connection)
         except authorizing.NotAuthorizable as problem:
             raise Problem(409, detail=str(problem)) from None
-        token, expires_at = links.issue(connection, seconds)
+        token, expires_at = links.issue(connection, seconds, actor=self.identity.actor)
         link = ConnectLinkOut({"url": link_url(request, token), "expires_at": expires_at})
         return ShownOnce(link.data, ["url"])
 
@@ -157,4 +160,4 @@ class OAuthAppViewSet(Endpoint, ViewSet):
         return provider.slug
 
     def show(self, app: Any) -> Response:
-        return Response(OAuthAppOut(app, context={"redirect_uri": redirect_uri(self.request)}).data)
+        return Response(OAuthAppOut(app, context={"redirect_uri": redirect_uri(self.request, app.type)}).data)

@@ -212,13 +212,15 @@ class SecondAct:
         self.outlets.append(Outlet("webhook", workspace, made["id"]))
 
     def _authorize(self, outlet: Outlet) -> None:
-        """What a person's browser does: to the vendor's page, and back with a code."""
+        """What a person's browser does: by our address to the vendor's page, and back with a code."""
         url = self.api.post(f"/connections/{outlet.connection}/authorize")["url"]
-        agreed = _browse(url)
+        opened = _browse(url)
+        cookie = _header(opened, "set-cookie").partition(";")[0]
+        agreed = _browse(_header(opened, "location"))
         location = _header(agreed, "location")
         if agreed.status != 302 or not location:
             raise ApiError(f"The vendor's page answered {agreed.status}")
-        back = _browse(urljoin(location, _header(_browse(location), "location")))
+        back = _browse(urljoin(location, _header(_browse(location, cookie), "location")))
         if back.status != 200:
             raise ApiError(f"The authorization ended with {back.status}: {back.body[:500].decode(errors='replace')}")
 
@@ -244,8 +246,9 @@ class SecondAct:
         self.wait("delivered", lambda: sum(self.count(outlet, "succeeded") for outlet in outlets), goal)
 
 
-def _browse(url: str) -> outbound.Response:
-    request = outbound.Request("GET", url, (("accept", "text/html"),))
+def _browse(url: str, cookie: str = "") -> outbound.Response:
+    headers = (("accept", "text/html"), *((("cookie", cookie),) if cookie else ()))
+    request = outbound.Request("GET", url, headers)
     return outbound.send(request, deadline_seconds=10, body_limit=1024 * 1024, policy=LOOPBACK)
 
 

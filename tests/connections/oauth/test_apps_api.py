@@ -52,7 +52,7 @@ def test_an_app_is_kept_and_its_secret_never_shown(api, workspace):
         "type": "hubspot",
         "client_id": "their-app",
         "client_secret": "••••4242",
-        "redirect_uri": "http://testserver/oauth/callback",
+        "redirect_uri": "http://testserver/oauth/callback/hubspot",
     }
     assert SECRET not in answer.content.decode()
     assert SECRET not in str(OAuthApp.objects.values().get())

@@ -79,9 +79,11 @@ def connect(server):
 def agree(connection):
     """What the owner's browser does."""
     url = post(caller(), f"/api/v1/connections/{connection.public_id}/authorize", {}).json()["url"]
-    page = requests.get(url, allow_redirects=False, timeout=patient(10))
+    browser = Browser()
+    page = requests.get(browser.get(urlsplit(url).path)["Location"], allow_redirects=False, timeout=patient(10))
     assert page.status_code == 302, page.text
-    return Browser().get("/oauth/callback?" + urlsplit(page.headers["location"]).query, follow=True)
+    back = urlsplit(page.headers["location"])
+    return browser.get(f"{back.path}?{back.query}", follow=True)
 
 
 @every_vendor

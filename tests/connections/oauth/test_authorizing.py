@@ -20,7 +20,8 @@ from workspaces import keys
 
 pytestmark = pytest.mark.django_db
 
-BACK = "http://testserver/oauth/callback"
+CALLBACK = "/oauth/callback/hubspot"
+BACK = f"http://testserver{CALLBACK}"
 
 
 def make(type="hubspot", **config) -> Connection:
@@ -28,18 +29,34 @@ def make(type="hubspot", **config) -> Connection:
     return lifecycle.create(make_workspace().pk, type, "Their CRM", config, {}, {}).connection
 
 
-def start(api, connection):
+def person(cookie="p" * 43) -> Browser:
+    """The browser of whoever may give access, with its cookie."""
+    browser = Browser()
+    browser.cookies["meshes_connect"] = cookie
+    return browser
+
+
+def address_of(api, connection):
+    """The path of the address of ours at which an authorization begins."""
     answer = post(api, f"/api/v1/connections/{connection.public_id}/authorize", {})
     assert answer.status_code == 200, answer.content
-    return answer.json()["url"]
+    path = urlsplit(answer.json()["url"]).path
+    return path[path.index("/oauth/start/") :]
 
 
-def come_back(parameters, browser=None):
-    return (browser or Browser()).get("/oauth/callback", parameters, follow=True)
+def start(api, connection, browser=None):
+    """The vendor's page, to which the person's browser is sent."""
+    opened = (browser or person()).get(address_of(api, connection))
+    assert opened.status_code == 303, opened.content
+    return opened["Location"]
+
+
+def come_back(parameters, browser=None, type="hubspot"):
+    return (browser or person()).get(f"/oauth/callback/{type}", parameters, follow=True)
 
 
 def authorize(api, vendor, connection):
-    return come_back(vendor.consent(start(api, connection)))
+    return come_back(vendor.consent(start(api, connection)), type=connection.type)
 
 
 def unchanged(connection):
@@ -66,7 +83,7 @@ def test_the_browser_is_sent_to_the_vendor(api, vendor):
     connection = make()
     began = datetime.now(UTC)
     answer = post(api, f"/api/v1/connections/{connection.public_id}/authorize", {}).json()
-    parts = urlsplit(answer["url"])
+    parts = urlsplit(Browser().get(urlsplit(answer["url"]).path)["Location"])
     assert f"{parts.scheme}://{parts.netloc}{parts.path}" == f"{vendor.url}/oauth/authorize"
     query = {name: value for name, (value,) in parse_qs(parts.query, strict_parsing=True).items()}
     state = query.pop("state")
@@ -102,8 +119,10 @@ def test_vendors_differ(api, vendor):
 
 def test_our_public_address_is_a_setting(api, vendor, settings):
     settings.MESHES_PUBLIC_URL = "https://meshes.example.com/"
+    begun = post(api, f"/api/v1/connections/{make().public_id}/authorize", {}).json()["url"]
+    assert begun.startswith("https://meshes.example.com/oauth/start/")
     query = parse_qs(urlsplit(start(api, make())).query)
-    assert query["redirect_uri"] == ["https://meshes.example.com/oauth/callback"]
+    assert query["redirect_uri"] == ["https://meshes.example.com/oauth/callback/hubspot"]
 
 
 def test_of_a_connection_ten_authorizations_are_open_at_most(api, vendor):
@@ -175,7 +194,7 @@ def test_config_additions_and_details_are_kept(api, vendor):
 def test_a_vendor_s_own_host_is_kept(api, vendor):
     vendor.extra = {"instance_url": f"{vendor.url}/acme", "id": "00D1"}
     connection = make("instanced")
-    assert come_back(vendor.consent(start(api, connection), iss=vendor.url)).status_code == 200
+    assert come_back(vendor.consent(start(api, connection), iss=vendor.url), type="instanced").status_code == 200
     connection.refresh_from_db()
     assert connection.config == {"login_host": "login.instanced.example", "instance_url": f"{vendor.url}/acme"}
     assert "expires_at" not in opened(connection).secret
@@ -249,18 +268,13 @@ def test_a_state_is_one_of_ours(api, vendor, state):
 def test_a_state_belongs_to_the_browser_that_began(api, vendor):
     connection = make()
     mine, foreign = "m" * 43, "f" * 43
-    begun = authorizing.begin(connection, states.browser_session(mine), BACK)
-    parameters = vendor.consent(begun.url)
-    for cookie in (None, foreign):
-        stranger = Browser()
-        if cookie:
-            stranger.cookies["meshes_connect"] = cookie
-        assert come_back(parameters, stranger).status_code == 400
+    parameters = vendor.consent(authorizing.begin(connection, mine, BACK))
+    for stranger in (Browser(), person(foreign)):
+        refused = come_back(parameters, stranger)
+        assert (refused.status_code, "belongs to another browser" in refused.content.decode()) == (400, True)
     assert vendor.token_requests == []
     unchanged(connection)
-    own = Browser()
-    own.cookies["meshes_connect"] = mine
-    assert come_back(parameters, own).status_code == 200  # a stranger's try uses nothing up
+    assert come_back(parameters, person(mine)).status_code == 200  # a stranger's try uses nothing up
 
 
 def test_a_state_of_another_workspace_reaches_its_own_connection_only(api, vendor):
@@ -277,7 +291,8 @@ def test_a_key_that_was_revoked_meanwhile_ends_what_it_began(db, vendor):
     connection = make()
     parameters = vendor.consent(start(bearer(key.key), connection))
     keys.revoke_key(key.row.pk, datetime.now(UTC))
-    assert come_back(parameters).status_code == 400
+    refused = come_back(parameters)
+    assert (refused.status_code, "Its API key has been revoked" in refused.content.decode()) == (400, True)
     assert vendor.token_requests == []
     unchanged(connection)
 
@@ -338,7 +353,7 @@ def test_a_connection_that_works_goes_on_when_permissions_are_missing(api, vendo
 def test_a_host_that_is_not_the_vendor_s_is_not_kept(api, vendor, url, monkeypatch):
     vendor.extra = {"instance_url": url, "id": "00D1"}
     connection = make("instanced")
-    answer = come_back(vendor.consent(start(api, connection), iss=vendor.url))
+    answer = come_back(vendor.consent(start(api, connection), iss=vendor.url), type="instanced")
     assert answer.status_code == 400
     assert "not accepted" in answer.content.decode()
     unchanged(connection)
@@ -356,7 +371,7 @@ def test_a_region_that_is_none_is_not_kept(api, vendor):
 def test_an_answer_says_whom_it_is_from_where_the_vendor_does(api, vendor, issuer):
     connection = make("instanced")
     more = {} if issuer is None else {"iss": issuer}
-    answer = come_back(vendor.consent(start(api, connection), **more))
+    answer = come_back(vendor.consent(start(api, connection), **more), type="instanced")
     assert answer.status_code == 400
     assert vendor.token_requests == []
     unchanged(connection)

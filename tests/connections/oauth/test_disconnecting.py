@@ -10,7 +10,7 @@ from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState,
 from connections.oauth import revoking, tokens
 from delivery import deletion
 from tests.connections.oauth.making import authorized, expired, is_somebody_waiting, opened
-from tests.connections.oauth.test_authorizing import start
+from tests.connections.oauth.test_authorizing import come_back, start
 from tests.connections.oauth.test_refreshing import in_thread, prepared
 from tests.connections.oauth.vendor import Gate
 from tests.factories import make_connection, make_workspace
@@ -60,7 +60,7 @@ def test_authorizations_that_are_open_end(key, vendor):
     disconnect(key, connection)
     assert not OAuthState.objects.exists()
     connection.refresh_from_db()
-    assert key.get("/oauth/callback", vendor.consent(url), follow=True).status_code == 400
+    assert come_back(vendor.consent(url)).status_code == 400
 
 
 def test_a_vendor_that_does_not_answer_is_left_alone(key, vendor, monkeypatch, caplog):

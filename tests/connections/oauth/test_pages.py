@@ -10,12 +10,13 @@ from django.core import signing
 from django.test import Client as Browser
 
 from connections import lifecycle
-from connections.models import Connection, OAuthState
+from connections.models import AccessRecord, Connection, OAuthState
 from connections.oauth import links
 from connections.oauth import pages as pages_module
 from tests.connections.oauth.making import authorized
-from tests.connections.oauth.test_authorizing import make, start
-from tests.workspaces.callers import caller, post
+from tests.connections.oauth.test_authorizing import CALLBACK, come_back, make, person, start
+from tests.workspaces.callers import bearer, caller, issue, post
+from workspaces import limits
 
 pytestmark = pytest.mark.django_db
 
@@ -89,6 +90,73 @@ def test_disconnecting_makes_links_void(api, vendor):
     assert Browser().get(path_of(link_of(api, connection))).status_code == 200
 
 
+def test_a_success_makes_links_void(api, vendor):
+    """All of the connection's, whatever way it was connected, and those of no other connection."""
+    connection, other = make(), make()
+    used, spare, apart = (path_of(link_of(api, each)) for each in (connection, connection, other))
+    browser = Browser()
+    leaving = follow(browser, used)
+    assert browser.get(CALLBACK, vendor.consent(vendor_url_on(leaving)), follow=True).status_code == 200
+    for path in (used, spare):
+        answer = Browser().get(path)
+        assert (answer.status_code, "It was used, has expired or was withdrawn" in answer.content.decode()) == (
+            404,
+            True,
+        )
+    assert Browser().get(apart).status_code == 200
+    again = path_of(link_of(api, connection))
+    assert Browser().get(again).status_code == 200
+    assert come_back(vendor.consent(start(api, connection))).status_code == 200
+    assert Browser().get(again).status_code == 404
+
+
+def test_a_failure_leaves_links_as_they_are(api, vendor):
+    connection = make()
+    path = path_of(link_of(api, connection))
+    browser = Browser()
+    vendor.granted_scopes = "oauth"
+    parameters = vendor.consent(vendor_url_on(follow(browser, path)))
+    assert browser.get(CALLBACK, parameters, follow=True).status_code == 400
+    assert browser.get(path).status_code == 200
+
+
+def test_a_page_that_was_open_when_its_link_ended_begins_nothing(api, vendor):
+    connection, browser = make(), Browser()
+    path = path_of(link_of(api, connection))
+    proof = proof_on(browser.get(path))
+    assert come_back(vendor.consent(start(api, connection))).status_code == 200
+    assert browser.post(path, {"proof": proof}).status_code == 404
+    assert OAuthState.objects.filter(used_at=None).count() == 0
+
+
+def test_links_that_are_made_and_used_are_recorded(vendor):
+    key = issue()
+    connection, browser = make(), Browser()
+    path = path_of(link_of(bearer(key.key), connection))
+    browser.get(path)
+    browser.head(path)
+    assert browser.post(path, {"proof": "x" * 64}).status_code == 403
+    follow(browser, path)
+    records = AccessRecord.objects.filter(owner_id=connection.pk, kind="action").order_by("number")
+    assert [(row.workspace_id, row.owner_kind, row.purpose, row.actor) for row in records] == [
+        (connection.workspace_id, "connection", "link_made", key.row.public_id),
+        (connection.workspace_id, "connection", "link_used", "connect link"),
+    ]
+
+
+def test_a_link_that_is_clicked_all_the_time_is_slowed(api, vendor, monkeypatch):
+    monkeypatch.setattr(limits, "AUTHORIZATIONS_A_MINUTE", 2)
+    connection, browser = make(), Browser()
+    path, apart = path_of(link_of(api, connection)), path_of(link_of(api, make()))
+    for _ in range(2):
+        assert follow(browser, path).status_code == 200
+    answer = follow(browser, path)
+    assert (answer.status_code, "Wait a little" in answer.content.decode()) == (429, True)
+    assert int(answer["Retry-After"]) > 0
+    assert AccessRecord.objects.filter(owner_id=connection.pk, purpose="link_used").count() == 2
+    assert follow(browser, apart).status_code == 200
+
+
 def test_deleting_makes_links_void(api, vendor):
     connection = make()
     path = path_of(link_of(api, connection))
@@ -130,8 +198,8 @@ def test_a_link_says_what_it_replaces(api, vendor):
 
 def test_the_address_of_the_end_tells_nothing_and_may_be_opened_again(api, vendor):
     connection, browser = make(), Browser()
-    parameters = vendor.consent(start(api, connection))
-    back = browser.get("/oauth/callback", parameters)
+    parameters = vendor.consent(start(api, connection, browser))
+    back = browser.get(CALLBACK, parameters)
     assert (back.status_code, back.content) == (303, b"")
     assert (back["Cache-Control"], back["Referrer-Policy"]) == ("no-store", "no-referrer")
     assert not any(parameters[name] in back["Location"] for name in ("code", "state"))
@@ -144,22 +212,22 @@ def test_the_address_of_the_end_tells_nothing_and_may_be_opened_again(api, vendo
 
 
 def test_the_end_is_not_told_for_ever(api, vendor, monkeypatch):
-    back = Browser().get("/oauth/callback", vendor.consent(start(api, make())))
+    back = person().get(CALLBACK, vendor.consent(start(api, make())))
     monkeypatch.setattr(pages_module, "OUTCOME_SECONDS", -1)
     assert Browser().get(back["Location"]).status_code == 404
 
 
 def test_looking_ahead_uses_no_state_up(api, vendor):
     parameters = vendor.consent(start(api, make()))
-    assert Browser().head("/oauth/callback", parameters).status_code == 405
-    assert Browser().get("/oauth/callback", parameters, follow=True).status_code == 200
+    assert person().head(CALLBACK, parameters).status_code == 405
+    assert come_back(parameters).status_code == 200
 
 
 @pytest.mark.parametrize("status", ["paused", "disabled"])
 def test_a_connection_that_stays_out_of_service_is_not_called_ready(api, vendor, status):
     connection = make()
     Connection.objects.filter(pk=connection.pk).update(status=status)
-    page = Browser().get("/oauth/callback", vendor.consent(start(api, connection)), follow=True).content.decode()
+    page = come_back(vendor.consent(start(api, connection))).content.decode()
     assert "has to resume it" in page
     assert "Everything is set up" not in page
 
@@ -169,7 +237,7 @@ def test_a_person_without_an_account_here_connects(api, vendor):
     leaving = follow(browser, path_of(link_of(api, connection)))
     assert leaving.status_code == 200
     assert OAuthState.objects.get().session.startswith("browser:")
-    done = browser.get("/oauth/callback", vendor.consent(vendor_url_on(leaving)), follow=True)
+    done = browser.get(CALLBACK, vendor.consent(vendor_url_on(leaving)), follow=True)
     assert (done.status_code, "<h1>HubSpot is connected</h1>" in done.content.decode()) == (200, True)
     connection.refresh_from_db()
     assert connection.status == "active"
@@ -207,14 +275,14 @@ def test_two_links_open_in_one_browser(api, vendor):
     browser = Browser()
     one = follow(browser, path_of(link_of(api, first)))
     two = follow(browser, path_of(link_of(api, second)))
-    assert browser.get("/oauth/callback", vendor.consent(vendor_url_on(one)), follow=True).status_code == 200
-    assert browser.get("/oauth/callback", vendor.consent(vendor_url_on(two)), follow=True).status_code == 200
+    assert browser.get(CALLBACK, vendor.consent(vendor_url_on(one)), follow=True).status_code == 200
+    assert browser.get(CALLBACK, vendor.consent(vendor_url_on(two)), follow=True).status_code == 200
     assert Connection.objects.filter(pk__in=[first.pk, second.pk], status="active").count() == 2
 
 
 def test_a_link_ends_in_the_browser_that_clicked(api, vendor):
     leaving = follow(Browser(), path_of(link_of(api, make())))
-    assert Browser().get("/oauth/callback", vendor.consent(vendor_url_on(leaving)), follow=True).status_code == 400
+    assert Browser().get(CALLBACK, vendor.consent(vendor_url_on(leaving)), follow=True).status_code == 400
     assert vendor.token_requests == []
 
 
@@ -239,11 +307,11 @@ def pages(api, vendor):
     connection, browser = make(), Browser()
     path = path_of(link_of(api, connection))
     offer = browser.get(path)
-    leaving = browser.post(path, {"proof": proof_on(offer)})
-    done = browser.get("/oauth/callback", vendor.consent(vendor_url_on(leaving)), follow=True)
-    failed = browser.get("/oauth/callback", vendor.consent(start(api, connection)) | {"code": "x"}, follow=True)
-    void = browser.get("/connect/made-up")
     refused = Browser().post(path, {})
+    leaving = browser.post(path, {"proof": proof_on(offer)})
+    done = browser.get(CALLBACK, vendor.consent(vendor_url_on(leaving)), follow=True)
+    failed = come_back(vendor.consent(start(api, connection)) | {"code": "x"})
+    void = browser.get("/connect/made-up")
     return {200: [offer, leaving, done], 400: [failed], 404: [void], 403: [refused]}
 
 
@@ -281,7 +349,7 @@ def test_the_cookie_says_nothing_and_is_kept_from_scripts(pages):
 def test_over_https_the_cookie_stays_there(api, vendor, settings):
     settings.SESSION_COOKIE_SECURE = True
     page = Browser().get(path_of(link_of(api, make())), secure=True)
-    assert page.cookies["meshes_connect"]["secure"] is True
+    assert page.cookies["__Host-meshes_connect"]["secure"] is True
 
 
 def test_names_are_shown_as_text(api, vendor):
@@ -295,7 +363,7 @@ def test_the_vendor_s_url_is_all_that_the_page_leads_to(api, vendor):
     leaving = follow(Browser(), path_of(link_of(api, make())))
     url = vendor_url_on(leaving)
     assert url.startswith(f"{vendor.url}/oauth/authorize?")
-    assert parse_qs(urlsplit(url).query)["redirect_uri"] == ["http://testserver/oauth/callback"]
+    assert parse_qs(urlsplit(url).query)["redirect_uri"] == ["http://testserver/oauth/callback/hubspot"]
     assert html.unescape(re.search(r'<a href="([^"]+)"', leaving.content.decode())[1]) == url
 
 

@@ -45,7 +45,7 @@ def test_what_revokes_changes_nothing_without_a_place(vendor, way):
 @pytest.mark.django_db(transaction=True)
 def test_an_authorization_that_comes_back_without_a_place_can_be_completed_later(client, vendor):
     connection = make()
-    back = vendor.consent(start(caller(), connection))
+    back = vendor.consent(start(caller(), connection, client))
     with ExitStack() as stack:
         for _ in range(4):
             stack.enter_context(outside.place())
@@ -161,7 +161,7 @@ def ask_for_options(vendor, client):
 
 
 def come_back_from_the_vendor(vendor, client):
-    back = vendor.consent(start(caller(), make()))
+    back = vendor.consent(start(caller(), make(), client))
     assert come_back(back, client).status_code == 200
 
 

@@ -12,7 +12,7 @@ from connections.oauth.refreshing import DIRECT, renew
 from connections.oauth.troubles import NoToken
 from tests.connections.canaries import dump
 from tests.connections.oauth.making import need_of
-from tests.connections.oauth.test_authorizing import make, start
+from tests.connections.oauth.test_authorizing import CALLBACK, make, start
 from tests.connections.oauth.test_pages import follow, link_of, path_of, vendor_url_on
 from tests.connections.oauth.vendor import CANARY, Reply
 from tests.workspaces.callers import caller, post
@@ -50,10 +50,10 @@ def test_nothing_shows_a_secret(vendor, clean_log):
     api.put(f"/api/v1/workspaces/{workspace}/oauth-apps/hubspot", json.dumps(app), content_type="application/json")
     api.get(f"/api/v1/workspaces/{workspace}/oauth-apps/hubspot")
 
-    browser.get("/oauth/callback", vendor.consent(start(api, connection)), follow=True)
+    browser.get(CALLBACK, vendor.consent(start(api, connection, browser)), follow=True)
     leaving = follow(browser, path_of(link_of(api, connection)))
-    browser.get("/oauth/callback", vendor.consent(vendor_url_on(leaving)), follow=True)
-    browser.get("/oauth/callback", vendor.consent(start(api, connection)) | {"code": f"{CANARY}code"}, follow=True)
+    browser.get(CALLBACK, vendor.consent(vendor_url_on(leaving)), follow=True)
+    browser.get(CALLBACK, vendor.consent(start(api, connection, browser)) | {"code": f"{CANARY}code"}, follow=True)
     api.get(path)
     post(api, f"{path}/test", {})
     renew(need_of(connection, 3), DIRECT, float("inf"))
