@@ -31,6 +31,8 @@ LOOPBACK = {
 """Lets a stack deliver to this machine, which it refuses by default; its own ports stay refused."""
 READY_SECONDS = 120.0
 PORT_SECONDS = 5.0
+LOGS_SECONDS = 5.0
+"""How often a running stack looks whether a log is too long."""
 
 
 class StackError(Exception):
@@ -72,6 +74,7 @@ class Stack:
         self.supervisor = Supervisor(changed=self._pids_changed, report=report)
         self._sockets: Path | None = None
         self._ready = False
+        self._logs_due_at = 0.0
         self._unpublished = ""
         """Why ``stack.json`` does not say what is so, where it does not."""
 
@@ -107,8 +110,11 @@ class Stack:
         self.folder.publish(self.state())
 
     def tend(self) -> None:
-        """Start again what died."""
+        """Start again what died, and keep the logs from growing without end."""
         self.supervisor.tend()
+        if time.monotonic() > self._logs_due_at:
+            self._logs_due_at = time.monotonic() + LOGS_SECONDS
+            self.folder.rotate_logs()
         if self._unpublished:
             self._publish()
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,11 @@ RUN_ID = "MESHES_RUN_ID"
 """The environment variable by which every process of one run is known, also after its supervisor was killed."""
 PREDECESSOR_SECONDS = 10.0
 """How long what a killed supervisor left may take to end by itself: PostgreSQL writes a checkpoint."""
+
+LOG_BYTES = 20_000_000
+"""A log that has grown longer is rotated, while the stack runs."""
+LOGS_KEPT = 3
+"""Of each service, beside the one that is written: `.1` is the newest."""
 
 
 class FolderInUseError(Exception):
@@ -190,8 +196,32 @@ class StackFolder:
         """The path of a log to append to; that of the run before is kept beside it as ``.1``."""
         log = self.logs / f"{name}.log"
         if log.exists():
-            log.replace(self.logs / f"{name}.log.1")
+            log.replace(self._made_room(log))
         return log
+
+    def rotate_logs(self, most_bytes: int = LOG_BYTES) -> None:
+        """Copy each log that has grown too long to ``.1`` and empty it: whoever writes it goes on appending to it.
+
+        A line that is written between the two is lost. A log that there is no space to copy is left as it is.
+        """
+        for log in self.logs.glob("*.log"):
+            if log.stat().st_size <= most_bytes:
+                continue
+            copy = self._made_room(log)
+            try:
+                shutil.copyfile(log, copy)
+            except OSError:
+                copy.unlink(missing_ok=True)
+                continue
+            os.truncate(log, 0)
+
+    def _made_room(self, log: Path) -> Path:
+        """The path of ``log``'s newest predecessor, when the older ones have moved on by one."""
+        older = [log.with_name(f"{log.name}.{number}") for number in range(1, LOGS_KEPT + 1)]
+        for before, after in reversed(list(pairwise(older))):
+            if before.exists():
+                before.replace(after)
+        return older[0]
 
     def _write_private(self, name: str, text: str) -> None:
         write_private(self.path / name, text)

@@ -1,7 +1,9 @@
 """The folder of a stack: one stack at a time, secrets made once, nothing for others to read."""
 
+import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -162,6 +164,34 @@ def test_the_log_of_the_run_before_is_kept(folder):
     folder.fresh_log("web").write_text("second")
     assert (folder.logs / "web.log.1").read_text() == "first"
     assert (folder.logs / "web.log").read_text() == "second"
+
+
+def test_a_log_that_is_too_long_is_rotated_while_it_is_written(folder):
+    log = folder.fresh_log("web")
+    with log.open("ab", buffering=0) as written:
+        for number in range(6):
+            written.write(b"%d " % number * 10)
+            folder.rotate_logs(most_bytes=15)
+        written.write(b"last")
+        folder.rotate_logs(most_bytes=15)
+    assert log.read_text() == "last"
+    kept = sorted(path.name for path in folder.logs.iterdir())
+    assert kept == ["web.log", "web.log.1", "web.log.2", "web.log.3"]
+    assert [(folder.logs / name).read_text()[0] for name in kept[1:]] == ["5", "4", "3"]
+
+
+def test_a_log_that_cannot_be_copied_stays_and_goes_on(folder, monkeypatch):
+    log = folder.fresh_log("web")
+    log.write_text("x" * 20)
+
+    def full(source, target):
+        target.write_text("x")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    folder.rotate_logs(most_bytes=15)
+    assert [path.name for path in folder.logs.iterdir()] == ["web.log"]
+    assert log.read_text() == "x" * 20
 
 
 def test_the_settings_of_a_run_are_kept_until_it_ends(tmp_path):
