@@ -18,4 +18,4 @@ ENV PATH=/venv/bin:$PATH \
     DJANGO_SETTINGS_MODULE=meshes.settings
 USER meshes
 EXPOSE 8000
-CMD ["python", "-m", "gunicorn", "meshes.wsgi", "--preload", "--bind", "0.0.0.0:8000", "-k", "meshes.buffering.BufferingWorker", "--threads", "16", "--worker-connections", "4000", "--graceful-timeout", "10", "--no-sendfile", "--no-control-socket", "--permit-unconventional-http-method"]
+CMD ["python", "-m", "gunicorn", "meshes.wsgi", "--preload", "--bind", "0.0.0.0:8000", "-k", "meshes.buffering.BufferingWorker", "--threads", "16", "--worker-connections", "4000", "--graceful-timeout", "95", "--no-sendfile", "--no-control-socket", "--permit-unconventional-http-method"]

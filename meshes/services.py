@@ -1,7 +1,14 @@
 """The services of Meshes as arguments to Python: what ``up`` starts, and what compose.yaml starts in containers."""
 
-WARM_STOP_SECONDS = 30.0
-"""The longest that a worker's deliveries in flight are waited for; the outbound deadline is 30 s at most."""
+WEB_STOP_SECONDS = 95
+"""The longest that requests in progress are waited for: a connection's test is two tokens and two requests at most, of
+15 and 30 s."""
+WORKER_STOP_SECONDS = 60
+"""The longest that a worker's deliveries in flight are waited for: an attempt ends within a lease of 60 s."""
+SWEEP_STOP_SECONDS = 30
+"""The longest that sweeps are waited for. One that is ended in the middle is rolled back, and loses nothing."""
+KILL_SECONDS = 5
+"""How much later a service is killed that does not end by itself."""
 
 THREADS = {"fanout": 16, "deliver": 64}
 """Threads of one worker, by the ring that it serves: deliveries mostly wait for their receivers, fan-out for itself."""
@@ -31,7 +38,7 @@ def web(bind: str) -> tuple[str, ...]:
     """The API and the admin at ``bind``, "address:port". WEB_CONCURRENCY sets the number of processes, which
     share what the first one has loaded."""
     kind = ("-k", "meshes.buffering.BufferingWorker", "--threads", str(WEB_THREADS), "--worker-connections", "4000")
-    files = ("--graceful-timeout", "10", "--no-sendfile", "--no-control-socket")
+    files = ("--graceful-timeout", str(WEB_STOP_SECONDS), "--no-sendfile", "--no-control-socket")
     methods = ("--permit-unconventional-http-method",)  # which are answered as unknown, and not as malformed
     return ("-m", "gunicorn", "meshes.wsgi", "--preload", "--bind", bind, *kind, *files, *methods)
 

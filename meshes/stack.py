@@ -242,11 +242,12 @@ class Stack:
 
     def _start_services(self) -> None:
         self.report("starting web, workers and sweeper")
-        self.supervisor.start([self._service("sweep", services.sweeper())])
+        stops = services.SWEEP_STOP_SECONDS, services.WORKER_STOP_SECONDS, services.WEB_STOP_SECONDS
+        sweep, worker, web = (seconds + services.KILL_SECONDS for seconds in stops)
+        self.supervisor.start([self._service("sweep", services.sweeper(), stop_seconds=sweep)])
         rings = ("fanout", "deliver")
-        wait = services.WARM_STOP_SECONDS
-        self.supervisor.start([self._service(ring, services.worker(ring), stop_seconds=wait) for ring in rings])
-        self.supervisor.start([self._service("web", services.web(f"127.0.0.1:{self.port}"), stop_seconds=15)])
+        self.supervisor.start([self._service(ring, services.worker(ring), stop_seconds=worker) for ring in rings])
+        self.supervisor.start([self._service("web", services.web(f"127.0.0.1:{self.port}"), stop_seconds=web)])
 
     def _service(
         self,

@@ -16,7 +16,7 @@ import requests
 from delivery.lanes.control import Lanes
 from tests.e2e.running import RunningUp
 from tests.polling import eventually
-from tests.receivers import receiver
+from tests.receivers import Answer, Got, receiver
 
 pytestmark = pytest.mark.fault
 
@@ -205,3 +205,22 @@ def test_a_sweeper_that_has_stopped_is_told_within_a_minute(up):
     finally:
         sweeper.resume()
     eventually(lambda: sweeps()[1] == "ok", 30)
+
+
+def test_a_web_server_told_to_stop_answers_a_test_that_is_in_progress(up, endpoint):
+    """Also one that takes longer than most requests."""
+
+    def answer_late(got: Got) -> Answer:
+        threading.Event().wait(12)
+        return Answer()
+
+    tenant = Tenant(up, endpoint.url, timeout=30)
+    endpoint.answers = answer_late
+    answers = []
+    path = f"/api/v1/connections/{tenant.connection}/test"
+    asking = threading.Thread(target=lambda: answers.append(up.call("POST", path, json={})))
+    asking.start()
+    eventually(lambda: endpoint.got, 10)
+    psutil.Process(up.state["pids"]["web"]).terminate()
+    asking.join()
+    assert [(answer.status_code, answer.json()["ok"]) for answer in answers] == [(200, True)]

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from django.conf import settings
 
-from meshes import services
+from connections import probing
+from delivery import dispatch, retention
+from delivery.management.commands import sweep
+from meshes import checks, searching, services
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -59,10 +63,26 @@ def test_the_image_starts_web_by_itself():
     assert yaml.safe_load(line.removeprefix("CMD ")) == ["python", *services.web("0.0.0.0:8000")]
 
 
-def test_ours_wait_longer_for_their_end_than_a_worker_waits_for_its_deliveries(compose):
-    for name in OURS:
-        assert compose[name]["stop_grace_period"] == "45s"
-    assert services.WARM_STOP_SECONDS < 45
+def test_what_is_in_progress_has_time_to_end_before_its_service_is_killed(compose):
+    test_of_a_connection = 2 * (probing.TOKEN_SECONDS + checks.LONGEST_ATTEMPT_SECONDS)
+    longest = {
+        "web": max(test_of_a_connection, searching.SEARCH_SECONDS),
+        "fanout": settings.MESHES_LEASE_SECONDS * dispatch.USABLE_SHARE,
+        "deliver": settings.MESHES_LEASE_SECONDS * dispatch.USABLE_SHARE,
+        "sweep": sweep.STOP_SECONDS - 1,
+    }
+    waited = {
+        "web": services.WEB_STOP_SECONDS,
+        "fanout": services.WORKER_STOP_SECONDS,
+        "deliver": services.WORKER_STOP_SECONDS,
+        "sweep": services.SWEEP_STOP_SECONDS,
+    }
+    for name, seconds in longest.items():
+        killed_after = int(compose[name]["stop_grace_period"].removesuffix("s"))
+        assert seconds < waited[name] < killed_after
+        assert killed_after == waited[name] + services.KILL_SECONDS
+    assert str(services.WEB_STOP_SECONDS) in services.web("127.0.0.1:0")
+    assert sweep.STOP_SECONDS == services.SWEEP_STOP_SECONDS > retention.EMPTYING_SECONDS
 
 
 def test_ours_start_after_migrations_with_least_privilege(compose):

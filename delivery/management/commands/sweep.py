@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from argparse import ArgumentParser
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,6 +17,9 @@ from delivery import sweep
 from delivery.sessions import DIRECT
 from delivery.warm import warm_up
 from workspaces import installation
+
+STOP_SECONDS = 30.0
+"""The longest that sweeps are waited for at the end. One that is ended in the middle is rolled back."""
 
 
 class Command(BaseCommand):
@@ -60,8 +64,9 @@ class Command(BaseCommand):
             self.stdout.write(f"{datetime.now(UTC):%H:%M:%S} sweeping: {names}")
             self.stdout.flush()
         stopping.wait()
+        ended = time.monotonic() + STOP_SECONDS
         for thread in threads:
-            thread.join(timeout=10)
+            thread.join(timeout=max(0.0, ended - time.monotonic()))
 
     def _check(self) -> None:
         runs = sweep.last_runs()
