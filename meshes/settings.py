@@ -151,6 +151,7 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 AUTHENTICATION_BACKENDS = ["workspaces.operators.logins.GuardedBackend"]
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # what they name stays out of cookies
 SESSION_ENGINE = "workspaces.operators.sessions"
 _https = envbool("MESHES_HTTPS", False)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https

@@ -69,6 +69,25 @@ def test_postgres_18_serves_utf_8_on_a_socket_alone(servers):
     assert scalar(url, "SELECT current_database()") == "meshes"
 
 
+def test_postgres_logs_what_it_refuses_without_what_was_to_be_written(servers):
+    connection = psycopg2.connect(servers.postgres.url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE kept (name text UNIQUE, number int NOT NULL)")
+        cursor.execute("INSERT INTO kept VALUES (%s, 1)", ["ada@customer.example"])
+        for number in (2, None):
+            with pytest.raises(psycopg2.IntegrityError):
+                cursor.execute("INSERT INTO kept VALUES (%s, %s)", ["ada@customer.example", number])
+        with pytest.raises(psycopg2.DataError):
+            cursor.execute("SELECT count(*) / 0 FROM kept WHERE name = %s", ["ada@customer.example"])
+    connection.close()
+    eventually(lambda: "division by zero" in servers.postgres.log.read_text())
+    log = servers.postgres.log.read_text()
+    assert "duplicate key value violates unique constraint" in log
+    assert "violates not-null constraint" in log
+    assert "customer" not in log
+
+
 def test_the_socket_is_nobody_elses(servers):
     assert stat.S_IMODE(servers.folder.stat().st_mode) == 0o700
 
