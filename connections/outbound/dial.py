@@ -44,6 +44,11 @@ class Call:
     room: Room | None = None
 
 
+TLS_1_2_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
+"""Those that RFC 9325, section 4.2, recommends: forward secrecy and authenticated encryption, no CBC. TLS 1.3 has no
+others."""
+
+
 class Stale(Exception):  # noqa: N818 - reads so where it is caught
     """A kept socket was closed by the receiver. It is certain that nothing of the request was sent."""
 
@@ -142,6 +147,7 @@ class _Attempt:
         curl.setopt(pycurl.SSL_VERIFYPEER, 1)
         curl.setopt(pycurl.SSL_VERIFYHOST, 2)
         curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
+        curl.setopt(pycurl.SSL_CIPHER_LIST, TLS_1_2_CIPHERS)
         curl.setopt(pycurl.CAINFO, policy.ca_file)
         curl.setopt(pycurl.OPT_CERTINFO, 1)
         curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 import pytest
 from cryptography import x509
 
-from connections.outbound import ConnectionLost, DeadlineExceeded, Policy, Request, TlsFailed, send
+from connections.outbound import ConnectionLost, DeadlineExceeded, OutboundError, Policy, Request, TlsFailed, send
 from tests.connections.outbound_receivers import (
     OK,
     Authority,
@@ -155,3 +155,39 @@ def test_a_server_that_does_not_close_costs_no_time(authority, trusting):
 
     with receiver(handle, authority.server(HOST)) as server:
         assert post(server, trusting, deadline_seconds=10).duration_ms < 2000
+
+
+def offered_ciphers(hello: bytes) -> set[int]:
+    """The cipher suites of a ClientHello: RFC 8446, section 4.1.2, in a record of 5 bytes and a message of 4."""
+    session = 5 + 4 + 2 + 32
+    suites = session + 1 + hello[session]
+    length = int.from_bytes(hello[suites : suites + 2])
+    listed = hello[suites + 2 : suites + 2 + length]
+    return {int.from_bytes(listed[at : at + 2]) for at in range(0, length, 2)}
+
+
+def test_only_suites_with_forward_secrecy_and_authenticated_encryption_are_offered():
+    hellos = []
+
+    def keep_hello(connection, server):
+        hellos.append(connection.recv(4096))
+
+    with receiver(keep_hello) as server, pytest.raises(OutboundError):
+        post(server, loopback_named("127.0.0.1"))
+    every = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    every.set_ciphers("ALL:COMPLEMENTOFALL:@SECLEVEL=0")
+    known = {cipher["id"] & 0xFFFF: cipher["name"] for cipher in every.get_ciphers()}
+    no_renegotiation = 0x00FF
+    names = {known[suite] for suite in offered_ciphers(hellos[0]) - {no_renegotiation}}
+    assert {"TLS_AES_256_GCM_SHA384", "ECDHE-RSA-AES128-GCM-SHA256"} <= names
+    assert [name for name in names if "GCM" not in name and "CHACHA20" not in name] == []
+    assert [name for name in names if not name.startswith(("TLS_", "ECDHE-", "DHE-"))] == []
+
+
+@pytest.mark.parametrize("cipher", ["ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384"])
+def test_a_server_that_has_only_cbc_is_refused(authority, trusting, cipher):
+    context = authority.server(HOST)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(f"{cipher}:@SECLEVEL=0")
+    with receiver(answering(OK), context) as server:
+        fail(server, trusting)
