@@ -7,10 +7,12 @@ import sys
 from django.core.management import execute_from_command_line
 
 from meshes.stack_folder import prepare_for
-from meshes.startup import exit_where_misconfigured, exit_without_database
+from meshes.startup import exit_where_misconfigured, exit_without_database, refuse_unsound_keys
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "meshes.settings")
-    prepare_for(sys.argv[1] if len(sys.argv) > 1 else "help")
+    command = sys.argv[1] if len(sys.argv) > 1 else "help"
+    prepare_for(command)
     with exit_where_misconfigured(), exit_without_database():
+        refuse_unsound_keys(command)
         execute_from_command_line(sys.argv)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def run(name: str, measure: Callable[[], dict[str, Any]], **environment: str) ->
     try:
         os.environ.update(
             DATABASE_URL=servers.postgres.url, REDIS_URL=servers.valkey.url, DJANGO_SETTINGS_MODULE="meshes.settings",
-            SECRET_KEY="bench", FERNET_KEYS="bench", **environment,
+            SECRET_KEY="bench", FERNET_KEYS=secrets.token_urlsafe(32), **environment,
         )  # fmt: skip
         set_up()
         from django.core.management import call_command

@@ -21,7 +21,10 @@ KEY_MISSING_WORDS = (
     "The encryption key of the stored credentials is missing here. Nothing was sent, and nothing is lost:"
     " it goes on by itself when the operator has put the key back."
 )
-REFUSED_WORDS = "The stored credentials could not be opened. Nothing was sent; set the credentials anew."
+REFUSED_WORDS = (
+    "The stored credentials are damaged, or were stored for something else. Nothing was sent; set the credentials anew."
+)
+"""Not the words of earlier versions, which said the same where a key was missing: see `connections.recovering`."""
 
 
 def verdict_on(refused: vault.CredentialRefused) -> Verdict:

@@ -295,6 +295,16 @@ def hold(connection: Connection, status: str, reason: str) -> bool:
     return _move(connection, [Status.ACTIVE], status, reason)
 
 
+def restart(connection: Connection) -> bool:
+    """Put a connection back to work whose credentials were never at fault; False when it is no `credential_error`."""
+    return _move(connection, [Status.CREDENTIAL_ERROR], Status.ACTIVE, "")
+
+
+def explain(connection: Connection, reason: str) -> None:
+    """Say in other words why a connection is in `credential_error`."""
+    _rows(connection).filter(status=Status.CREDENTIAL_ERROR).update(status_reason=reason)
+
+
 def mend(connection: Connection) -> bool:
     """A test has succeeded: end what a failure began, a breaker's pause too. False when there was nothing.
 

@@ -74,7 +74,7 @@ def _ask_page(connection: Connection, field: str, cursor: str, actor: str) -> tu
     except vault.KeyMissing:
         raise NotReady(keeping.KEY_MISSING_WORDS) from None
     except vault.CredentialRefused:
-        raise NotReady("The stored credentials do not open. Replace them.") from None
+        raise NotReady(keeping.REFUSED_WORDS) from None
     except NoToken as trouble:
         raise NoChoices(str(trouble)) from None
     except NotAuthorized as error:

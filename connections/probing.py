@@ -25,9 +25,7 @@ TOKEN_SECONDS = 15.0
 """For a new token, where one is needed."""
 
 NO_TEST = "no_test"
-_REFUSED = Verdict(
-    Outcome.BROKEN, "credential_error", "The stored credentials do not open. Replace them.", hold="credential_error"
-)
+_REFUSED = Verdict(Outcome.BROKEN, "credential_error", keeping.REFUSED_WORDS, hold="credential_error")
 
 
 @dataclass(frozen=True, slots=True)

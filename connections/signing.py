@@ -4,7 +4,7 @@ import uuid
 
 from connections import vault
 from connections.secret import Secret
-from workspaces.signing import SigningSecretRefused
+from workspaces.signing import SigningSecretRefused, SigningSecretUnavailable
 
 KIND = "signing_secret"
 
@@ -27,7 +27,8 @@ class KeySigningSecrets:
         )
 
     def open(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, version: int, purpose: str) -> Secret:
-        """The secret, with an access record in the name of this process. Raises SigningSecretRefused.
+        """The secret, with an access record in the name of this process. Raises SigningSecretRefused,
+        and SigningSecretUnavailable.
 
         A document older than the key's version is refused. A newer one opens: the caller has not yet seen a rotation.
         """
@@ -41,6 +42,8 @@ class KeySigningSecrets:
                 purpose=purpose,
                 oldest_version=version,
             )
+        except vault.KeyMissing as missing:
+            raise SigningSecretUnavailable from missing
         except vault.CredentialRefused as error:
             raise SigningSecretRefused(error.reason) from error
         secret: Secret = opened.secret["signing_secret"]

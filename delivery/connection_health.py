@@ -7,8 +7,11 @@ from typing import Any
 
 from django.db import connection as database
 
+from connections import stored_keys
+from connections.credentials import KEY_MISSING, KEY_MISSING_WORDS
 from connections.models import Connection, ConnectionHealth
 from connections.providers.base import Outcome
+from delivery.breaker import NO_CREDENTIALS
 from delivery.waiting import HALF_OPEN_WORDS, HOLDS, breaker_of, cooling_down, health_of
 
 OK, FAILING, COOLING_DOWN = "ok", "failing", "cooling_down"
@@ -59,7 +62,7 @@ class Streak:
 
 
 def examine(connection: Connection, now: datetime) -> Health | None:
-    """The health of a connection at this moment; None for a deleted one. Four short queries."""
+    """The health of a connection at this moment; None for a deleted one. Five short queries."""
     if connection.status == Connection.Status.DELETED:
         return None
     counters = health_of(connection) or ConnectionHealth()
@@ -69,7 +72,12 @@ def examine(connection: Connection, now: datetime) -> Health | None:
     put_back_at = connection.status_changed_at if connection.status == Connection.Status.ACTIVE else None
     streak = _streak(counters, failures, _newest(succeeded_at, put_back_at))
     words = failures[0].words if failures else ""
-    status, reason, since, until = _judge(connection, counters, streak, words, now)
+    if _lacks_key(connection, counters, now):
+        resting = cooling_down(connection, now)
+        status, reason = Connection.Status.CREDENTIAL_ERROR.value, KEY_MISSING_WORDS
+        since, until = None, None if resting is None else resting.until
+    else:
+        status, reason, since, until = _judge(connection, counters, streak, words, now)
     return Health(
         status=status,
         reason=reason,
@@ -81,6 +89,17 @@ def examine(connection: Connection, now: datetime) -> Health | None:
         waiting=min(waiting, MOST_WAITING),
         is_exact=waiting <= MOST_WAITING,
     )
+
+
+def _lacks_key(connection: Connection, counters: ConnectionHealth, now: datetime) -> bool:
+    """Whether nothing can be sent because a key of the operator's is missing: here, or where the last try was made."""
+    if connection.status not in (Connection.Status.ACTIVE, Connection.Status.CREDENTIAL_ERROR):
+        return False
+    if stored_keys.is_missing_for(connection):
+        return True
+    if counters.opened_by != NO_CREDENTIALS or cooling_down(connection, now) is None:
+        return False
+    return bool(_first(KEY_MISSED, [connection.pk, KEY_MISSING]))
 
 
 def _streak(counters: ConnectionHealth, failures: list[Failure], ended_at: datetime | None) -> Streak:
@@ -126,6 +145,9 @@ def _sentences(words: str, failed: str) -> str:
 
 def _newest(*moments: datetime | None) -> datetime | None:
     return max((moment for moment in moments if moment is not None), default=None)
+
+
+KEY_MISSED = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE connection_id = %s AND status = 'pending' AND cause = %s)"
 
 
 def _count_waiting(connection_id: uuid.UUID) -> int:

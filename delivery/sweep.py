@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from django.db import close_old_connections, connection
 
-from connections import access_log
+from connections import access_log, recovering
 from delivery import deletion, fanout, publishing, replay, retention, sessions, setting_aside, settling, steering
 from delivery.budgets import Limits, limits_of
 from delivery.lanes.options import CAPACITY
@@ -249,6 +249,7 @@ def sweeps() -> list[Sweep]:
         Sweep("lanes", 5.0, repair_lanes, runs_while_held=True),
         Sweep("purge", 5.0, deletion.purge_deleted_workspaces),
         Sweep("cancel", 5.0, deletion.cancel_for_deleted_connections),
+        Sweep("recover", 15.0, recovering.recover),
         Sweep("access log", 60.0, access_log.seal, runs_while_held=True),
         Sweep("partitions", 60.0, keep_partitions, runs_while_held=True),
     ]

@@ -11,7 +11,7 @@ from django.conf import settings
 from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
 from delivery.lanes.worker import install
 from meshes import worker_answers
-from meshes.startup import exit_where_misconfigured
+from meshes.startup import exit_where_misconfigured, refuse_unsound_keys
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "meshes.settings")
 
@@ -34,6 +34,8 @@ app.autodiscover_tasks(["delivery"])
 def _begin_session(**kwargs: Any) -> None:
     from delivery import sessions, tasks  # as below
 
+    with exit_where_misconfigured():
+        refuse_unsound_keys()
     worker_answers.install()
     sessions.start(tasks.WORKER)
 

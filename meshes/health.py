@@ -1,9 +1,9 @@
 """`/healthz`: this process answers. `/readyz`: it can do its work.
 
-Ready needs PostgreSQL with all migrations and partitions ahead. Redis is only reported: without it the API accepts and
-keeps events all the same, and sweeps send them on when it is back, so taking the process out of service would lose what
-the outage does not. So are events that were set aside: they wait for a person, and no other process would route them.
-So is a sweeper that has stopped: retries and retention wait for it, accepting does not.
+Ready needs PostgreSQL with all migrations, partitions ahead, and the keys of what is sealed. Redis is only reported:
+without it the API accepts and keeps events all the same, and sweeps send them on when it is back, so taking the process
+out of service would lose what the outage does not. So are events that were set aside: they wait for a person, and no
+other process would route them. So is a sweeper that has stopped: retries and retention wait for it, accepting does not.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
 
+from connections import stored_keys
 from delivery import setting_aside, sweep
 from meshes.broker import NO_BROKER_WORDS, ping
 from meshes.problems import safe_methods_only
@@ -68,6 +69,12 @@ def check_partitions() -> None:
             raise NotReady(f"{table} has {ahead} partitions ahead; is the sweeper running?")
 
 
+def check_keys() -> None:
+    """Whether every stored document's key is at hand; what its key does not open tells `manage.py check --deploy`."""
+    if missing := stored_keys.find_missing():
+        raise NotReady(f"sealed documents need keys that are not among FERNET_KEYS: {', '.join(missing)}")
+
+
 def check_set_aside() -> None:
     """Whether every accepted event gets on by itself; the causes of those that do not."""
     if causes := setting_aside.count_by_cause(MOST_COUNTED):
@@ -106,6 +113,7 @@ _NEEDED: dict[str, Callable[[], None]] = {
     "database": check_database,
     "migrations": check_migrations,
     "partitions": check_partitions,
+    "keys": check_keys,
 }
 
 

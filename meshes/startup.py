@@ -4,8 +4,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
+
+from connections.sealing_keys import refuse_unsound
+
+READ_NO_DATA = frozenset({"help", "--help", "-h", "version", "--version", "makemigrations", "write_integration_docs"})
+"""Commands of `manage.py` that neither seal nor open anything."""
+
+
+def refuse_unsound_keys(command: str = "") -> None:
+    """Raise ImproperlyConfigured where FERNET_KEYS may not seal: before a process serves, or a command runs."""
+    if command not in READ_NO_DATA:
+        refuse_unsound(settings.FERNET_KEYS)
 
 
 @contextmanager

@@ -84,7 +84,8 @@ def create_key(
 
 @transaction.atomic
 def rotate_key(key_id: uuid.UUID, overlap_seconds: int, now: datetime, *, actor: str = "") -> IssuedKey:
-    """New secrets for a key; its present ones stay good for the overlap. Raises KeyNotLive.
+    """New secrets for a key; its present ones stay good for the overlap. Raises KeyNotLive, and
+    SigningSecretUnavailable where the present signing secret waits for its key.
 
     Two are live, never three: the secret before the present one ends at once.
     """

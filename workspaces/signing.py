@@ -6,10 +6,18 @@ from typing import Protocol
 
 from django.conf import settings
 from django.utils.module_loading import import_string
+from rest_framework.exceptions import APIException
 
 
 class SigningSecretRefused(Exception):  # noqa: N818 - named by what happened
     """The secret is missing, damaged, or not the one that belongs here."""
+
+
+class SigningSecretUnavailable(APIException):
+    """The key that opens the secret is missing here: the operator's fault, and nothing against who calls. A 503."""
+
+    status_code = 503
+    default_detail = "The encryption key of this key's signing secret is missing here; the operator has to put it back."
 
 
 class Revealable(Protocol):
@@ -30,7 +38,10 @@ class SigningSecrets(Protocol):
         """
 
     def open(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, version: int, purpose: str) -> Revealable:
-        """The secret of that version or a later one, with an access record. Raises SigningSecretRefused."""
+        """The secret of that version or a later one, with an access record.
+
+        Raises SigningSecretRefused, and SigningSecretUnavailable where a key of the operator's is missing.
+        """
 
     def imitate_opening(self) -> None:
         """Cost what `open` costs, and open nothing: whether a key exists is nobody's to measure."""

@@ -37,7 +37,8 @@ _lock = threading.Lock()
 
 
 def verify(token: str) -> KeyRecord:
-    """The live key whose signing secret signed the token. Raises CredentialError.
+    """The live key whose signing secret signed the token. Raises CredentialError, and
+    SigningSecretUnavailable where a key of the operator's is missing.
 
     An unknown key costs what a known one costs whose secret is another: a look-up, an opening and a signature.
     """

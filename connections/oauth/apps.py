@@ -63,6 +63,7 @@ def client_for(workspace_id: uuid.UUID, type: str, *, actor: str, purpose: str, 
     """The app with its secret: the workspace's own if it has one, else the installation's; None without either.
 
     With an `id` only the app of that id: a token belongs to the app that it was given to. The opening is recorded.
+    Raises vault.KeyMissing.
     """
     app = find(workspace_id, type)
     if app is not None and id in ("", app.client_id):
@@ -81,6 +82,8 @@ def _open(app: OAuthApp, actor: str, purpose: str) -> Client | None:
             actor=actor,
             purpose=purpose,
         )
+    except vault.KeyMissing:
+        raise
     except vault.CredentialRefused:
         return None
     return Client(app.client_id, opened.secret["secret"])

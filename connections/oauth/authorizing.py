@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from urllib.parse import urlencode, urlsplit
 
-from connections import lifecycle, providers
+from connections import credentials as keeping
+from connections import lifecycle, providers, vault
 from connections.models import Connection
 from connections.oauth import apps, exchange, states, tokens
 from connections.oauth.clients import Client
@@ -172,9 +173,12 @@ def _connection_of(started: Started) -> Connection:
 
 
 def _client_of(started: Started, connection: Connection) -> Client:
-    client = apps.client_for(
-        connection.workspace_id, connection.type, actor=started.actor, purpose=PURPOSE, id=started.client_id
-    )
+    try:
+        client = apps.client_for(
+            connection.workspace_id, connection.type, actor=started.actor, purpose=PURPOSE, id=started.client_id
+        )
+    except vault.KeyMissing:
+        raise _Refused("It cannot be completed now", keeping.KEY_MISSING_WORDS) from None
     if client is None:
         raise _Refused("The app has changed meanwhile", "The app that asked is not set up any more. Start it again.")
     return client

@@ -240,7 +240,10 @@ def _lease(need: Need, standing: Standing) -> Lease | Verdict:
     provider = providers.get(standing.type)
     if not tokens.can_renew(provider.oauth, standing.config, opened.credentials) or provider.oauth is None:
         return ended(provider.name)
-    client = _client(need, provider.oauth, standing, opened.credentials)
+    try:
+        client = _client(need, provider.oauth, standing, opened.credentials)
+    except vault.KeyMissing as missing:  # of the app's own document
+        return keeping.verdict_on(missing)
     if client is None:
         public_id = ids.encode(ids.CONNECTION, need.connection_id)
         logger.error("connection %s: the OAuth client that was authorized is not configured", public_id)

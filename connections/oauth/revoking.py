@@ -70,13 +70,11 @@ def prepare(connection: Connection, actor: str) -> Revocation | None:
     except vault.CredentialRefused:
         return Revocation(connection, provider, None, {}, None)
     grant = OAuthGrant.objects.filter(connection=connection, workspace_id=connection.workspace_id).first()
-    client = apps.client_for(
-        connection.workspace_id,
-        connection.type,
-        actor=actor,
-        purpose=PURPOSE,
-        id=grant.client_id if grant is not None else "",
-    )
+    client_id = grant.client_id if grant is not None else ""
+    try:
+        client = apps.client_for(connection.workspace_id, connection.type, actor=actor, purpose=PURPOSE, id=client_id)
+    except vault.KeyMissing:
+        client = None
     return Revocation(connection, provider, opened.version, opened.secret, client)
 
 

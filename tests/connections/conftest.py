@@ -1,5 +1,7 @@
 """What the tests of connections share."""
 
+import base64
+import hashlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -33,12 +35,17 @@ def api(db):
     return caller()
 
 
+def key_named(name: str) -> str:
+    """A key as `FERNET_KEYS` has it, the same for the same name."""
+    return base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest()).decode()
+
+
 @pytest.fixture
 def use_keys(settings) -> Iterator[Callable[..., None]]:
     """Give the process other encryption keys, as a restart with another FERNET_KEYS would: `use_keys("new", "old")`."""
 
-    def use(*keys: str) -> None:
-        settings.FERNET_KEYS = list(keys)
+    def use(*names: str) -> None:
+        settings.FERNET_KEYS = [key_named(name) for name in names]
         _forget_keys()
 
     yield use

@@ -86,7 +86,7 @@ def test_a_process_says_it_and_goes_on(use_keys, command):
     make_connection(make_workspace())
     server = urlsplit(os.environ["DATABASE_URL"])
     name = database.settings_dict["NAME"]
-    env = os.environ | {"DATABASE_URL": urlunsplit(server._replace(path=f"/{name}")), "FERNET_KEYS": "another"}
+    env = os.environ | {"DATABASE_URL": urlunsplit(server._replace(path=f"/{name}")), "FERNET_KEYS": "A" * 43}
     told = subprocess.run([sys.executable, *command], check=False, capture_output=True, text=True, cwd=PROJECT, env=env)
     assert "1 sealed documents need the key" in told.stderr
     assert "Traceback" not in told.stderr

@@ -12,7 +12,7 @@ import django
 
 os.environ |= {"DJANGO_SETTINGS_MODULE": "meshes.settings", "MESHES_DATA_DIR": "/nonexistent"}
 os.environ.setdefault("SECRET_KEY", "judging")
-os.environ.setdefault("FERNET_KEYS", "judging")
+os.environ.setdefault("FERNET_KEYS", "anVkZ2luZyBqdWRnaW5nIGp1ZGdpbmcganVkZ2luZyBqdWQ")
 os.environ["MESHES_PUBLIC_URL"] = "https://meshes.example.com"  # by which Discord knows who sends
 django.setup()
 logging.disable(logging.CRITICAL)  # the SDKs tell of every event that they send

@@ -7,11 +7,13 @@ import pytest
 from django.db import OperationalError, connection
 from django.test import Client
 
+from connections import stored_keys, vault
 from connections.models import AccessRecord
 from delivery import sweep
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, SweepRun, Unrouted
 from meshes import health
-from tests.factories import make_event, make_workspace
+from tests.connections.conftest import use_keys  # noqa: F401
+from tests.factories import make_connection, make_event, make_workspace
 from workspaces import partitions
 
 
@@ -35,7 +37,7 @@ def swept():
 @pytest.mark.django_db
 def test_ready(swept):
     status, answer = ready()
-    names = ("database", "migrations", "partitions", "redis", "set_aside", "sweeps")
+    names = ("database", "migrations", "partitions", "keys", "redis", "set_aside", "sweeps")
     assert (status, answer["status"], answer["checks"]) == (200, "ok", dict.fromkeys(names, "ok"))
     assert list(answer["sweeps"]) == [each.name for each in sweep.sweeps()]
     moments = [datetime.fromisoformat(moment) for moment in answer["sweeps"].values()]
@@ -55,6 +57,37 @@ def test_a_sweep_that_has_stopped_is_told_and_it_is_ready(swept):
     assert words is not None
     assert 45 <= int(words[1]) < 60
     assert answer["sweeps"]["release"] is None
+
+
+@pytest.mark.django_db
+def test_while_stored_documents_need_a_key_that_is_not_at_hand_it_is_not_ready(use_keys):  # noqa: F811
+    use_keys("old")
+    needed = vault.newest_key_id()
+    make_connection(make_workspace())
+    use_keys("another")
+    make_connection(make_workspace())
+    before = AccessRecord.objects.count()
+    status, answer = ready()
+    words = f"sealed documents need keys that are not among FERNET_KEYS: {needed}"
+    assert (status, answer["status"], answer["checks"]["keys"]) == (503, "unavailable", words)
+    use_keys("another", "old")
+    status, answer = ready()
+    assert (status, answer["checks"]["keys"]) == (200, "ok")
+    assert AccessRecord.objects.count() == before
+
+
+@pytest.mark.django_db
+def test_the_look_for_missing_keys_reads_no_document(use_keys):  # noqa: F811
+    for name in ("a", "b", "c"):
+        use_keys(name)
+        make_connection(make_workspace())
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")  # of three rows
+        cursor.execute("EXPLAIN ANALYZE " + stored_keys.KEYS_IN_USE)
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert plan.count("Only Scan using sealed_documents_by_key") == 2, plan
+    assert "Sort" not in plan
+    assert len(stored_keys.find_missing()) == 2
 
 
 @pytest.mark.django_db

@@ -10,7 +10,7 @@ import pytest
 
 from meshes.stack_folder import PROJECT
 
-SECRETS = {"SECRET_KEY": "s" * 50, "FERNET_KEYS": "f"}
+SECRETS = {"SECRET_KEY": "s" * 50, "FERNET_KEYS": "A" * 43}
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -176,14 +176,54 @@ def test_a_database_that_takes_no_connection_is_said_in_one_line(command):
 
 
 def test_a_process_with_weak_settings_starts_and_says_so():
-    started = run("manage.py", "check", SECRET_KEY="weak", FERNET_KEYS="my password")
+    started = run("manage.py", "check", SECRET_KEY="weak", FERNET_KEYS="A" * 43 + ",my password")
     assert started.returncode == 0
     assert "WARNING meshes.checks SECRET_KEY is weak" in started.stderr
     assert "WARNING meshes.checks The first of FERNET_KEYS" in started.stderr
-    deployed = run("manage.py", "check", "--deploy", SECRET_KEY="weak", FERNET_KEYS="my password")
+    assert "WARNING meshes.checks One of FERNET_KEYS behind the first is no key." in started.stderr
+    deployed = run("manage.py", "check", "--deploy", SECRET_KEY="weak", FERNET_KEYS="A" * 43 + ",my password")
     assert deployed.returncode == 1
     assert "(meshes.E001) SECRET_KEY is weak" in deployed.stderr
     assert "my password" not in deployed.stderr
+
+
+@pytest.mark.parametrize("keys", ["a", "my password", "A" * 42, "A" * 42 + "+", f"a,{'A' * 43}", " a , b"])
+def test_a_text_that_is_no_key_is_refused_as_the_first(keys):
+    ended = run("manage.py", "check", FERNET_KEYS=keys)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()[-1:]
+    assert line.startswith("Meshes cannot start: The first of FERNET_KEYS must be URL-safe base64 of 32 random bytes")
+    assert "my password" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("keys", ["A" * 43, "A" * 43 + "=", f" {'A' * 43} , a"])
+def test_a_key_with_or_without_padding_and_blanks_is_taken_and_other_texts_behind_it(keys):
+    assert run("manage.py", "check", FERNET_KEYS=keys).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("manage.py", "sweep", "--once"),
+        ("manage.py", "rotate_encryption_keys"),
+        ("manage.py", "provision"),
+        ("-m", "celery", "-A", "meshes", "worker", "-Q", "deliver", "-P", "solo"),
+        ("-m", "gunicorn", "meshes.wsgi", "--preload", "--bind", "127.0.0.1:0"),
+        ("-m", "gunicorn", "meshes.wsgi", "--bind", "127.0.0.1:0"),
+    ],
+    ids=" ".join,
+)
+def test_nothing_that_seals_starts_with_a_text_that_is_no_key(command):
+    ended = run(*command, FERNET_KEYS="a")
+    assert ended.returncode != 0
+    told = [line for line in ended.stderr.splitlines() if "cannot start" in line]
+    assert [line.partition(" must be ")[0] for line in told] == ["Meshes cannot start: The first of FERNET_KEYS"]
+    assert "Traceback" not in ended.stderr + ended.stdout
+
+
+def test_an_operator_without_a_key_still_gets_help():
+    assert run("manage.py", "help", FERNET_KEYS="a").returncode == 0
 
 
 # --- variables that nothing reads ------------------------------------------------------------------------------------

@@ -11,10 +11,12 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from connections.models import AccessRecord, SealedDocument
+from tests.connections.conftest import use_keys  # noqa: F401
 from tests.factories import make_workspace
 from tests.workspaces.callers import bearer, issue, why_refused
 from workspaces import keys, tokens
 from workspaces.models import ApiKey
+from workspaces.signing import SigningSecretUnavailable
 
 pytestmark = pytest.mark.django_db
 
@@ -259,3 +261,29 @@ def test_a_secret_that_does_not_open_lets_nobody_in(caplog):
     assert why_refused(tokens.verify, token) == "unknown"
     assert "does not open" in caplog.text
     assert issued.signing_secret not in caplog.text
+
+
+# --- without the key of the document ---------------------------------------------------------------------------------
+
+
+def test_a_token_whose_signing_secret_waits_for_its_key_is_nobodys_fault(use_keys):  # noqa: F811
+    use_keys("old")
+    issued = issue("account", ["config"])
+    use_keys("another")
+    answer = bearer(sign(issued)).get("/api/v1/workspaces")
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:meshes:problem:unavailable")
+    assert "encryption key" in answer.json()["detail"]
+    answer = bearer(issued.key).get("/api/v1/workspaces")
+    assert answer.status_code == 200  # which needs no sealed document
+    use_keys("old")
+    assert bearer(sign(issued)).get("/api/v1/workspaces").status_code == 200
+
+
+def test_a_rotation_does_not_end_a_signing_secret_that_waits_for_its_key(use_keys):  # noqa: F811
+    use_keys("old")
+    issued = issue("account", ["config"])
+    use_keys("another")
+    with pytest.raises(SigningSecretUnavailable):
+        keys.rotate_key(issued.row.pk, 60, datetime.now(UTC))
+    use_keys("new", "old")
+    assert tokens.verify(sign(issued)).version == 1
