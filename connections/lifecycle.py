@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import F
 
 from connections import credentials as keeping
-from connections import outbound, outside, providers, vault
+from connections import origins, outbound, outside, providers, recording, vault
 from connections.models import Connection, ConnectionHealth
 from connections.oauth import addresses, grants, revoking, states, tokens
 from connections.oauth.tokens import Tokens
@@ -42,6 +42,7 @@ TO_AUTHORIZE_WORDS = "It has not been authorized yet: open its authorization URL
 TO_GIVE_WORDS = "It has no credentials yet."
 DISCONNECTED_WORDS = "It was disconnected. Authorize it again to use it."
 ENDED_WORDS = "The connection was disconnected, or authorized otherwise, meanwhile. Start again."
+MOVED_WORDS = "The connection was moved while it was authorized. Start again."
 DELETED_WORDS = "The connection has been deleted."
 CHANGED_WORDS = "The connection has been changed or deleted meanwhile; read it again."
 
@@ -121,7 +122,8 @@ def edit(
     """Change what is given; in config and credentials key by key, None removing one.
 
     New credentials end `needs_reauth` and `credential_error`. Where the old ones do not open any more, the generated
-    secrets are made anew too. Raises InvalidFields, and Conflict when the connection changed meanwhile.
+    secrets are made anew too. Raises InvalidFields, CredentialsRequired where credentials would be sent elsewhere that
+    the edit does not bring, and Conflict when the connection changed meanwhile.
     """
     provider = providers.get(connection.type)
     values = {column: value for column, value in (tuning or {}).items() if column in TUNING}
@@ -132,18 +134,20 @@ def edit(
         merged = merge(connection.config, config or {})
         present = keeping.present_after(provider, connection.credential_hints, changed)
         values["config"] = check(provider, merged, present, saved=connection.config)
-    void = tokens.are_void(provider.oauth, changed, connection.config, values.get("config", connection.config))
+    after = values.get("config", connection.config)
+    moved = bool(origins.check_move(provider, connection.config, after, connection.credential_hints, changed))
+    void = tokens.are_void(provider.oauth, changed, connection.config, after)
     if void:  # also where no token was seen: a refresh may have got one since
         changed |= dict.fromkeys(tokens.TOKEN_KEYS - changed.keys())
     if not changed:
-        return _save(connection, values, ends_grant=void)
+        return _save(connection, values, ends_grant=void, moved=moved, actor=actor)
     try:
         replacement = keeping.replace(provider, connection, changed, actor)
     except keeping.Lost:
         raise Conflict("The stored credentials do not open. Send all of them again.") from None
     except vault.KeyMissing:
         raise Conflict(keeping.KEY_MISSING_WORDS) from None
-    return _save(connection, values, replacement, ends_grant=void, actor=actor, purpose=vault.REPLACED)
+    return _save(connection, values, replacement, ends_grant=void, moved=moved, actor=actor, purpose=vault.REPLACED)
 
 
 def merge(present: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,7 +191,8 @@ def authorize(
     """Keep what an authorization gave; it ends `needs_reauth` and `credential_error`, connect links, and every other
     authorization of the connection that is under way.
 
-    The config additions are checked already. Raises Conflict for a connection that was deleted meanwhile, or
+    The config additions are checked already. Where they send requests elsewhere than before, what the owner had typed
+    in is forgotten: it was not brought again. Raises Conflict for a connection that was deleted or moved meanwhile, or
     disconnected or authorized otherwise since the authorization was `started`.
     """
     provider = providers.get(connection.type)
@@ -198,15 +203,21 @@ def authorize(
             raise Conflict(DELETED_WORDS)
         if started is not None and states.is_forgotten(started):
             raise Conflict(ENDED_WORDS)
+        if origins.moved(provider, connection.config, row.config):
+            raise Conflict(MOVED_WORDS)
+        config = {**row.config, **granted.config}
+        moved = [key for key in origins.moved(provider, row.config, config) if key in row.config]
         try:
             current = keeping.open_all(row, actor, "oauth authorize")
         except vault.CredentialRefused:
             current = provider.make_secrets()
+        if origins.moved(provider, row.config, config):
+            current = {key: value for key, value in current.items() if key not in keeping.user_keys(provider)}
         document = tokens.granted(current, new)
         keeping.seal(row, document, actor, vault.AUTHORIZED)
         now = clock.database_now()
         _rows(row).update(
-            config={**row.config, **granted.config}, credential_hints=keeping.hints_of(document), updated_at=now,
+            config=config, credential_hints=keeping.hints_of(document), updated_at=now,
             account_id=account.id[:200], account_name=account.name[:200], version=F("version") + 1,
         )  # fmt: skip
         _rows(row).filter(status__in=AWAITING_CREDENTIALS).update(
@@ -215,6 +226,8 @@ def authorize(
         shared_callback = started is not None and addresses.is_shared(started.redirect_uri)
         grants.establish(row, new, client_id, shared_callback=shared_callback)
         states.forget(row, but=started.id if started is not None else None)
+        if moved:
+            _record_move(row, actor)
         _announce(row)
     return _reload(connection)
 
@@ -389,6 +402,7 @@ def _save(
     *,
     ends_grant: bool = False,
     mends: bool = True,
+    moved: bool = False,
     actor: str = "",
     purpose: str = "",
 ) -> Change:
@@ -410,8 +424,20 @@ def _save(
             )
         if ends_grant:
             grants.clear(connection)
+        if moved:
+            _record_move(connection, actor)
         _announce(connection)
     return Change(_reload(connection), replacement.made if replacement else {})
+
+
+def _record_move(connection: Connection, actor: str) -> None:
+    recording.record_action(
+        workspace_id=connection.workspace_id,
+        owner_kind="connection",
+        owner_id=connection.pk,
+        actor=actor or vault.this_process(),
+        purpose="moved",
+    )
 
 
 def _to_authorize(provider: Provider) -> str:

@@ -104,7 +104,7 @@ def ask(
     None where `build` makes nothing. Raises vault.CredentialRefused, NoToken, and what `build` raises.
     """
     provider = providers.get(connection.type)
-    opened = keeping.open_document(connection, actor, purpose)
+    opened = _open_unchanged(connection, actor, purpose)
     authorization = refreshing.of_connection(connection, provider, opened.version, opened.secret, actor)
     authorization.prepare(time.monotonic() + TOKEN_SECONDS)
     while True:
@@ -124,6 +124,20 @@ def ask(
         if isinstance(answer, outbound.Response) and authorization.renew_after(answer, until):
             continue
         return Asked(request, answer, Redactor({"opened": authorization.opened}, request))
+
+
+def _open_unchanged(connection: Connection, actor: str, purpose: str) -> vault.Opened:
+    """The document of the connection as it is now: an edit may have replaced the config and the document meanwhile.
+
+    The row is read again, until it is the same before and after the opening: what was sealed for one host must not be
+    sent to the other.
+    """
+    while True:
+        version = connection.version
+        opened = keeping.open_document(connection, actor, purpose)
+        connection.refresh_from_db(fields=["version", "config"])
+        if connection.version == version:
+            return opened
 
 
 def shipment_of(provider: Provider, connection: Connection, credentials: Mapping[str, Any]) -> Shipment:

@@ -18,7 +18,8 @@ from connections.lifecycle import Change
 from connections.masking import Redactor
 from connections.models import Connection
 from connections.oauth.views import AuthorizationActions, outside_as_problems
-from connections.providers.base import InvalidFields
+from connections.origins import CredentialsRequired
+from connections.providers.base import InvalidFields, pointer_to
 from connections.serializers import (
     ChoiceOut,
     ChoicePageOut,
@@ -136,7 +137,8 @@ class ConnectionViewSet(AuthorizationActions):
     def partial_update(self, request: Request, id: str) -> Response:
         """Change a connection; what is left out stays. It takes effect at the next attempt.
 
-        New credentials end `needs_reauth` and `credential_error`.
+        New credentials end `needs_reauth` and `credential_error`. An edit that changes the scheme, host or port of
+        anywhere that credentials are sent brings these again, else 422 `credentials_required`.
         """
         connection = self.living()
         given = self.read(ConnectionChangeIn, partial=True)
@@ -246,6 +248,8 @@ def _as_problems(given: Mapping[str, Any] | None = None) -> Iterator[None]:
                 for problem in error.problems
             ],
         ) from None
+    except CredentialsRequired as error:
+        raise _move_problem(error) from None
     except lifecycle.Conflict as error:
         raise Problem(409, detail=str(error)) from None
     except Error:
@@ -253,6 +257,19 @@ def _as_problems(given: Mapping[str, Any] | None = None) -> Iterator[None]:
     except Exception:
         with Redactor(keeping.wrapped((given or {}).get("credentials", {}))).guarding():
             raise
+
+
+def _move_problem(error: CredentialsRequired) -> Problem:
+    named = ", ".join(f"config.{key}" for key in error.config)
+    words = (
+        f"{named} would send stored credentials to another scheme, host or port. Give them again in the same request."
+    )
+    each = "This credential does not move along: give it again, or null to remove it."
+    missing = [
+        {"pointer": pointer_to("/credentials", key), "detail": each, "rule": "credentials_required"}
+        for key in error.credentials
+    ]
+    return Problem(422, "credentials_required", "The credentials must be given again", words, errors=missing)
 
 
 def _show(change: Change, status: int) -> Response:

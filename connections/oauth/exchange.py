@@ -18,6 +18,7 @@ from connections.oauth.tokens import Tokens
 from connections.oauth.troubles import NoToken, client_refused, ended, from_error, unavailable
 from connections.outbound.urls import parse_url
 from connections.providers.base import OAuth, Provider, disabled, retry_after
+from connections.providers.oauth import FIELD_IN_URL
 from connections.providers.vendor import read_object
 from connections.secret import Secret
 
@@ -25,7 +26,6 @@ DEADLINE_SECONDS = 10.0
 """Of one request: well below the lease under which a token is renewed."""
 REVOKE_SECONDS = 3.0
 
-_FIELD_IN_URL = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _CODE = re.compile(r"[A-Za-z_]{1,40}")
 """What is shown of an error: its code. Descriptions may quote what was sent."""
 
@@ -112,7 +112,7 @@ def revoke(provider: Provider, config: Mapping[str, Any], credentials: Mapping[s
 
 def url_of(provider: Provider, declared: str, config: Mapping[str, Any]) -> str:
     """A declared URL, with the config fields that it names. Raises NoToken where these lead away from the vendor."""
-    url = _FIELD_IN_URL.sub(lambda named: str(config.get(named[1]) or ""), declared)
+    url = FIELD_IN_URL.sub(lambda named: str(config.get(named[1]) or ""), declared)
     if url != declared and not is_vendor_s(provider, url):
         raise NoToken(disabled(f"The config leads to an address that is not {provider.name}'s.", "address_refused"))
     parts = urlsplit(url)

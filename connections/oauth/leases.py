@@ -92,8 +92,9 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """Another document than the one that was not good enough."""
+    """Another document than the one that was not good enough, and the config that it stands beside."""
 
+    config: Mapping[str, Any] = field(repr=False)
     version: int
     credentials: Mapping[str, Any] = field(repr=False)
 
@@ -200,7 +201,9 @@ def _begin(need: Need, standing: Standing | None, is_ours: bool) -> Begun:
     if standing is None or standing.is_deleted:
         return ended("The destination")
     if standing.version != need.version:
-        begun: Begun = _open(need)
+        begun: Begun = _open(need, standing.config)
+        if isinstance(begun, Renewed) and begun.version != standing.version:
+            begun = Busy()  # it was replaced at this moment, and the config perhaps with it
     elif is_ours:
         begun = _lease(need, standing)
     elif standing.has_ended:
@@ -216,7 +219,7 @@ def _begin(need: Need, standing: Standing | None, is_ours: bool) -> Begun:
     return begun
 
 
-def _open(need: Need) -> Renewed | Verdict:
+def _open(need: Need, config: Mapping[str, Any]) -> Renewed | Verdict:
     try:
         opened = vault.open(
             workspace_id=need.workspace_id,
@@ -230,13 +233,15 @@ def _open(need: Need) -> Renewed | Verdict:
         )
     except vault.CredentialRefused as refused:
         return keeping.verdict_on(refused)
-    return Renewed(opened.version, opened.secret)
+    return Renewed(config, opened.version, opened.secret)
 
 
-def _lease(need: Need, standing: Standing) -> Lease | Verdict:
-    opened = _open(need)
+def _lease(need: Need, standing: Standing) -> Lease | Busy | Verdict:
+    opened = _open(need, standing.config)
     if not isinstance(opened, Renewed):
         return opened
+    if opened.version != standing.version:
+        return Busy()
     provider = providers.get(standing.type)
     if not tokens.can_renew(provider.oauth, standing.config, opened.credentials) or provider.oauth is None:
         return ended(provider.name)
@@ -287,7 +292,7 @@ def _keep(lease: Lease, new: Tokens) -> Renewed | Lost:
         connection = _lock(need)
         if connection is None or not _rows(need).select_for_update().exists():
             return Lost(is_gone=connection is None or _has_none(lease, connection))
-        kept = _seal(lease, new)
+        kept = _seal(lease, new, connection.config)
         changed: dict[str, Any] = {"lease_id": None, "lease_until": None}
         if isinstance(kept, Renewed):
             changed |= grants.facts_of(new)
@@ -309,9 +314,9 @@ def _lock(need: Need) -> Connection | None:
     return rows.exclude(status=Connection.Status.DELETED).select_for_update(no_key=True).first()
 
 
-def _seal(lease: Lease, new: Tokens) -> Renewed | Lost:
+def _seal(lease: Lease, new: Tokens, config: Mapping[str, Any]) -> Renewed | Lost:
     """Seal over the document that was opened, or, where only other credentials have changed since, over that one."""
-    base: Renewed | Verdict = Renewed(lease.version, lease.credentials)
+    base: Renewed | Verdict = Renewed(config, lease.version, lease.credentials)
     while isinstance(base, Renewed):
         document = tokens.merged(base.credentials, new)
         try:
@@ -325,9 +330,9 @@ def _seal(lease: Lease, new: Tokens) -> Renewed | Lost:
                 purpose=vault.REFRESHED,
                 over=base.version,
             )
-            return Renewed(version, document)
+            return Renewed(config, version, document)
         except vault.Overtaken:
-            base = _open(lease.need)
+            base = _open(lease.need, config)
             if isinstance(base, Renewed) and _tokens_of(base.credentials) != _tokens_of(lease.credentials):
                 return Lost(is_gone=False)
     return Lost(is_gone=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 from django.db import Error, close_old_connections
 
+from connections import origins
 from connections.messages import Response
 from connections.models import Connection
 from connections.oauth import exchange, tokens
@@ -40,6 +41,7 @@ KEEP_SECONDS = 15.0
 POLL_SECONDS = 0.1
 BUSY_WORDS = "Another worker is still asking for a new token."
 BUSY_REST_SECONDS = 5.0
+MOVED_WORDS = "The connection was moved meanwhile; the next attempt goes where it leads now."
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ class Authorization:
         before = self.credentials.get("access_token")
         while True:
             renewed = renew(self._need(), self._steps, until, patience)
+            if origins.moved(self._provider, self._config, renewed.config):
+                raise NoToken(unavailable(MOVED_WORDS))
             self.version, self.credentials = renewed.version, renewed.credentials
             self.opened.append(tokens.secrets_of(renewed.credentials))
             if self.credentials.get("access_token") != before:

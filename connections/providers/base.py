@@ -362,6 +362,16 @@ class Provider:
     def frozen_fields(self) -> list[Field]:
         return [declared for declared in self.config_fields if declared.frozen]
 
+    @property
+    def host_fields(self) -> list[Field]:
+        """The config fields that have a part in where requests, and credentials with them, are sent."""
+        named = {"region"} | (self.oauth.fields_in_urls if self.oauth else set())
+        return [
+            declared
+            for declared in self.config_fields
+            if declared.selects_host or declared.type == "url" or declared.key in named
+        ]
+
     def describe(self) -> dict[str, Any]:
         """The declaration as the catalogue shows it."""
         return {

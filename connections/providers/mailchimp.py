@@ -82,7 +82,7 @@ class Mailchimp(Vendor):
             help="pending asks them by e-mail to confirm. Members that exist keep theirs.",
         ),
         Field(
-            "dc", "Data centre", pattern=DATA_CENTRE, example="us21",
+            "dc", "Data centre", pattern=DATA_CENTRE, example="us21", selects_host=True,
             help="Set by authorizing the connection. An API key ends in it.",
         ),
     )  # fmt: skip
@@ -205,7 +205,7 @@ class Mailchimp(Vendor):
 
     def root(self, shipment: Shipment) -> str:
         dc = shipment.config.get("dc") or ""
-        if not dc and "api_key" in shipment.credentials:
+        if not dc and "api_key" in shipment.credentials and "access_token" not in shipment.credentials:
             dc = revealed(shipment, "api_key").rpartition("-")[2]
         if not self.override and not re.fullmatch(DATA_CENTRE, dc):
             raise NotAuthorized("The data centre is not known: set dc, such as us21, or an API key that ends in it.")

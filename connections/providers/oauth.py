@@ -1,10 +1,14 @@
 """How a vendor authorizes connections: a declaration, and what its reply says beside the tokens."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Grant = Literal["authorization_code", "client_credentials"]
+
+FIELD_IN_URL = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+"""A config field that a declared URL names."""
 
 CODE_ENDED = frozenset({"invalid_grant"})
 """RFC 6749, section 5.2: the refresh token is invalid, expired or revoked."""
@@ -72,6 +76,12 @@ class OAuth:
     def is_by_person(self) -> bool:
         """Whether somebody authorizes the connection in a browser."""
         return self.grant == "authorization_code"
+
+    @property
+    def fields_in_urls(self) -> frozenset[str]:
+        """The config fields that the URLs name."""
+        urls = (self.token_url, self.authorize_url, self.revoke_url, self.details_url)
+        return frozenset(name for url in urls for name in FIELD_IN_URL.findall(url))
 
 
 CLIENT_CREDENTIALS = OAuth(

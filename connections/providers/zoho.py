@@ -72,6 +72,7 @@ class Zoho(Vendor):
     config_fields = (
         Field(
             "api_domain", "API domain", type="select", options=API_DOMAINS, example="https://www.zohoapis.eu",
+            selects_host=True,
             help="Set by authorizing the connection. Needed with an access token that you bring.",
         ),
         Field(

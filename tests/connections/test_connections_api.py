@@ -227,9 +227,8 @@ def test_a_host_name_of_mixed_scripts_is_saved_and_shown_as_punycode(api, worksp
     made = create(api, workspace, config={"url": MIXED, "oauth_token_url": MIXED}, credentials=CLIENT)
     assert {made["config"][key] for key in ("url", "oauth_token_url")} == {PUNYCODE}
     assert row(made).config["url"] == PUNYCODE
-    assert patch(api, made, config={"url": "https://b\u00fccher.example/"}).json()["config"]["url"] == (
-        "https://xn--bcher-kva.example/"
-    )
+    moved = patch(api, made, config={"url": "https://b\u00fccher.example/"}, credentials=CLIENT)
+    assert moved.json()["config"]["url"] == "https://xn--bcher-kva.example/"
 
 
 def test_one_that_was_saved_before_is_shown_as_punycode_and_stays(api, workspace):
