@@ -40,7 +40,7 @@ class Cursor:
 
     def encode(self, path: str) -> str:
         content = bytes([self.backwards]) + self.edge.bytes
-        return urlsafe_b64encode(content + _tag(content, path)).rstrip(b"=").decode()
+        return urlsafe_b64encode(content + _tag(content, path, settings.SECRET_KEY)).rstrip(b"=").decode()
 
     @classmethod
     def decode(cls, text: str, path: str) -> "Cursor | None":
@@ -50,13 +50,14 @@ class Cursor:
         except (binascii.Error, UnicodeEncodeError):
             return None
         content, tag = raw[:17], raw[17:]
-        if len(content) != 17 or not hmac.compare_digest(tag, _tag(content, path)):
+        keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+        if len(content) != 17 or not any(hmac.compare_digest(tag, _tag(content, path, key)) for key in keys):
             return None
         return cls(uuid.UUID(bytes=content[1:]), bool(content[0]))
 
 
-def _tag(content: bytes, path: str) -> bytes:
-    key = f"meshes.pages:{settings.SECRET_KEY}".encode()
+def _tag(content: bytes, path: str, secret: str) -> bytes:
+    key = f"meshes.pages:{secret}".encode()
     return hmac.new(key, path.encode() + b"\0" + content, hashlib.sha256).digest()[:_TAG_BYTES]
 
 

@@ -25,7 +25,7 @@ SECRETS_OF = {
     "web": _SERVERS | _SEALED | {"SECRET_KEY", "SECRET_KEY_FALLBACKS"},
     "fanout": _SERVERS,
     "deliver": _SERVERS | _SEALED,
-    "sweep": _SERVERS,
+    "sweep": _SERVERS | _SEALED,
     "flower": _BROKERS - {"MESHES_REDIS_SHARDS"} | {"FLOWER_BASIC_AUTH"},
 }
 """The secrets that each service may have, by the service's name; one that MESHES_SERVICE names asks for no others."""

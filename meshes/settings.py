@@ -45,6 +45,8 @@ MESHES_SERVICE = envservice()
 MESHES_SECRETS = services.SECRETS_OF.get(MESHES_SERVICE, frozenset({"SECRET_KEY", "FERNET_KEYS"}))
 """The secrets that this process is to have. Django and the vault raise where one that it lacks is used."""
 SECRET_KEY = envsecret("SECRET_KEY") if "SECRET_KEY" in MESHES_SECRETS else env("SECRET_KEY")
+SECRET_KEY_FALLBACKS = envlist("SECRET_KEY_FALLBACKS")
+"""Former SECRET_KEYs, by which what was made under them is still accepted; see docs/rotation.md."""
 FERNET_KEYS = envkeys("FERNET_KEYS") if "FERNET_KEYS" in MESHES_SECRETS else []
 """Keys that seal credentials, newest first. Never derived from SECRET_KEY: see docs/vault.md."""
 

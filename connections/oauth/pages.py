@@ -128,9 +128,7 @@ def connect(request: HttpRequest, token: str) -> HttpResponse:
     cookie = _cookie_of(request)
     if request.method != "POST":
         return _offer(request, link, token, cookie or secrets.token_urlsafe(32))
-    if cookie is None or not hmac.compare_digest(
-        request.POST.get("proof", "").encode(), _proof(cookie, token).encode()
-    ):
+    if cookie is None or not _is_proven(request.POST.get("proof", ""), cookie, token):
         return _failure(request, AGAIN_TITLE, AGAIN_WORDS, 403, link.connection)
     if (wait := limits.take_authorization(link.connection.pk)) is not None:
         response = _failure(request, MANY_TITLE, MANY_WORDS, 429, link.connection)
@@ -157,7 +155,7 @@ def _offer(request: HttpRequest, link: Link, token: str, cookie: str) -> HttpRes
     except NotAuthorizable as problem:
         return _failure(request, "It cannot be connected", str(problem), 409, connection)
     facts = {
-        "proof": _proof(cookie, token),
+        "proof": _proof(cookie, token, settings.SECRET_KEY),
         "expires_at": link.expires_at,
         "scopes": oauth.scopes,
         "is_connected": "access_token" in connection.credential_hints,
@@ -188,9 +186,14 @@ def _cookie_of(request: HttpRequest) -> str | None:
     return cookie if _COOKIE_FORM.fullmatch(cookie) else None
 
 
-def _proof(cookie: str, token: str) -> str:
+def _is_proven(given: str, cookie: str, token: str) -> bool:
+    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    return any(hmac.compare_digest(given.encode(), _proof(cookie, token, key).encode()) for key in keys)
+
+
+def _proof(cookie: str, token: str, key: str) -> str:
     """What only a page that was shown to this browser has in its form."""
-    return salted_hmac("connections.oauth.pages", f"{cookie}\n{token}", algorithm="sha256").hexdigest()
+    return salted_hmac("connections.oauth.pages", f"{cookie}\n{token}", key, algorithm="sha256").hexdigest()
 
 
 def _facts_of(connection: Connection) -> dict[str, Any]:

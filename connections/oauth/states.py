@@ -26,6 +26,8 @@ from workspaces.authentication import Identity
 from workspaces.models import ApiKey
 
 LIFETIME = timedelta(minutes=10)
+RANDOM_CHARACTERS = 43
+"""Of a state and a ticket, before the mark of their SECRET_KEY."""
 MOST_OPEN = 10
 """Authorizations of one connection that may be open at once; an older one is forgotten."""
 
@@ -68,19 +70,20 @@ def browser_session(cookie: str) -> str:
 
 def start(connection: Connection, session: str, client_id: str, redirect_uri: str) -> tuple[str, datetime]:
     """A new state for the connection, and its end. `session` is the browser's."""
-    state = secrets.token_urlsafe(32)
+    state = secrets.token_urlsafe(32) + _mark_of(settings.SECRET_KEY)
     return state, _keep(state, connection, session, client_id, redirect_uri)
 
 
 def issue_ticket(connection: Connection, identity: Identity, client_id: str, redirect_uri: str) -> tuple[str, datetime]:
     """A ticket with which one browser may start an authorization for the key, and its end."""
-    ticket = secrets.token_urlsafe(32)
+    ticket = secrets.token_urlsafe(32) + _mark_of(settings.SECRET_KEY)
     return ticket, _keep(state_of(ticket), connection, f"{KEY}:{identity.key_id}", client_id, redirect_uri)
 
 
 def state_of(ticket: str) -> str:
     """The state that a ticket stands for. Whoever has that, has no ticket."""
-    return _base64(hashlib.sha256(b"meshes: OAuth state\0" + ticket.encode("utf-8", "replace")).digest())
+    digest = hashlib.sha256(b"meshes: OAuth state\0" + ticket.encode("utf-8", "replace")).digest()
+    return _base64(digest) + ticket[RANDOM_CHARACTERS:]
 
 
 def _keep(state: str, connection: Connection, session: str, client_id: str, redirect_uri: str) -> datetime:
@@ -172,14 +175,24 @@ def forget(connection: Connection, *, but: uuid.UUID | None = None) -> None:
 
 
 def verifier_of(state: str) -> str:
-    """The code verifier: 43 characters that only we can derive from the state."""
-    key = b"meshes: PKCE verifier\0" + settings.SECRET_KEY.encode()
+    """The code verifier: 43 characters that only we can derive from the state, by the key that its mark names.
+
+    One without a mark is of an earlier version, and of the present key.
+    """
+    keys = {_mark_of(key): key for key in (*settings.SECRET_KEY_FALLBACKS, settings.SECRET_KEY)}
+    secret = keys.get(state[RANDOM_CHARACTERS:], settings.SECRET_KEY)
+    key = b"meshes: PKCE verifier\0" + secret.encode()
     return _base64(hmac.digest(key, state.encode("utf-8", "replace"), "sha256"))
 
 
 def challenge_of(state: str) -> str:
     """The code challenge of the method S256."""
     return _base64(hashlib.sha256(verifier_of(state).encode()).digest())
+
+
+def _mark_of(key: str) -> str:
+    """Eight characters by which a state names the SECRET_KEY of its verifier; they do not lead back to the key."""
+    return _base64(hashlib.sha256(b"meshes: mark of a SECRET_KEY\0" + key.encode()).digest())[:8]
 
 
 def _base64(value: bytes) -> str:
