@@ -18,7 +18,6 @@ from meshes.api import (
     PublicIdField,
     QuerySerializer,
     TenantViewSet,
-    bounded_search,
     period_bounds,
 )
 from workspaces import ids
@@ -100,7 +99,7 @@ class AccessLogViewSet(TenantViewSet):
         """
         workspace = resolve_workspace(self.identity, id, include_deleted=True)
         wanted = self.read_query(AccessLogQuery)
-        with bounded_search():
+        with self.search(is_indexed=wanted.keys() <= {"from", "to"}):
             page: list[AccessRecord] = self.paginate_queryset(narrow_records(self.rows(workspace), wanted)) or []
         named = Connection.objects.filter(workspace=workspace, pk__in={record.connection_id for record in page})
         context = {"connection_names": dict(named.values_list("pk", "name"))}

@@ -94,7 +94,8 @@ class ConnectionViewSet(AuthorizationActions):
             rows = rows.filter(status=query["status"])
         else:
             rows = rows.exclude(status=Connection.Status.DELETED)
-        return self.answer_page(rows, ConnectionOut)
+        with self.search(is_indexed=query.keys() <= {"workspace"}):
+            return self.answer_page(rows, ConnectionOut)
 
     @extend_schema(
         request=ConnectionIn,

@@ -134,6 +134,31 @@ def read_replay_filter(document: Mapping[str, Any]) -> Wanted:
     return dict(serializer.validated_data)
 
 
+# --- what indexes serve ---------------------------------------------------------------------------------------------
+
+_IN_EVERY_INDEX = frozenset({"workspace", "from", "to"})
+"""Every index of a list begins with the workspace or has none, and ends with the id, in which the moment is."""
+
+
+def is_event_search_indexed(wanted: Wanted, *, in_one_workspace: bool) -> bool:
+    """Whether an index reads the events that an `EventQuery` asks for in order, and hardly any other."""
+    named = wanted.keys() - _IN_EVERY_INDEX
+    return not named or (named == {"event"} and in_one_workspace)
+
+
+def is_delivery_search_indexed(wanted: Wanted, *, in_one_workspace: bool) -> bool:
+    """Whether an index reads the deliveries that a `DeliveryQuery` asks for in order, and hardly any other.
+
+    Those that are in flight are told by their lease, which no index has.
+    """
+    if isinstance(wanted.get("event"), uuid.UUID):
+        return True
+    named, status = wanted.keys() - _IN_EVERY_INDEX, wanted.get("status")
+    if named == {"status"}:
+        return status == Delivery.Status.DEAD or (in_one_workspace and status != IN_FLIGHT)
+    return not named or (named == {"connection", "status"} and status != IN_FLIGHT)
+
+
 # --- queries --------------------------------------------------------------------------------------------------------
 
 

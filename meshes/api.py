@@ -11,11 +11,13 @@ ShownOnce, DryRun                        their answers that are not kept as they
 takes_idempotency_key, stamp_of, refusing_reuse, send  for a handler that looks after its key itself
 snapshot                                 what is read inside is of one moment; the handlers of GET run in one
 Endpoint                                 the base of a single view
-TenantViewSet                            the base of a resource whose rows belong to workspaces
+TenantViewSet                            the base of a resource whose rows belong to workspaces, and of its searches
 """
 
+import math
 import uuid
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, TypeVar
 
 from django.conf import settings
@@ -52,7 +54,7 @@ from meshes.serializing import (
     unknown_field,
 )
 from meshes.snapshots import snapshot
-from workspaces import ids
+from workspaces import ids, limits
 from workspaces.access import UnknownWorkspace, resolve_workspace, scope
 from workspaces.authentication import Identity
 from workspaces.models import Workspace
@@ -126,6 +128,8 @@ class Endpoint(APIView):
     """Actions of GET that ask somebody outside, or read nothing from the database."""
     credential_actions: ClassVar[Collection[str]] = ()
     """Actions of POST whose bodies may hold credentials: an `Idempotency-Key` keeps an HMAC of them."""
+    own_rate_actions: ClassVar[Collection[str]] = ()
+    """Actions that have rates of their own, and do not count against MESHES_API_RATE."""
     not_repeated: ClassVar[Mapping[str, str]] = {}
     """Actions of POST that take no `Idempotency-Key`, and why."""
 
@@ -133,6 +137,16 @@ class Endpoint(APIView):
     def default_response_headers(self) -> dict[str, str]:
         """What is answered is one tenant's, and may hold a secret that is shown once: nobody on the way keeps it."""
         return {**super().default_response_headers, "Cache-Control": "no-store"}
+
+    def perform_authentication(self, request: Request) -> None:
+        """Who calls, and whether they have called too often. Raises Problem 429."""
+        super().perform_authentication(request)
+        action = getattr(self, "action", None) or str(request.method).lower()
+        if not isinstance(request.auth, Identity) or action in self.own_rate_actions:
+            return
+        if (wait := limits.take_request(request.auth.key_id)) is not None:
+            words = f"A key may make {settings.MESHES_API_RATE} requests a second, beside posting events."
+            raise Problem(429, detail=words, headers={"Retry-After": str(math.ceil(wait))})
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Who calls and may they; then a GET is answered from one snapshot."""
@@ -253,6 +267,14 @@ class TenantViewSet(Endpoint, GenericViewSet[Any]):
         """The workspace of a list's `workspace` parameter, deleted ones too; 404 where there is none."""
         reference = parameters.get("workspace")
         return None if reference is None else resolve_workspace(self.identity, reference, include_deleted=True)
+
+    def names_one_workspace(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether a search is within one workspace: the key's own, or the one that is named."""
+        return self.identity.workspace_id is not None or "workspace" in wanted
+
+    def search(self, *, is_indexed: bool) -> AbstractContextManager[None]:
+        """For the queries of a search; where no index serves it, the key has to wait for its turn."""
+        return bounded_search(None if is_indexed else self.identity.key_id)
 
     def answer_page(self, rows: "QuerySet[Any]", serializer_class: type[serializers.BaseSerializer[Any]]) -> Response:
         """One page of rows, as the serializer shows them."""

@@ -210,6 +210,10 @@ MESHES_INGEST_RATE = envint("MESHES_INGEST_RATE", 1_000)
 """Events per second that one workspace may post, unless the workspace brings its own rate."""
 MESHES_INGEST_KEY_RATE = envint("MESHES_INGEST_KEY_RATE", 10_000)
 """Events per second that one key may post, to all its workspaces together."""
+MESHES_API_RATE = envint("MESHES_API_RATE", 200)
+"""Requests per second that one key may make, but for posting events: those have the rates above."""
+MESHES_SEARCHES = envint("MESHES_SEARCHES", 2)
+"""Searches that no index serves that one key may make at a time; see meshes.searching."""
 MESHES_RULES_PER_WORKSPACE = envint("MESHES_RULES_PER_WORKSPACE", 500)
 """Rules that a workspace may have when one more is made: all of them share what one event may cost."""
 MESHES_WEB_THREADS = services.WEB_THREADS

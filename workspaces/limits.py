@@ -1,5 +1,5 @@
-"""How fast a workspace and a key may post events, an address may try keys, and a workspace may test its connections:
-token buckets in Redis, shared by all processes; and how many may be at something at a time.
+"""How fast a workspace and a key may post events, a key may ask, an address may try keys, and a workspace may test its
+connections: token buckets in Redis, shared by all processes; and how many may be at something at a time.
 
 A bucket of events holds one second's worth of its rate and is asked for all events of a request at once. A request
 larger than the bucket passes when the bucket is full and leaves it in debt, so that a large bulk request works with a
@@ -32,6 +32,8 @@ RETRY_SECONDS = 2.0
 """How long Redis is left alone after it failed."""
 MIN_BURST = 10.0
 """The least a bucket holds: with a rate of one a second, a handful at once is no flood."""
+LOOK_SECONDS = 0.05
+"""How often who waits for a turn asks for it."""
 AUTHORIZATIONS_A_MINUTE = 20
 """Of one connection, by its connect links: each leaves a record that is kept for a year."""
 _MAX_LOCAL_BUCKETS = 10_000
@@ -74,6 +76,12 @@ def take(workspace: Workspace, key_id: uuid.UUID, count: int) -> float | None:
     return _shared().take(buckets, count)
 
 
+def take_request(key_id: uuid.UUID) -> float | None:
+    """Count a request of a key that posts no events: None while that may be, else seconds to wait."""
+    rate = float(settings.MESHES_API_RATE)
+    return _shared().take({f"meshes:api:key:{key_id}": Bucket(rate, rate)}, 1)
+
+
 def take_wrong_key(network: str) -> float | None:
     """Count a wrong key against its address: None while that may be, else seconds to wait."""
     return _shared().take({f"meshes:wrong-keys:{network}": per_minute(settings.MESHES_WRONG_KEYS)}, 1)
@@ -102,10 +110,14 @@ def take_authorization(connection_id: uuid.UUID) -> float | None:
 
 
 @contextmanager
-def turn(name: str, most: int, seconds: float) -> Iterator[bool]:
-    """Whether this is one of at most `most` at a time, over all processes. A turn that nobody ends lapses."""
-    turns = _turns()
+def turn(name: str, most: int, seconds: float, wait_seconds: float = 0.0) -> Iterator[bool]:
+    """Whether this is one of at most `most` at a time, over all processes, after a wait for the end of another where
+    that is given. A turn that nobody ends lapses after `seconds`."""
+    turns, given_up = _turns(), time.monotonic() + wait_seconds
     taken = turns.enter(f"meshes:turns:{name}", most, seconds)
+    while taken is None and time.monotonic() < given_up:
+        time.sleep(LOOK_SECONDS)
+        taken = turns.enter(f"meshes:turns:{name}", most, seconds)
     try:
         yield taken is not None
     finally:

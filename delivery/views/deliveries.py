@@ -1,5 +1,7 @@
 """`/deliveries` and `/dead-letters`: what was sent where, with every attempt."""
 
+import uuid
+
 from django.db import transaction
 from django.db.models import Prefetch, QuerySet
 from drf_spectacular.utils import extend_schema
@@ -7,15 +9,34 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from connections.models import Connection
 from delivery import cancelling, publishing, reopening, waiting
 from delivery.models import Attempt, Delivery
-from delivery.search import DeadLetterQuery, DeliveryQuery, narrow_deliveries
+from delivery.search import DeadLetterQuery, DeliveryQuery, Wanted, is_delivery_search_indexed, narrow_deliveries
 from delivery.serializers import DeliveryDetailOut, DeliveryOut, ReplayTermsIn
-from meshes.api import Problem, StrictSerializer, TenantViewSet, bounded_search, once, snapshot
+from meshes.api import Problem, StrictSerializer, TenantViewSet, once, snapshot
 from workspaces import clock, ids
+from workspaces.access import scope
+from workspaces.models import Workspace
 
 
-class DeliveryViewSet(TenantViewSet):
+class DeliverySearch(TenantViewSet):
+    def answer_search(self, wanted: Wanted) -> Response:
+        """One page of the deliveries that are asked for."""
+        workspace = self.named_workspace(wanted)
+        rows: QuerySet[Delivery] = self.rows(workspace)
+        if "connection" in wanted and not self._is_seen(wanted["connection"], workspace):
+            rows = rows.none()  # where an index would read all that a stranger has, and leave it out
+        is_indexed = is_delivery_search_indexed(wanted, in_one_workspace=self.names_one_workspace(wanted))
+        with self.search(is_indexed=is_indexed):
+            return self.answer_page(narrow_deliveries(rows, wanted, clock.database_now()), DeliveryOut)
+
+    def _is_seen(self, connection_id: uuid.UUID, workspace: Workspace | None) -> bool:
+        connections: QuerySet[Connection] = Connection.objects.filter(pk=connection_id)
+        return scope(connections, self.identity, workspace).exists()
+
+
+class DeliveryViewSet(DeliverySearch):
     """One event to one connection because of one rule."""
 
     queryset = waiting.shown(Delivery.objects.all())
@@ -31,10 +52,7 @@ class DeliveryViewSet(TenantViewSet):
     @extend_schema(parameters=[DeliveryQuery], responses=DeliveryOut(many=True))
     def list(self, request: Request) -> Response:
         """Deliveries, the newest events first. Give a workspace where you can."""
-        wanted = self.read_query(DeliveryQuery)
-        rows: QuerySet[Delivery] = self.rows(self.named_workspace(wanted))
-        with bounded_search():
-            return self.answer_page(narrow_deliveries(rows, wanted, clock.database_now()), DeliveryOut)
+        return self.answer_search(self.read_query(DeliveryQuery))
 
     @extend_schema(responses=DeliveryDetailOut)
     def retrieve(self, request: Request, id: str) -> Response:
@@ -82,7 +100,7 @@ class DeliveryViewSet(TenantViewSet):
             return Response(DeliveryDetailOut(delivery).data, status=status)
 
 
-class DeadLetterViewSet(TenantViewSet):
+class DeadLetterViewSet(DeliverySearch):
     """Deliveries that will not be tried again by themselves."""
 
     queryset = waiting.shown(Delivery.objects.filter(status=Delivery.Status.DEAD))
@@ -92,7 +110,4 @@ class DeadLetterViewSet(TenantViewSet):
     @extend_schema(parameters=[DeadLetterQuery], responses=DeliveryOut(many=True))
     def list(self, request: Request) -> Response:
         """Dead letters, the newest events first, each with its cause."""
-        wanted = self.read_query(DeadLetterQuery)
-        rows: QuerySet[Delivery] = self.rows(self.named_workspace(wanted))
-        with bounded_search():
-            return self.answer_page(narrow_deliveries(rows, wanted, clock.database_now()), DeliveryOut)
+        return self.answer_search({**self.read_query(DeadLetterQuery), "status": Delivery.Status.DEAD})

@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from delivery import ingest, intake, publishing, setting_aside, waiting
 from delivery.intake import Admission, Admitted
 from delivery.models import Attempt, Delivery, Event, Payload, Unrouted
-from delivery.search import EventQuery, deliveries_of, narrow_events
+from delivery.search import EventQuery, deliveries_of, is_event_search_indexed, narrow_events
 from delivery.serializers import (
     AcceptedOut,
     BulkIn,
@@ -33,7 +33,6 @@ from meshes.api import (
     Problem,
     StrictSerializer,
     TenantViewSet,
-    bounded_search,
     once,
     parsed_body,
     refusing_reuse,
@@ -61,6 +60,7 @@ class EventViewSet(TenantViewSet):
         "route_all": "events:write",
     }
     publishable_actions = ("create",)
+    own_rate_actions = ("create",)
     problems = {"create": {429}, "payload": {410}, "route": {409}}
 
     @extend_schema(request=EventIn, responses={202: AcceptedOut})
@@ -87,7 +87,8 @@ class EventViewSet(TenantViewSet):
         """Events, newest first. Give a workspace where you can."""
         wanted = self.read_query(EventQuery)
         rows = narrow_events(self.rows(self.named_workspace(wanted)), wanted)
-        with bounded_search():
+        is_indexed = is_event_search_indexed(wanted, in_one_workspace=self.names_one_workspace(wanted))
+        with self.search(is_indexed=is_indexed):
             page = self.paginate_queryset(rows) or []
         return self.get_paginated_response(EventOut(page, many=True, context=_unrouted(page)).data)
 
@@ -142,6 +143,7 @@ class BulkViewSet(TenantViewSet):
     queryset = Event.objects.all()
     id_prefix = ids.EVENT
     required_scope = "events:write"
+    own_rate_actions = ("create",)
     problems = {"create": {429}}
     body_limit = settings.MESHES_BULK_BODY_LIMIT
     body_max_keys = intake.BULK_MAX_KEYS

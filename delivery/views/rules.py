@@ -33,7 +33,9 @@ class RuleViewSet(TenantViewSet):
         rows: QuerySet[Rule] = self.rows(self.named_workspace(query))
         columns = {"connection": "connection_id", "event": "event"}
         rows = rows.filter(**{columns[name]: value for name, value in query.items() if name in columns})
-        return self.answer_page(rows, RuleOut)
+        is_indexed = self.names_one_workspace(query) or "connection" in query or "event" not in query
+        with self.search(is_indexed=is_indexed):
+            return self.answer_page(rows, RuleOut)
 
     @extend_schema(
         request=RuleIn,
