@@ -21,8 +21,9 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Min
 
-from connections.models import AccessLogSeal
-from workspaces import partitions
+from connections import seal_heads
+from connections.models import AccessLogSeal, AccessRecord
+from workspaces import ids, partitions
 from workspaces.partitions import Partition
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,10 @@ LOOK_SECONDS = 0.02
 GENESIS = "0" * 64
 """The head before the first segment."""
 LOGGED = "access log sealed: segment %d, %d records of the week of %s, numbers %d to %d, head %s"
+LOGGED_RESTORE = "access log restored: after segment %d, head %s, record %s"
+"""The history of a dump goes on from there; what was logged of later segments is of a history that is lost."""
+RESTORED = "restored"
+"""The purpose of the record of a restore."""
 
 Row = tuple[Any, ...]
 """A record as it is sealed: see `COLUMNS`."""
@@ -121,8 +126,22 @@ def read_week(week: date, after: int, last: int) -> list[Row]:
 def seal(now: datetime) -> int:
     """Seal the records that are final and not sealed yet, for some seconds; how many were. One caller at a time.
 
-    The heads are logged after the commit.
+    The heads are logged after the commit, and kept in a file where there is one (`connections.seal_heads`). A chain
+    that the file has known longer, or otherwise, is not gone on with: the database was restored, or somebody was at it.
     """
+    if not seal_heads.keep(line_of):
+        return 0
+    sealed = _seal(now)
+    seal_heads.keep(line_of)
+    return sealed
+
+
+def line_of(seal: AccessLogSeal) -> str:
+    """What is logged of a segment."""
+    return LOGGED % (seal.segment, seal.count, seal.week, seal.after + 1, seal.last, seal.head)
+
+
+def _seal(now: datetime) -> int:
     until = final_number()
     if until is None:
         logger.warning("the access log is not sealed: a transaction has been writing records for %d s", WAIT_SECONDS)
@@ -164,6 +183,23 @@ def is_sealed(partition: Partition) -> bool:
         return bool(cursor.fetchone()[0])
 
 
+def record_restore(paths: set[str], now: datetime) -> Tip:
+    """Say in the chain, and in files of heads, that the database was restored: the chain goes on from its tip here.
+
+    The files first: a mark in them without its record would be found by the check, and the caller does it again.
+    """
+    tip, record = read_tip(), ids.uuid7()
+    words = LOGGED_RESTORE % (tip.segment, tip.head, record)
+    for path in sorted(paths):
+        seal_heads.add(path, words, now)
+    logger.info("%s", words)
+    AccessRecord.objects.create(
+        id=record, workspace_id=None, owner_kind="access_log", owner_id=record, kind="access_log", version=0,
+        actor="after_restore", purpose=RESTORED,
+    )  # fmt: skip
+    return tip
+
+
 def forget_marks() -> int:
     """Empty the marks of weeks that retention has dropped; how many seals had some."""
     kept = partitions.existing(TABLE)
@@ -200,7 +236,7 @@ def _write(tip: Tip, rows: Sequence[Row], last: int, now: datetime) -> Tip:
     with transaction.atomic():
         AccessLogSeal.objects.bulk_create(seals)
     for made in seals:
-        logger.info(LOGGED, made.segment, made.count, made.week, made.after + 1, made.last, made.head)
+        logger.info("%s", line_of(made))
     return Tip(seals[-1].segment, last, head)
 
 

@@ -27,6 +27,7 @@ PURPOSES = (
     "delivery", "test", "options", "used", "replace credentials", "rotate secret", "created", "replaced", "rotated",
     "deleted", "authorized", "refreshed", "disconnected", "oauth authorize", "oauth refresh", "oauth revoke",
     "verify a machine token", "rotate the key", "key rotation", "recover", "viewed in the admin",
+    "restored",
     *recording.PURPOSES,
 )  # fmt: skip
 """All that records have; docs/access-log.md explains them."""

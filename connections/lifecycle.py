@@ -21,7 +21,7 @@ from connections.oauth import addresses, grants, revoking, states, tokens
 from connections.oauth.tokens import Tokens
 from connections.providers.base import Account, FieldProblem, Granted, InvalidFields, Provider
 from connections.signals import connection_changed
-from workspaces import clock
+from workspaces import clock, ids, journal
 
 Status = Connection.Status
 
@@ -232,8 +232,10 @@ def authorize(
     return _reload(connection)
 
 
-def disconnect(connection: Connection, *, actor: str) -> Connection:
+def disconnect(connection: Connection, *, actor: str, asks_vendor: bool = True) -> Connection:
     """Take the tokens out of the vault, make connect links void, and revoke at the vendor after the commit.
+
+    Not `asks_vendor`: it was asked before.
 
     Raises Conflict where nothing is authorized this way, and when the connection changed meanwhile; NoPlace where the
     vendor cannot be asked now.
@@ -245,7 +247,7 @@ def disconnect(connection: Connection, *, actor: str) -> Connection:
         row = _lock(connection)
         if row is None or row.version != connection.version:
             raise Conflict(CHANGED_WORDS)
-        if revoking.is_needed(row):
+        if asks_vendor and revoking.is_needed(row):
             outside.keep_place()
         revocation = revoking.prepare(row, actor)
         replacement = None
@@ -257,7 +259,8 @@ def disconnect(connection: Connection, *, actor: str) -> Connection:
         _save(connection, waiting, replacement, mends=False, actor=actor, purpose=vault.DISCONNECTED)
         grants.clear(connection, void_links=True)
         states.forget(connection)
-        _revoke_later(revocation)
+        _note("connection_disconnected", connection, version=connection.version + 1)
+        _revoke_later(revocation if asks_vendor else None)
     return _reload(connection)
 
 
@@ -278,8 +281,10 @@ def resume(connection: Connection) -> Connection:
     return _reload(connection)
 
 
-def delete(connection: Connection, *, actor: str = "") -> bool:
+def delete(connection: Connection, *, actor: str = "", asks_vendor: bool = True) -> bool:
     """Leave a tombstone: history stays readable, secrets are destroyed. False when that was done before.
+
+    Not `asks_vendor`: it was asked to revoke the tokens before.
 
     Raises NoPlace where there is something to revoke, and the vendor cannot be asked now.
     """
@@ -288,9 +293,9 @@ def delete(connection: Connection, *, actor: str = "") -> bool:
         row = _lock(connection)
         if row is None:
             return False
-        if revoking.is_needed(row):
+        if asks_vendor and revoking.is_needed(row):
             outside.keep_place()
-        revocation = revoking.prepare(row, actor)
+        revocation = revoking.prepare(row, actor) if asks_vendor else None
         _rows(row).update(
             status=Status.DELETED, status_reason="", status_changed_at=now, deleted_at=now, updated_at=now,
             paused_until=None, credential_hints={}, config=_without_queries(row), version=F("version") + 1,
@@ -299,6 +304,7 @@ def delete(connection: Connection, *, actor: str = "") -> bool:
         grants.clear(connection, void_links=True)
         states.forget(connection)
         _announce(connection)
+        _note("connection_deleted", connection)
         _revoke_later(revocation)
     return True
 
@@ -378,6 +384,12 @@ def _url_problems(pointer: str, url: str) -> list[FieldProblem]:
     except outbound.OutboundError:
         return []  # what cannot be looked up now is looked up when it is dialled
     return []
+
+
+def _note(did: journal.Did, connection: Connection, **facts: int) -> None:
+    """In the journal, where it is kept."""
+    workspace = ids.encode(ids.WORKSPACE, connection.workspace_id)
+    journal.note(did, workspace=workspace, connection=connection.public_id, **facts)
 
 
 def _rows(connection: Connection) -> Any:

@@ -4,19 +4,19 @@ A seal is checked against the one before it, and its records against the seal. T
 known by their seals only. What no seal covers yet cannot be checked; the report says how much that is.
 """
 
-import re
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
 from django.conf import settings
 from django.db import connection
 
-from connections import access_log
+from connections import access_log, seal_heads
 from connections.access_log import TABLE, Row, Tip
-from connections.models import AccessLogSeal
+from connections.models import AccessLogSeal, AccessRecord
+from connections.seal_heads import Line
 from workspaces import ids, partitions
 from workspaces.partitions import Partition
 
@@ -24,10 +24,6 @@ MOST_NAMED = 10
 """Records that are named of one segment; the rest is counted."""
 SEALS_AT_ONCE = 200
 
-Heads = Mapping[int, set[str]]
-"""Heads that were logged, by segment."""
-
-_LOGGED = re.compile(r"access log sealed: segment (\d+), .* head ([0-9a-f]{64})")
 _ROWS_BETWEEN = f"""
 SELECT number, id::text FROM {TABLE} WHERE id >= %s AND id < %s AND number > %s AND number <= %s
 ORDER BY number, id LIMIT %s
@@ -47,16 +43,29 @@ class Report:
     findings: list[str] = field(default_factory=list)
 
 
-def read_heads(lines: Iterable[str]) -> dict[int, set[str]]:
-    """The heads in lines of a log."""
-    heads: dict[int, set[str]] = defaultdict(set)
-    for line in lines:
-        if found := _LOGGED.search(line):
-            heads[int(found[1])].add(found[2])
-    return dict(heads)
+@dataclass(slots=True)
+class Logged:
+    """What logs tell: the heads by their segments, as far as they belong to the history that the database has; and
+    where that was restored, oldest first."""
+
+    heads: dict[int, set[str]] = field(default_factory=dict)
+    restores: list[Line] = field(default_factory=list)
 
 
-def verify(now: datetime, logged: Heads) -> Iterator[Report]:
+def read_heads(files: Iterable[Iterable[str]]) -> Logged:
+    """What the lines of several logs tell together. From a restore on, what was logged of later segments is void."""
+    lines = [line for file in files for line in seal_heads.parse(iter(file))]
+    logged = Logged()
+    for line in sorted(lines, key=lambda line: line.at):
+        if line.restored is not None:
+            logged.restores.append(line)
+            logged.heads = {segment: heads for segment, heads in logged.heads.items() if segment <= line.segment}
+        if line.segment:
+            logged.heads.setdefault(line.segment, set()).add(line.head)
+    return logged
+
+
+def verify(now: datetime, logged: Logged) -> Iterator[Report]:
     """Check everything, oldest first. Yields the same report after every segment, and once more at the end."""
     check = _Check(now, logged)
     for seal in _seals():
@@ -77,9 +86,10 @@ def _seals() -> Iterator[AccessLogSeal]:
 class _Check:
     """Walks along the chain. `_floors` are the numbers up to which each week has been looked at."""
 
-    def __init__(self, now: datetime, logged: Heads) -> None:
+    def __init__(self, now: datetime, logged: Logged) -> None:
         self.report = Report(total=AccessLogSeal.objects.count())
-        self._logged = logged
+        self._logged = logged.heads
+        self._restores = logged.restores
         self._tip = Tip()
         self._floors: dict[date, int] = {}
         self._floor = 0
@@ -104,6 +114,9 @@ class _Check:
                 self._tell(f"record {_name(record_id)} (number {number}) was inserted into what is sealed")
         for segment in sorted(number for number in self._logged if number > self._tip.segment):
             self._tell(f"segment {segment} was logged, and its seal is missing")
+        for line in self._restores[-1:]:  # the records of those before may be lost with what was restored
+            if line.at[:10] >= self._kept_since.isoformat() and not _is_recorded(line):
+                self._tell(f"a restore after segment {line.segment} was logged, and there is no record of it")
         with connection.cursor() as cursor:
             cursor.execute(f"SELECT count(*) FROM {TABLE} WHERE number > %s", [self._tip.last])
             self.report.unsealed = cursor.fetchone()[0]
@@ -168,6 +181,10 @@ def _differences(marks: list[tuple[int, bytes]], rows: list[Row], digests: list[
             missing -= 1
         for _ in range(missing):
             yield f"the record with number {number} was removed"
+
+
+def _is_recorded(line: Line) -> bool:
+    return line.restored is not None and AccessRecord.objects.filter(pk=line.restored).exists()
 
 
 def _between(week: date, after: int, last: int) -> list[tuple[int, str]]:

@@ -21,7 +21,7 @@ from delivery import cancelling, evaluation
 from delivery.filters import Filter
 from delivery.folding import fold_addresses
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
-from workspaces import ids
+from workspaces import ids, journal
 from workspaces.models import IdempotencyRecord, Workspace
 
 BATCH = 100
@@ -129,6 +129,9 @@ def _erase(workspace: Workspace, event_ids: Sequence[uuid.UUID], now: datetime, 
         _empty(free, delivery_ids, now)
         _empty_answers(workspace, delivery_ids)
         _close_unrouted(workspace, [event_id for event_id, *_ in waiting if event_id not in busy], now)
+        if free:
+            erased = [ids.encode(ids.EVENT, event_id) for event_id in free]
+            journal.note("erased", workspace=workspace.public_id, events=erased)
 
 
 def _empty(event_ids: Sequence[uuid.UUID], delivery_ids: Sequence[uuid.UUID], now: datetime) -> None:

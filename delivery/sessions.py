@@ -175,7 +175,7 @@ class Ended:
     is_old: bool
 
 
-def end_missing() -> list[Ended]:
+def end_missing(grace_seconds: float = GRACE_SECONDS) -> list[Ended]:
     """End the sessions whose workers are gone. Returns them, and those that were ended before and are still known."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -185,7 +185,7 @@ def end_missing() -> list[Ended]:
         cursor.execute(
             "UPDATE worker_sessions s SET ended_at = clock_timestamp() WHERE s.ended_at IS NULL"
             f" AND s.missing_since < clock_timestamp() - make_interval(secs => %s) AND NOT {HELD}",
-            [GRACE_SECONDS],
+            [grace_seconds],
         )
         cursor.execute(
             "SELECT id, worker, ended_at < clock_timestamp() - make_interval(secs => %s) FROM worker_sessions"

@@ -20,7 +20,7 @@ from connections import access_log, recovering
 from delivery import deletion, fanout, publishing, replay, retention, sessions, setting_aside, settling, steering
 from delivery.budgets import Limits, limits_of
 from delivery.lanes.options import CAPACITY
-from workspaces import installation
+from workspaces import installation, journal
 
 logger = logging.getLogger(__name__)
 
@@ -211,14 +211,14 @@ def repair_lanes(now: datetime) -> int:
     return steering.repair()
 
 
-def end_lost_sessions(now: datetime) -> int:
-    """Workers that are gone are missed no longer than `sessions.GRACE_SECONDS`: their leases end, here and in lanes.
+def end_lost_sessions(now: datetime, grace_seconds: float = sessions.GRACE_SECONDS) -> int:
+    """Workers that are gone are missed no longer than the grace: their leases end, here and in lanes.
 
     In this order, so that a message that is back in its lane finds its delivery free. What a broker has forgotten the
     top-up finds. Returns how many leases ended.
     """
     ended = 0
-    for session in sessions.end_missing():
+    for session in sessions.end_missing(grace_seconds):
         leased = steering.leased_to(session.id)
         claims = settling.end_lapsed_leases(leased)
         events = fanout.end_leases(session.id)
@@ -229,6 +229,11 @@ def end_lost_sessions(now: datetime) -> int:
             sessions.forget(session.id)
         ended += claims + events
     return ended
+
+
+def write_journal(now: datetime) -> int:
+    """What could not be written to the journal when it was done."""
+    return journal.write_pending()
 
 
 def keep_partitions(now: datetime) -> int:
@@ -250,6 +255,7 @@ def sweeps() -> list[Sweep]:
         Sweep("purge", 5.0, deletion.purge_deleted_workspaces),
         Sweep("cancel", 5.0, deletion.cancel_for_deleted_connections),
         Sweep("recover", 15.0, recovering.recover),
+        Sweep("journal", 5.0, write_journal, runs_while_held=True),
         Sweep("access log", 60.0, access_log.seal, runs_while_held=True),
         Sweep("partitions", 60.0, keep_partitions, runs_while_held=True),
     ]

@@ -204,6 +204,15 @@ def envfile(name: str) -> str:
     return path
 
 
+def envappended(name: str) -> str:
+    """The path of a file to which lines can be added, in a folder that is there; empty where it is unset."""
+    path = env(name)
+    folder = os.path.dirname(path) or "."
+    if path and not (os.path.isdir(folder) and os.access(path if os.path.exists(path) else folder, os.W_OK)):
+        raise ImproperlyConfigured(f"{name} must be a file that can be written, not {path!r}.")
+    return path
+
+
 def envurl(name: str) -> str:
     """The base of web pages, `https://meshes.example.com`; empty where it is unset."""
     text = env(name).strip()

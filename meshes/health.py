@@ -18,7 +18,8 @@ from connections import stored_keys
 from delivery import setting_aside, sweep
 from meshes.broker import NO_BROKER_WORDS, ping
 from meshes.problems import safe_methods_only
-from workspaces import clock, partitions
+from workspaces import clock, installation, partitions
+from workspaces.models import JournalEntry
 
 PARTITIONED_TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
 MIN_PARTITIONS_AHEAD = 2
@@ -38,7 +39,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
 def readyz(request: HttpRequest) -> JsonResponse:
     needed = {name: _run(check) for name, check in _NEEDED.items()}
     runs = _last_runs()
-    reported = {"redis": _run(check_redis), "set_aside": _run(check_set_aside), "sweeps": _late_words(runs)}
+    reported = {name: _run(check) for name, check in _REPORTED.items()} | {"sweeps": _late_words(runs)}
     status = "unavailable" if _failed(needed) else "degraded" if _failed(reported) else "ok"
     sweeps = {run.name: run.succeeded_at for run in runs or ()}
     answer = {"status": status, "checks": needed | reported, "sweeps": sweeps}
@@ -102,6 +103,17 @@ def _late_words(runs: list[sweep.LastRun] | None) -> str:
     return f"last success: {since}; is the sweeper running?" if late else "ok"
 
 
+def check_journal() -> None:
+    """Whether the journal has all that it should tell of."""
+    if waiting := JournalEntry.objects.count():
+        raise NotReady(f"{waiting} entries wait until MESHES_JOURNAL can be written")
+
+
+def check_restore() -> None:
+    if installation.is_held():
+        raise NotReady(installation.HELD_WORDS)
+
+
 def check_redis() -> None:
     try:
         ping(settings.REDIS_URL)
@@ -114,6 +126,14 @@ _NEEDED: dict[str, Callable[[], None]] = {
     "migrations": check_migrations,
     "partitions": check_partitions,
     "keys": check_keys,
+}
+
+
+_REPORTED: dict[str, Callable[[], None]] = {
+    "redis": check_redis,
+    "set_aside": check_set_aside,
+    "journal": check_journal,
+    "restore": check_restore,
 }
 
 

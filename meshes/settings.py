@@ -15,6 +15,7 @@ from meshes.environment import (
     DATA_DIR,
     LEVELS,
     env,
+    envappended,
     envbool,
     envbroker,
     envchoice,
@@ -79,6 +80,11 @@ DATABASES["direct"]["OPTIONS"] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 5_000,
 } | DATABASES["direct"].get("OPTIONS", {})
+
+MESHES_JOURNAL = envappended("MESHES_JOURNAL")
+"""A file outside the database, to which each erasure, deletion and revocation is added: see docs/backup.md."""
+MESHES_SEAL_HEADS = envappended("MESHES_SEAL_HEADS")
+"""A file outside the database, to which the sweeper adds the head of each seal of the access log."""
 
 envint("WEB_CONCURRENCY", 1)  # which the web server reads by itself
 

@@ -44,7 +44,7 @@ class Stack:
 
     ``flower_port`` is the one that was asked for, 0 for any free one, None for the usual one or else a free one. With
     ``loopback`` it delivers to this machine, this time; with ``new_keys`` it gives up stored credentials whose keys are
-    lost. Embedded servers run unless ``environment`` has DATABASE_URL or REDIS_URL. The owner calls ``start``, then
+    lost; with ``only_database`` it is PostgreSQL alone, for a restore. Embedded servers run unless ``environment`` has DATABASE_URL or REDIS_URL. The owner calls ``start``, then
     ``tend`` every fraction of a second, then ``stop``, on its main thread.
     """
 
@@ -59,6 +59,7 @@ class Stack:
         flower_port: int | None = 0,
         loopback: bool = False,
         new_keys: bool = False,
+        only_database: bool = False,
     ) -> None:
         self.folder = folder
         self.port = port
@@ -67,6 +68,7 @@ class Stack:
         self.loopback = loopback
         self.durable = durable
         self.new_keys = new_keys
+        self.only_database = only_database
         self.report = report
         self.environment = {name: value for name, value in read_secret_files(environment).items() if value} | (
             LOOPBACK if loopback else {}
@@ -99,6 +101,9 @@ class Stack:
         self._choose_ports()
         self._begin_run()
         self._start_postgres()
+        if self.only_database:
+            self._publish_database()
+            return
         self._start_valkey()
         self.folder.update_env({name: self.environment[name] for name in ("DATABASE_URL", "REDIS_URL")})
         self.folder.write_run_env(self.environment)
@@ -153,6 +158,12 @@ class Stack:
             "loopback": self.loopback,
         }
 
+    def _publish_database(self) -> None:
+        """Let commands in a second terminal find it."""
+        self.folder.update_env({"DATABASE_URL": self.environment["DATABASE_URL"]})
+        self.folder.write_run_env(self.environment)
+        self.folder.publish({"database_url": self.environment["DATABASE_URL"], "supervisor_pid": os.getpid()})
+
     def _choose_ports(self) -> None:
         self.port = self.port or free_port()
         self._wait_for_port(self.port, "MESHES_PORT")
@@ -174,6 +185,8 @@ class Stack:
         self.environment[RUN_ID] = self.folder.begin_run(self._sockets)
         self.environment["MESHES_DATA_DIR"] = str(self.folder.path)
         self.environment["PYTHONUNBUFFERED"] = "1"
+        self.environment.setdefault("MESHES_JOURNAL", str(self.folder.path / "journal"))
+        self.environment.setdefault("MESHES_SEAL_HEADS", str(self.folder.path / "seal-heads"))
         self.environment["MESHES_FLOWER_URL"] = self.flower_url
         self.environment["MESHES_OWN_PORTS"] = f"{self.port},{self.flower_port}"
         self.environment.setdefault("WEB_CONCURRENCY", "2")

@@ -16,8 +16,12 @@ from workspaces.models import Installation
 
 logger = logging.getLogger(__name__)
 
-NOT_HELD = "NOT EXISTS (SELECT FROM installation WHERE held_at IS NOT NULL)"
-"""For statements that begin what leaves the installation: claims of events, of deliveries, and of token refreshes."""
+NOT_HELD = """NOT EXISTS (
+    SELECT FROM installation WHERE held_at IS NOT NULL
+        OR database_oid <> (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
+)"""
+"""For statements that begin what leaves the installation: claims of events, of deliveries, and of token refreshes. So
+a database that was made anew in the same cluster is held from its first moment on."""
 HELD_WORDS = (
     "this database was restored from a dump: nothing is routed or sent until `manage.py after_restore` has been run"
     " and has released it (docs/backup.md)"
@@ -87,4 +91,6 @@ def release() -> bool:
 
 
 def is_held() -> bool:
-    return Installation.objects.filter(held_at__isnull=False).exists()
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT NOT {NOT_HELD}")
+        return bool(cursor.fetchone()[0])

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from workspaces import clock, ids, keyring
+from workspaces import clock, ids, journal, keyring
 from workspaces.keyring import CredentialError, KeyRecord
 from workspaces.models import ApiKey, Workspace
 from workspaces.signing import SigningSecretRefused, signing_secrets
@@ -101,6 +101,8 @@ def rotate_key(key_id: uuid.UUID, overlap_seconds: int, now: datetime, *, actor:
     changed = ["previous_hash", "previous_expires_at", "secret_hash", "version", "audience_from_version"]
     row.save(update_fields=changed)
     signing_secret = _renew_signing_secret(row, previous, actor, "rotated")
+    ends_at = (row.previous_expires_at or now).isoformat()
+    journal.note("key_rotated", key=row.public_id, version=row.version, ends_at=ends_at)
     transaction.on_commit(lambda: keyring.forget(row.pk))
     return IssuedKey(row, text, signing_secret)
 
@@ -113,6 +115,7 @@ def revoke_key(key_id: uuid.UUID, now: datetime, *, actor: str = "") -> None:
         row.revoked_at = now
         row.save(update_fields=["revoked_at"])
         signing_secrets().destroy(row.pk, row.workspace_id, actor=actor)
+        journal.note("key_revoked", key=row.public_id)
     transaction.on_commit(lambda: keyring.forget(key_id))
 
 

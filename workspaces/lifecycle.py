@@ -7,7 +7,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from psycopg2.errorcodes import UNIQUE_VIOLATION
 
-from workspaces import directory
+from workspaces import directory, journal
 from workspaces.database_faults import sqlstate
 from workspaces.models import Workspace
 from workspaces.signals import workspace_deleted
@@ -49,5 +49,6 @@ def delete_workspace(workspace: Workspace, now: datetime) -> None:
     """
     with transaction.atomic():
         if Workspace.objects.filter(pk=workspace.pk, deleted_at=None).update(deleted_at=now, updated_at=now):
+            journal.note("workspace_deleted", workspace=workspace.public_id)
             transaction.on_commit(directory.forget)
             transaction.on_commit(lambda: workspace_deleted.send(sender=Workspace, workspace_id=workspace.pk))

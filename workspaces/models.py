@@ -137,3 +137,16 @@ class Installation(models.Model):
 
     def __str__(self) -> str:
         return "held" if self.held_at else "running"
+
+
+class JournalEntry(models.Model):
+    """What could not be written to the journal yet: see `workspaces.journal`."""
+
+    entry = models.JSONField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        db_table = "journal_entries"
+
+    def __str__(self) -> str:
+        return f"not written since {self.created_at:%Y-%m-%d %H:%M:%S}"

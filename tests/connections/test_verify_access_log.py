@@ -27,7 +27,7 @@ def sealed(monkeypatch):
 
 
 def check(logged=None):
-    *_, report = verifying.verify(datetime.now(UTC), logged or {})
+    *_, report = verifying.verify(datetime.now(UTC), logged or verifying.Logged())
     return report
 
 
@@ -202,24 +202,22 @@ def test_several_removed_seals_are_one_finding(sealed):
 @pytest.fixture
 def logged(sealed):
     """The log of a sealing of nine records, as the sweeper writes it."""
-    lines = [
-        access_log.LOGGED % (seal.segment, seal.count, seal.week, seal.after + 1, seal.last, seal.head)
-        for seal in AccessLogSeal.objects.order_by("segment")
-    ]
+    lines = [access_log.line_of(seal) for seal in AccessLogSeal.objects.order_by("segment")]
     return [f"2026-11-22 03:25:01,000 INFO connections.access_log {line}" for line in lines]
 
 
 def test_heads_are_read_from_a_log(logged):
     heads = {seal.segment: {seal.head} for seal in AccessLogSeal.objects.all()}
-    assert verifying.read_heads(["something else", *logged, ""]) == heads
-    assert check(heads).findings == []
+    read = verifying.read_heads([["something else", *logged, ""]])
+    assert (read.heads, read.restores) == (heads, [])
+    assert check(read).findings == []
 
 
 def test_a_chain_that_was_made_anew_as_a_whole_is_found_by_the_log(sealed, logged):
     tamper(f"UPDATE {TABLE} SET actor = 'nobody' WHERE id = %s", sealed[4].pk)
     tamper("DELETE FROM access_log_seals")
     access_log.seal(NOW)
-    heads = verifying.read_heads(logged)
+    heads = verifying.read_heads([logged])
     assert check().findings == []
     assert check(heads).findings == [f"segment {number}: its head is not the one that was logged" for number in (2, 3)]
 
@@ -227,7 +225,7 @@ def test_a_chain_that_was_made_anew_as_a_whole_is_found_by_the_log(sealed, logge
 def test_seals_that_were_cut_off_are_found_by_the_log(sealed, logged):
     tamper("DELETE FROM access_log_seals WHERE segment > 1")
     assert check().findings == []
-    assert check(verifying.read_heads(logged)).findings == [
+    assert check(verifying.read_heads([logged])).findings == [
         "segment 2 was logged, and its seal is missing",
         "segment 3 was logged, and its seal is missing",
     ]

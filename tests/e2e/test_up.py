@@ -133,7 +133,8 @@ def test_kill_9_of_everything_then_up_again_then_ctrl_c(tmp_path):
         assert up.running_process.returncode == 0
         assert [process for process in running if not is_gone(process)] == []
         kept = {"lock", "logs", "postgres", "stack.env", "static", "valkey"}
-        assert {path.name for path in up.folder.iterdir()} == kept
+        sealed = {"seal-heads"}  # where the sweeper has come to it
+        assert {path.name for path in up.folder.iterdir()} - sealed == kept
     finally:
         up.end()
 

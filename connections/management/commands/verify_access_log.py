@@ -28,13 +28,16 @@ class Command(BaseCommand):
             action="append",
             default=[],
             metavar="FILE",
-            help="a log of the sweeper, whose heads the seals must have; - is standard input; may be repeated",
+            help="MESHES_SEAL_HEADS or a log of the sweeper, whose heads the seals must have; - is standard input;"
+            " may be repeated",
         )
 
     def handle(self, *args: Any, log: list[str], **options: Any) -> None:
-        logged = verifying.read_heads(line for name in log for line in read_lines(name))
+        logged = verifying.read_heads([read_lines(name) for name in log])
         if log:
-            self.stdout.write(f"heads in the log: {len(logged):,}")
+            self.stdout.write(f"heads in the log: {len(logged.heads):,}")
+        for line in logged.restores:
+            self.stdout.write(f"the log tells of a restore at {line.at}, after segment {line.segment}")
         report, told_at = Report(), time.monotonic()
         for report in verifying.verify(clock.database_now(), logged):
             if time.monotonic() - told_at > PROGRESS_SECONDS:

@@ -28,14 +28,18 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--loopback", action="store_true", help="deliver to this machine too, in this run")
+        parser.add_argument("--only-database", action="store_true", help="PostgreSQL alone: for a restore")
         parser.add_argument(NEW_KEYS, action="store_true", help="give up stored credentials whose keys are lost")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        stack = self._stack(loopback=options["loopback"], new_keys=options["new_keys"])
+        stack = self._stack(**{name: options[name] for name in ("loopback", "new_keys", "only_database")})
         stop_on_signals()
         try:
             self._start(stack)
-            self._show(stack)
+            if stack.only_database:
+                self._report("PostgreSQL is ready, and nothing else runs; Ctrl-C stops it.")
+            else:
+                self._show(stack)
             while True:
                 stack.tend()
                 time.sleep(TEND_SECONDS)

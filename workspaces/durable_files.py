@@ -1,0 +1,40 @@
+"""Files to which lines are added, each of them on disk before whoever wrote it goes on."""
+
+import fcntl
+import os
+from contextlib import suppress
+
+
+def append_line(path: str, line: str) -> None:
+    """Add a line to the file, which only its owner reads, and return when it is on disk. Raises OSError.
+
+    Several processes may write at once. A line that a crash or a full volume has cut short is ended first, so that it
+    spoils no other.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        size = os.fstat(descriptor).st_size
+        is_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        left = memoryview((b"\n" if is_torn else b"") + line.encode() + b"\n")
+        try:
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+        except OSError:
+            with suppress(OSError):  # a file that may only grow stays as it is
+                os.ftruncate(descriptor, size)
+            raise
+        if size == 0:
+            _sync_folder(path)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: str) -> None:
+    """So that the new file is found again after a crash."""
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
