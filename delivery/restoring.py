@@ -18,7 +18,7 @@ from django.utils.dateparse import parse_datetime
 
 from connections import lifecycle as connection_lifecycle
 from connections.models import Connection
-from delivery import erasure, sweep
+from delivery import erasure, fanout, sessions, settling
 from delivery.models import Event, Payload, Unrouted
 from workspaces import clock, ids, journal, keys
 from workspaces import lifecycle as workspace_lifecycle
@@ -44,7 +44,11 @@ def end_what_was_running() -> int:
     """The leases of the workers that the dump tells of, which are gone, end as lost; how many did. And so do the
     sessions of operators, as some were ended since."""
     Session.objects.all().delete()
-    return sweep.end_lost_sessions(clock.database_now(), grace_seconds=0)
+    for session in sessions.end_missing(grace_seconds=0):
+        fanout.end_leases(session.id)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT d.id FROM deliveries d WHERE d.status = 'pending' AND {settling.LEASE_IS_OVER}")
+        return settling.end_lapsed_leases([row[0] for row in cursor.fetchall()])
 
 
 def apply(paths: Iterable[str]) -> Applied:

@@ -211,14 +211,14 @@ def repair_lanes(now: datetime) -> int:
     return steering.repair()
 
 
-def end_lost_sessions(now: datetime, grace_seconds: float = sessions.GRACE_SECONDS) -> int:
-    """Workers that are gone are missed no longer than the grace: their leases end, here and in lanes.
+def end_lost_sessions(now: datetime) -> int:
+    """Workers that are gone are missed no longer than `sessions.GRACE_SECONDS`: their leases end, here and in lanes.
 
     In this order, so that a message that is back in its lane finds its delivery free. What a broker has forgotten the
     top-up finds. Returns how many leases ended.
     """
     ended = 0
-    for session in sessions.end_missing(grace_seconds):
+    for session in sessions.end_missing():
         leased = steering.leased_to(session.id)
         claims = settling.end_lapsed_leases(leased)
         events = fanout.end_leases(session.id)

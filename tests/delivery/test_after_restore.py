@@ -75,7 +75,7 @@ def test_what_a_journal_tells_of_is_done_again(file):
 
     assert Payload.objects.get(pk=erased.event_id).body == ""
     assert Payload.objects.get(pk=other.event_id).body != ""
-    statuses = dict(Delivery.objects.filter(connection=target).values_list("pk", "status"))
+    statuses = dict(Delivery.objects.filter(pk__in=[erased.pk, other.pk]).values_list("pk", "status"))
     assert statuses == {erased.pk: "cancelled", other.pk: "pending"}
     assert Workspace.objects.get(pk=gone.pk).deleted_at is not None
     assert set(Connection.objects.filter(workspace=gone).values_list("status", flat=True)) == {"deleted"}
@@ -133,6 +133,10 @@ def test_it_lists_what_nobody_can_know(file):
     assert f"{authorized.public_id} Hub (hubspot, active)" in said
     assert "its token has expired" in said
     assert f"{key.public_id} CI" in said
+
+
+def test_a_journal_that_is_not_there_is_told(file):
+    assert f"{file} is not there" in after_restore()
 
 
 def test_without_a_journal_it_says_what_has_to_be_done_by_hand():

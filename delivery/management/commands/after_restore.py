@@ -1,6 +1,7 @@
 """`manage.py after_restore`: what stands between a restored database and the first delivery that leaves it."""
 
 from argparse import ArgumentParser
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -47,7 +48,7 @@ class Command(BaseCommand):
         try:
             self._mark({*filter(None, [settings.MESHES_SEAL_HEADS]), *seal_heads})
             ended = restoring.end_what_was_running()
-            applied = restoring.apply({*filter(None, [settings.MESHES_JOURNAL]), *journal})
+            applied = restoring.apply({*self._own_journal(), *journal})
         except OSError as error:
             raise CommandError(f"{error.filename}: {error.strerror}. Everything is held; run it again.") from error
         self._tell_applied(applied, ended, bool(settings.MESHES_JOURNAL or journal))
@@ -65,6 +66,14 @@ class Command(BaseCommand):
             raise CommandError("Run after_restore without --release first: it applies and lists what is in question.")
         else:
             raise CommandError("Nothing is held.")
+
+    def _own_journal(self) -> list[str]:
+        path = settings.MESHES_JOURNAL
+        if not path or Path(path).exists():
+            return [path] if path else []
+        words = f"{path} is not there: nothing was erased, deleted or revoked while it was set, or it is lost."
+        self.stdout.write(self.style.WARNING(words))
+        return []
 
     def _mark(self, heads: set[str]) -> None:
         """Once for each restore, before a new segment is sealed."""
