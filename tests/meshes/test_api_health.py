@@ -14,7 +14,8 @@ from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Sw
 from meshes import health
 from tests.connections.conftest import use_keys  # noqa: F401
 from tests.factories import make_connection, make_event, make_workspace
-from workspaces import partitions
+from workspaces import installation, partitions
+from workspaces.models import JournalEntry
 
 
 def ready():
@@ -37,7 +38,7 @@ def swept():
 @pytest.mark.django_db
 def test_ready(swept):
     status, answer = ready()
-    names = ("database", "migrations", "partitions", "keys", "redis", "set_aside", "sweeps")
+    names = ("database", "migrations", "partitions", "keys", "redis", "set_aside", "journal", "restore", "sweeps")
     assert (status, answer["status"], answer["checks"]) == (200, "ok", dict.fromkeys(names, "ok"))
     assert list(answer["sweeps"]) == [each.name for each in sweep.sweeps()]
     moments = [datetime.fromisoformat(moment) for moment in answer["sweeps"].values()]
@@ -96,6 +97,21 @@ def test_without_redis_it_is_degraded_and_ready(swept, settings):
     status, answer = ready()
     words = "unreachable: events are accepted and kept, and nothing goes out until it answers"
     assert (status, answer["status"], answer["checks"]["redis"]) == (200, "degraded", words)
+
+
+@pytest.mark.django_db
+def test_a_held_installation_is_told_and_it_is_ready(swept):
+    installation.hold()
+    status, answer = ready()
+    assert (status, answer["status"], answer["checks"]["restore"]) == (200, "degraded", installation.HELD_WORDS)
+
+
+@pytest.mark.django_db
+def test_a_journal_that_cannot_be_written_is_told_and_it_is_ready(swept):
+    JournalEntry.objects.create(entry={})
+    status, answer = ready()
+    words = "1 entries wait until MESHES_JOURNAL can be written"
+    assert (status, answer["status"], answer["checks"]["journal"]) == (200, "degraded", words)
 
 
 @pytest.mark.django_db
