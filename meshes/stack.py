@@ -44,8 +44,9 @@ class Stack:
 
     ``flower_port`` is the one that was asked for, 0 for any free one, None for the usual one or else a free one. With
     ``loopback`` it delivers to this machine, this time; with ``new_keys`` it gives up stored credentials whose keys are
-    lost; with ``only_database`` it is PostgreSQL alone, for a restore. Embedded servers run unless ``environment`` has DATABASE_URL or REDIS_URL. The owner calls ``start``, then
-    ``tend`` every fraction of a second, then ``stop``, on its main thread.
+    lost; with ``only_database`` it is PostgreSQL alone, for a restore. Embedded servers run unless ``environment`` has
+    DATABASE_URL or REDIS_URL. The owner calls ``start``, then ``tend`` every fraction of a second, then ``stop``, on
+    its main thread.
     """
 
     def __init__(

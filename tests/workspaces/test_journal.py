@@ -101,12 +101,13 @@ def test_it_is_on_disk_before_the_change_is_committed(file):
     """What fails after that leaves an entry of what did not happen, never the other way round."""
     workspace = make_workspace()
 
-    class Crash(Exception):
-        pass
+    def fail_late():
+        with transaction.atomic():
+            lifecycle.delete_workspace(workspace, clock.database_now())
+            raise TimeoutError
 
-    with pytest.raises(Crash), transaction.atomic():
-        lifecycle.delete_workspace(workspace, clock.database_now())
-        raise Crash
+    with pytest.raises(TimeoutError):
+        fail_late()
     workspace.refresh_from_db()
     assert workspace.deleted_at is None
     assert [entry["did"] for entry in entries(file)] == ["workspace_deleted"]
