@@ -9,6 +9,7 @@ from django.http import HttpRequest
 
 from connections import lifecycle, providers
 from connections.admin import watching
+from connections.admin.watching import PayloadAdmin
 from connections.masking import Redactor
 from connections.models import AccessRecord, Connection, ConnectionHealth, SealedDocument
 from connections.providers.base import Provider
@@ -47,10 +48,12 @@ def by_breaker(breaker: str, paused_until: str) -> type[admin.SimpleListFilter]:
 
 
 @admin.register(Connection)
-class ConnectionAdmin(OperatorAdmin):
+class ConnectionAdmin(PayloadAdmin):
     """What holds a connection, and the way to end it. Config and credentials are their owner's, through the API."""
 
     prefix = ids.CONNECTION
+    viewed_kind = "connection"
+    quoting = "status_reason"
     lookups = {ids.CONNECTION: "pk", ids.WORKSPACE: "workspace_id", "type": "type"}
     panels: ClassVar[list[Panel]] = []
     """What higher layers add to the page: lanes, deliveries."""
@@ -124,7 +127,7 @@ class ConnectionAdmin(OperatorAdmin):
         owner = {"workspace_id": obj.workspace_id, "owner_kind": "connection", "owner_id": obj.pk}
         seen = [AccessRecord(**owner, kind=document.kind, version=document.version) for document in sealed]
         watching.record_views(request, seen)
-        return {
+        return super().page_context(request, obj) | {
             "is_paused": _is_paused(obj),
             "config": shown_config(obj),
             "hints": shown_hints(obj.credential_hints),

@@ -1,11 +1,12 @@
-"""Operators who look at credentials, or at the records about them, leave a record too."""
+"""Operators who look at credentials, at the records about them, or at what events carried leave a record too."""
 
 import uuid
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from django.http import HttpRequest, HttpResponse
 
+from connections import recording
 from connections.models import AccessRecord
 from workspaces.operators.pages import OperatorAdmin, operator_name
 
@@ -26,6 +27,33 @@ def of_log(workspace_id: uuid.UUID | None) -> AccessRecord:
     """The records of one workspace (or of none) were looked at."""
     owner_id = workspace_id or uuid.UUID(int=0)
     return AccessRecord(workspace_id=workspace_id, owner_kind=LOG, owner_id=owner_id, kind=LOG, version=0)
+
+
+def record_payload_views(request: HttpRequest, kind: recording.OwnerKind, rows: Iterable[Any]) -> None:
+    """Record that the user sees what an event carried, or words that may quote it, on a page with these rows."""
+    owners = {(row.workspace_id, kind, row.pk) for row in rows}
+    recording.record_actions(owners, actor=operator_name(request), purpose="viewed")
+
+
+class PayloadAdmin(OperatorAdmin):
+    """Pages that show what events carried, or answers and errors that may quote it: each look is recorded."""
+
+    viewed_kind: ClassVar[recording.OwnerKind]
+    """What the rows are in the records."""
+    quoting: ClassVar[str] = ""
+    """The column of the list, if any, whose words may quote a payload."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        answer = super().changelist_view(request, extra_context)
+        shown = getattr(answer, "context_data", None) or {}
+        if "cl" in shown and self.quoting:
+            quoting = [row for row in shown["cl"].result_list if getattr(row, self.quoting)]
+            record_payload_views(request, self.viewed_kind, quoting)
+        return answer
+
+    def page_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        record_payload_views(request, self.viewed_kind, [obj])
+        return super().page_context(request, obj)
 
 
 class WatchedAdmin(OperatorAdmin):

@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
+from connections.admin.watching import PayloadAdmin
 from connections.metering import EVENT_STEPS
 from delivery import cancelling, causes, curl, publishing, reopening, waiting
 from delivery.admin import timeline, wording
@@ -17,7 +18,7 @@ from delivery.search import OUTCOMES, STATES, narrow_deliveries
 from workspaces import clock, ids
 from workspaces.operators import columns, display
 from workspaces.operators.filters import PeriodFilter, WorkspaceFilter, by_choice, by_id, by_text
-from workspaces.operators.pages import Button, OperatorAdmin
+from workspaces.operators.pages import Button
 
 MOST_STEPS = 20 * EVENT_STEPS
 """What the mappings of one action's rows may cost: some seconds."""
@@ -40,10 +41,11 @@ class StateFilter(admin.SimpleListFilter):
         return narrow_deliveries(queryset, {"status": self.value()}, clock.database_now())
 
 
-class DeliveriesAdmin(OperatorAdmin):
+class DeliveriesAdmin(PayloadAdmin):
     """What lists of deliveries have in common."""
 
     prefix = ids.DELIVERY
+    viewed_kind = "delivery"
     permission_model = "delivery.delivery"
     lookups = {
         ids.DELIVERY: "pk",
@@ -166,7 +168,7 @@ class DeliveryAdmin(DeliveriesAdmin):
         return []
 
     def page_context(self, request: HttpRequest, obj: Delivery) -> dict[str, Any]:
-        return {
+        return super().page_context(request, obj) | {
             "card": timeline.cards([obj], timeline.ATTEMPTS_ON_DELIVERY_PAGE)[0],
             "event_id": ids.encode(ids.EVENT, obj.event_id),
             "rule_id": ids.encode(ids.RULE, obj.rule_id),
@@ -184,6 +186,7 @@ class DeadLetterAdmin(DeliveriesAdmin):
     list_display = (
         "show_what", "show_where", "show_cause", "detail", "show_attempts", "show_finished",
     )  # fmt: skip
+    quoting = "detail"
     list_filter = (
         WorkspaceFilter,
         ConnectionFilter,
@@ -216,10 +219,11 @@ class DeadLetterAdmin(DeliveriesAdmin):
 
 
 @admin.register(Attempt)
-class AttemptAdmin(OperatorAdmin):
+class AttemptAdmin(PayloadAdmin):
     """One try, with all that is kept of its answer."""
 
     prefix = ids.ATTEMPT
+    viewed_kind = "attempt"
     lookups = {ids.ATTEMPT: "pk", ids.DELIVERY: "delivery_id"}
     list_display = (
         "show_id", "show_delivery", "number", "show_outcome", "status_code", "error_class", "show_took", "show_started",
@@ -248,7 +252,7 @@ class AttemptAdmin(OperatorAdmin):
 
     def page_context(self, request: HttpRequest, obj: Attempt) -> dict[str, Any]:
         delivery = Delivery.objects.filter(pk=obj.delivery_id).select_related("connection").first()
-        return {
+        return super().page_context(request, obj) | {
             "shown": timeline.card(obj),
             "delivery": delivery,
             "delivery_id": ids.encode(ids.DELIVERY, obj.delivery_id),

@@ -7,6 +7,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 
+from connections.admin.watching import PayloadAdmin
 from delivery import publishing, setting_aside
 from delivery.admin import timeline, wording
 from delivery.models import Event, Unrouted
@@ -17,10 +18,11 @@ from workspaces.operators.pages import Button, OperatorAdmin
 
 
 @admin.register(Event)
-class EventAdmin(OperatorAdmin):
+class EventAdmin(PayloadAdmin):
     """What was received, which rules were considered, what was sent where and what came back."""
 
     prefix = ids.EVENT
+    viewed_kind = "event"
     lookups = {ids.EVENT: "pk", ids.WORKSPACE: "workspace_id", "type": "type"}
     list_display = ("show_event", "show_workspace", "show_status", "show_size", "show_received")
     list_filter = (WorkspaceFilter, by_text("event type", "type", "lead.created"), PeriodFilter)
@@ -50,7 +52,7 @@ class EventAdmin(OperatorAdmin):
     def page_context(self, request: HttpRequest, obj: Event) -> dict[str, Any]:
         shown = timeline.of_event(obj)
         ledger = shown.ledger
-        return {
+        return super().page_context(request, obj) | {
             "timeline": shown,
             "routed_after": timeline.delay(obj.created_at, ledger.created_at) if ledger else "",
             "key": ids.encode(ids.KEY, obj.api_key_id) if obj.api_key_id else "",

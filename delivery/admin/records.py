@@ -5,6 +5,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 
+from connections.admin.watching import PayloadAdmin
 from delivery.models import Payload, RoutingLedger, RoutingStamp, WorkerSession
 from workspaces import ids
 from workspaces.operators import columns, display
@@ -13,10 +14,11 @@ from workspaces.operators.pages import OperatorAdmin
 
 
 @admin.register(Payload)
-class PayloadAdmin(OperatorAdmin):
+class PayloadRowAdmin(PayloadAdmin):
     """What events carried, as received."""
 
     prefix = ids.EVENT
+    viewed_kind = "event"
     lookups = {ids.EVENT: "pk"}
     list_display = ("show_event", "show_workspace", "show_erased")
     list_filter = (PeriodFilter,)
@@ -43,10 +45,11 @@ class PayloadAdmin(OperatorAdmin):
 
 
 @admin.register(RoutingLedger)
-class RoutingLedgerAdmin(OperatorAdmin):
+class RoutingLedgerAdmin(PayloadAdmin):
     """Which rules were considered for an event; the event's page says it in words."""
 
     prefix = ids.EVENT
+    viewed_kind = "event"
     lookups = {ids.EVENT: "pk"}
     list_display = ("show_event", "show_workspace", "show_considered", "show_matched", "show_made")
     list_filter = (PeriodFilter,)
