@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib import import_module
 
+from django.conf import settings
 from django.db import close_old_connections, connection
 
 from connections import access_log, recovering
@@ -242,6 +244,11 @@ def keep_partitions(now: datetime) -> int:
     return 0 if installation.is_held() else len(retention.expire(now))
 
 
+def end_logins(now: datetime) -> int:
+    """Delete sessions of operators that are over. Whoever still has the cookie of one is not let in anyway."""
+    return int(import_module(settings.SESSION_ENGINE).SessionStore.clear_expired())
+
+
 def sweeps() -> list[Sweep]:
     """All sweeps, the most urgent first."""
     return [
@@ -257,6 +264,7 @@ def sweeps() -> list[Sweep]:
         Sweep("recover", 15.0, recovering.recover),
         Sweep("journal", 5.0, write_journal, runs_while_held=True),
         Sweep("access log", 60.0, access_log.seal, runs_while_held=True),
+        Sweep("logins", 60.0, end_logins, runs_while_held=True),
         Sweep("partitions", 60.0, keep_partitions, runs_while_held=True),
     ]
 

@@ -8,6 +8,8 @@ from django.contrib.auth.models import Group, User
 from django.http import HttpRequest
 from django.utils.html import format_html
 
+from meshes.signin.models import OperatorSession
+from meshes.signin.session_pages import OperatorSessionAdmin
 from meshes.signin.users import OperatorGroupAdmin, OperatorUserAdmin
 from workspaces.operators import columns, display
 from workspaces.operators.pages import OperatorAdmin
@@ -15,6 +17,7 @@ from workspaces.operators.pages import OperatorAdmin
 admin.site.unregister([User, Group])
 admin.site.register(User, OperatorUserAdmin)
 admin.site.register(Group, OperatorGroupAdmin)
+admin.site.register(OperatorSession, OperatorSessionAdmin)
 
 
 @admin.register(LogEntry)

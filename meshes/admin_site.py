@@ -7,11 +7,16 @@ from typing import Any
 
 from django.apps import apps
 from django.contrib import admin, messages
+from django.contrib.admin.forms import AdminAuthenticationForm
+from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import SimpleTemplateResponse, TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse
+from django.utils.decorators import method_decorator
+from django.views.decorators.cache import never_cache
 
 from delivery import overview
+from meshes.signin import steps, views
 from meshes.snapshots import snapshot
 from workspaces import clock, ids
 from workspaces.operators.display import span
@@ -51,7 +56,7 @@ GROUPS: list[tuple[str, str, list[str]]] = [
             "delivery.WorkerSession",
         ],
     ),
-    ("operators", "Operators", ["auth.User", "auth.Group", "admin.LogEntry"]),
+    ("operators", "Operators", ["auth.User", "auth.Group", "signin.OperatorSession", "admin.LogEntry"]),
 ]
 
 PAGES = {
@@ -97,6 +102,8 @@ class OperatorsSite(admin.AdminSite):
 
         @functools.wraps(inner)
         def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            if step := self.unfinished_step(request):
+                return HttpResponseRedirect(step)
             if request.method not in {"GET", "HEAD"}:
                 return inner(request, *args, **kwargs)
             with snapshot(is_read_only=False):
@@ -106,7 +113,62 @@ class OperatorsSite(admin.AdminSite):
         return answer
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
-        return [path("find/", self.admin_view(self.find), name="find"), *super().get_urls()]
+        return [
+            path("find/", self.admin_view(self.find), name="find"),
+            path("second-factor/", views.second_factor, name="second_factor"),
+            path("second-factor/set-up/", views.set_up_second_factor, name="set_up_second_factor"),
+            path("sign-in/", self.admin_view(views.own_signin), name="own_signin"),
+            *super().get_urls(),
+        ]
+
+    # --- signing in --------------------------------------------------------------------------------------------------
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        return super().has_permission(request) and steps.is_complete(request)
+
+    def unfinished_step(self, request: HttpRequest) -> str | None:
+        """Where to finish a sign-in before any page: the second factor, or a password that must be changed."""
+        if not self.has_permission(request):
+            return reverse("admin:second_factor") if steps.pending_user(request) else None
+        free = (reverse("admin:password_change"), reverse("admin:logout"))
+        if steps.must_change_password(request) and request.path not in free:
+            return reverse("admin:password_change")
+        return None
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        is_in = request.user.is_authenticated
+        return super().each_context(request) | {
+            "has_first_password": is_in and steps.FIRST_PASSWORD in request.session,
+            "must_change_password": is_in and steps.must_change_password(request),
+        }
+
+    @method_decorator(never_cache)
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        index = reverse("admin:index")
+        if request.method == "GET" and self.has_permission(request):
+            return HttpResponseRedirect(index)
+        if request.user.is_authenticated and not self.has_permission(request):
+            logout(request)  # of a session that was begun when less was needed
+        context = self.each_context(request) | {
+            "title": "Log in",
+            "subtitle": None,
+            "app_path": request.get_full_path(),
+            "username": request.user.get_username(),
+            "next": request.POST.get("next") or request.GET.get("next") or index,
+        }
+        page = views.PasswordStep.as_view(
+            extra_context=context | (extra_context or {}),
+            authentication_form=AdminAuthenticationForm,
+            template_name="admin/login.html",
+        )
+        return page(request)
+
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        page = views.OwnPasswordChange.as_view(
+            success_url=reverse("admin:password_change_done"),
+            extra_context=self.each_context(request) | (extra_context or {}),
+        )
+        return page(request)
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
         """Models by what they are to an operator; what no group names keeps its app."""

@@ -111,6 +111,15 @@ def check_https(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register(Tags.security, deploy=True)
+def check_second_factor(**kwargs: Any) -> list[CheckMessage]:
+    """`meshes.W006`. Not told at the start: a stack on one machine is its owner's alone."""
+    if settings.MESHES_SECOND_FACTOR:
+        return []
+    words = "MESHES_SECOND_FACTOR is 0: whoever knows an operator's password gets in with it alone."
+    return [Warning(words, hint="Set it to 1: operators set up an app at their next login.", id="meshes.W006")]
+
+
+@register(Tags.security, deploy=True)
 def check_flower(**kwargs: Any) -> list[CheckMessage]:
     """`meshes.I002`: Flower would refuse to start with this environment. `up` has a password of its own for it."""
     if env("FLOWER_BASIC_AUTH") or env("MESHES_FLOWER_PASSWORD"):

@@ -6,6 +6,7 @@ and is weak, `meshes.checks` tells.
 
 import os
 from datetime import timedelta
+from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -109,7 +110,6 @@ INSTALLED_APPS = [
     "meshes.admin_config.OperatorsAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
-    "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
@@ -117,6 +117,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "corsheaders",
     "meshes",
+    "meshes.signin",
     "workspaces",
     "connections",
     "delivery",
@@ -131,9 +132,11 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "meshes.signin.middleware.SessionActivity",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "meshes.bodies.ChunkedBodies",
@@ -142,6 +145,7 @@ MIDDLEWARE = [
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [Path(__file__).parent / "templates"],  # before those of Django's admin
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -160,7 +164,13 @@ AUTH_PASSWORD_VALIDATORS = [
 
 AUTHENTICATION_BACKENDS = ["workspaces.operators.logins.GuardedBackend"]
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # what they name stays out of cookies
-SESSION_ENGINE = "workspaces.operators.sessions"
+MESHES_SECOND_FACTOR = envbool("MESHES_SECOND_FACTOR", False)
+"""Whether every operator needs a second factor; who has set one up is asked for it either way."""
+SESSION_ENGINE = "meshes.signin.sessions"
+MESHES_SESSION_IDLE_SECONDS = envint("MESHES_SESSION_IDLE_SECONDS", 30 * 60)
+"""After so long without a request an operator logs in again."""
+MESHES_SESSION_SECONDS = SESSION_COOKIE_AGE = envint("MESHES_SESSION_SECONDS", 12 * 60 * 60)
+"""After so long an operator logs in again in any case."""
 _https = envbool("MESHES_HTTPS", False)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
@@ -168,7 +178,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _https else Non
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SILENCED_SYSTEM_CHECKS = [
     # Told in words of our own, by meshes.checks: MESHES_HTTPS,
-    *("security.W004", "security.W012", "security.W016"),
+    *("security.W004", "security.W011", "security.W012", "security.W016"),
     # SECRET_KEY, MESHES_DEBUG and MESHES_ALLOWED_HOSTS.
     *("security.W009", "security.W018", "security.W020"),
     "security.W008",  # redirects to https are the TLS proxy's

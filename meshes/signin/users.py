@@ -18,11 +18,14 @@ from django.db import transaction
 from django.forms import ModelForm
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters
 
+from meshes.signin import factors
 from meshes.signin.asking import PASSWORD_FIELD, WRONG_PASSWORD, AsksPassword, is_present_password, password_field
+from meshes.signin.forms import ConfirmForm
+from meshes.signin.models import FirstPassword
 from workspaces import security_log
 from workspaces.operators.pages import WellFormedSelection
 
@@ -159,6 +162,11 @@ class OperatorUserAdmin(GuardedAdmin, _UserAdmin):
         if any(name in request.POST for name in guarded):
             raise PermissionDenied
 
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if not change:
+            note_first_password(obj)
+
     def changed_rights(self, form: Any, change: bool) -> Iterator[tuple[User, list[str]]]:
         changes = [name for name in form.changed_data if name in UserForm.sensitive] if change else ["added"]
         if changes:
@@ -179,6 +187,7 @@ class OperatorUserAdmin(GuardedAdmin, _UserAdmin):
         if form.is_bound and form.is_valid():
             with transaction.atomic():
                 form.save()
+                note_first_password(user)
                 self.log_change(request, user, "Password set.")
             security_log.log_password_change(request, user)
             messages.success(request, f"{user} has the new password, and chooses another at the next sign-in.")
@@ -191,9 +200,40 @@ class OperatorUserAdmin(GuardedAdmin, _UserAdmin):
         }
         return TemplateResponse(request, self.change_user_password_template, context)
 
+    def get_urls(self) -> list[URLPattern]:
+        reset = self.admin_site.admin_view(self.reset_second_factor)
+        return [path("<id>/second-factor/reset/", reset, name="auth_user_reset_second_factor"), *super().get_urls()]
+
+    @method_decorator(sensitive_post_parameters())
+    def reset_second_factor(self, request: HttpRequest, id: str) -> HttpResponse:
+        """Let somebody in who has lost the second factor: it goes, and all sessions end."""
+        user = self.get_object(request, unquote(id))
+        with self.recording_refusal(request, id):
+            if not _is_superuser(request) or (user is not None and user.pk == request.user.pk):
+                raise PermissionDenied
+        if user is None:
+            raise Http404
+        form = ConfirmForm(request.POST if request.method == "POST" else None, request=request)
+        page = reverse("admin:auth_user_change", args=[user.pk])
+        if form.is_bound and form.is_valid():
+            if factors.reset(user):
+                self.log_change(request, user, "Second factor reset.")
+                security_log.log_second_factor_change(request, user, "removed")
+                messages.success(request, f"The second factor of {user} is removed; all sessions have ended.")
+            else:
+                messages.warning(request, f"{user} has no second factor.")
+            return HttpResponseRedirect(page)
+        context = self.admin_site.each_context(request) | {
+            "title": f"Reset the second factor of {user}",
+            "opts": self.opts,
+            "original": user,
+            "form": form,
+        }
+        return TemplateResponse(request, "admin/operators/reset_second_factor.html", context)
+
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
         is_others = _is_superuser(request) and unquote(object_id) != str(request.user.pk)
-        shown = {"may_set_password": is_others} | (extra_context or {})
+        shown = {"is_others": is_others} | (extra_context or {})
         return super().change_view(request, object_id, form_url, shown)
 
 
@@ -236,6 +276,11 @@ class OperatorGroupAdmin(GuardedAdmin, GroupAdmin):
         super().delete_model(request, obj)
         for user in members:
             security_log.log_rights_change(request, user, [f"group {obj}"])
+
+
+def note_first_password(user: User) -> None:
+    """The user's password was chosen by a superuser."""
+    FirstPassword.objects.update_or_create(user=user, defaults={"origin": FirstPassword.Origin.SUPERUSER})
 
 
 def _is_superuser(request: HttpRequest) -> bool:

@@ -82,6 +82,16 @@ def test_what_django_says_of_https_is_said_by_our_names(strong):
     assert checks.check_https() == []
 
 
+def test_a_password_as_the_only_factor_is_told_by_the_command_alone(strong, caplog):
+    checks.warn_of_weak_settings()
+    assert caplog.messages == []
+    told = run_checks(tags=[Tags.security], include_deployment_checks=True)
+    (factor,) = (each for each in told if each.id == "meshes.W006")
+    assert (factor.level, "MESHES_SECOND_FACTOR is 0" in factor.msg) == (WARNING, True)
+    strong.MESHES_SECOND_FACTOR = True
+    assert checks.check_second_factor() == []
+
+
 def test_no_weak_setting_is_told_twice(strong):
     strong.SECRET_KEY, strong.DEBUG, strong.ALLOWED_HOSTS = "weak", True, []
     told = [each for each in run_checks(tags=[Tags.security], include_deployment_checks=True) if not each.is_silenced()]

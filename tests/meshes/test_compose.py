@@ -136,6 +136,10 @@ def test_ours_have_the_same_settings_but_for_flowers_password(compose):
     }
 
 
+def test_operators_need_a_second_factor(compose):
+    assert compose["web"]["environment"]["MESHES_SECOND_FACTOR"] == "1"
+
+
 @pytest.mark.parametrize("name", ["web", "flower"])
 def test_its_settings_pass_check_deploy(compose, name):
     """In the environment of each service, and no other; without docker."""
