@@ -256,7 +256,7 @@ class Change:
             steering.purge(self.workspace_id, self.connection_id)
             if self.is_held_now and self.hold != "credential_error":  # of which the vault has told
                 public_id = ids.encode(ids.CONNECTION, self.connection_id)
-                logger.error("connection %s is held (%s): %s", public_id, self.hold, self.reason)
+                logger.error("connection %s is held: %s", public_id, self.hold)
         elif self.sleeps_until is not None:
             steering.pause(self.workspace_id, self.connection_id, (self.sleeps_until - self.now).total_seconds())
         elif self.before.breaker != breaker.CLOSED and self.health.breaker == breaker.CLOSED:
