@@ -23,6 +23,8 @@ from django.conf import settings
 from gunicorn.http import errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from meshes.headers import HEADERS
+
 HEADER_LIMIT = 64 * 1024
 """Bytes of a header. The parser has limits too, for one line and the number of fields."""
 LINE_LIMIT = 8192
@@ -183,6 +185,10 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     """Overrides how gthread accepts, waits for data, ends a request and refuses; its threads and its loop stay."""
 
     def init_process(self) -> None:
+        # What proxies say is believed by `workspaces.addresses` alone; gunicorn would let any peer on this machine set
+        # the scheme, and by headers of those names even the path.
+        self.cfg.set("secure_scheme_headers", {})
+        self.cfg.set("forwarder_headers", "")
         _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
         self.most_connections = max(1, min(self.worker_connections - 1, most_files - OTHER_DESCRIPTORS))
@@ -415,8 +421,6 @@ def refusal(status: int) -> bytes:
     from meshes.problems import CONTENT_TYPE, Problem, render  # gunicorn imports this module before Django is set up
 
     body = render(Problem(status)).content
-    head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
-        f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    fields = {"Connection": "close", "Content-Type": CONTENT_TYPE, "Content-Length": str(len(body))} | HEADERS
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body

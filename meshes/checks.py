@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
+from django.http.request import validate_host
 
 from connections import stored_keys
 from connections.sealing_keys import is_strong, is_well_formed
@@ -96,6 +97,9 @@ def _find_weak_access() -> Iterator[CheckMessage]:
             words = f"{name} names a server on another host, {parts.hostname}, and no password."
             yield _weak(5, words, "Set requirepass there and redis://:<password>@… here.")
     public = urlsplit(settings.MESHES_PUBLIC_URL)
+    if validate_host((public.hostname or "").lower(), settings.MESHES_ADMIN_HOSTS):
+        words = "MESHES_PUBLIC_URL has a host of MESHES_ADMIN_HOSTS: connect links are not served under it."
+        yield _weak(11, words, "Name the host under which the API is reached.")
     if public.scheme == "http" and not is_local(public.hostname or ""):
         words = "MESHES_PUBLIC_URL is http://: connect links and authorizations pass unencrypted."
         yield _weak(6, words, "Begin it with https://.")
@@ -103,9 +107,12 @@ def _find_weak_access() -> Iterator[CheckMessage]:
 
 @register(Tags.security, deploy=True)
 def check_https(**kwargs: Any) -> list[CheckMessage]:
-    """`meshes.W004`. Not told at the start: a stack on one machine has no certificate."""
-    if settings.SESSION_COOKIE_SECURE:
+    """`meshes.W004` and `W010`. Not told at the start: a stack on one machine has no certificate."""
+    if settings.MESHES_HTTPS and settings.MESHES_TRUSTED_PROXIES:
         return []
+    if settings.MESHES_HTTPS:
+        words = "MESHES_TRUSTED_PROXIES is not set: whoever reaches web past the proxy can say that he came over https."
+        return [Warning(words, hint="Name the addresses or networks of your proxies.", id="meshes.W010")]
     words = "MESHES_HTTPS is 0: cookies of operators may pass unencrypted, and browsers are not held to https."
     return [Warning(words, hint="Set it to 1 behind a proxy that does TLS.", id="meshes.W004")]
 

@@ -19,14 +19,16 @@ from django.core.exceptions import ImproperlyConfigured
 from flower.api import BaseApiHandler
 from flower.app import Flower
 from flower.inspector import Inspector
+from flower.urls import settings as FLOWER_SETTINGS  # noqa: N812  (the library's dict, which is changed here)
 from flower.views import BaseHandler
 from flower.views.monitor import Healthcheck
 from flower.views.tasks import TasksDataTable
-from tornado.web import HTTPError
+from tornado.web import HTTPError, RequestHandler
 
 from delivery.lanes.options import CELERY_SETTINGS
 from delivery.lanes.worker import install
 from meshes.environment import LEVELS, check_logins, env, envbool, envbroker, envchoice
+from meshes.headers import HEADERS
 from meshes.logs import FORMAT
 from meshes.startup import exit_where_misconfigured
 from meshes.worker_answers import SHOWN_OF_BROKER, show_settings
@@ -38,7 +40,8 @@ INLINE_SCRIPT = "\nvar autorefresh = 1;\n"
 _HASH = base64.b64encode(hashlib.sha256(INLINE_SCRIPT.encode()).digest()).decode()
 CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; script-src 'self' 'sha256-{_HASH}'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
-    " font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    " font-src 'self'; connect-src 'self'; form-action 'self'; object-src 'none'; base-uri 'none';"
+    " frame-ancestors 'none'"
 )
 """Its pages have style attributes."""
 READING = frozenset({"GET", "HEAD"})
@@ -81,7 +84,15 @@ def start_http_server(flower: Flower) -> Any:
 
 def set_default_headers(handler: BaseHandler) -> None:
     _set_default_headers(handler)
-    handler.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+    set_headers(handler)
+
+
+def set_headers(handler: RequestHandler) -> None:
+    """Those of all other pages of Meshes, and none that tells a version; static files are kept by browsers."""
+    for name, value in (HEADERS | {"Content-Security-Policy": CONTENT_SECURITY_POLICY}).items():
+        if name != "Cache-Control" or isinstance(handler, BaseHandler):
+            handler.set_header(name, value)
+    handler.clear_header("Server")
 
 
 def prepare(handler: BaseHandler) -> None:
@@ -140,8 +151,10 @@ def _login_of(handler: BaseHandler) -> str:
 
 Flower.start_http_server = start_http_server
 Inspector._on_update = show_update
+RequestHandler.set_default_headers = set_headers  # type: ignore[method-assign, assignment]  # it is named otherwise
 BaseHandler.set_default_headers = set_default_headers
 BaseHandler.on_finish = on_finish
+FLOWER_SETTINGS["xsrf_cookie_kwargs"] = {"samesite": "Strict"}  # scripts of its own read that cookie
 BaseHandler.prepare = prepare
 BaseHandler.write_error = write_error
 BaseApiHandler.prepare = prepare_api

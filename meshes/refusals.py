@@ -15,17 +15,21 @@ from workspaces.operators.logins import NEW_DEVICE
 
 
 class CountRefusals:
-    """Middleware: 401 and 403 of the API, and 429 for wrong keys, are counted for `meshes.security`."""
+    """Middleware: 401 and 403 of the API, 429 for wrong keys, and 403 of pages are counted for `meshes.security`."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
-        if speaks_json(request) and (response.status_code in (401, 403) or REFUSED_KEY in request.META):
+        if not speaks_json(request):
+            if response.status_code == 403:
+                user = getattr(request, "user", None)
+                security_log.count_refusal(request.META, "403 page", user=user.get_username() if user else "")
+        elif response.status_code in (401, 403) or REFUSED_KEY in request.META:
             identity = getattr(request, "auth", None)
             key = identity.actor if isinstance(identity, Identity) else request.META.get(REFUSED_KEY, "")
-            security_log.count_refusal(request.META, f"{response.status_code} {_why(response)}", key)
+            security_log.count_refusal(request.META, f"{response.status_code} {_why(response)}", key=key)
         return response
 
 

@@ -93,6 +93,9 @@ envint("WEB_CONCURRENCY", 1)  # which the web server reads by itself
 
 DEBUG = envbool("MESHES_DEBUG", False)
 ALLOWED_HOSTS = envlist("MESHES_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
+MESHES_ADMIN_HOSTS = envlist("MESHES_ADMIN_HOSTS")
+"""Hosts under which the admin answers, and nothing else does; empty: all hosts are for everything."""
+ALLOWED_HOSTS += [host for host in MESHES_ADMIN_HOSTS if host not in ALLOWED_HOSTS]
 CSRF_TRUSTED_ORIGINS = envorigins("MESHES_CSRF_TRUSTED_ORIGINS")
 CSRF_FAILURE_VIEW = "meshes.problems.csrf_failure"
 ROOT_URLCONF = "meshes.urls"
@@ -124,8 +127,10 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "meshes.policies.ContentSecurityPolicy",
+    "meshes.policies.AnswerHeaders",
+    "meshes.transport.RequireHttps",
     "django.middleware.security.SecurityMiddleware",
+    "meshes.transport.AdminHosts",
     "meshes.policies.PageMethods",
     "meshes.refusals.CountRefusals",
     "meshes.refusals.GuessLimits",
@@ -171,19 +176,24 @@ MESHES_SESSION_IDLE_SECONDS = envint("MESHES_SESSION_IDLE_SECONDS", 30 * 60)
 """After so long without a request an operator logs in again."""
 MESHES_SESSION_SECONDS = SESSION_COOKIE_AGE = envint("MESHES_SESSION_SECONDS", 12 * 60 * 60)
 """After so long an operator logs in again in any case."""
-_https = envbool("MESHES_HTTPS", False)
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
-SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _https else None
+MESHES_HTTPS = envbool("MESHES_HTTPS", False)
+"""Whether browsers and programs reach Meshes by a proxy that does TLS: see meshes/transport.py."""
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = MESHES_HTTPS
+_prefix = "__Host-" if MESHES_HTTPS else ""
+SESSION_COOKIE_NAME = f"{_prefix}sessionid"
+CSRF_COOKIE_NAME = f"{_prefix}csrftoken"
+CSRF_COOKIE_HTTPONLY = True  # forms bring the token along
+MESHES_DEVICE_COOKIE_NAME = f"{_prefix}meshes_device"
+SECURE_HSTS_SECONDS = 31_536_000 if MESHES_HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = True
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SILENCED_SYSTEM_CHECKS = [
     # Told in words of our own, by meshes.checks: MESHES_HTTPS,
     *("security.W004", "security.W011", "security.W012", "security.W016"),
     # SECRET_KEY, MESHES_DEBUG and MESHES_ALLOWED_HOSTS.
     *("security.W009", "security.W018", "security.W020"),
-    "security.W008",  # redirects to https are the TLS proxy's
-    "security.W005",  # other hosts of the operator's domain are not ours to bind to https,
-    "security.W021",  # nor to enter in browsers' lists
+    "security.W008",  # redirects to https are made by meshes.transport
+    "security.W021",  # an operator's domain is not ours to enter in browsers' lists
 ]
 
 # --- API -----------------------------------------------------------------------------------------------------------
@@ -240,9 +250,8 @@ MESHES_WRONG_KEYS = envint("MESHES_WRONG_KEYS", 120)
 """Wrong keys a minute from one address; above, a wrong one is answered 429. A right one is never refused for them."""
 MESHES_WRONG_PASSWORDS = envint("MESHES_WRONG_PASSWORDS", 10)
 """Wrong passwords of operators a minute from one address; above, the next one is tried some seconds later."""
-MESHES_DEVICE_COOKIE_NAME = "meshes_device"
 MESHES_TRUSTED_PROXIES = envnets("MESHES_TRUSTED_PROXIES")
-"""Networks whose `X-Forwarded-For` is believed."""
+"""Networks whose `X-Forwarded-For` is believed; once it is set, `X-Forwarded-Proto` of these alone."""
 MESHES_TOKEN_AUDIENCE = env("MESHES_TOKEN_AUDIENCE", "meshes-api")
 """What `aud` of a machine token must be."""
 MESHES_BACKLOG_LIMIT = envint("MESHES_BACKLOG_LIMIT", 1_000_000, least=0)

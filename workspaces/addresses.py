@@ -34,6 +34,16 @@ def client_network(meta: Mapping[str, Any]) -> str:
     return str(found or "")
 
 
+def came_over_https(meta: Mapping[str, Any]) -> bool:
+    """Whether a proxy that is believed says so in `X-Forwarded-Proto`: once `MESHES_TRUSTED_PROXIES` names proxies,
+    those; before, whoever sends the request. Where it says several things, all must be https."""
+    peer = _parse(str(meta.get("REMOTE_ADDR", "")))
+    if settings.MESHES_TRUSTED_PROXIES and not (peer and _is_trusted(peer)):
+        return False
+    schemes = str(meta.get("HTTP_X_FORWARDED_PROTO", "")).split(",")
+    return all(scheme.strip().lower() == "https" for scheme in schemes)
+
+
 def _client(meta: Mapping[str, Any]) -> Address | None:
     found = _parse(str(meta.get("REMOTE_ADDR", "")))
     claims = [claim for claim in str(meta.get("HTTP_X_FORWARDED_FOR", "")).split(",") if claim.strip()]

@@ -57,7 +57,7 @@ class KeyAuthentication(BaseAuthentication):
         try:
             record = read_credential(header)
         except CredentialError as error:
-            request.META[REFUSED_KEY] = _known_key(header)
+            request.META[REFUSED_KEY] = named_key(header)
             if error.is_wrong and (wait := limits.take_wrong_key(addresses.client_network(request.META))) is not None:
                 raise TooManyWrongKeys(wait) from None
             raise AuthenticationFailed(error.words, error.reason) from None
@@ -86,11 +86,8 @@ def _bearer(header: str) -> str | None:
     return credential if is_form else None
 
 
-def _known_key(header: str) -> str:
-    """The public id of the key that a wrong credential names, where there is such a key; else empty.
-
-    It was looked up before, so that this asks no database, whatever it finds.
-    """
+def named_key(header: str) -> str:
+    """The public id of the key that a credential names, right or wrong, where there is such a key; else empty."""
     credential = _bearer(header) or ""
     key_id = keys.parse(credential) if credential.startswith(keys.PREFIX) else tokens.named_key(credential)
     return ids.encode(ids.KEY, key_id) if key_id is not None and keyring.find(key_id) is not None else ""

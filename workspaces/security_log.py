@@ -14,7 +14,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser, User
@@ -85,9 +85,10 @@ def log_ended_sessions(request: HttpRequest | None, user: Person, number: int) -
     _write(logging.WARNING, "sessions_ended", request, user=_name(user), count=number, by=_by(request))
 
 
-def count_refusal(meta: Mapping[str, Any], kind: str, key: str = "") -> None:
-    """Something was refused that a flood can repeat. `kind` is of few; `key` is the public id of one that exists."""
-    _gathered.add((addresses.client_network(meta), key, kind))
+def count_refusal(meta: Mapping[str, Any], kind: str, *, key: str = "", user: str = "") -> None:
+    """Something was refused that a flood can repeat. `kind` is one of few; `key` (its public id) and `user` exist."""
+    whose = ("key", key) if key else ("user", user) if user else ("", "")
+    _gathered.add(_Refused(addresses.client_network(meta), *whose, kind))
 
 
 def write_refusals() -> None:
@@ -117,18 +118,26 @@ def _by(request: HttpRequest | None) -> str:
     return _name(getattr(request, "user", None)) if request is not None else "(command)"
 
 
+class _Refused(NamedTuple):
+    address: str
+    who: str
+    """`key`, `user` or empty."""
+    name: str
+    kind: str
+
+
 class _Refusals:
     """Counts of one window; a timer that the first refusal of it starts writes them, and so does the process's end."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._counts: Counter[_Refused] = Counter()
         self._lock = threading.Lock()
 
-    def add(self, what: tuple[str, str, str]) -> None:
+    def add(self, what: _Refused) -> None:
         with self._lock:
             is_first = not self._counts
             if what not in self._counts and len(self._counts) >= MOST_GATHERED:
-                what = (OTHERS, "", what[2])
+                what = _Refused(OTHERS, "", "", what.kind)
             self._counts[what] += 1
         if is_first:
             timer = threading.Timer(WINDOW_SECONDS, self.write)
@@ -138,8 +147,9 @@ class _Refusals:
     def write(self) -> None:
         with self._lock:
             counts, self._counts = self._counts, Counter()
-        for (address, key, kind), count in counts.items():
-            facts = {"kind": kind, "address": address} | ({"key": key} if key else {}) | {"count": count}
+        for what, count in counts.items():
+            who = {what.who: what.name} if what.who else {}
+            facts = {"kind": what.kind, "address": what.address} | who | {"count": count}
             _write_pairs(logging.WARNING, "refused", facts)
 
 

@@ -72,13 +72,19 @@ def test_what_is_weak_is_told_at_the_start_and_an_error_of_check_deploy(strong, 
 
 def test_what_django_says_of_https_is_said_by_our_names(strong):
     """Its own hints name settings that nobody can set here."""
-    strong.SESSION_COOKIE_SECURE = strong.CSRF_COOKIE_SECURE = False
+    strong.MESHES_HTTPS = strong.SESSION_COOKIE_SECURE = strong.CSRF_COOKIE_SECURE = False
     strong.SECURE_HSTS_SECONDS = 0
     told = [each for each in run_checks(tags=[Tags.security], include_deployment_checks=True) if not each.is_silenced()]
     (https,) = (each for each in told if each.id == "meshes.W004")
     assert (https.level, "MESHES_HTTPS is 0" in https.msg) == (WARNING, True)
     assert [each.id for each in told if each.id.startswith("security.")] == []
-    strong.SESSION_COOKIE_SECURE = True
+
+
+def test_a_proxy_that_is_not_named_is_told_where_https_is_its_word(strong):
+    strong.MESHES_HTTPS = True
+    (told,) = checks.check_https()
+    assert (told.level, told.id, "MESHES_TRUSTED_PROXIES" in told.msg) == (WARNING, "meshes.W010", True)
+    strong.MESHES_TRUSTED_PROXIES = ["10.0.0.1"]
     assert checks.check_https() == []
 
 
@@ -90,6 +96,13 @@ def test_a_password_as_the_only_factor_is_told_by_the_command_alone(strong, capl
     assert (factor.level, "MESHES_SECOND_FACTOR is 0" in factor.msg) == (WARNING, True)
     strong.MESHES_SECOND_FACTOR = True
     assert checks.check_second_factor() == []
+
+
+def test_connect_links_below_a_host_of_the_admin_are_told(strong):
+    strong.MESHES_PUBLIC_URL, strong.MESHES_ADMIN_HOSTS = "https://Admin.example.com", [".example.com"]
+    assert found() == ["meshes.E011"]
+    strong.MESHES_ADMIN_HOSTS = ["admin.example.org"]
+    assert found() == []
 
 
 def test_no_weak_setting_is_told_twice(strong):

@@ -1,0 +1,101 @@
+"""Whoever guesses at the running stack is slowed and seen, and keeps nobody out."""
+
+import json
+import re
+import time
+
+import pytest
+import requests
+
+from tests.e2e.running import RunningUp
+from tests.polling import eventually, patient
+
+WRONG = "wrong password no. 1"
+WRONG_KEY = "mesh_live_wrong"
+FORGED = "198.51.100.77"
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    up = RunningUp(tmp_path_factory.mktemp("guessers") / "data")
+    try:
+        up.start()
+        yield up
+    finally:
+        up.end()
+
+
+class Browser:
+    """Someone at the login of the operators, who says to come from elsewhere."""
+
+    def __init__(self, up: RunningUp) -> None:
+        self.login = up.state["admin_url"] + "login/"
+        self.session = requests.Session()
+        self.session.headers["X-Forwarded-For"] = FORGED
+
+    def log_in(self, password: str, user: str = "admin") -> requests.Response:
+        page = self.session.get(self.login, timeout=patient(30))
+        token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
+        assert token is not None
+        data = {"username": user, "password": password, "csrfmiddlewaretoken": token[1]}
+        return self.session.post(self.login, data, timeout=patient(30), allow_redirects=False)
+
+
+def log_of(up, service="web"):
+    return (up.folder / "logs" / f"{service}.log").read_text()
+
+
+def security_lines(up):
+    return [line.partition(" meshes.security ")[2] for line in log_of(up).splitlines() if " meshes.security " in line]
+
+
+def test_thirty_wrong_passwords_are_slowed_and_logged_and_then_the_right_one_gets_in(up):
+    guesser = Browser(up)
+    began_at = time.monotonic()
+    answers = [guesser.log_in(WRONG) for _ in range(30)]
+    tried = [answer for answer in answers if answer.status_code == 200]
+    untried = [answer for answer in answers if answer.status_code == 429]
+    assert len(tried) + len(untried) == 30
+    assert 10 <= len(tried) <= 10 + (time.monotonic() - began_at) / 6 + 1
+    assert all(0 < int(answer.headers["Retry-After"]) <= 36 for answer in untried)
+    assert len(untried) > 0
+    answer = eventually(lambda: has_been_tried(Browser(up).log_in(up.state["admin_password"])), 60)
+    assert answer.headers["Location"] == "/accounts/profile/" or answer.headers["Location"].startswith("/admin")
+    lines = security_lines(up)
+    assert lines.count('login_failed user="admin" address="127.0.0.1"') == len(tried)
+    assert lines[-1].endswith('login_succeeded user="admin" address="127.0.0.1"')
+    assert FORGED not in log_of(up)
+    assert WRONG not in log_of(up)
+    assert up.state["admin_password"] not in log_of(up)
+
+
+def has_been_tried(answer):
+    assert answer.status_code in (302, 429)
+    return answer if answer.status_code == 302 else None
+
+
+def test_a_name_of_two_lines_is_one_line_of_the_log(up):
+    before = len(security_lines(up))
+    name = 'eve\n2026-11-28 12:00:00,000 INFO meshes.security login_succeeded user="admin"\r\x1b[2J\u2028\x85'
+    Browser(up).log_in(WRONG, name)
+    assert set(security_lines(up)[before:]) <= {'login_failed user="(no such user)" address="127.0.0.1"'}
+    assert "eve" not in log_of(up)
+
+
+def test_the_apis_refusals_are_told_by_key_before_the_process_ends(up):
+    url = up.state["api_url"] + "/api/v1/workspaces"
+    headers = {"Authorization": f"Bearer {WRONG_KEY}", "X-Forwarded-For": FORGED}
+    statuses = {requests.get(url, headers=headers, timeout=patient(30)).status_code for _ in range(30)}
+    assert statuses == {401}
+    made = {"name": "weak", "kind": "account", "scopes": ["events:write"]}
+    weak = up.call("POST", "/api/v1/api-keys", json=made).json()
+    login = {"Authorization": f"Bearer {weak['key']}"}
+    assert requests.get(url, headers=login, timeout=patient(30)).status_code == 403
+    up.end()  # what was gathered of the minute is written
+    lines = security_lines(up)
+    malformed = [line for line in lines if line.startswith('refused kind="401 malformed" address="127.0.0.1" count=')]
+    assert sum(json.loads(line.rpartition("count=")[2]) for line in malformed) == 30
+    assert len(malformed) <= 4  # a process and a minute each
+    assert f'refused kind="403 forbidden" address="127.0.0.1" key="{weak["id"]}" count=1' in lines
+    assert WRONG_KEY not in log_of(up)
+    assert weak["key"] not in log_of(up)
