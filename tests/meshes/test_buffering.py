@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from meshes import buffering, services
 from meshes.buffering import Framing
 from meshes.embedded import free_port
+from meshes.headers import HEADERS
 from tests.meshes.echoing import LARGE
 from tests.polling import eventually
 
@@ -105,6 +106,9 @@ def problem(answer: bytes) -> tuple[int, str]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"Content-Type: application/problem+json" in head
     assert b"Connection: close" in head
+    for name, value in HEADERS.items():
+        assert f"\r\n{name}: {value}".encode() in head
+    assert b"\r\nServer:" not in head
     document = json.loads(body)
     assert int(head[9:12]) == document["status"]
     return document["status"], document["type"].removeprefix("urn:meshes:problem:")

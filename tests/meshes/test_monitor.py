@@ -59,6 +59,29 @@ def test_every_page_but_one_asks_for_the_password(flower, path, method):
         assert status in ({200, 405} if path == "/healthcheck" else {401, 405})  # 405: no such method, whoever asks
 
 
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+@pytest.mark.parametrize(
+    "path", [path.replace("/static/x", "/static/css/flower.css") for path in PATHS if path[0] == "/"]
+)
+def test_every_answer_has_the_headers_of_all_of_meshes_and_tells_no_version(flower, path):
+    for login in (None, ("ada", "secret")):
+        answer = requests.get(flower + path, auth=login, timeout=patient(60), allow_redirects=False)
+        assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+        policy = answer.headers["Content-Security-Policy"].split("; ")
+        assert {"default-src 'none'", "object-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"} <= {*policy}
+        assert "Server" not in answer.headers
+        assert ("no-store" in answer.headers.get("Cache-Control", "")) == (not path.startswith("/static/"))
+        cookies = answer.headers.get("Set-Cookie", "")
+        assert not cookies or "SameSite=Strict" in cookies
+
+
 def test_the_one_says_nothing_but_that_it_lives(flower):
     assert requests.get(f"{flower}/healthcheck", timeout=60).text == "OK"
 
