@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_init, worker_ready
+from celery.signals import setup_logging, worker_init, worker_ready
 from django.conf import settings
 
 from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
@@ -28,6 +28,11 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(CELERY_SETTINGS)
 app.conf.broker_transport_options = TRANSPORT_OPTIONS | {"lane_lease_seconds": settings.MESHES_LANE_LEASE_SECONDS}
 app.autodiscover_tasks(["delivery"])
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]  # Celery has no types
+def _keep_logging(**kwargs: Any) -> None:
+    """Where this is connected Celery leaves logging as the settings have it, its loggers of tasks too."""
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]  # Celery has no types

@@ -114,6 +114,7 @@ class Postgres:
             # What it refuses is told without the statement and the row, which hold customers' data.
             "log_min_error_statement": "panic",
             "log_error_verbosity": "terse",
+            "log_timezone": "UTC",
         }
         if not self.durable:
             options |= {"fsync": "off", "full_page_writes": "off"}
@@ -258,6 +259,7 @@ class Valkey:
             "save": '""',
             "appendonly": "no",
             "daemonize": "no",
+            "log-timestamp-format": "iso8601",  # with the offset from UTC
         }
         write_private(self.folder / "valkey.conf", "".join(f"{name} {value}\n" for name, value in settings.items()))
 

@@ -364,6 +364,7 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": envchoice("MESHES_LOG_LEVEL", LEVELS, "INFO")},
     "loggers": {
         "django.request": {"level": "ERROR"},
+        "django.server": {"handlers": ["stderr"], "propagate": False},  # which would write in a form of its own
         "django.security.DisallowedHost": {"level": "CRITICAL"},  # a scanner's Host header is no error of ours
         "meshes.security": {"level": "INFO"},  # evidence, whatever else is left out
         "connections.access_log": {"level": "INFO"},  # the heads of the chain: evidence, whatever else is left out

@@ -13,6 +13,9 @@ with exit_where_misconfigured(code=3):  # at which gunicorn gives up, and starts
     application = get_wsgi_application()
 
 from delivery.warm import warm_up
+from meshes.logs import adopt
+
+adopt("gunicorn.error", "gunicorn.access")
 
 get_resolver().url_patterns  # noqa: B018  (imports every view)
 warm_up()  # before gunicorn forks: it leaves no connection open and starts no thread

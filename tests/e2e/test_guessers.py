@@ -10,6 +10,9 @@ import requests
 from tests.e2e.running import RunningUp
 from tests.polling import eventually, patient
 
+LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+ ")
+BEFORE_SETTINGS = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \+0000\] \[\d+\] \[INFO\] ")
+"""How gunicorn writes until it has loaded the application."""
 WRONG = "wrong password no. 1"
 WRONG_KEY = "mesh_live_wrong"
 FORGED = "198.51.100.77"
@@ -99,3 +102,16 @@ def test_the_apis_refusals_are_told_by_key_before_the_process_ends(up):
     assert f'refused kind="403 forbidden" address="127.0.0.1" key="{weak["id"]}" count=1' in lines
     assert WRONG_KEY not in log_of(up)
     assert weak["key"] not in log_of(up)
+
+
+@pytest.mark.parametrize("service", ["web", "fanout", "deliver", "sweep", "flower"])
+def test_every_line_of_every_service_is_one_event_at_a_moment_of_utc(up, service):
+    """After all of the above, and the stack's end. A worker's banner comes before its first line."""
+    up.end()
+    lines = re.split("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", log_of(up, service).rstrip("\n"))
+    if service in ("fanout", "deliver"):
+        lines = lines[next(number for number, line in enumerate(lines) if LINE.match(line)) :]
+    if service == "web":
+        lines = [line for line in lines if not BEFORE_SETTINGS.match(line)]
+    assert [line for line in lines if not LINE.match(line) and not line.startswith("    ")] == []
+    assert len([line for line in lines if LINE.match(line)]) > 0

@@ -11,6 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from meshes.embedded import ServerStartError
+from meshes.logs import hide
 from meshes.stack import Stack, StackError
 from meshes.stack_folder import NEW_KEYS, FolderInUseError, StackFolder, data_folder
 
@@ -72,7 +73,7 @@ class Command(BaseCommand):
 
     def _report(self, sentence: str) -> None:
         with suppress(OSError):  # the output may be a file on the volume that is full, or nobody's any more
-            self.stdout.write(f"{time.strftime('%H:%M:%S')}  {sentence}")
+            self.stdout.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}  {hide(sentence)}")
             self.stdout.flush()
 
     def _show(self, stack: Stack) -> None:
