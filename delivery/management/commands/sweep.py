@@ -1,11 +1,10 @@
 """`manage.py sweep`: the sweeper, a service of its own."""
 
+import logging
 import signal
 import threading
 import time
 from argparse import ArgumentParser
-from contextlib import suppress
-from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
@@ -17,6 +16,8 @@ from delivery import sweep
 from delivery.sessions import DIRECT
 from delivery.warm import warm_up
 from workspaces import installation
+
+logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 30.0
 """The longest that sweeps are waited for at the end. One that is ended in the middle is rolled back."""
@@ -59,10 +60,7 @@ class Command(BaseCommand):
         ]
         for thread in threads:
             thread.start()
-        with suppress(OSError):  # the log's volume may be full: no reason not to sweep
-            names = ", ".join(each.name for each in sweep.sweeps())
-            self.stdout.write(f"{datetime.now(UTC):%H:%M:%S} sweeping: {names}")
-            self.stdout.flush()
+        logger.info("sweeping: %s", ", ".join(each.name for each in sweep.sweeps()))
         stopping.wait()
         ended = time.monotonic() + STOP_SECONDS
         for thread in threads:
