@@ -29,7 +29,7 @@ class Line(logging.Formatter):
     opens it to whoever reads, and what PostgreSQL quotes of a row or a statement, which is customers' data.
     """
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 

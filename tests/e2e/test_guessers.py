@@ -106,7 +106,7 @@ def test_the_apis_refusals_are_told_by_key_before_the_process_ends(up):
 
 @pytest.mark.parametrize("service", ["web", "fanout", "deliver", "sweep", "flower"])
 def test_every_line_of_every_service_is_one_event_at_a_moment_of_utc(up, service):
-    """After all of the above, and the stack's end. A worker has a banner before its first line, and a word at the end."""
+    """After all of the above, and the stack's end. A worker has a banner at first, and a word at the end."""
     up.end()
     lines = re.split("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", log_of(up, service).rstrip("\n"))
     if service in ("fanout", "deliver"):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from logging.config import DictConfigurator
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -12,7 +13,8 @@ from django.db import DataError, Error, IntegrityError, OperationalError, connec
 
 from meshes import logs
 
-FORMATTER = DictConfigurator({}).configure_formatter(dict(settings.LOGGING["formatters"]["line"]))
+FORMATTERS: Any = settings.LOGGING["formatters"]
+FORMATTER = DictConfigurator({}).configure_formatter(dict(FORMATTERS["line"]))
 ODD = "\n\r\x1b[2J\u2028\u2029\x85\x0b\x0c\x1c\x00\u202e\u200b\ufeff\ud800\t"
 FORGED = "x\n2026-11-28T12:00:00.000Z INFO meshes.security login_succeeded"
 FIRST = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING|ERROR) [a-z.]+ ")
@@ -126,7 +128,9 @@ def refuse(statement: str, kind: type[Error]) -> Error:
 )
 def test_what_postgresql_refuses_is_told_without_what_was_to_be_written(statement, kind, told):
     error = refuse(statement, kind)
-    assert FORMATTER.format(record("%s: a batch of %d failed (%s)", "ingest", 3, error)).endswith(f"a batch of 3 failed ({told})")
+    assert FORMATTER.format(record("%s: a batch of %d failed (%s)", "ingest", 3, error)).endswith(
+        f"a batch of 3 failed ({told})"
+    )
     try:
         raise RuntimeError("a bug on top of it") from error
     except RuntimeError:
