@@ -36,7 +36,7 @@ CASES = {"alone": (0, 2), "3 searching": (3, 2), "16 searching": (16, 2), "16 se
 FILL = """
 INSERT INTO deliveries (id, workspace_id, event_id, rule_id, connection_id, event_type, action, frozen, status, cause,
     detail, outcome, attempt_number, budget_used, losses, next_attempt_at, claimed_by, created_at)
-SELECT id, id, id, id, id, 'a', 'send', '{}', 'succeeded', '', '', 'delivered', 1, 1, 0, now(), '', now()
+SELECT id, %(workspace)s, id, id, id, 'a', 'send', '{}', 'succeeded', '', '', 'delivered', 1, 1, 0, now(), '', now()
 FROM (SELECT uuidv7() AS id FROM generate_series(1, %(rows)s)) AS made
 """
 SEARCH = "/api/v1/deliveries?outcome=retry"
@@ -44,10 +44,12 @@ SEARCH = "/api/v1/deliveries?outcome=retry"
 
 def measure(deliveries: int, seconds: int, turns: int) -> dict[str, Any]:
     from workspaces import keys
+    from workspaces.models import Workspace
 
     filler = Filler(settings.DATABASE_URL, print)
-    filler.run(FILL, {"rows": deliveries})
-    filler.analyze("deliveries")
+    searched = Workspace.objects.create(name="searched")
+    filler.run(FILL, {"rows": deliveries, "workspace": str(searched.pk)})
+    filler.analyze("deliveries", "workspaces")
     filler.close()
     searcher = keys.create_key(name="searching", kind="account", scopes=["events:read"]).key
     templates = make_templates()
@@ -116,4 +118,4 @@ def search(port: int, key: str, ended: threading.Event, answered: "Counter[int]"
 
 if __name__ == "__main__":
     numbers = [int(argument) for argument in sys.argv[1:]]
-    alone.run("searches", partial(measure, *(numbers + [1_500_000, 12, 2][len(numbers) :])))
+    alone.run("searches", partial(measure, *(numbers + [1_000_000, 12, 2][len(numbers) :])))

@@ -1,4 +1,4 @@
-"""Who may finish an authorization, tried on the running stack: by its addresses alone, in browsers that keep cookies."""
+"""Who may finish an authorization, tried on the running stack by its addresses alone, in browsers with cookies."""
 
 import html
 import re
