@@ -242,6 +242,8 @@ MESHES_SEARCHES = envint("MESHES_SEARCHES", 2)
 """Searches that no index serves that one key may make at a time; see meshes.searching."""
 MESHES_RULES_PER_WORKSPACE = envint("MESHES_RULES_PER_WORKSPACE", 500)
 """Rules that a workspace may have when one more is made: all of them share what one event may cost."""
+MESHES_KEYS_PER_WORKSPACE = envint("MESHES_KEYS_PER_WORKSPACE", 100)
+"""Live keys that a workspace may have when one more is made: each has a rate of its own."""
 MESHES_WEB_THREADS = services.WEB_THREADS
 """Threads of one web process; a quarter of them may wait for vendors and receivers."""
 MESHES_CONNECTION_TESTS = envint("MESHES_CONNECTION_TESTS", 10)

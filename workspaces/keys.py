@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import transaction
+from django.db.models.functions import Now
 
 from workspaces import clock, ids, journal, keyring
 from workspaces.keyring import CredentialError, KeyRecord
@@ -48,6 +50,10 @@ class IssuedKey:
     """None for publishable keys, which are no secret and sign nothing."""
 
 
+class TooManyKeys(Exception):  # noqa: N818 - names the state
+    """The workspace has as many live keys as it may. `str()` says so."""
+
+
 class KeyNotLive(Exception):  # noqa: N818 - names the state
     """A revoked or expired key cannot be rotated."""
 
@@ -65,8 +71,10 @@ def create_key(
 ) -> IssuedKey:
     """Make a key. Who may make which is the caller's to check; the database refuses a kind without its workspace.
 
-    `actor` is who makes it, for the access record; empty: this process.
+    `actor` is who makes it, for the access record; empty: this process. Raises TooManyKeys.
     """
+    if workspace is not None:
+        _check_room(workspace)
     key_id = ids.uuid7()
     text = _generate(key_id)
     row = ApiKey.objects.create(
@@ -80,6 +88,15 @@ def create_key(
         allowed_origins=list(allowed_origins),
     )
     return IssuedKey(row, text, _renew_signing_secret(row, "", actor, "created"))
+
+
+def _check_room(workspace: Workspace) -> None:
+    """Makers of keys wait for one another, so that each counts the others'."""
+    Workspace.objects.select_for_update(no_key=True).filter(pk=workspace.pk).first()
+    most: int = settings.MESHES_KEYS_PER_WORKSPACE
+    live = ApiKey.objects.filter(workspace=workspace, revoked_at=None)
+    if live.exclude(expires_at__lte=Now())[:most].count() >= most:
+        raise TooManyKeys(f"A workspace has at most {most:,} keys (MESHES_KEYS_PER_WORKSPACE); revoke one first.")
 
 
 @transaction.atomic

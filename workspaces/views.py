@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from meshes.api import Endpoint, Page, Problem, QuerySerializer, ShownOnce, TenantViewSet, once
+from meshes.api import Endpoint, Page, Problem, QuerySerializer, ShownOnce, TenantViewSet, invalid, once
 from workspaces import clock, ids, keys, lifecycle
 from workspaces.access import resolve_workspace, visible_workspaces
 from workspaces.keys import IssuedKey
@@ -129,7 +129,11 @@ class ApiKeyViewSet(TenantViewSet):
     @once
     def create(self, request: Request) -> Response:
         """Make a key, with no more scopes than your own. A workspace's key makes keys of its own workspace."""
-        issued = keys.create_key(**self.read(ApiKeyIn), actor=self.identity.actor)
+        given = self.read(ApiKeyIn)
+        try:
+            issued = keys.create_key(**given, actor=self.identity.actor)
+        except keys.TooManyKeys as full:
+            raise invalid("/workspace", str(full), "limit") from None
         return _show(issued, 201)
 
     @extend_schema(responses=ApiKeyOut)

@@ -69,7 +69,7 @@ class Browser:
     def reads(self, url: str) -> tuple[int, str]:
         """The page at which a callback ends."""
         page = self.get(self.goes_on(url))
-        return page.status_code, html.unescape(re.search("<h1>(.*)</h1>", page.text)[1])
+        return page.status_code, html.unescape("".join(re.findall("<h1>(.*)</h1>", page.text)))
 
 
 def status_of(up, connection):

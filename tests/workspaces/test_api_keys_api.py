@@ -200,3 +200,25 @@ def test_keys_are_for_admins(scope):
     assert client.get(PATH).status_code == 403
     assert post(client, PATH, {"name": "k", "kind": "account", "scopes": [scope]}).status_code == 403
     assert ApiKey.objects.count() == 1
+
+
+def test_a_workspace_has_so_many_live_keys_and_no_more(settings):
+    """So that whoever makes keys for himself multiplies no rate."""
+    settings.MESHES_KEYS_PER_WORKSPACE = 3
+    workspace, other = make_workspace(), make_workspace()
+    own = issue("workspace", ["admin", "config"], workspace)
+    ended = issue("workspace", ["config"], workspace, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    document = {"name": "More", "kind": "workspace", "workspace": workspace.public_id, "scopes": ["config"]}
+    made = [post(bearer(own.key), PATH, document) for _ in range(3)]
+    assert [answer.status_code for answer in made] == [201, 201, 422]
+    assert errors(made[2]) == [("/workspace", "limit")]
+    assert "MESHES_KEYS_PER_WORKSPACE" in made[2].json()["errors"][0]["detail"]
+    assert post(caller(), PATH, document | {"workspace": other.public_id}).status_code == 201
+    assert bearer(own.key).delete(f"{PATH}/{made[0].json()['id']}").status_code == 204
+    assert post(bearer(own.key), PATH, document).status_code == 201
+    assert ApiKey.objects.filter(workspace=workspace, revoked_at=None).exclude(pk=ended.row.pk).count() == 3
+
+
+def test_account_keys_have_no_such_limit(settings):
+    settings.MESHES_KEYS_PER_WORKSPACE = 1
+    assert {issue().row.workspace_id for _ in range(3)} == {None}

@@ -28,14 +28,17 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         kind = options["kind"]
-        issued = keys.create_key(
-            name=options["name"],
-            kind=kind,
-            scopes=_read_scopes(options["scopes"], kind),
-            workspace=_read_workspace(options["workspace"], kind),
-            expires_at=_read_expiry(options["expires"]),
-            allowed_origins=_read_origins(options["origin"], kind),
-        )
+        try:
+            issued = keys.create_key(
+                name=options["name"],
+                kind=kind,
+                scopes=_read_scopes(options["scopes"], kind),
+                workspace=_read_workspace(options["workspace"], kind),
+                expires_at=_read_expiry(options["expires"]),
+                allowed_origins=_read_origins(options["origin"], kind),
+            )
+        except keys.TooManyKeys as full:
+            raise CommandError(str(full)) from None
         self.stdout.write(issued.key if options["quiet"] else _describe(issued))
 
 
