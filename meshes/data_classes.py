@@ -31,8 +31,8 @@ CLASSES = (
         "What opens something: credentials at destinations, passwords, keys, sessions, second factors.",
         "Nobody reads it back. Processes open a credential to send with it, which leaves a record; pages show masks.",
         "Never.",
-        "Credentials of destinations are [sealed](vault.md) with `FERNET_KEYS`; keys, states and passwords stand as"
-        " hashes. Whoever has the database alone has none of them, but operators' sessions: end these after a theft.",
+        "Credentials of destinations and secrets of authenticators are [sealed](vault.md) with `FERNET_KEYS`; keys,"
+        " states, recovery codes, passwords and cookies stand as hashes. The database alone gives none of them away.",
     ),
     DataClass(
         "payload",
@@ -217,11 +217,24 @@ TABLES: Mapping[str, Table] = {
         operator="user_id object_repr change_message",
         internal="id action_time content_type_id object_id action_flag",
     ),
-    "sessions.Session": Table(
-        kept="until it ends, see [the admin](admin.md)",
+    "signin.OperatorSession": Table(
+        kept="until it ends, see [sessions](admin.md#sessions); the key is a hash of the cookie",
         credential="session_key session_data",
-        internal="expire_date",
+        operator="user_id started_at seen_at address browser",
     ),
+    "signin.Authenticator": Table(
+        kept="until it is removed, or its user; the secret is sealed",
+        credential="secret",
+        operator="user_id name confirmed added_at",
+        internal="id key_id last_step",
+    ),
+    "signin.RecoveryCode": Table(
+        kept="until it is used or replaced; 120 random bits as a hash",
+        credential="digest",
+        operator="user_id",
+        internal="id",
+    ),
+    "signin.FirstPassword": Table(kept="until the password is changed", operator="user_id origin made_at"),
     "contenttypes.ContentType": Table(kept=FOR_EVER, internal="id app_label model"),
     "migrations.Migration": Table(kept=FOR_EVER, internal="id app name applied"),
 }

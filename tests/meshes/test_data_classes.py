@@ -80,5 +80,5 @@ def test_every_table_of_the_database_and_each_of_its_columns_is_a_model_s():
 
 def test_nothing_of_another_package_is_left_out():
     labels = {model._meta.label for model in data_classes.models()}
-    assert {"auth.User", "auth.User_groups", "sessions.Session", "admin.LogEntry"} <= labels
+    assert {"auth.User", "auth.User_groups", "signin.Authenticator", "admin.LogEntry"} <= labels
     assert MigrationRecorder.Migration in set(data_classes.models())
