@@ -135,6 +135,14 @@ def check_flower(**kwargs: Any) -> list[CheckMessage]:
     return [Info(words, hint="Set it to user:password where Flower is to run.", id="meshes.I002")]
 
 
+@register(Tags.security, deploy=True)
+def check_kept_files(**kwargs: Any) -> list[CheckMessage]:
+    """`meshes.I003`: a restore would bring back what was erased, or leave the access log without its heads."""
+    unset = [name for name in ("MESHES_JOURNAL", "MESHES_SEAL_HEADS") if not getattr(settings, name)]
+    hint = "Name a file on another volume than the database: see docs/backup.md."
+    return [Info(f"{name} is not set.", hint=hint, id="meshes.I003") for name in unset]
+
+
 def _find_misfits() -> Iterator[CheckMessage]:
     """Settings that do not fit each other."""
     if not LONGEST_ATTEMPT_SECONDS < settings.MESHES_LEASE_SECONDS < settings.MESHES_LANE_LEASE_SECONDS:

@@ -76,6 +76,7 @@ NOT_RUN = [
     ("docs/running.md", "norun: endless"),
     ("docs/running.md", "norun: endless"),
     ("docs/running.md", "norun: docker"),
+    ("docs/running.md", "norun: docker"),
     ("tests/judges/README.md", "norun: it needs the checkouts that are named below"),
 ]
 """Every block that is not run, in the order of pages."""

@@ -151,6 +151,41 @@ def test_kill_9_of_up_alone_leaves_nothing_running(tmp_path):
         up.end()
 
 
+def test_a_lost_stack_env_refuses_the_start_and_new_keys_are_a_word(tmp_path):
+    """Nothing is changed by the refusal: the file is put back, and all is as it was."""
+    up = RunningUp(tmp_path / "data")
+    try:
+        up.start()
+        own = up.call("POST", "/api/v1/api-keys", json={"name": "CI", "kind": "account", "scopes": ["admin"]}).json()
+        first = up.state["account_key"]
+        up.send(signal.SIGINT)
+        kept = (up.folder / "stack.env").read_text()
+        (up.folder / "stack.env").unlink()
+        printed, _ = up.launch().communicate(timeout=patient(60))
+        assert up.running_process.returncode == 1
+        for part in (f"{up.folder}/stack.env has no FERNET_KEYS", "docs/backup.md", "make up NEW_KEYS=1"):
+            assert part in printed
+        assert not (up.folder / "stack.env").exists()
+        deliberate = RunningUp(up.folder, None, "--new-keys")
+        deliberate.start()
+        state = deliberate.state
+        keys = deliberate.get("/api/v1/api-keys?limit=200").json()["data"]
+        deliberate.send(signal.SIGINT)
+        live = {key["id"] for key in keys if key["revoked_at"] is None}
+        assert live == {key_id_of(state["account_key"]), own["id"]}
+        assert key_id_of(first) not in live
+        (up.folder / "stack.env").write_text(kept)  # with which the old credentials open again
+        up.start()
+        live = {key["id"] for key in up.get("/api/v1/api-keys?limit=200").json()["data"] if key["revoked_at"] is None}
+        assert live == {key_id_of(up.state["account_key"]), own["id"]}
+    finally:
+        up.end()
+
+
+def key_id_of(key):
+    return "key_" + key.split("_")[2]
+
+
 def printed_by_now(up):
     """What a pipe has of the output of `up` while it runs."""
     output = up.running_process.stdout.fileno()

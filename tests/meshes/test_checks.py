@@ -120,6 +120,14 @@ def test_a_flower_without_a_password_is_told(strong, monkeypatch):
     assert checks.check_flower() == []
 
 
+@pytest.mark.parametrize(
+    ("journal", "heads", "told"), [("", "", 2), ("/kept/journal", "", 1), ("/kept/journal", "/kept/heads", 0)]
+)
+def test_what_a_restore_needs_beside_a_dump_is_told(settings, journal, heads, told):
+    settings.MESHES_JOURNAL, settings.MESHES_SEAL_HEADS = journal, heads
+    assert [each.id for each in checks.check_kept_files()] == ["meshes.I003"] * told
+
+
 @pytest.mark.parametrize("table", ["payloads", "routing_ledgers", "deliveries"])
 def test_retention_beyond_the_events_own_is_told(strong, table):
     strong.MESHES_RETENTION = strong.MESHES_RETENTION | {table: timedelta(days=121)}

@@ -92,6 +92,8 @@ WRONG = (
     )),
     "MESHES_LOG_LEVEL=loud",
     "SSL_CERT_FILE=/nowhere/ca.pem",
+    "MESHES_JOURNAL=/nowhere/journal",
+    "MESHES_SEAL_HEADS=/nowhere/heads",
     "FERNET_KEYS=,",
     "FERNET_KEYS= , ",
     "SECRET_KEY= ",
