@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from django.contrib.sessions.models import Session
 from django.db import connection
 from django.db.models import Q
 from django.utils.dateparse import parse_datetime
@@ -41,9 +40,7 @@ class Applied:
 
 
 def end_what_was_running() -> int:
-    """The leases of the workers that the dump tells of, which are gone, end as lost; how many did. And so do the
-    sessions of operators, as some were ended since."""
-    Session.objects.all().delete()
+    """The leases of the workers that the dump tells of, which are gone, end as lost; how many did."""
     for session in sessions.end_missing(grace_seconds=0):
         fanout.end_leases(session.id)
     with connection.cursor() as cursor:

@@ -4,7 +4,6 @@ from datetime import timedelta
 from io import StringIO
 
 import pytest
-from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
 from django.db import connection
 
@@ -12,6 +11,7 @@ from connections import lifecycle as connections
 from connections.models import Connection, OAuthGrant, SealedDocument
 from delivery import dispatch, erasure
 from delivery.models import Attempt, Delivery, Payload
+from meshes.signin.models import OperatorSession
 from tests.factories import make_connection, make_deliveries, make_workspace
 from workspaces import clock, ids, installation, keys
 from workspaces import lifecycle as workspaces
@@ -157,9 +157,9 @@ def test_what_ran_at_the_dump_counts_as_lost_and_is_open_again(file):
 
 
 def test_operators_have_to_log_in_again(file):
-    Session.objects.create(session_key="s" * 32, session_data="", expire_date=clock.database_now() + timedelta(days=1))
+    OperatorSession.objects.create(pk="s" * 40, session_data="")
     after_restore()
-    assert not Session.objects.exists()
+    assert not OperatorSession.objects.exists()
 
 
 def test_an_event_that_a_worker_has_is_named_and_nothing_is_released(file):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
 from connections import access_log
@@ -47,6 +48,7 @@ class Command(BaseCommand):
         installation.hold()
         try:
             self._mark({*filter(None, [settings.MESHES_SEAL_HEADS]), *seal_heads})
+            call_command("end_sessions", all=True, stdout=self.stdout)  # as some were ended since
             ended = restoring.end_what_was_running()
             applied = restoring.apply({*self._own_journal(), *journal})
         except OSError as error:
