@@ -6,8 +6,8 @@ from datetime import datetime
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Func, Q, Value
-from fernet_fields import EncryptedTextField
 
+from connections.fields import SealedTextField
 from workspaces import ids
 from workspaces.models import ApiKey, Workspace
 
@@ -125,7 +125,7 @@ class SealedDocument(models.Model):
     )
     kind = models.CharField(max_length=32)
     version = models.IntegerField()
-    document = EncryptedTextField()
+    document = SealedTextField()
     key_id = models.CharField(max_length=16, help_text="Fingerprint of the Fernet key that sealed it.")
     created_at = models.DateTimeField(auto_now_add=True)
     sealed_at = models.DateTimeField(null=True, help_text="When this version was made; empty: not known.")

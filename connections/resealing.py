@@ -1,18 +1,24 @@
-"""A change of the encryption keys: sealed documents are encrypted anew, a batch at a time, while everything runs.
+"""A change of the encryption keys, or of the format: sealed documents are encrypted anew, a batch at a time, while
+everything runs.
 
 The secret, its version and what the document is bound to stay the same; nobody is shown anything.
 """
 
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import QuerySet
 
+from connections import sealing
 from connections.models import AccessRecord, SealedDocument
-from connections.vault import OwnerKind, newest_key_id, sealing_keys, with_token
+from connections.sealing import newest_key_id, sealing_keys
+from connections.vault import BOUND_TO, OwnerKind, binding_of, with_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +39,29 @@ def count_by_key() -> dict[str, int]:
     return counts
 
 
-def count_on_older_keys() -> int:
-    """How many documents the newest key has not sealed."""
-    return SealedDocument.objects.exclude(key_id=newest_key_id()).count()
+def count_to_reseal() -> int:
+    """How many documents the newest key has not sealed in the present format."""
+    return _to_reseal().count()
+
+
+def _to_reseal() -> "QuerySet[SealedDocument]":
+    prefix = sealing.PREFIXES[settings.MESHES_SEALING]
+    return with_token(SealedDocument.objects.all()).exclude(key_id=newest_key_id(), token__startswith=prefix)
 
 
 def reseal_batch(after: uuid.UUID | None, limit: int, *, actor: str) -> Resealed:
-    """Re-seal with the newest key the next `limit` documents (by id, after `after`) that an older key has sealed.
+    """Re-seal, with the newest key and in the present format, the next `limit` documents (by id, after `after`) of
+    another.
 
     The secret, the version and what the document is bound to stay the same. A document that changes meanwhile is left
     as it was changed: the UPDATE requires the version and the key that were read.
     """
-    rows = with_token(SealedDocument.objects.exclude(key_id=newest_key_id())).order_by("id")
+    rows = _to_reseal().order_by("id")
     if after is not None:
         rows = rows.filter(id__gt=after)
-    fernet = MultiFernet([Fernet(key) for key in sealing_keys()])
     with transaction.atomic():
         batch = [_OldDocument(*values) for values in rows.values_list(*_OldDocument._fields)[:limit]]
-        tokens = [_rotate(fernet, old.token) for old in batch]
+        tokens = [_reseal(old) for old in batch]
         readable = [(old, token) for old, token in zip(batch, tokens, strict=True) if token is not None]
         resealed = _write_tokens(readable)
         AccessRecord.objects.bulk_create(
@@ -98,10 +109,20 @@ class _OldDocument(NamedTuple):
         )
 
 
-def _rotate(fernet: MultiFernet, token: str) -> bytes | None:
+def _reseal(old: _OldDocument) -> bytes | None:
+    """The token anew; None where the old one does not open.
+
+    What it is bound to is taken from inside, and not from the row: a document that was copied to another row is refused
+    after as before.
+    """
+    token, (owner_kind, owner_id) = old.token.encode(), old.owner
     try:
-        return fernet.rotate(token.encode())
-    except InvalidToken:
+        if sealing.format_of(token) == settings.MESHES_SEALING == sealing.FERNET:
+            return MultiFernet([Fernet(key) for key in sealing_keys()]).rotate(token)
+        content = sealing.unseal(token, binding_of(old.workspace_id, owner_kind, owner_id, old.kind, old.version))
+        document = json.loads(content)
+        return sealing.seal(content, {name: document[name] for name in BOUND_TO})
+    except (InvalidToken, ValueError, KeyError, TypeError):
         return None
 
 

@@ -1,19 +1,19 @@
 """Whether `FERNET_KEYS` open what is stored: told when a process starts, by `manage.py check --deploy` and `/readyz`.
 
-Nothing is decrypted, so there is no access to record: a Fernet token shows by its signature which key has made it.
+Nothing is decrypted, so there is no access to record: a token shows which key has made it (`sealing.is_made_by`).
 """
 
 import logging
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cryptography.fernet import Fernet, InvalidToken
 from django.conf import settings
 from django.db import connection
 from django.db.models import Count
 
-from connections import vault
-from connections.models import Connection, SealedDocument
+from connections import sealing, vault
+from connections.models import Connection, OAuthApp, SealedDocument
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,13 @@ def find_missing() -> list[str]:
     """The ids of keys that stored documents need and that are not among `FERNET_KEYS`. Cheap enough for every probe."""
     with connection.cursor() as cursor:
         cursor.execute(KEYS_IN_USE)
-        return sorted({key_id for (key_id,) in cursor.fetchall()} - vault.key_ids())
+        return sorted({key_id for (key_id,) in cursor.fetchall()} - sealing.key_ids())
 
 
 def is_missing_for(owner: Connection) -> bool:
     """Whether the key of this connection's credentials is not among `FERNET_KEYS`."""
     documents = SealedDocument.objects.filter(connection=owner, workspace_id=owner.workspace_id)
-    return documents.exclude(key_id__in=vault.key_ids()).exists()
+    return documents.exclude(key_id__in=sealing.key_ids()).exists()
 
 
 def find_unopenable() -> Iterator[Finding]:
@@ -57,7 +57,7 @@ def find_unopenable() -> Iterator[Finding]:
     open. None in a service that holds no keys. Raises django.db.Error."""
     if "FERNET_KEYS" not in settings.MESHES_SECRETS:
         return
-    keys = {vault.key_id_of(key): Fernet(key) for key in vault.sealing_keys()}
+    keys = sealing.key_ids()
     in_use = SealedDocument.objects.values_list("key_id").annotate(Count("pk")).order_by("key_id")
     for key_id, count in in_use:
         if key_id not in keys:
@@ -67,14 +67,30 @@ def find_unopenable() -> Iterator[Finding]:
             continue
         samples = vault.with_token(SealedDocument.objects.filter(key_id=key_id)).values_list("pk", "token")
         for pk, token in {*samples.order_by("pk")[:1], *samples.order_by("-pk")[:1]}:
-            if not _is_signed_by(keys[key_id], token):
-                yield Finding(key_id, False, f"The sealed document {pk} is damaged: its key {key_id} does not open it.")
+            if not sealing.is_made_by(key_id, token.encode()):
+                (name,) = name_owners([pk])
+                yield Finding(key_id, False, f"The key {key_id} does not open what it sealed: {name} is damaged.")
+
+
+def name_owners(document_ids: Sequence[uuid.UUID]) -> list[str]:
+    """Whose these sealed documents are, in words for operators: `conn_… "CRM" of the workspace Acme (acme)`."""
+    rows = SealedDocument.objects.filter(pk__in=document_ids).order_by("pk").defer("document")
+    return [_name(row) for row in rows.select_related("workspace", "connection", "api_key", "oauth_app")]
+
+
+def _name(row: SealedDocument) -> str:
+    owner = row.connection or row.api_key or row.oauth_app
+    whose = "of no workspace" if row.workspace is None else f"of the workspace {row.workspace}"
+    if owner is None:
+        return f"the {row.kind} {row.pk} of what is gone, {whose}"
+    called = owner.type if isinstance(owner, OAuthApp) else owner.name
+    return f'{owner.public_id} "{called}" {whose}'
 
 
 def open_nothing() -> bool:
     """Whether there are sealed documents, and none of them has its key among `FERNET_KEYS`."""
     in_use = set(SealedDocument.objects.values_list("key_id", flat=True).distinct())
-    return bool(in_use) and in_use.isdisjoint(vault.key_id_of(key) for key in vault.sealing_keys())
+    return bool(in_use) and in_use.isdisjoint(sealing.key_ids())
 
 
 def tell_unopenable() -> None:
@@ -86,11 +102,3 @@ def tell_unopenable() -> None:
         logger.info("whether FERNET_KEYS open what is stored is not known: %s", type(error).__name__)
     finally:
         connection.close()
-
-
-def _is_signed_by(key: Fernet, token: str) -> bool:
-    try:
-        key.extract_timestamp(token.encode())
-    except InvalidToken:
-        return False
-    return True

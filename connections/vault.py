@@ -1,7 +1,7 @@
 """The one place that seals and opens credentials.
 
 A sealed document is JSON that carries, beside the secret, the workspace, owner, kind and version it was sealed for,
-encrypted as a whole by `fernet_fields` with the newest of `FERNET_KEYS`. Opening compares all five with the row at
+encrypted as a whole with the newest of `FERNET_KEYS` (`connections.sealing`). Opening compares all five with the row at
 hand and refuses when one differs, so a document that was copied to another row opens nowhere. Whatever does not open
 raises CredentialRefused: nothing is sent without credentials.
 
@@ -10,7 +10,6 @@ A new version replaces the old one in its row: nobody can read the old one any m
 documents anew when the keys change.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -22,13 +21,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cryptography.fernet import InvalidToken
-from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.db.models import Func, QuerySet, TextField, Value
 from django.db.models.functions import Now
-from fernet_fields import EncryptedTextField
 
+from connections import sealing
 from connections.models import AccessRecord, SealedDocument
+from connections.sealing import key_ids as key_ids
+from connections.sealing import newest_key_id as newest_key_id
 from connections.secret import Secret
 from workspaces import ids
 
@@ -45,9 +45,10 @@ AUTHORIZED, REFRESHED, DISCONNECTED = "authorized", "refreshed", "disconnected"
 USED = "used"
 """The purpose of a record that tells of an API key's use."""
 
-_PREFIXES: dict[OwnerKind, str] = {"connection": ids.CONNECTION, "api_key": ids.KEY, "oauth_app": ids.APP}
+BOUND_TO = ("workspace", "owner_kind", "owner", "kind", "version")
+"""What a document says of itself beside the secret."""
 
-_FIELD: EncryptedTextField = SealedDocument._meta.get_field("document")
+_PREFIXES: dict[OwnerKind, str] = {"connection": ids.CONNECTION, "api_key": ids.KEY, "oauth_app": ids.APP}
 
 SQL_OPENED = """
 opened (delivery_id, sealed_version, sealed_document, sealed_key_id) AS (
@@ -144,9 +145,10 @@ def seal(
         if over is not None and current != over:
             raise Overtaken
         version = (current or 0) + 1
+        binding = binding_of(workspace_id, owner_kind, owner_id, kind, version)
         values = {
             "version": version,
-            "document": _write(secret, _binding(workspace_id, owner_kind, owner_id, kind, version)),
+            "document": sealing.seal(_write(secret, binding).encode(), binding),
             "key_id": newest_key_id(),
             "sealed_at": Now(),
         }
@@ -223,7 +225,7 @@ def imitate_opening(kind: str) -> None:
     """Ask and decrypt as `open` does, for an API key that does not exist. Records nothing, as anybody may cause it."""
     with transaction.atomic():
         with_token(_rows(None, "api_key", ids.uuid7(), kind)).values_list("version", "token").first()
-        _FIELD.fernet.decrypt(_FIELD.fernet.encrypt(b"{}"))
+        sealing.unseal(sealing.seal(b"{}", {}), {})
         AccessRecord.objects.filter(pk=ids.uuid7()).exists()
 
 
@@ -244,8 +246,9 @@ def open_document(
     """
     if document is None or version is None:
         raise CredentialRefused("there is no document")
+    binding = binding_of(workspace_id, owner_kind, owner_id, kind, version)
     try:
-        content = json.loads(_FIELD.fernet.decrypt(document.encode()))
+        content = json.loads(sealing.unseal(document.encode(), binding))
     except InvalidToken:
         if key_id and key_id not in key_ids():
             raise KeyMissing(key_id) from None
@@ -254,7 +257,7 @@ def open_document(
         raise CredentialRefused("it is not a sealed document") from None
     if not isinstance(content, dict) or not isinstance(content.get("secret"), dict):
         raise CredentialRefused("it is not a sealed document")
-    for name, expected in _binding(workspace_id, owner_kind, owner_id, kind, version).items():
+    for name, expected in binding.items():
         if name not in content or content[name] != expected:
             raise CredentialRefused(f"it was sealed for another {name.replace('_', ' ')}")
     opened: dict[str, Any] = _as_secrets(content["secret"])
@@ -378,25 +381,6 @@ def this_process() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"[:100]
 
 
-def newest_key_id() -> str:
-    """The fingerprint of the key that seals: the first of `FERNET_KEYS`."""
-    return key_id_of(sealing_keys()[0])
-
-
-def key_ids() -> set[str]:
-    """The fingerprints of all keys at hand."""
-    return {key_id_of(key) for key in sealing_keys()}
-
-
-def sealing_keys() -> list[bytes]:
-    """What `fernet_fields` derives from `FERNET_KEYS`, newest first. Raises ImproperlyConfigured where there are none:
-    not every service has them."""
-    keys: list[bytes] = _FIELD.fernet_keys
-    if not keys:
-        raise ImproperlyConfigured("FERNET_KEYS is not set in this service, which was to open or seal nothing.")
-    return keys
-
-
 def _rows(
     workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID, kind: str
 ) -> QuerySet[SealedDocument]:
@@ -410,17 +394,12 @@ def with_token(rows: QuerySet[SealedDocument]) -> QuerySet[Any]:
     return rows.annotate(token=token)
 
 
-def _binding(
+def binding_of(
     workspace_id: uuid.UUID | None, owner_kind: str, owner_id: uuid.UUID, kind: str, version: int
 ) -> dict[str, Any]:
     """What a document belongs to, as it stands in the document."""
-    return {
-        "workspace": None if workspace_id is None else str(workspace_id),
-        "owner_kind": owner_kind,
-        "owner": str(owner_id),
-        "kind": kind,
-        "version": version,
-    }
+    workspace = None if workspace_id is None else str(workspace_id)
+    return dict(zip(BOUND_TO, (workspace, owner_kind, str(owner_id), kind, version), strict=True))
 
 
 def _write(secret: Mapping[str, Any], binding: Mapping[str, Any]) -> str:
@@ -445,8 +424,3 @@ def _as_secrets(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_secrets(item) for item in value]
     return value
-
-
-def key_id_of(key: bytes) -> str:
-    """The fingerprint by which a sealed document names its key; it does not lead back to the key."""
-    return hashlib.sha256(b"meshes: id of a Fernet key\0" + key).hexdigest()[:16]

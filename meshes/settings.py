@@ -52,6 +52,9 @@ SECRET_KEY_FALLBACKS = envlist("SECRET_KEY_FALLBACKS")
 FERNET_KEYS = envkeys("FERNET_KEYS") if "FERNET_KEYS" in MESHES_SECRETS else []
 """Keys that seal credentials, newest first. Never derived from SECRET_KEY: see docs/vault.md."""
 
+MESHES_SEALING = envchoice("MESHES_SEALING", ("FERNET", "AES-256-GCM"), "FERNET")
+"""How sealed documents are encrypted from now on; both open. See docs/vault.md."""
+
 DATABASE_URL = envpostgres()
 MESHES_DIRECT_DATABASE_URL = env("MESHES_DIRECT_DATABASE_URL", DATABASE_URL)
 """The same database past any proxy that pools connections: for locks that die with a process. See docs/running.md."""

@@ -13,10 +13,12 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
 
-from connections import resealing, vault
+from connections import resealing, stored_keys, vault
 from connections.models import AccessRecord, Connection, SealedDocument
+from connections.oauth import apps
 from connections.oauth.refreshing import DIRECT, renew
 from connections.providers.webhook import new_signing_secret
+from connections.secret import Secret
 from delivery import dispatch, fanout, settling
 from meshes.stack_folder import PROJECT
 from tests.connections.conftest import key_named
@@ -24,6 +26,7 @@ from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401 
 from tests.connections.oauth.making import expired, need_of
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from tests.polling import eventually, patient
+from tests.workspaces.callers import issue
 
 pytestmark = pytest.mark.django_db
 
@@ -88,13 +91,13 @@ def test_a_rotation_that_was_killed_goes_on_where_it_was(owners):
         process = start_rotation(1)
         try:
             # three are done, the fourth waits for our lock
-            eventually(lambda: resealing.count_on_older_keys() == 4, 30)
+            eventually(lambda: resealing.count_to_reseal() == 4, 30)
         finally:
             process.kill()
             process.communicate()
-    assert resealing.count_on_older_keys() == 4
+    assert resealing.count_to_reseal() == 4
     assert "4 of 4 re-sealed" in rotate(batch_size=1)
-    assert resealing.count_on_older_keys() == 0
+    assert resealing.count_to_reseal() == 0
     assert tokens(owners) == [f"{CANARY}-{number}" for number in range(7)]
 
 
@@ -114,7 +117,7 @@ def start_rotation(batch_size: int) -> "subprocess.Popen[bytes]":
 def test_running_it_again_changes_nothing(owners):
     rotate()
     before = list(SealedDocument.objects.order_by("id").values_list("id", "version", "key_id"))
-    assert "sealed with older keys: 0" in rotate()
+    assert "to re-seal: 0" in rotate()
     assert list(SealedDocument.objects.order_by("id").values_list("id", "version", "key_id")) == before
     assert AccessRecord.objects.filter(purpose="key rotation").count() == 7
 
@@ -140,14 +143,55 @@ def test_a_change_that_comes_between_wins(owners, monkeypatch):
 
 def test_what_no_key_opens_is_named_and_left(owners, use_keys):
     use_keys("new", "unrelated")
-    broken = list(SealedDocument.objects.order_by("id").values_list("id", flat=True))
-    with pytest.raises(CommandError) as caught:
-        rotate()
-    assert str(caught.value).startswith("7 documents open with none of the keys and were left: ")
-    assert str(broken[0]) in str(caught.value)
+    out = StringIO()
+    with pytest.raises(CommandError, match=r"^7 documents open with none of the keys and were left\.$"):
+        call_command("rotate_encryption_keys", stdout=out, no_color=True)
+    named = [line for line in out.getvalue().splitlines() if line.startswith("does not open: ")]
+    assert named == [
+        f'does not open: {each.public_id} "{each.name}" of the workspace {each.workspace}' for each in owners
+    ]
     use_keys("new", "old")
-    assert resealing.count_on_older_keys() == 7
+    assert resealing.count_to_reseal() == 7
     assert tokens(owners[:1]) == [f"{CANARY}-0"]
+
+
+DAMAGES = {
+    "a byte": "set_byte(document, 60, get_byte(document, 60) # 1)",
+    "cut": "substr(document, 1, 30)",
+    "empty": "''::bytea",
+    "not a token": "'\\x00ff5c'::bytea",
+    "another version": "'v2.'::bytea || substr(document, 4)",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("batch_size", [1, 200])
+def test_one_unreadable_row_keeps_no_other_from_being_re_sealed(owners, damage, batch_size):
+    broken = owners[3]
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE sealed_documents SET document = {damage} WHERE connection_id = %s", [broken.pk])
+    out = StringIO()
+    with pytest.raises(CommandError, match=r"^1 documents open with none of the keys and were left\.$"):
+        call_command("rotate_encryption_keys", stdout=out, no_color=True, batch_size=batch_size)
+    assert f'does not open: {broken.public_id} "{broken.name}" of the workspace {broken.workspace}' in out.getvalue()
+    assert resealing.count_to_reseal() == 1
+    others = [each for each in owners if each != broken]
+    assert len(tokens(others)) == 6
+
+
+def test_keys_and_apps_are_named_too(use_keys):
+    use_keys("old")
+    workspace = make_workspace()
+    key = issue("workspace", ["config"], workspace).row
+    app = apps.put(workspace.pk, "hubspot", "their-app", Secret("secret"))
+    account = issue("account", ["config"]).row
+    use_keys("new")
+    named = stored_keys.name_owners(SealedDocument.objects.values_list("pk", flat=True))
+    assert named == [
+        f'{key.public_id} "{key.name}" of the workspace {workspace}',
+        f'{app.public_id} "hubspot" of the workspace {workspace}',
+        f'{account.public_id} "{account.name}" of no workspace',
+    ]
 
 
 def test_a_copied_document_stays_refused(owners):
@@ -161,7 +205,7 @@ def test_a_copied_document_stays_refused(owners):
 
 def test_a_dry_run_counts_only(owners):
     assert ": 7" in rotate(dry_run=True)
-    assert resealing.count_on_older_keys() == 7
+    assert resealing.count_to_reseal() == 7
 
 
 def test_a_batch_has_at_least_one_document(owners):
@@ -261,10 +305,10 @@ def test_ten_thousand_are_re_sealed_while_they_are_in_use_and_through_a_kill(use
     use_keys("new", "old")
     with Users(targets, authorized) as users:
         killed = start_rotation(50)
-        eventually(lambda: resealing.count_on_older_keys() < NUMBER / 2, 60)
+        eventually(lambda: resealing.count_to_reseal() < NUMBER / 2, 60)
         killed.kill()
         killed.communicate()
-        left = resealing.count_on_older_keys()
+        left = resealing.count_to_reseal()
         began, before = time.monotonic(), users.counts
         printed, _ = start_rotation(200).communicate(timeout=patient(120))
         seconds, used = time.monotonic() - began, [now - then for now, then in zip(users.counts, before, strict=True)]
@@ -277,7 +321,7 @@ def test_ten_thousand_are_re_sealed_while_they_are_in_use_and_through_a_kill(use
     assert min(used) > 0
     assert not AccessRecord.objects.filter(granted=False).exists()
     use_keys("new")
-    assert resealing.count_on_older_keys() == 0
+    assert resealing.count_to_reseal() == 0
     assert read_all("token") == users.tokens
     renewed = read_all("access_token")
     assert len(renewed) == REFRESHED
@@ -293,7 +337,7 @@ def make_many(number, url) -> list[Connection]:
     Connection.objects.bulk_create(targets, batch_size=1000)
     documents = []
     for target in targets:
-        binding = vault._binding(workspace.pk, "connection", target.pk, vault.CREDENTIALS, 1)
+        binding = vault.binding_of(workspace.pk, "connection", target.pk, vault.CREDENTIALS, 1)
         secret = {"signing_secret": new_signing_secret(), "previous": [], "token": f"{CANARY}-{target.pk}"}
         sealed = {"version": 1, "key_id": key_id, "document": vault._write(secret, binding)}
         documents.append(SealedDocument(workspace=workspace, connection=target, kind=vault.CREDENTIALS, **sealed))

@@ -10,7 +10,7 @@ from django.db import OperationalError
 from django.db import connection as database
 
 from connections import stored_keys, vault
-from connections.models import AccessRecord, SealedDocument
+from connections.models import AccessRecord
 from meshes import checks
 from meshes.stack_folder import PROJECT
 from tests.factories import make_connection, make_workspace
@@ -59,10 +59,10 @@ def test_a_sample_of_each_key_is_tried(use_keys):
             [damaged.pk],
         )
     (found,) = checks.check_stored_keys()
-    document = SealedDocument.objects.defer("document").get(connection=damaged)
+    name = f'{damaged.public_id} "{damaged.name}" of the workspace {damaged.workspace}'
     assert (found.id, found.msg) == (
         "meshes.E010",
-        f"The sealed document {document.pk} is damaged: its key {vault.newest_key_id()} does not open it.",
+        f"The key {vault.newest_key_id()} does not open what it sealed: {name} is damaged.",
     )
 
 

@@ -4,17 +4,20 @@ import uuid
 from argparse import ArgumentParser
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from connections import resealing, vault
+from connections import resealing, sealing, stored_keys
 
+MOST_NAMED = 1_000
 ACTOR = "manage.py rotate_encryption_keys"
 
 
 class Command(BaseCommand):
     help = (
-        "Seals every stored secret with the newest of FERNET_KEYS. Safe while deliveries run, and to stop and run"
-        " again: what is done is done. All processes must know the new key first; see docs/vault.md."
+        "Seals every stored secret with the newest of FERNET_KEYS, in the format of MESHES_SEALING. Safe while"
+        " deliveries run, and to stop and run again: what is done is done. All processes must know the new key first;"
+        " see docs/vault.md."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -24,16 +27,20 @@ class Command(BaseCommand):
     def handle(self, *args: Any, batch_size: int, dry_run: bool, **options: Any) -> None:
         if batch_size < 1:
             raise CommandError("--batch-size must be at least 1")
-        waiting = resealing.count_on_older_keys()
-        self.stdout.write(f"newest key: {vault.newest_key_id()}; sealed with older keys: {waiting}")
+        waiting = resealing.count_to_reseal()
+        self.stdout.write(
+            f"newest key: {sealing.newest_key_id()}; format: {settings.MESHES_SEALING}; to re-seal: {waiting}"
+        )
         if dry_run:
             for key_id, count in sorted(resealing.count_by_key().items()):
                 self.stdout.write(f"  key {key_id}: {count}")
             return
         unreadable = self._reseal_all(waiting, batch_size)
         if unreadable:
-            listed = ", ".join(map(str, unreadable[:20]))
-            raise CommandError(f"{len(unreadable)} documents open with none of the keys and were left: {listed}")
+            for name in stored_keys.name_owners(unreadable[:MOST_NAMED]):
+                self.stdout.write(self.style.ERROR(f"does not open: {name}"))
+            more = f", of which {MOST_NAMED} are named" if len(unreadable) > MOST_NAMED else ""
+            raise CommandError(f"{len(unreadable)} documents open with none of the keys and were left{more}.")
         self.stdout.write(self.style.SUCCESS("Every document is sealed with the newest key."))
 
     def _reseal_all(self, waiting: int, batch_size: int) -> list[uuid.UUID]:
