@@ -58,6 +58,10 @@ REASONS = {
 RUN_ELSEWHERE = {
     "README.md": {"up", "endpoint", "tour", "demo"},  # by `test_readme`; `test_demo` runs what `make demo` runs
     "docs/local-development.md": {"vendors"},  # by the fixture of this name
+    "docs/rotation.md": {  # by `tests/test_rotation_docs.py`
+        *("setup", "secret-key", "secret-key-end", "fernet-known", "fernet-first", "fernet-reseal", "fernet-end"),
+        *("database", "postgres-password", "valkey", "flower", "account-key"),
+    },
     "docs/backup.md": {"restore", "after", "release", "tools", "base"},  # by `test_backup`
 }
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".meshes", "*_cache", "__pycache__")
@@ -72,6 +76,8 @@ NOT_RUN = [
     ("docs/local-development.md", "norun: endless"),
     ("docs/outbound.md", "norun: endless"),
     ("docs/performance.md", "norun: it installs what is not among the locked packages"),
+    ("docs/rotation.md", "norun: docker"),
+    ("docs/rotation.md", "norun: docker"),
     ("docs/running.md", "norun: endless"),
     ("docs/running.md", "norun: endless"),
     ("docs/running.md", "norun: endless"),
@@ -218,7 +224,8 @@ def test_no_command_keeps_what_was_answered_where_others_read_or_overwrite_it():
     """`.meshes/` is its owner's alone, and each stack has one."""
     assert [f"{block.page}: {block.code}" for block in BLOCKS if "/tmp" in block.code] == []
     kept = re.findall(r"(?:tee|>) (\S+)", "".join(block.code for block in BLOCKS if block.language == "sh"))
-    assert {path.partition("/")[0] for path in kept} == {".meshes"}
+    beside_the_secrets = '"$ENV_FILE.new";'  # its owner's alone too: see `test_rotation_docs`
+    assert {path.partition("/")[0] for path in kept} == {".meshes", beside_the_secrets}
 
 
 def test_no_command_throws_an_answer_away():
