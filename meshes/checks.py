@@ -15,9 +15,10 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
 from django.http.request import validate_host
 
-from connections import stored_keys
+from connections import sealing, stored_keys
 from connections.sealing_keys import is_strong, is_well_formed
 from meshes.environment import env, unknown_settings
+from meshes.signin.models import Authenticator
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,18 @@ def check_weak_settings(**kwargs: Any) -> list[CheckMessage]:
 def check_stored_keys(**kwargs: Any) -> list[CheckMessage]:
     """`meshes.E009` and `E010`: stored credentials that `FERNET_KEYS` do not open; `I001` where that is not known."""
     try:
-        return [_unopenable(found) for found in stored_keys.find_unopenable()]
+        return [_unopenable(found) for found in stored_keys.find_unopenable()] + list(_unopenable_factors())
     except Exception as error:  # noqa: BLE001  (whatever keeps it from looking: that is what it tells)
         words = f"Whether FERNET_KEYS open what is stored is not known: {type(error).__name__}."
         return [Info(words, hint="Run it where the database can be reached.", id="meshes.I001")]
+
+
+def _unopenable_factors() -> Iterator[CheckMessage]:
+    if "FERNET_KEYS" in settings.MESHES_SECRETS:
+        missing = Authenticator.objects.exclude(key_id__in=sealing.key_ids()).order_by("key_id")
+        for key_id in missing.values_list("key_id", flat=True).distinct():
+            words = f"Second factors of operators need the key {key_id}, which is not among FERNET_KEYS."
+            yield Error(words, hint="Put it back, behind the first; recovery codes work.", id="meshes.E009")
 
 
 def _unopenable(found: stored_keys.Finding) -> CheckMessage:

@@ -9,17 +9,19 @@ import hmac
 import json
 import logging
 import secrets
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 import segno
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.fernet import InvalidToken
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils.safestring import SafeString
 from django_otp.oath import hotp
 
-from connections import vault
+from connections import sealing
 from meshes.signin.models import Authenticator, OperatorSession, RecoveryCode
 from workspaces import clock
 
@@ -45,14 +47,14 @@ def new_secret() -> bytes:
 
 def seal_secret(user: User, secret: bytes) -> str:
     """The secret bound to its user: a row that is copied to another user's opens nothing."""
-    document = {"kind": "totp", "user": user.pk, "secret": base64.b32encode(secret).decode()}
-    return _fernet().encrypt(json.dumps(document).encode()).decode()
+    document = _binding(user.pk) | {"secret": base64.b32encode(secret).decode()}
+    return sealing.seal(json.dumps(document).encode(), _binding(user.pk)).decode()
 
 
 def open_secret(user: User, sealed: str) -> bytes:
     """Raises SecretUnreadable."""
     try:
-        document = json.loads(_fernet().decrypt(sealed.encode()))
+        document = json.loads(sealing.unseal(sealed.encode(), _binding(user.pk)))
     except InvalidToken:
         raise SecretUnreadable("it does not decrypt with the keys at hand") from None
     if (document["kind"], document["user"]) != ("totp", user.pk):
@@ -60,8 +62,28 @@ def open_secret(user: User, sealed: str) -> bytes:
     return base64.b32decode(document["secret"])
 
 
-def _fernet() -> MultiFernet:
-    return MultiFernet([Fernet(key) for key in vault.sealing_keys()])
+def _binding(user_id: Any) -> dict[str, Any]:
+    return {"kind": "totp", "user": user_id}
+
+
+def to_reseal() -> QuerySet[Authenticator]:
+    """The authenticators whose secrets the newest key has not sealed in the present format."""
+    prefix = sealing.PREFIXES[settings.MESHES_SEALING]
+    return Authenticator.objects.exclude(key_id=sealing.newest_key_id(), secret__startswith=prefix)
+
+
+def reseal_secrets() -> list[str]:
+    """Seal them with the newest key; the names of the users whose secrets do not open, which are left as they are."""
+    unreadable = []
+    for row in to_reseal().select_related("user").order_by("pk"):
+        try:
+            sealed = seal_secret(row.user, open_secret(row.user, row.secret))
+        except SecretUnreadable:
+            unreadable.append(row.user.get_username())
+            continue
+        unchanged = Authenticator.objects.filter(pk=row.pk, secret=row.secret)
+        unchanged.update(secret=sealed, key_id=sealing.newest_key_id())
+    return unreadable
 
 
 def secret_text(secret: bytes) -> str:
@@ -127,7 +149,7 @@ def add(user: User, secret: bytes, step: int) -> list[str]:
             name="app",
             confirmed=True,
             secret=seal_secret(user, secret),
-            key_id=vault.newest_key_id(),
+            key_id=sealing.newest_key_id(),
             last_step=step,
         )
         return make_recovery_codes(user)

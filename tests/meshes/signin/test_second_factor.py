@@ -14,8 +14,10 @@ from django.db.models.functions import Now
 from django.test import Client
 from django.urls import URLPattern, URLResolver
 
+from connections import sealing
 from meshes.signin import factors
 from meshes.signin.models import Authenticator, OperatorSession, RecoveryCode
+from tests.connections.conftest import use_keys  # noqa: F401
 from tests.meshes.signin.people import (
     OTHER,
     PASSWORD,
@@ -323,10 +325,41 @@ def test_a_secret_opens_for_its_own_user_alone():
     assert factors.use_code(ada, hers.code()) is None
 
 
-def test_with_the_wrong_keys_recovery_codes_still_let_in(settings, caplog, monkeypatch):
+@pytest.mark.parametrize("first", [sealing.FERNET, sealing.AES_256_GCM])
+@pytest.mark.parametrize("then", [sealing.FERNET, sealing.AES_256_GCM])
+def test_a_rotation_of_the_sealing_keys_moves_the_secrets_too(settings, use_keys, first, then):  # noqa: F811
+    use_keys("old")
+    settings.MESHES_SEALING = first
+    user = make_user()
+    app, _ = set_up(user)
+    settings.MESHES_SEALING = then
+    use_keys("new", "old")
+    out = StringIO()
+    call_command("rotate_encryption_keys", stdout=out)
+    assert "to re-seal: 1\n" in out.getvalue()
+    use_keys("new")
+    row = Authenticator.objects.get(user=user)
+    assert (row.key_id, sealing.format_of(row.secret.encode())) == (sealing.newest_key_id(), then)
+    assert factors.use_code(user, app.code()) == "totp"
+
+
+def test_a_secret_that_does_not_open_is_named_and_left(use_keys):  # noqa: F811
+    use_keys("old")
+    user = make_user()
+    app, _ = set_up(user)
+    use_keys("new")
+    out = StringIO()
+    with pytest.raises(CommandError, match=r"^1 documents open with none of the keys and were left\.$"):
+        call_command("rotate_encryption_keys", stdout=out, no_color=True)
+    assert f"does not open: the second factor of {user.username}\n" in out.getvalue()
+    use_keys("new", "old")
+    assert factors.use_code(user, app.code()) == "totp"
+
+
+def test_with_the_wrong_keys_recovery_codes_still_let_in(settings, caplog, use_keys):  # noqa: F811
     user = make_user()
     app, codes = set_up(user)
-    monkeypatch.setattr(factors.vault, "sealing_keys", lambda: [b"A" * 43 + b"="])
+    use_keys("another")
     client, _ = give_password(user)
     assert client.post("/admin/second-factor/", {"code": app.code()}).status_code == 200
     assert "the authenticator of ada does not open" in caplog.text

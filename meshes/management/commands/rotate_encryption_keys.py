@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from connections import resealing, sealing, stored_keys
+from meshes.signin import factors
 
 MOST_NAMED = 1_000
 ACTOR = "manage.py rotate_encryption_keys"
@@ -28,19 +29,23 @@ class Command(BaseCommand):
         if batch_size < 1:
             raise CommandError("--batch-size must be at least 1")
         waiting = resealing.count_to_reseal()
-        self.stdout.write(
-            f"newest key: {sealing.newest_key_id()}; format: {settings.MESHES_SEALING}; to re-seal: {waiting}"
-        )
+        operators = factors.to_reseal().count()
+        words = f"newest key: {sealing.newest_key_id()}; format: {settings.MESHES_SEALING}"
+        self.stdout.write(f"{words}; to re-seal: {waiting + operators}")
         if dry_run:
             for key_id, count in sorted(resealing.count_by_key().items()):
                 self.stdout.write(f"  key {key_id}: {count}")
+            if operators:
+                self.stdout.write(f"  second factors of operators to re-seal: {operators}")
             return
+        names = [f"the second factor of {user}" for user in factors.reseal_secrets()]
         unreadable = self._reseal_all(waiting, batch_size)
-        if unreadable:
-            for name in stored_keys.name_owners(unreadable[:MOST_NAMED]):
-                self.stdout.write(self.style.ERROR(f"does not open: {name}"))
-            more = f", of which {MOST_NAMED} are named" if len(unreadable) > MOST_NAMED else ""
-            raise CommandError(f"{len(unreadable)} documents open with none of the keys and were left{more}.")
+        names += stored_keys.name_owners(unreadable[:MOST_NAMED])
+        for name in names:
+            self.stdout.write(self.style.ERROR(f"does not open: {name}"))
+        if number := len(names) + len(unreadable[MOST_NAMED:]):
+            more = f", of which {len(names)} are named" if number > len(names) else ""
+            raise CommandError(f"{number} documents open with none of the keys and were left{more}.")
         self.stdout.write(self.style.SUCCESS("Every document is sealed with the newest key."))
 
     def _reseal_all(self, waiting: int, batch_size: int) -> list[uuid.UUID]:
