@@ -69,7 +69,8 @@ def _binding(user_id: Any) -> dict[str, Any]:
 def to_reseal() -> QuerySet[Authenticator]:
     """The authenticators whose secrets the newest key has not sealed in the present format."""
     prefix = sealing.PREFIXES[settings.MESHES_SEALING]
-    return Authenticator.objects.exclude(key_id=sealing.newest_key_id(), secret__startswith=prefix)
+    rows: QuerySet[Authenticator] = Authenticator.objects.all()
+    return rows.exclude(key_id=sealing.newest_key_id(), secret__startswith=prefix)
 
 
 def reseal_secrets() -> list[str]:
