@@ -7,6 +7,7 @@ what would stop workers or send tasks is refused unless MESHES_FLOWER_CONTROL sa
 The process needs the broker and its logins, and reads nothing else: no settings of Django, no database, no keys.
 """
 
+import atexit
 import base64
 import hashlib
 import logging
@@ -28,6 +29,7 @@ from tornado.web import HTTPError, RequestHandler
 from delivery.lanes.options import CELERY_SETTINGS
 from delivery.lanes.worker import install
 from meshes.environment import LEVELS, check_logins, env, envbool, envbroker, envchoice
+from meshes.flower_logins import note_failure, note_login, write_failures
 from meshes.headers import HEADERS
 from meshes.logs import FORMAT
 from meshes.startup import exit_where_misconfigured
@@ -58,11 +60,15 @@ with exit_where_misconfigured():
             "formatters": {"line": {"class": "meshes.logs.Line", "format": FORMAT}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
             "root": {"handlers": ["stderr"], "level": envchoice("MESHES_LOG_LEVEL", LEVELS, "INFO")},
-            "loggers": {"flower.inspector": {"level": "ERROR"}},  # it starts before workers do, and asks them
+            "loggers": {
+                "flower.inspector": {"level": "ERROR"},  # it starts before workers do, and asks them
+                "meshes.security": {"level": "INFO"},  # evidence, whatever else is left out
+            },
         }
     )
     if logins := env("FLOWER_BASIC_AUTH"):
         os.environ["FLOWER_BASIC_AUTH"] = logins  # where Flower looks, also for what a file holds
+atexit.register(write_failures)
 install(app)
 app.conf.update(CELERY_SETTINGS)
 
@@ -101,6 +107,7 @@ def prepare(handler: BaseHandler) -> None:
         return
     handler.current_user  # noqa: B018  (raises 401 for a wrong password)
     handler.login = _login_of(handler)
+    note_login(handler, handler.login)
     if _is_action(handler) and not MAY_CONTROL:
         raise HTTPError(403, "Flower only shows here. MESHES_FLOWER_CONTROL=1 lets it act.")
 
@@ -112,6 +119,8 @@ def prepare_api(handler: BaseApiHandler) -> None:
 
 def on_finish(handler: BaseHandler) -> None:
     """Who asked for what, and what the answer was."""
+    if handler.get_status() == 401 and "Authorization" in handler.request.headers:
+        note_failure(handler)
     if _is_action(handler) and hasattr(handler, "login"):
         request = handler.request
         said = (handler.login, request.method, request.path, request.remote_ip, handler.get_status())

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from django import shortcuts
-from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
 from django.core.exceptions import ValidationError as ModelValidationError
 from django.db import Error
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, UnreadablePostError
@@ -25,6 +25,7 @@ from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
 from rest_framework.settings import api_settings
 
+from workspaces import security_log
 from workspaces.access import UnknownWorkspace
 from workspaces.database_faults import Fault, fault_of
 from workspaces.jsonpaths import pointer
@@ -212,6 +213,8 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 
 def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, DisallowedHost):
+        security_log.count_refusal(request.META, "400 host")
     if not speaks_json(request):
         return defaults.bad_request(request, exception)
     return render(Problem(413 if isinstance(exception, RequestDataTooBig) else 400))

@@ -13,9 +13,14 @@ from workspaces.authentication import REFUSED_KEY, Identity
 from workspaces.guesses import DEVICE_SECONDS, TooManyGuessesError
 from workspaces.operators.logins import NEW_DEVICE
 
+REFUSED = (401, 403, 429)
+"""Answers of the API that are counted: no key, no right, too much."""
+LINKS = ("/connect/", "/oauth/")
+"""Pages that a link, a state or a ticket opens, of which somebody may try many."""
+
 
 class CountRefusals:
-    """Middleware: 401 and 403 of the API, 429 for wrong keys, and 403 of pages are counted for `meshes.security`."""
+    """Middleware: what was refused, and what a flood or a guesser can repeat, is counted for `meshes.security`."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -23,14 +28,20 @@ class CountRefusals:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
         if not speaks_json(request):
-            if response.status_code == 403:
-                user = getattr(request, "user", None)
-                security_log.count_refusal(request.META, "403 page", user=user.get_username() if user else "")
-        elif response.status_code in (401, 403) or REFUSED_KEY in request.META:
+            _count_page(request, response.status_code)
+        elif response.status_code in REFUSED:
             identity = getattr(request, "auth", None)
             key = identity.actor if isinstance(identity, Identity) else request.META.get(REFUSED_KEY, "")
             security_log.count_refusal(request.META, f"{response.status_code} {_why(response)}", key=key)
         return response
+
+
+def _count_page(request: HttpRequest, status: int) -> None:
+    if status == 403:
+        user = getattr(request, "user", None)
+        security_log.count_refusal(request.META, "403 page", user=user.get_username() if user else "")
+    elif status in (400, 404) and request.path_info.startswith(LINKS):
+        security_log.count_refusal(request.META, f"{status} link")
 
 
 class GuessLimits:

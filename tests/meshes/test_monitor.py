@@ -1,15 +1,17 @@
 """Flower shows nothing without its password."""
 
+import logging
 import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import requests
 from flower.urls import handlers
 
-from meshes import monitor, services
+from meshes import flower_logins, monitor, services
 from meshes.embedded import free_port
 from tests.polling import patient
 from tests.processes import serving
@@ -95,3 +97,38 @@ def test_with_the_password_there_are_pages_with_a_policy(flower, path):
     for script in re.findall(r"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", answer.text, re.DOTALL):
         assert script == monitor.INLINE_SCRIPT
     assert not re.search(r"\son[a-z]+=\"", answer.text)
+
+
+def test_logins_are_logged_once_and_wrong_ones_counted_with_their_address(capfd):
+    port = free_port()
+    with serving(services.flower("127.0.0.1", port), port, "/healthcheck", {"FLOWER_BASIC_AUTH": "ada:secret"}) as url:
+        for login in [("ada", "secret")] * 3 + [("ada", "guess")] * 5 + [("guess\n", "x")] + [None] * 2:
+            requests.get(f"{url}/metrics", auth=login, headers={"X-Forwarded-For": "192.0.2.1"}, timeout=patient(60))
+    logged = [line for line in capfd.readouterr().err.splitlines() if " meshes.security " in line]
+    assert [line.partition(" meshes.security ")[2] for line in logged] == [
+        'login_succeeded service="flower" user="ada" address="127.0.0.1"',
+        'login_failed service="flower" address="127.0.0.1" count=6',
+    ]
+
+
+def test_many_addresses_cost_no_memory(monkeypatch, caplog):
+    """As tornado calls it, within a loop that is not run."""
+
+    def came_from(address):
+        return SimpleNamespace(request=SimpleNamespace(remote_ip=address))
+
+    caplog.set_level(logging.INFO, "meshes.security")
+    monkeypatch.setattr(flower_logins, "MOST_KEPT", 2)
+    monkeypatch.setattr(flower_logins.IOLoop, "current", lambda: SimpleNamespace(call_later=lambda *_: None))
+    for number in range(5):
+        flower_logins.note_failure(came_from(f"192.0.2.{number}"))
+        flower_logins.note_login(came_from(f"192.0.2.{number}"), "ada")
+    assert len(flower_logins._seen) == 2
+    flower_logins._seen.clear()
+    caplog.clear()
+    flower_logins.write_failures()
+    assert caplog.messages == [
+        'login_failed service="flower" address="192.0.2.0" count=1',
+        'login_failed service="flower" address="192.0.2.1" count=1',
+        'login_failed service="flower" address="(others)" count=3',
+    ]

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import re
+from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client, RequestFactory
 
-from tests.factories import make_workspace
+from tests.factories import make_connection, make_workspace
 from tests.workspaces.callers import issue
 from workspaces import ids, keyring, keys, limits, security_log
 
@@ -158,6 +160,42 @@ def test_wrong_keys_above_the_limit_are_counted_too_and_right_ones_never(lines, 
         'refused kind="401 unknown" address="203.0.113.7" count=5',
         'refused kind="429 rate-limited" address="203.0.113.7" count=3',
     ]
+
+
+def test_pages_links_hosts_and_floods_that_were_refused_are_counted_too(lines, settings):
+    staff = User.objects.create_user("staff", is_staff=True)
+    client = Client(REMOTE_ADDR="203.0.113.7")
+    client.force_login(staff)
+    security_log.write_refusals()
+    before = len(lines())
+    assert client.get("/admin/auth/user/").status_code == 403
+    assert client.get("/connect/forged").status_code == 404
+    assert client.get("/oauth/outcome/forged").status_code == 404
+    assert client.get("/nothing").status_code == 404
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+    settings.MESHES_CONNECTION_TESTS = 1
+    login = issue()
+    hook = make_connection(make_workspace())
+    headers = {"authorization": f"Bearer {login.key}"}
+    for _ in range(3):
+        client.post(f"/api/v1/connections/{hook.public_id}/test", "{}", "application/json", headers=headers)
+    assert lines()[before:] == [
+        'refused kind="403 page" address="203.0.113.7" user="staff" count=1',
+        'refused kind="404 link" address="203.0.113.7" count=2',
+        'refused kind="400 host" address="203.0.113.7" count=1',
+        f'refused kind="429 rate-limited" address="203.0.113.7" key="{login.row.public_id}" count=2',
+    ]
+
+
+WORDS = re.compile(r'"([a-z_]+)", request')
+
+
+def test_the_page_of_logs_names_every_word_and_kind():
+    page = (Path(__file__).parents[2] / "docs/logs.md").read_text()
+    source = Path(security_log.__file__).read_text()
+    words = {*WORDS.findall(source), "refused", "second_factor_failed", "second_factor_succeeded"}
+    assert len(words) > 9
+    assert [word for word in sorted(words) if f"`{word}`" not in page] == []
 
 
 def test_many_addresses_cost_no_memory_and_are_counted_as_others(lines, monkeypatch):
