@@ -114,6 +114,7 @@ APPEND_SLASH = False
 
 INSTALLED_APPS = [
     "meshes.admin_config.OperatorsAdminConfig",
+    "meshes.signin",  # whose createsuperuser stands in the place of that of
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.messages",
@@ -123,7 +124,6 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "corsheaders",
     "meshes",
-    "meshes.signin",
     "workspaces",
     "connections",
     "delivery",
@@ -166,9 +166,13 @@ TEMPLATES = [
 ]
 
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
-    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 15}},
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "meshes.signin.passwords.GuessablePasswordValidator"},
+    {"NAME": "meshes.signin.passwords.BreachedPasswordValidator"},
 ]
+MESHES_PASSWORD_WORDS = envlist("MESHES_PASSWORD_WORDS")
+"""More words that count for nothing in an operator's password, such as the name of your organisation."""
 
 AUTHENTICATION_BACKENDS = ["workspaces.operators.logins.GuardedBackend"]
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # what they name stays out of cookies

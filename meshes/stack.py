@@ -149,7 +149,7 @@ class Stack:
             "flower_url": self.flower_url,
             "account_key": env["MESHES_ACCOUNT_KEY"],
             "admin_user": ADMIN_USER,
-            "admin_password": env["MESHES_ADMIN_PASSWORD"],
+            "admin_password": self.folder.read_env()["MESHES_ADMIN_PASSWORD"] or None,  # None once it was changed
             "flower_user": FLOWER_USER,
             "flower_password": env["MESHES_FLOWER_PASSWORD"],
             "pids": self.supervisor.pids(),

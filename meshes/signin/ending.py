@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib.auth.models import Group, User
+from django.contrib.auth.password_validation import validate_password
 from django.db.models.signals import m2m_changed, post_save, pre_delete, pre_save
 
 from meshes.signin.models import FirstPassword, OperatorSession
@@ -11,11 +12,19 @@ FLAGS = ("is_active", "is_staff", "is_superuser")
 
 
 def connect() -> None:
+    pre_save.connect(_look_at_password, User, dispatch_uid="signin.password")
     pre_save.connect(_note_lost_flags, User, dispatch_uid="signin.flags")
     post_save.connect(_follow_user, User, dispatch_uid="signin.user")
     pre_delete.connect(_follow_group, Group, dispatch_uid="signin.group")
     for through in (User.groups.through, User.user_permissions.through, Group.permissions.through):
         m2m_changed.connect(_follow_rights, through, dispatch_uid=f"signin.{through.__name__}")
+
+
+def _look_at_password(instance: User, raw: bool = False, **_: Any) -> None:
+    """Raises ValidationError for a password that was set and may not be one, on whichever path."""
+    password = instance._password  # type: ignore[attr-defined]  # Django's own: what was set, and not saved yet
+    if password is not None and not raw:
+        validate_password(password, instance)
 
 
 def _note_lost_flags(instance: User, **_: Any) -> None:

@@ -1,15 +1,19 @@
 """``manage.py provision``: what a fresh stack needs before its services start. Safe to run again."""
 
 import os
+import secrets
 from argparse import ArgumentParser
 from typing import Any
 
-from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import check_password, make_password
+from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from connections import stored_keys
+from meshes.signin.models import FirstPassword
+from meshes.signin.passwords import complaint_of
 from meshes.stack import ADMIN_USER
 from meshes.stack_folder import NEW_KEYS, StackFolder, data_folder
 from workspaces import clock, keys
@@ -33,15 +37,15 @@ class Command(BaseCommand):
     def handle(self, *args: Any, new_keys: bool, **options: Any) -> None:
         call_command("migrate", interactive=False, verbosity=options["verbosity"])
         folder = StackFolder(data_folder())
-        secrets = folder.read_env() | os.environ
-        key = secrets.get("MESHES_ACCOUNT_KEY", "")
+        known = folder.read_env() | os.environ
+        key = known.get("MESHES_ACCOUNT_KEY", "")
         if is_full_account_key(key):
             Installation.objects.filter(account_key_id=None).update(account_key_id=keys.parse(key))
         elif stored_keys.open_nothing() and not new_keys:
             raise CommandError(LOST_KEYS_WORDS)
         else:
             folder.update_env({"MESHES_ACCOUNT_KEY": replace_account_key()})
-        ensure_admin(secrets["MESHES_ADMIN_PASSWORD"])
+        provide_admin(folder, os.environ.get("MESHES_ADMIN_PASSWORD", ""))
         stored_keys.tell_unopenable()
 
 
@@ -62,14 +66,37 @@ def replace_account_key() -> str:
     return issued.key
 
 
-def ensure_admin(password: str) -> None:
-    """The user ``admin`` with this password, which stack.env keeps: a changed one is set back."""
-    user, _created = get_user_model().objects.get_or_create(
-        username=ADMIN_USER, defaults={"is_staff": True, "is_superuser": True}
-    )
-    if not user.check_password(password):
-        user.set_password(password)
-        user.save(update_fields=["password"])
+GIVEN = "ADMIN_PASSWORD_GIVEN"
+"""In stack.env: a hash of the password that MESHES_ADMIN_PASSWORD gave last. It is set once: it may be changed then."""
+
+
+@transaction.atomic
+def provide_admin(folder: StackFolder, given: str) -> None:
+    """The user ``admin``, with the password that is given, else with that of stack.env. One that was changed stays.
+
+    stack.env tells the present one, and nothing where that is known to its user alone. Raises CommandError.
+    """
+    kept = folder.read_env()
+    password = given or kept.get("MESHES_ADMIN_PASSWORD") or secrets.token_urlsafe(18)
+    user = User.objects.filter(username=ADMIN_USER).first()
+    if user is None or (given and not check_password(given, kept.get(GIVEN, ""))):
+        user = user or User(username=ADMIN_USER, is_staff=True, is_superuser=True)
+        set_password(user, password)
+        if not given:
+            FirstPassword.objects.create(user=user, origin=FirstPassword.Origin.STACK)
+        folder.update_env({"MESHES_ADMIN_PASSWORD": password, GIVEN: make_password(given) if given else None})
+    elif not user.check_password(kept.get("MESHES_ADMIN_PASSWORD", "")):
+        folder.update_env({"MESHES_ADMIN_PASSWORD": ""})
+    elif GIVEN not in kept:  # generated, perhaps by an earlier version
+        FirstPassword.objects.get_or_create(user=user, defaults={"origin": FirstPassword.Origin.STACK})
+
+
+def set_password(user: User, password: str) -> None:
+    complaint = complaint_of(password, user)
+    if complaint or not password.isprintable():
+        raise CommandError(f"MESHES_ADMIN_PASSWORD: {complaint or 'It must be of one line.'}")
+    user.set_password(password)
+    user.save()
 
 
 def is_full_account_key(text: str) -> bool:

