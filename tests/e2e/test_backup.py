@@ -24,8 +24,10 @@ from meshes.embedded import EmbeddedServers, Postgres, private_folder
 from tests.e2e.running import OURS, PROJECT, RunningUp
 from tests.polling import eventually, patient
 from tests.receivers import Answer, receiver
+from workspaces.installation import HELD_WORDS
 
 PAGE = PROJECT / "docs" / "backup.md"
+IS_HELD = "SELECT held_at IS NOT NULL FROM installation"
 STATISTICS = "SELECT count(DISTINCT tablename) FROM pg_stats WHERE schemaname = 'public'"
 
 
@@ -63,10 +65,11 @@ def ask(url, statement):
         return cursor.fetchone()[0]
 
 
-def migrate(url):
+def manage(url, *arguments):
+    """A command of `manage.py` on this database; what it logged."""
     environment = os.environ | {"DATABASE_URL": url}
-    command = [sys.executable, "manage.py", "migrate", "--verbosity=0"]
-    subprocess.run(command, cwd=PROJECT, env=environment, check=True, capture_output=True)
+    command = [sys.executable, "manage.py", *arguments]
+    return subprocess.run(command, cwd=PROJECT, env=environment, check=True, capture_output=True, text=True).stderr
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def server():
 
 
 def test_a_dump_is_restored_twice_without_an_error_and_with_statistics(server, tmp_path):
-    migrate(server)
+    manage(server, "migrate", "--verbosity=0")
     with closing(psycopg2.connect(server)) as database, database, database.cursor() as cursor:
         cursor.execute(
             "INSERT INTO workspaces (id, name, created_at, updated_at) VALUES (gen_random_uuid(), 'Kept', now(), now())"
@@ -91,6 +94,19 @@ def test_a_dump_is_restored_twice_without_an_error_and_with_statistics(server, t
         assert ask(server, "SELECT count(*) FROM django_migrations") == migrations
         assert ask(server, STATISTICS) > 0
         assert ask(server, "SELECT reltuples FROM pg_class WHERE relname = 'django_migrations'") == migrations
+        assert ask(server, IS_HELD) is False
+
+
+@pytest.mark.parametrize("command", [("sweep", "--once"), ("migrate", "--verbosity=0")])
+def test_who_comes_first_to_a_restored_database_holds_it(server, tmp_path, command):
+    """Nobody has to think of it: the dump names another database than the one that it is in now."""
+    manage(server, "migrate", "--verbosity=0")
+    assert HELD_WORDS not in manage(server, *command)
+    run(block("sh norun: another host"), tmp_path, DATABASE_URL=server)
+    run(block("sh restore"), tmp_path, DATABASE_URL=server)
+    assert HELD_WORDS in manage(server, *command)
+    assert ask(server, IS_HELD) is True
+    assert HELD_WORDS not in manage(server, *command)  # it is said once
 
 
 # --- point-in-time recovery -----------------------------------------------------------------------------------------
@@ -137,7 +153,7 @@ def test_a_base_backup_and_the_archive_restore_a_moment(tmp_path):
         first.postgres.prepare()
         first.configure(configuration("archive_command"))
         first.start()
-        migrate(first.url)
+        manage(first.url, "migrate", "--verbosity=0")
         run(block("sh base"), tmp_path, DATABASE_URL=first.url)
         moments = [insert_at(first.url, name) for name in ("before", "after")]
         written = ask(first.url, "SELECT pg_walfile_name(pg_switch_wal())")
