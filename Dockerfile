@@ -1,13 +1,21 @@
-# syntax=docker/dockerfile:1
-FROM python:3.11-slim AS build
-COPY requirements/base.txt /tmp/base.txt
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --require-hashes -r /tmp/base.txt
+# The newest digest of the tag: `make pin`.
+ARG PYTHON=python:3.11.16-slim-trixie@sha256:e41613d42d4891e4930f79523f93f81bbc7632584ec65e36ab055f41a800b41e
 
-FROM python:3.11-slim
-RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin meshes
+FROM ${PYTHON} AS build
+COPY requirements/image.txt /tmp/image.txt
+RUN python -m venv --without-pip /venv \
+    && python -m pip --python /venv install --no-cache-dir --no-compile --require-hashes -r /tmp/image.txt
+
+FROM ${PYTHON}
+LABEL org.opencontainers.image.title="Meshes" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN python -m pip uninstall --yes --quiet --root-user-action=ignore pip setuptools wheel \
+    && useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin meshes \
+    && install --directory --owner=meshes --mode=700 /var/lib/meshes
 COPY --from=build /venv /venv
 WORKDIR /app
-COPY manage.py ./
+COPY LICENSE manage.py ./
 COPY meshes meshes
 COPY workspaces workspaces
 COPY connections connections

@@ -23,7 +23,7 @@ install = mkdir -p .venv && $(FLOCK) sh -ec '\
 	test -e .venv/.installed; \
 	touch .venv/$(1).stamp'
 
-.PHONY: demo up test test-fast lint faults bench bench-quick bench-lanes lock test-vendors
+.PHONY: demo up test test-fast lint audit faults bench bench-quick bench-lanes lock pin test-vendors
 
 demo: .venv/base.stamp
 	@exec $(BIN)/python manage.py demo
@@ -46,6 +46,10 @@ lint: .venv/dev.stamp
 	$(LINT) $(BIN)/lint-imports
 	$(LINT) $(BIN)/python manage.py makemigrations --check --dry-run
 
+# Known holes in what is locked, where the package registry tells of them: SECURITY.md.
+audit: .venv/dev.stamp
+	@$(BIN)/python -m tools.audit
+
 # The fault tests of `make test`, many times over.
 faults: .venv/dev.stamp
 	MESHES_FAULT_ROUNDS=$${MESHES_FAULT_ROUNDS:-25} $(BIN)/pytest -m fault
@@ -61,11 +65,19 @@ bench-quick: .venv/dev.stamp
 bench-lanes: .venv/dev.stamp
 	$(BIN)/python -m bench.lanes
 
+# image.txt is what the image has; base.txt is that and the servers of `make up`.
 lock: .venv/dev.stamp
-	$(PIP_COMPILE) --output-file=requirements/base.txt pyproject.toml
-	$(PIP_COMPILE) --extra=dev --constraint=requirements/base.txt --output-file=requirements/dev.txt pyproject.toml
-	$(PIP_COMPILE) --extra=dev --extra=bench --constraint=requirements/dev.txt --output-file=requirements/bench.txt pyproject.toml
-	$(PIP_COMPILE) --extra=dev --extra=vendors --constraint=requirements/dev.txt --output-file=requirements/vendors.txt pyproject.toml
+	$(PIP_COMPILE) --output-file=requirements/image.txt pyproject.toml
+	$(PIP_COMPILE) --extra=local --constraint=requirements/image.txt --output-file=requirements/base.txt pyproject.toml
+	$(PIP_COMPILE) --extra=local --extra=dev --constraint=requirements/base.txt --output-file=requirements/dev.txt pyproject.toml
+	$(PIP_COMPILE) --extra=local --extra=dev --extra=bench --constraint=requirements/dev.txt --output-file=requirements/bench.txt pyproject.toml
+	$(PIP_COMPILE) --extra=local --extra=dev --extra=vendors --constraint=requirements/dev.txt --output-file=requirements/vendors.txt pyproject.toml
+	$(BIN)/python -m tools.write_sbom
+
+# The present digests of the images' versions, into compose.yaml and Dockerfile. Needs docker.
+pin: .venv/dev.stamp
+	@$(BIN)/python -m tools.pin_images
+	@$(BIN)/python -m tools.write_sbom
 
 # Requests to vendors, judged by what the vendors publish: tests/judges/README.md says what FROM must hold.
 test-vendors: .venv/vendors.stamp

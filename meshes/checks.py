@@ -7,7 +7,6 @@ An installation that ran with such a setting goes on running, so none refuses th
 import json
 import logging
 from collections.abc import Iterator
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +16,7 @@ from django.http.request import validate_host
 
 from connections import sealing, stored_keys
 from connections.sealing_keys import is_strong, is_well_formed
+from meshes.clear_text import brokers, find_clear_text, is_local
 from meshes.environment import env, unknown_settings
 from meshes.signin.models import Authenticator
 
@@ -26,12 +26,11 @@ SECRET_KEY_LENGTH, SECRET_KEY_CHARACTERS = 50, 5
 """At least so many characters, and so many different ones: those of Django's own check, security.W009."""
 LONGEST_ATTEMPT_SECONDS = 30
 """connections.outbound.door.MAX_DEADLINE_SECONDS; a claim must outlive it."""
-LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain", ""})
 
 
 @register(Tags.security, deploy=True)
 def check_weak_settings(**kwargs: Any) -> list[CheckMessage]:
-    """`meshes.E001` to `E008`, `W001` and `W003`."""
+    """`meshes.E001` to `E008`, `E020` to `E022`, `W001` and `W003`."""
     return list(_find_weak_settings())
 
 
@@ -82,6 +81,7 @@ def check_loopback(**kwargs: Any) -> list[CheckMessage]:
 def _find_weak_settings() -> Iterator[CheckMessage]:
     yield from _find_weak_secrets()
     yield from _find_weak_access()
+    yield from find_clear_text()
     yield from _find_misfits()
     for name, near in unknown_settings().items():
         hint = f"Did you mean {near}?" if near else "docs/running.md has those that are read."
@@ -100,7 +100,7 @@ def _find_weak_access() -> Iterator[CheckMessage]:
         elif "/" in host:
             words = f"MESHES_ALLOWED_HOSTS has {host!r}, which no request matches."
             yield _weak(4, words, "A host is a name or an address, without https:// and without a path.")
-    for name, url in _brokers():
+    for name, url in brokers():
         parts = urlsplit(url)
         if not parts.password and not is_local(parts.hostname or ""):
             words = f"{name} names a server on another host, {parts.hostname}, and no password."
@@ -207,19 +207,6 @@ def _find_weak_fernet_keys() -> Iterator[CheckMessage]:
     if any(not is_well_formed(key) for key in others if key.strip() == key):
         words = "One of FERNET_KEYS behind the first is no key. It opens what it has sealed."
         yield Warning(words, hint="Re-seal by `manage.py rotate_encryption_keys`, then take it out.", id="meshes.W001")
-
-
-def _brokers() -> Iterator[tuple[str, str]]:
-    yield "REDIS_URL", settings.REDIS_URL
-    yield from (("MESHES_REDIS_SHARDS", url) for url in settings.MESHES_REDIS_SHARDS if url != settings.REDIS_URL)
-
-
-def is_local(host: str) -> bool:
-    """Whether this is surely this machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host in LOCAL_NAMES
 
 
 def _weak(number: int, words: str, hint: str) -> Error:

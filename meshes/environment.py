@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
@@ -28,7 +28,7 @@ PREFIX = "MESHES_"
 READ_ELSEWHERE = (
     *("MESHES_DATA_DIR", "MESHES_RUN_ID", "MESHES_PORT", "MESHES_FLOWER_PORT"),  # by `up`
     *("MESHES_ADMIN_PASSWORD", "MESHES_FLOWER_PASSWORD", "MESHES_ACCOUNT_KEY"),
-    "MESHES_BIND",  # by compose.yaml
+    *("MESHES_BIND", "MESHES_IMAGE"),  # by compose.yaml
     *("MESHES_TEST_PATIENCE", "MESHES_FAULT_ROUNDS"),  # by the tests
 )
 """Variables that are no settings."""
@@ -301,6 +301,8 @@ def _redis_url(name: str, text: str) -> str:
         raise ImproperlyConfigured(
             f"{name} must be a URL such as redis://:password@host:6379/0 or rediss://…, its password percent-encoded."
         )
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):  # of which kombu makes: none
+        return parts._replace(query="&".join(filter(None, (parts.query, "ssl_cert_reqs=required")))).geturl()
     return text
 
 

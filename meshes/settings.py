@@ -63,6 +63,8 @@ MESHES_REDIS_SHARDS = envshards("MESHES_REDIS_SHARDS", REDIS_URL)
 """All brokers. Each workspace is on one of them; a worker serves one, its own REDIS_URL. See docs/lanes.md."""
 if REDIS_URL not in MESHES_REDIS_SHARDS:
     raise ImproperlyConfigured("MESHES_REDIS_SHARDS must name REDIS_URL too: a worker would serve nobody.")
+MESHES_CLEAR_TEXT_HOSTS = [host.lower() for host in envlist("MESHES_CLEAR_TEXT_HOSTS")]
+"""Hosts of servers to which passwords and payloads may pass unencrypted: see docs/running.md."""
 DATABASES = {"default": envdatabase("DATABASE_URL", DATABASE_URL, conn_max_age=600, conn_health_checks=True)}
 DATABASES["default"]["OPTIONS"] = {
     # A server that is gone without a word is noticed within 15 s, not after the quarter of an hour that TCP would try.

@@ -28,7 +28,7 @@ HOURS_SHARE: dict[Kind, int] = {"password": 10, "code": 3, "confirmation": 10}
 ADDRESSES = 5
 """A user's buckets hold what those of so many addresses do."""
 DEVICE_SECONDS = 365 * 86_400
-_DEVICE = signing.TimestampSigner(salt="workspaces.guesses.device")
+DEVICE_SALT = "workspaces.guesses.device"
 
 
 class TooManyGuessesError(Exception):
@@ -52,7 +52,7 @@ def try_guess(request: HttpRequest, kind: Kind, username: str, is_right: Callabl
 
 def make_device_cookie(username: str) -> str:
     """For a browser in which this user has just logged in."""
-    return _DEVICE.sign(f"{secrets.token_urlsafe(16)}.{_digest(username)}")
+    return signing.TimestampSigner(salt=DEVICE_SALT).sign(f"{secrets.token_urlsafe(16)}.{_digest(username)}")
 
 
 def _buckets(request: HttpRequest, kind: Kind, username: str) -> dict[str, Bucket]:
@@ -76,7 +76,8 @@ def _of(kind: Kind, whose: str, times: int) -> dict[str, Bucket]:
 def _device_of(request: HttpRequest, username: str) -> str | None:
     """Which of this user's browsers this is; None where its cookie does not prove that it is one."""
     try:
-        text = _DEVICE.unsign(request.COOKIES.get(settings.MESHES_DEVICE_COOKIE_NAME, ""), max_age=DEVICE_SECONDS)
+        cookie = request.COOKIES.get(settings.MESHES_DEVICE_COOKIE_NAME, "")
+        text = signing.TimestampSigner(salt=DEVICE_SALT).unsign(cookie, max_age=DEVICE_SECONDS)
     except signing.BadSignature:
         return None
     device, _, digest = text.partition(".")

@@ -19,6 +19,7 @@ def strong(settings):
     settings.FERNET_KEYS = [STRONG]
     settings.REDIS_URL = "redis://:password@valkey:6379/0"
     settings.MESHES_REDIS_SHARDS = [settings.REDIS_URL]
+    settings.MESHES_CLEAR_TEXT_HOSTS = ["valkey"]
     settings.ALLOWED_HOSTS = ["meshes.example.com", "127.0.0.1"]
     settings.MESHES_PUBLIC_URL = "https://meshes.example.com"
     settings.DEBUG = False
@@ -52,7 +53,7 @@ def test_what_is_strong_is_silent(strong, caplog):
         ("ALLOWED_HOSTS", ["https://meshes.example.com"], "meshes.E004"),
         ("REDIS_URL", "redis://valkey:6379/0", "meshes.E005"),
         ("REDIS_URL", "rediss://user@10.0.0.5:6379/0", "meshes.E005"),
-        ("MESHES_REDIS_SHARDS", ["redis://:password@valkey:6379/0", "redis://other:6379/0"], "meshes.E005"),
+        ("MESHES_REDIS_SHARDS", ["redis://:password@valkey:6379/0", "rediss://other:6379/0"], "meshes.E005"),
         ("MESHES_PUBLIC_URL", "http://meshes.example.com", "meshes.E006"),
         ("MESHES_LEASE_SECONDS", 30, "meshes.E007"),
         ("MESHES_LANE_LEASE_SECONDS", 60, "meshes.E007"),
