@@ -9,7 +9,7 @@ from datetime import datetime
 from django.db.models import Exists, OuterRef, Q
 
 from connections import credentials as keeping
-from connections import lifecycle, vault
+from connections import lifecycle, sealing, vault
 from connections.models import Connection, SealedDocument
 
 EARLIER_WORDS = (
@@ -29,7 +29,7 @@ def recover(now: datetime) -> int:
     """
     document = SealedDocument.objects.filter(connection=OuterRef("pk"), kind=vault.CREDENTIALS)
     stopped = Connection.objects.filter(status=Connection.Status.CREDENTIAL_ERROR, workspace__deleted_at=None)
-    stopped = stopped.annotate(lacks_key=Exists(document.exclude(key_id__in=vault.key_ids())))
+    stopped = stopped.annotate(lacks_key=Exists(document.exclude(key_id__in=[*sealing.key_ids(), sealing.GIVEN_UP])))
     found = list(stopped.filter(Q(lacks_key=True) | Q(status_reason__in=EARLIER_WORDS)).order_by("pk")[:AT_ONCE])
     for connection in found:
         if connection.lacks_key or _opens(connection):

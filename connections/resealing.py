@@ -17,7 +17,7 @@ from django.db.models import QuerySet
 
 from connections import sealing
 from connections.models import AccessRecord, SealedDocument
-from connections.sealing import newest_key_id, sealing_keys
+from connections.sealing import GIVEN_UP, newest_key_id, sealing_keys
 from connections.vault import BOUND_TO, OwnerKind, binding_of, with_token
 
 
@@ -34,7 +34,7 @@ class Resealed:
 def count_by_key() -> dict[str, int]:
     """How many documents each key has sealed, by fingerprint."""
     counts: dict[str, int] = {}
-    for key_id in SealedDocument.objects.values_list("key_id", flat=True).iterator():
+    for key_id in SealedDocument.objects.exclude(key_id=GIVEN_UP).values_list("key_id", flat=True).iterator():
         counts[key_id] = counts.get(key_id, 0) + 1
     return counts
 
@@ -46,7 +46,25 @@ def count_to_reseal() -> int:
 
 def _to_reseal() -> "QuerySet[SealedDocument]":
     prefix = sealing.PREFIXES[settings.MESHES_SEALING]
-    return with_token(SealedDocument.objects.all()).exclude(key_id=newest_key_id(), token__startswith=prefix)
+    documents = with_token(SealedDocument.objects.exclude(key_id=GIVEN_UP))
+    return documents.exclude(key_id=newest_key_id(), token__startswith=prefix)
+
+
+def give_up(key_id: str, *, actor: str) -> list[uuid.UUID]:
+    """Empty the documents that this key sealed, which is lost for good; their ids.
+
+    Their owners are as those of damaged documents from then on: their credentials are asked for anew. The rows and
+    their versions stay, so that no earlier document fits again. Raises ValueError for a key at hand.
+    """
+    if key_id in sealing.key_ids():
+        raise ValueError("this key is among FERNET_KEYS")
+    rows = with_token(SealedDocument.objects.filter(key_id=key_id)).select_for_update().order_by("id")
+    with transaction.atomic():
+        lost = [_OldDocument(*values) for values in rows.values_list(*_OldDocument._fields)]
+        given_up = [each.id for each in lost]
+        SealedDocument.objects.filter(pk__in=given_up).update(document=b"", key_id=GIVEN_UP)
+        AccessRecord.objects.bulk_create(each.access_record(actor, "deleted", granted=True) for each in lost)
+    return given_up
 
 
 def reseal_batch(after: uuid.UUID | None, limit: int, *, actor: str) -> Resealed:
@@ -65,7 +83,8 @@ def reseal_batch(after: uuid.UUID | None, limit: int, *, actor: str) -> Resealed
         readable = [(old, token) for old, token in zip(batch, tokens, strict=True) if token is not None]
         resealed = _write_tokens(readable)
         AccessRecord.objects.bulk_create(
-            old.access_record(actor, granted=token is not None) for old, token in zip(batch, tokens, strict=True)
+            old.access_record(actor, "key rotation", granted=token is not None)
+            for old, token in zip(batch, tokens, strict=True)
         )
     return Resealed(
         last_id=batch[-1].id if batch else None,
@@ -95,7 +114,7 @@ class _OldDocument(NamedTuple):
         assert self.oauth_app_id is not None  # noqa: S101 - the table's constraint `sealed_documents_one_owner`
         return "oauth_app", self.oauth_app_id
 
-    def access_record(self, actor: str, *, granted: bool) -> AccessRecord:
+    def access_record(self, actor: str, purpose: str, *, granted: bool) -> AccessRecord:
         owner_kind, owner_id = self.owner
         return AccessRecord(
             workspace_id=self.workspace_id,
@@ -104,7 +123,7 @@ class _OldDocument(NamedTuple):
             kind=self.kind,
             version=self.version,
             actor=actor,
-            purpose="key rotation",
+            purpose=purpose,
             granted=granted,
         )
 

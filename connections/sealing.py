@@ -35,6 +35,8 @@ FERNET: Final = "FERNET"
 AES_256_GCM: Final = "AES-256-GCM"
 PREFIXES: Mapping[str, str] = {FERNET: "gAAAA", AES_256_GCM: "v2."}
 """How tokens of each format begin; Fernet's version and the upper bytes of its time, until the year 2106."""
+GIVEN_UP = ""
+"""The key id of a document that was emptied, as its key was lost."""
 INFO = b"meshes: sealed document, AES-256-GCM"
 SALT_BYTES, COMMITMENT_BYTES, NONCE_BYTES, KEY_BYTES, TAG_BYTES = 16, 16, 12, 32, 16
 _CIPHERTEXT_AT = SALT_BYTES + COMMITMENT_BYTES + NONCE_BYTES

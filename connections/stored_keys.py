@@ -43,13 +43,13 @@ def find_missing() -> list[str]:
     """The ids of keys that stored documents need and that are not among `FERNET_KEYS`. Cheap enough for every probe."""
     with connection.cursor() as cursor:
         cursor.execute(KEYS_IN_USE)
-        return sorted({key_id for (key_id,) in cursor.fetchall()} - sealing.key_ids())
+        return sorted({key_id for (key_id,) in cursor.fetchall()} - sealing.key_ids() - {sealing.GIVEN_UP})
 
 
 def is_missing_for(owner: Connection) -> bool:
     """Whether the key of this connection's credentials is not among `FERNET_KEYS`."""
     documents = SealedDocument.objects.filter(connection=owner, workspace_id=owner.workspace_id)
-    return documents.exclude(key_id__in=sealing.key_ids()).exists()
+    return documents.exclude(key_id__in=[*sealing.key_ids(), sealing.GIVEN_UP]).exists()
 
 
 def find_unopenable() -> Iterator[Finding]:
@@ -58,7 +58,12 @@ def find_unopenable() -> Iterator[Finding]:
     if "FERNET_KEYS" not in settings.MESHES_SECRETS:
         return
     keys = sealing.key_ids()
-    in_use = SealedDocument.objects.values_list("key_id").annotate(Count("pk")).order_by("key_id")
+    in_use = (
+        SealedDocument.objects.exclude(key_id=sealing.GIVEN_UP)
+        .values_list("key_id")
+        .annotate(Count("pk"))
+        .order_by("key_id")
+    )
     for key_id, count in in_use:
         if key_id not in keys:
             yield Finding(
@@ -89,7 +94,7 @@ def _name(row: SealedDocument) -> str:
 
 def open_nothing() -> bool:
     """Whether there are sealed documents, and none of them has its key among `FERNET_KEYS`."""
-    in_use = set(SealedDocument.objects.values_list("key_id", flat=True).distinct())
+    in_use = set(SealedDocument.objects.values_list("key_id", flat=True).distinct()) - {sealing.GIVEN_UP}
     return bool(in_use) and in_use.isdisjoint(sealing.key_ids())
 
 

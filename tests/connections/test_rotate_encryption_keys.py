@@ -19,6 +19,7 @@ from connections.oauth import apps
 from connections.oauth.refreshing import DIRECT, renew
 from connections.providers.webhook import new_signing_secret
 from connections.secret import Secret
+from connections.signing import KeySigningSecrets
 from delivery import dispatch, fanout, settling
 from meshes.stack_folder import PROJECT
 from tests.connections.conftest import key_named
@@ -26,7 +27,7 @@ from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401 
 from tests.connections.oauth.making import expired, need_of
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from tests.polling import eventually, patient
-from tests.workspaces.callers import issue
+from tests.workspaces.callers import caller, issue, post
 
 pytestmark = pytest.mark.django_db
 
@@ -177,6 +178,51 @@ def test_one_unreadable_row_keeps_no_other_from_being_re_sealed(owners, damage, 
     assert resealing.count_to_reseal() == 1
     others = [each for each in owners if each != broken]
     assert len(tokens(others)) == 6
+
+
+def test_a_lost_key_is_given_up_by_its_id(owners, use_keys):
+    use_keys("new")
+    key = issue("account", ["config"]).row
+    (lost,) = stored_keys.find_missing()
+    out = rotate(give_up=lost)
+    assert f'emptied: {owners[0].public_id} "{owners[0].name}" of the workspace {owners[0].workspace}\n' in out
+    assert out.endswith(f"7 documents that the key {lost} sealed were emptied.\n")
+    assert (stored_keys.find_missing(), list(stored_keys.find_unopenable())) == ([], [])
+    assert not stored_keys.is_missing_for(owners[0])
+    assert "to re-seal: 0\n" in rotate()
+    records = AccessRecord.objects.filter(purpose="deleted", actor="manage.py rotate_encryption_keys")
+    assert {record.owner_id for record in records} == {owner.pk for owner in owners}
+    with pytest.raises(vault.CredentialRefused) as caught:
+        tokens(owners[:1])
+    assert not isinstance(caught.value, vault.KeyMissing)
+    version = vault.seal(
+        {"token": "anew"},
+        workspace_id=owners[0].workspace_id,
+        owner_kind="connection",
+        owner_id=owners[0].pk,
+        kind=vault.CREDENTIALS,
+    )
+    assert (version, tokens(owners[:1])) == (2, ["anew"])
+    assert KeySigningSecrets().open(key.pk, None, 1, "testing").reveal()
+
+
+def test_a_key_at_hand_is_not_given_up(owners):
+    held = next(iter(resealing.count_by_key()))
+    with pytest.raises(CommandError, match=f"^{held}: this key is among FERNET_KEYS, and opens what it sealed"):
+        rotate(give_up=held)
+    assert tokens(owners) == [f"{CANARY}-{number}" for number in range(7)]
+
+
+def test_who_had_a_lost_key_can_enter_credentials_anew(owners, use_keys):
+    use_keys("new")
+    target, api = owners[0], caller("workspace", workspace=owners[0].workspace)
+    path = f"/api/v1/connections/{target.public_id}/rotate-secret"
+    assert post(api, path).status_code == 409
+    rotate(give_up=stored_keys.find_missing()[0])
+    Connection.objects.filter(pk=target.pk).update(credential_hints={}, status="credential_error")
+    assert post(api, path).status_code == 200
+    target.refresh_from_db()
+    assert target.status == "active"
 
 
 def test_keys_and_apps_are_named_too(use_keys):

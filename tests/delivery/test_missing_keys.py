@@ -200,3 +200,12 @@ def test_deleted_workspaces_stay_as_they_are(endpoint, use_keys):  # noqa: F811
     target.workspace.deleted_at = datetime.now(UTC)
     target.workspace.save(update_fields=["deleted_at"])
     assert recover(target) == ("credential_error", recovering.EARLIER_WORDS[0])
+
+
+def test_the_sweeper_looks_for_them(endpoint, use_keys):  # noqa: F811
+    use_keys("old")
+    target, _ = stopped_before(endpoint)
+    (each,) = (each for each in sweep.sweeps() if each.name == "recover")
+    assert sweep.run_once(each) == 1
+    target.refresh_from_db()
+    assert target.status == "active"

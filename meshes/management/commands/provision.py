@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
-from connections import stored_keys
+from connections import resealing, stored_keys
 from meshes.signin.models import FirstPassword
 from meshes.signin.passwords import complaint_of
 from meshes.stack import ADMIN_USER
@@ -44,6 +44,9 @@ class Command(BaseCommand):
         elif stored_keys.open_nothing() and not new_keys:
             raise CommandError(LOST_KEYS_WORDS)
         else:
+            for key_id in stored_keys.find_missing() if new_keys else ():
+                given_up = resealing.give_up(key_id, actor="make up NEW_KEYS=1")
+                self.stdout.write(f"{len(given_up)} documents of the lost key {key_id} were emptied.")
             folder.update_env({"MESHES_ACCOUNT_KEY": replace_account_key()})
         provide_admin(folder, os.environ.get("MESHES_ADMIN_PASSWORD", ""))
         stored_keys.tell_unopenable()

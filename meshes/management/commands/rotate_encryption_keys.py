@@ -23,9 +23,18 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--batch-size", type=int, default=200, help="documents of one transaction (default: 200)")
+        parser.add_argument(
+            "--give-up",
+            metavar="KEY_ID",
+            help="a key that is lost for good, as /readyz names it: empty what it sealed, so that its owners can enter"
+            " their credentials anew; nothing else is done",
+        )
         parser.add_argument("--dry-run", action="store_true", help="count only, change nothing")
 
-    def handle(self, *args: Any, batch_size: int, dry_run: bool, **options: Any) -> None:
+    def handle(self, *args: Any, batch_size: int, dry_run: bool, give_up: str | None, **options: Any) -> None:
+        if give_up:
+            self._give_up(give_up)
+            return
         if batch_size < 1:
             raise CommandError("--batch-size must be at least 1")
         waiting = resealing.count_to_reseal()
@@ -47,6 +56,15 @@ class Command(BaseCommand):
             more = f", of which {len(names)} are named" if number > len(names) else ""
             raise CommandError(f"{number} documents open with none of the keys and were left{more}.")
         self.stdout.write(self.style.SUCCESS("Every document is sealed with the newest key."))
+
+    def _give_up(self, key_id: str) -> None:
+        try:
+            given_up = resealing.give_up(key_id, actor=ACTOR)
+        except ValueError as error:
+            raise CommandError(f"{key_id}: {error}, and opens what it sealed.") from None
+        for name in stored_keys.name_owners(given_up[:MOST_NAMED]):
+            self.stdout.write(f"emptied: {name}")
+        self.stdout.write(f"{len(given_up)} documents that the key {key_id} sealed were emptied.")
 
     def _reseal_all(self, waiting: int, batch_size: int) -> list[uuid.UUID]:
         """Rounds until one finds nothing to do: a process that does not know the new key yet may go on sealing."""

@@ -8,13 +8,14 @@ from django.db import IntegrityError, transaction
 
 from connections import lifecycle, vault
 from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState, SealedDocument
-from connections.oauth import leases
+from connections.oauth import apps, leases
 from connections.oauth.leases import Busy, Finish, Lease, Lost, Need, Renewed
 from connections.oauth.tokens import Tokens
 from connections.oauth.troubles import ended, unavailable
 from connections.providers.base import Verdict, disabled
 from connections.secret import Secret
 from tests.connections.oauth.making import authorized, need_of, opened
+from tests.connections.oauth.vendor import CLIENT_ID
 from tests.factories import make_connection, make_workspace
 from workspaces import ids, installation
 
@@ -61,6 +62,20 @@ def test_a_token_is_not_renewed_and_the_connection_keeps_its_status(vendor, use_
     connection.refresh_from_db()
     assert connection.status == "active"
     use_keys("new", "old")
+    assert isinstance(begin(connection), Lease)
+
+
+def test_while_the_apps_own_document_waits_for_its_key_the_connection_rests(vendor, use_keys, caplog):
+    use_keys("old")
+    workspace = make_workspace()
+    apps.put(workspace.pk, "hubspot", CLIENT_ID, Secret("their-secret"))
+    use_keys("another")
+    connection = authorized(vendor, workspace=workspace)
+    begun = begin(connection)
+    assert isinstance(begun, Verdict)
+    assert (begun.outcome, begun.error_class, begun.hold, begun.is_counted) == ("retry", "key_missing", None, False)
+    assert "is not configured" not in caplog.text
+    use_keys("another", "old")
     assert isinstance(begin(connection), Lease)
 
 
