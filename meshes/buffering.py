@@ -422,5 +422,7 @@ def refusal(status: int) -> bytes:
 
     body = render(Problem(status)).content
     fields = {"Connection": "close", "Content-Type": CONTENT_TYPE, "Content-Length": str(len(body))} | HEADERS
+    if settings.MESHES_HTTPS:  # whatever could not be read came by the proxy that does TLS
+        fields["Strict-Transport-Security"] = f"max-age={settings.SECURE_HSTS_SECONDS}; includeSubDomains"
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join([*lines, "", ""]).encode() + body

@@ -40,6 +40,7 @@ SECRETS = (
 )
 """Variables that are secret, or that may hold a password: each may be in a file, which `NAME_FILE` names."""
 _LOGIN = re.compile(r"[!-+\--9;-~]+:[ -+\--~]+")
+_HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:.]+\]")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\]+")
 
 
@@ -228,6 +229,17 @@ def envurls(name: str) -> dict[str, str]:
         if not is_base_url(url):
             raise ImproperlyConfigured(f"{name} must be pairs like {key}=https://proxy.example.com.")
     return {key: url.rstrip("/") for key, url in urls.items()}
+
+
+def envhosts(name: str) -> list[str]:
+    """Names or addresses of hosts; with a full stop in front, a domain with all below it."""
+    hosts = [host.lower() for host in envlist(name)]
+    for host in hosts:
+        if not _HOST_PATTERN.fullmatch(host):
+            raise ImproperlyConfigured(
+                f"{name} must be hosts such as admin.example.com, without https:// and port, not {host!r}."
+            )
+    return hosts
 
 
 def envorigins(name: str) -> list[str]:

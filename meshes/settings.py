@@ -22,6 +22,7 @@ from meshes.environment import (
     envchoice,
     envdatabase,
     envfile,
+    envhosts,
     envint,
     envkeys,
     envlist,
@@ -98,7 +99,7 @@ envint("WEB_CONCURRENCY", 1)  # which the web server reads by itself
 
 DEBUG = envbool("MESHES_DEBUG", False)
 ALLOWED_HOSTS = envlist("MESHES_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
-MESHES_ADMIN_HOSTS = envlist("MESHES_ADMIN_HOSTS")
+MESHES_ADMIN_HOSTS = envhosts("MESHES_ADMIN_HOSTS")
 """Hosts under which the admin answers, and nothing else does; empty: all hosts are for everything."""
 ALLOWED_HOSTS += [host for host in MESHES_ADMIN_HOSTS if host not in ALLOWED_HOSTS]
 CSRF_TRUSTED_ORIGINS = envorigins("MESHES_CSRF_TRUSTED_ORIGINS")

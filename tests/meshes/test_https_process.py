@@ -13,6 +13,7 @@ from django.db import connection as database
 
 from meshes import services
 from meshes.embedded import free_port
+from meshes.headers import HEADERS
 from tests.polling import patient
 from tests.processes import serving
 from tests.workspaces.callers import issue
@@ -103,6 +104,35 @@ def send(address, header, path):
         fields = f"Host: 127.0.0.1\r\nConnection: close\r\nX-Forwarded-Proto: https\r\n{header}"
         connection.sendall(f"GET {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
         return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_what_the_web_server_refuses_by_itself_binds_browsers_to_https_too(address):
+    answer = send(address, "no field", "/")
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request")
+    assert f"\r\nStrict-Transport-Security: {HSTS}\r\n".encode() in answer
+    for name, value in HEADERS.items():
+        assert f"\r\n{name}: {value}\r\n".encode() in answer
+
+
+def test_the_admin_is_under_its_own_host_alone():
+    with web(MESHES_ADMIN_HOSTS="admin.example", MESHES_HTTPS="0") as address:
+        statuses = {
+            (host, path): ask(address, path, Host=host).status_code
+            for host in ("admin.example", "127.0.0.1")
+            for path in ("/admin/login/", "/api/v1/workspaces", "/api/docs", "/connect/x", "/healthz")
+        }
+    assert statuses == {
+        ("admin.example", "/admin/login/"): 200,
+        ("admin.example", "/api/v1/workspaces"): 404,
+        ("admin.example", "/api/docs"): 404,
+        ("admin.example", "/connect/x"): 404,
+        ("admin.example", "/healthz"): 200,
+        ("127.0.0.1", "/admin/login/"): 404,
+        ("127.0.0.1", "/api/v1/workspaces"): 401,
+        ("127.0.0.1", "/api/docs"): 200,
+        ("127.0.0.1", "/connect/x"): 404,
+        ("127.0.0.1", "/healthz"): 200,
+    }
 
 
 @pytest.mark.parametrize("name", ["PATH_INFO", "SCRIPT_NAME"])
