@@ -36,20 +36,26 @@ CASES = {"alone": (0, 2), "3 searching": (3, 2), "16 searching": (16, 2), "16 se
 FILL = """
 INSERT INTO deliveries (id, workspace_id, event_id, rule_id, connection_id, event_type, action, frozen, status, cause,
     detail, outcome, attempt_number, budget_used, losses, next_attempt_at, claimed_by, created_at)
-SELECT id, %(workspace)s, id, id, id, 'a', 'send', '{}', 'succeeded', '', '', 'delivered', 1, 1, 0, now(), '', now()
+SELECT id, %(workspace)s, id, %(rule)s, %(connection)s, 'a', 'send', '{}', 'succeeded', '', '', 'delivered', 1, 1, 0,
+    now(), '', now()
 FROM (SELECT uuidv7() AS id FROM generate_series(1, %(rows)s)) AS made
 """
 SEARCH = "/api/v1/deliveries?outcome=retry"
 
 
 def measure(deliveries: int, seconds: int, turns: int) -> dict[str, Any]:
+    from connections.models import Connection
+    from delivery.models import Rule
     from workspaces import keys
     from workspaces.models import Workspace
 
-    filler = Filler(settings.DATABASE_URL, print)
     searched = Workspace.objects.create(name="searched")
-    filler.run(FILL, {"rows": deliveries, "workspace": str(searched.pk)})
-    filler.analyze("deliveries", "workspaces")
+    connection = Connection.objects.create(workspace=searched, type="webhook", name="searched")
+    rule = Rule.objects.create(workspace=searched, connection=connection, event="*", action="send")
+    filler = Filler(settings.DATABASE_URL, print)
+    owners = {"workspace": str(searched.pk), "connection": str(connection.pk), "rule": str(rule.pk)}
+    filler.run(FILL, {"rows": deliveries, **owners})
+    filler.analyze("deliveries", "workspaces", "connections", "rules")
     filler.close()
     searcher = keys.create_key(name="searching", kind="account", scopes=["events:read"]).key
     templates = make_templates()
