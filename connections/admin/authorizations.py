@@ -40,13 +40,26 @@ class StandingFilter(admin.SimpleListFilter):
         return queryset if standing is None else queryset.filter(standing)
 
 
+class CallbackFilter(admin.SimpleListFilter):
+    title = "redirect URI"
+    parameter_name = "callback"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(addresses.VENDOR, "The vendor's own"), (addresses.SHARED, "Shared by all")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() is None:
+            return queryset
+        return queryset.exclude(client_id="").filter(shared_callback=self.value() == addresses.SHARED)
+
+
 @admin.register(OAuthGrant)
 class OAuthGrantAdmin(OperatorAdmin):
     """How long a connection's token lives, and what went wrong when it was to be renewed."""
 
     lookups = OF_CONNECTION
     list_display = ("show_connection", "show_workspace", "show_state", "show_expires", "show_refreshed", "error")
-    list_filter = (WorkspaceFilter, StandingFilter, "shared_callback")
+    list_filter = (WorkspaceFilter, StandingFilter, CallbackFilter)
     list_select_related = ("connection", "workspace")
     search_help_text = "conn_… or ws_… id, or the external id of a workspace"
     fields = (

@@ -93,6 +93,7 @@ class Salesforce(Vendor):
         token_url="https://{login_host}/services/oauth2/token",  # noqa: S106  (no secret)
         revoke_url="https://{login_host}/services/oauth2/revoke",
         scopes=("api", "refresh_token"),
+        authorize_with=(("prompt", "consent"),),  # else who approved the app before is asked nothing
         hosts=("salesforce.com", "salesforce.mil"),
     )
     config_fields = (

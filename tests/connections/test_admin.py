@@ -1,5 +1,6 @@
 """Connections in the admin: what holds them, the way to end it, and nothing of their secrets."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -287,6 +288,30 @@ def test_authorizations_are_found_by_how_they_stand():
         text = words(root.list("connections_oauthgrant", standing=name))
         assert [each for each in standings if f"is-{each}" in text] == [name]
         assert f" {name} " in text.partition(f"is-{name}")[2]
+
+
+def test_an_authorization_names_the_redirect_uri_by_which_it_was_given():
+    root = superuser()
+    for name, values in {"old": {"shared_callback": True}, "new": {}}.items():
+        target = make_connection(make_workspace(), type="hubspot", name=f"is-{name}", config={})
+        OAuthGrant.objects.create(connection=target, workspace=target.workspace, client_id="app-1", **values)
+        page = words(root.page("connections_oauthgrant", target.pk))
+        assert (" /oauth/callback/hubspot " in f"{page} ") == (name == "new")
+        assert " /oauth/callback" in page
+    listed = words(root.list("connections_oauthgrant", callback="shared"))
+    assert ("is-old" in listed, "is-new" in listed) == (True, False)
+
+
+def test_a_started_authorization_says_whether_a_browser_has_opened_it():
+    target = make_connection(make_workspace())
+    key = keys.create_key(name="Backend", kind="account", scopes=["config"]).row
+    for state, opened_in in {"a": "", "b": "browser:5d41402abc"}.items():
+        OAuthState.objects.create(
+            connection=target, workspace=target.workspace, state_hash=state, session=f"key:{key.pk}",
+            opened_in=opened_in, expires_at=datetime.now(UTC) + timedelta(minutes=5),
+        )  # fmt: skip
+    text = words(superuser().list("connections_oauthstate"))
+    assert (text.count(" not opened "), len(re.findall("(?<!not) open ", text))) == (1, 1)
 
 
 def test_a_started_authorization_says_who_started_it():
