@@ -80,7 +80,7 @@ def preload_statistics(system: Meshes, explain_ms: int | None) -> None:
 
 
 def execute(system: Meshes, statement: str) -> list[tuple[Any, ...]]:
-    connection = psycopg2.connect(system.state["database_url"])
+    connection = psycopg2.connect(system.state["administrator_url"])
     try:
         connection.autocommit = True
         with connection.cursor() as cursor:

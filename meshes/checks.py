@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
 from django.http.request import validate_host
+from django.db import DatabaseError, connection
 
 from connections import sealing, stored_keys
 from connections.sealing_keys import is_strong, is_well_formed
@@ -50,6 +51,23 @@ def _unopenable_factors() -> Iterator[CheckMessage]:
         for key_id in missing.values_list("key_id", flat=True).distinct():
             words = f"Second factors of operators need the key {key_id}, which is not among FERNET_KEYS."
             yield Error(words, hint="Put it back, behind the first; recovery codes work.", id="meshes.E009")
+
+
+@register(Tags.security, deploy=True)
+def check_database_role(**kwargs: Any) -> list[CheckMessage]:
+    """`meshes.W005`. Where the database cannot be asked, `I001` says so."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT rolsuper, rolname FROM pg_roles WHERE rolname = current_user")
+            is_superuser, role = cursor.fetchone()
+    except DatabaseError:
+        return []
+    if not is_superuser:
+        return []
+    words = (
+        f"The role {role} of DATABASE_URL is a superuser of PostgreSQL: no trigger binds it, and it may run commands."
+    )
+    return [Warning(words, hint='See "Roles in PostgreSQL" in docs/running.md.', id="meshes.W005")]
 
 
 def _unopenable(found: stored_keys.Finding) -> CheckMessage:

@@ -16,11 +16,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
 import psutil
 import psycopg2
+import psycopg2.extensions
 import redis
 from filelock import FileLock, Timeout
 from redis.backoff import NoBackoff
@@ -31,6 +33,8 @@ from meshes.children import Account, Child, Program, log_tail, run, stop_togethe
 from meshes.private_files import write_private
 
 USER = DATABASE = "meshes"
+"""The services' role, which owns the database and is no superuser."""
+ADMINISTRATOR = "postgres"
 OWNER = "owner.lock"
 SOCKET_FOLDER_LIMIT = 80
 """sun_path holds 108 bytes, of which ``/.s.PGSQL.5432`` and the folder's random name need some."""
@@ -84,6 +88,9 @@ def port_is_free(port: int) -> bool:
 class Postgres:
     """One PostgreSQL cluster in ``folder``, with its socket in ``sockets`` (from ``private_folder``).
 
+    Its superuser is ``postgres``; services are ``meshes``. In a cluster that an older version made ``meshes`` is the
+    superuser: ``administrator`` is which one is, known once the cluster is ready.
+
     ``durable=False`` skips fsync: what is committed still survives a kill of the server, not a crash of the machine.
     """
 
@@ -97,10 +104,16 @@ class Postgres:
         self.environment = environment
         self.account = account_for_postgres()
         self.binaries = postgres_binaries()
+        self.administrator = ADMINISTRATOR
 
     @property
     def url(self) -> str:
         return f"postgresql://{USER}@{quote(str(self.sockets), safe='')}/{DATABASE}"
+
+    @property
+    def administrator_url(self) -> str:
+        """The same database, as the superuser."""
+        return f"postgresql://{self.administrator}@{quote(str(self.sockets), safe='')}/{DATABASE}"
 
     @property
     def program(self) -> Program:
@@ -185,7 +198,7 @@ class Postgres:
     def _initdb(self, folder: Path) -> Program:
         options = [
             "-U",
-            USER,
+            ADMINISTRATOR,
             "-A",
             "trust",
             "-E",
@@ -210,18 +223,32 @@ class Postgres:
 
     def _create_database(self) -> bool:
         try:
-            connection = psycopg2.connect(host=str(self.sockets), user=USER, dbname="postgres", connect_timeout=5)
+            connection = self._connect_as_administrator()
         except psycopg2.OperationalError:
             return False
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
-                if cursor.fetchone() is None:
-                    cursor.execute(f"CREATE DATABASE {DATABASE}")
-        finally:
-            connection.close()
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", [USER])
+            if cursor.rowcount == 0:
+                cursor.execute(f"CREATE ROLE {USER} LOGIN")
+            cursor.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE])
+            if cursor.rowcount == 0:
+                cursor.execute(f"CREATE DATABASE {DATABASE} OWNER {USER}")
         return True
+
+    def _connect_as_administrator(self) -> psycopg2.extensions.connection:
+        """Raises OperationalError where there is no connection yet."""
+        try:
+            connection = self._connect(ADMINISTRATOR)
+        except psycopg2.OperationalError as error:
+            if f'role "{ADMINISTRATOR}" does not exist' not in str(error):
+                raise
+            self.administrator = USER
+            connection = self._connect(USER)
+        connection.autocommit = True
+        return connection
+
+    def _connect(self, role: str) -> psycopg2.extensions.connection:
+        return psycopg2.connect(host=str(self.sockets), user=role, dbname="postgres", connect_timeout=5)
 
 
 class Valkey:
@@ -301,6 +328,7 @@ class EmbeddedServers:
             postgres = self._start(self.postgres.program)
             self.valkey.wait_until_ready(lambda: valkey.exit_code() is None)
             self.postgres.wait_until_ready(lambda: postgres.exit_code() is None)
+            self._let_tests_make_databases()
         except BaseException:
             self.stop()
             raise
@@ -309,6 +337,15 @@ class EmbeddedServers:
         stop_together(self._children)
         shutil.rmtree(self.folder, ignore_errors=True)
         self._owner.release()
+
+    def _let_tests_make_databases(self) -> None:
+        """And fill and empty them without asking triggers. The services' role may do neither elsewhere."""
+        with (
+            closing(psycopg2.connect(self.postgres.administrator_url)) as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(f"ALTER ROLE {USER} CREATEDB; GRANT SET ON PARAMETER session_replication_role TO {USER}")
 
     def _start(self, program: Program) -> Child:
         child = Child(program)

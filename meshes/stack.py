@@ -29,6 +29,10 @@ LOOPBACK = {
     "MESHES_OUTBOUND_PORTS": "*",
 }
 """Lets a stack deliver to this machine, which it refuses by default; its own ports stay refused."""
+SUPERUSER_WORDS = (
+    "the services are a superuser in this database, as an older version made it; all works as before,"
+    ' and docs/running.md ("Roles in PostgreSQL") tells how to change that'
+)
 READY_SECONDS = 120.0
 PORT_SECONDS = 5.0
 LOGS_SECONDS = 5.0
@@ -74,6 +78,8 @@ class Stack:
         self.environment = {name: value for name, value in read_secret_files(environment).items() if value} | (
             LOOPBACK if loopback else {}
         )
+        self.administrator_url: str | None = None
+        """The embedded database as its superuser."""
         self.supervisor = Supervisor(changed=self._pids_changed, report=report)
         self._sockets: Path | None = None
         self._ready = False
@@ -155,6 +161,7 @@ class Stack:
             "pids": self.supervisor.pids(),
             "supervisor_pid": os.getpid(),
             "database_url": env["DATABASE_URL"],
+            "administrator_url": self.administrator_url,
             "redis_url": env["REDIS_URL"],
             "loopback": self.loopback,
         }
@@ -163,7 +170,8 @@ class Stack:
         """Let commands in a second terminal find it."""
         self.folder.update_env({"DATABASE_URL": self.environment["DATABASE_URL"]})
         self.folder.write_run_env(self.environment)
-        self.folder.publish({"database_url": self.environment["DATABASE_URL"], "supervisor_pid": os.getpid()})
+        urls = {"database_url": self.environment["DATABASE_URL"], "administrator_url": self.administrator_url}
+        self.folder.publish({**urls, "supervisor_pid": os.getpid()})
 
     def _choose_ports(self) -> None:
         self.port = self.port or free_port()
@@ -209,6 +217,9 @@ class Stack:
         self.supervisor.start([postgres.program])
         postgres.wait_until_ready(lambda: self.supervisor.is_running("postgres"))
         self.environment["DATABASE_URL"] = postgres.url
+        self.administrator_url = postgres.administrator_url
+        if postgres.url == postgres.administrator_url:
+            self.report(SUPERUSER_WORDS)
 
     def _reach_postgres(self) -> None:
         """The server that DATABASE_URL names. Raises StackError."""

@@ -103,11 +103,9 @@ def test_the_sealing_keys(shell, use_keys):  # noqa: F811
 
 @pytest.fixture
 def place():
-    """The database of the tests, and its server."""
+    """The database of the tests, and its server as an administrator."""
     parameters = connection.get_connection_params()
-    server = psycopg2.connect(
-        host=parameters["host"], dbname=connection.settings_dict["NAME"], user=parameters.get("user", "")
-    )
+    server = psycopg2.connect(host=parameters["host"], dbname=connection.settings_dict["NAME"], user="postgres")
     server.autocommit = True
     with server.cursor() as cursor:
         yield {"host": parameters["host"], "dbname": connection.settings_dict["NAME"]}, cursor

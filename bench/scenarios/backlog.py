@@ -63,7 +63,7 @@ def measure(system: Meshes, rig: Rig) -> Sample:
     settle(system)
     pending = int(rig.options.sized(FULL, 20_000) * (1 if rig.options.quick else rig.options.scale))
     rig.say(f"backlog: {pending:,} deliveries")
-    due_at = fill(Filler(system.state["database_url"], rig.say), pending // TENANTS)
+    due_at = fill(Filler(system.state["administrator_url"], rig.say), pending // TENANTS)
     rig.reset()
     return watch(system, rig, Sample(pending // TENANTS * TENANTS), due_at)
 

@@ -84,7 +84,7 @@ def _prepare(system: Meshes, rig: Rig, size: int) -> Stage:
     rig.load(system.port, [single(system, tenant) for tenant in tenants], count=TENANTS)
     rig.wait_for_arrivals(TENANTS, 60)
     settle(system)
-    filler = Filler(system.state["database_url"], rig.say)
+    filler = Filler(system.state["administrator_url"], rig.say)
     rig.say(f"history: filling up to {size:,} attempts")
     fill(filler, [str(row[0]) for row in filler.run("SELECT id FROM deliveries")], size // TENANTS)
     filler.close()

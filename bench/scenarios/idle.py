@@ -57,7 +57,7 @@ def measure(system: Meshes, rig: Rig) -> tuple[Reading, Reading]:
     ]
     _use(system, rig, tenants)
     total = int(rig.options.sized(100_000, 10_000) * rig.options.scale)
-    multiply(Filler(system.state["database_url"], rig.say), total)
+    multiply(Filler(system.state["administrator_url"], rig.say), total)
     settle(system)
     return without, _read(system, total)
 

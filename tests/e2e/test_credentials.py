@@ -46,7 +46,8 @@ def endpoint():
 
 @pytest.fixture
 def database(up):
-    connection = psycopg2.connect(up.state["database_url"])
+    """As its superuser."""
+    connection = psycopg2.connect(up.state["administrator_url"])
     connection.autocommit = True
     with connection.cursor() as cursor:
         yield cursor

@@ -42,7 +42,8 @@ def test_stack_json_has_what_scripts_need_and_nobody_else_reads_it(up):
     assert stat.S_IMODE((up.folder / "stack.json").stat().st_mode) == 0o600
     assert state.keys() == {
         *("api_url", "admin_url", "flower_url", "account_key", "admin_user", "admin_password"),
-        *("flower_user", "flower_password", "pids", "supervisor_pid", "database_url", "redis_url", "loopback"),
+        *("flower_user", "flower_password", "pids", "supervisor_pid", "redis_url", "loopback"),
+        *("database_url", "administrator_url"),
     }
     assert state["pids"].keys() == SERVICES
     assert all(psutil.Process(pid).is_running() for pid in state["pids"].values())

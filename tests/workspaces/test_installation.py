@@ -2,6 +2,7 @@
 
 import logging
 
+import psycopg2
 import pytest
 from django.db import connection
 
@@ -60,10 +61,22 @@ def test_an_operator_holds_a_database_that_nothing_tells_apart(own):
     assert look() is True
 
 
+@pytest.fixture
+def _nobody_may_ask_for_the_cluster(db):
+    """What only a superuser can have it; in the tests' database alone."""
+    place = connection.get_connection_params()
+    server = psycopg2.connect(host=place["host"], user="postgres", dbname=place["dbname"])
+    server.autocommit = True
+    with server.cursor() as cursor:
+        cursor.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+        yield
+        cursor.execute("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
+    server.close()
+
+
+@pytest.mark.usefixtures("_nobody_may_ask_for_the_cluster")
 def test_a_role_that_may_not_ask_for_the_cluster_goes_by_the_database(own):
     with connection.cursor() as cursor:
-        cursor.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC; CREATE ROLE plain")
-        cursor.execute("GRANT SELECT, UPDATE, INSERT ON installation TO plain; SET LOCAL ROLE plain")
         assert installation.read_identity(cursor) == (None, own.database_oid)
         assert installation.hold_if_moved(cursor) is False
         cursor.execute("UPDATE installation SET database_oid = 1")
