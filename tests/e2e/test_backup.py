@@ -28,6 +28,7 @@ from workspaces.installation import HELD_WORDS
 
 PAGE = PROJECT / "docs" / "backup.md"
 IS_HELD = "SELECT held_at IS NOT NULL FROM installation"
+OWNERS = "SELECT array_agg(DISTINCT tableowner::text) FROM pg_tables WHERE schemaname = 'public'"
 STATISTICS = "SELECT count(DISTINCT tablename) FROM pg_stats WHERE schemaname = 'public'"
 
 
@@ -74,39 +75,46 @@ def manage(url, *arguments):
 
 @pytest.fixture
 def server():
+    """Its URLs, as a script has them. The services' role makes no databases, as elsewhere but in tests."""
     servers = EmbeddedServers()
     servers.start()
-    yield servers.postgres.url
+    urls = {"DATABASE_URL": servers.postgres.url, "ADMINISTRATOR_URL": servers.postgres.administrator_url}
+    with closing(psycopg2.connect(urls["ADMINISTRATOR_URL"])) as database, database, database.cursor() as cursor:
+        cursor.execute("ALTER ROLE meshes NOCREATEDB")
+    yield urls
     servers.stop()
 
 
 def test_a_dump_is_restored_twice_without_an_error_and_with_statistics(server, tmp_path):
-    manage(server, "migrate", "--verbosity=0")
-    with closing(psycopg2.connect(server)) as database, database, database.cursor() as cursor:
+    url = server["DATABASE_URL"]
+    manage(url, "migrate", "--verbosity=0")
+    with closing(psycopg2.connect(url)) as database, database, database.cursor() as cursor:
         cursor.execute(
             "INSERT INTO workspaces (id, name, created_at, updated_at) VALUES (gen_random_uuid(), 'Kept', now(), now())"
         )
-    migrations = ask(server, "SELECT count(*) FROM django_migrations")
-    run(block("sh norun: another host"), tmp_path, DATABASE_URL=server)
+    migrations = ask(url, "SELECT count(*) FROM django_migrations")
+    run(block("sh norun: another host"), tmp_path, **server)
     for _ in range(2):
-        run(block("sh restore"), tmp_path, DATABASE_URL=server)
-        assert ask(server, "SELECT array_agg(name::text) FROM workspaces") == ["Kept"]
-        assert ask(server, "SELECT count(*) FROM django_migrations") == migrations
-        assert ask(server, STATISTICS) > 0
-        assert ask(server, "SELECT reltuples FROM pg_class WHERE relname = 'django_migrations'") == migrations
-        assert ask(server, IS_HELD) is False
+        run(block("sh restore"), tmp_path, **server)
+        assert ask(url, "SELECT array_agg(name::text) FROM workspaces") == ["Kept"]
+        assert ask(url, "SELECT count(*) FROM django_migrations") == migrations
+        assert ask(url, STATISTICS) > 0
+        assert ask(url, OWNERS) == ["meshes"]
+        assert ask(url, "SELECT reltuples FROM pg_class WHERE relname = 'django_migrations'") == migrations
+        assert ask(url, IS_HELD) is False
 
 
 @pytest.mark.parametrize("command", [("sweep", "--once"), ("migrate", "--verbosity=0")])
 def test_who_comes_first_to_a_restored_database_holds_it(server, tmp_path, command):
     """Nobody has to think of it: the dump names another database than the one that it is in now."""
-    manage(server, "migrate", "--verbosity=0")
-    assert HELD_WORDS not in manage(server, *command)
-    run(block("sh norun: another host"), tmp_path, DATABASE_URL=server)
-    run(block("sh restore"), tmp_path, DATABASE_URL=server)
-    assert HELD_WORDS in manage(server, *command)
-    assert ask(server, IS_HELD) is True
-    assert HELD_WORDS not in manage(server, *command)  # it is said once
+    url = server["DATABASE_URL"]
+    manage(url, "migrate", "--verbosity=0")
+    assert HELD_WORDS not in manage(url, *command)
+    run(block("sh norun: another host"), tmp_path, **server)
+    run(block("sh restore"), tmp_path, **server)
+    assert HELD_WORDS in manage(url, *command)
+    assert ask(url, IS_HELD) is True
+    assert HELD_WORDS not in manage(url, *command)  # it is said once
 
 
 # --- point-in-time recovery -----------------------------------------------------------------------------------------
@@ -154,9 +162,10 @@ def test_a_base_backup_and_the_archive_restore_a_moment(tmp_path):
         first.configure(configuration("archive_command"))
         first.start()
         manage(first.url, "migrate", "--verbosity=0")
-        run(block("sh base"), tmp_path, DATABASE_URL=first.url)
+        urls = {"DATABASE_URL": first.url, "ADMINISTRATOR_URL": first.postgres.administrator_url}
+        run(block("sh base"), tmp_path, **urls)
         moments = [insert_at(first.url, name) for name in ("before", "after")]
-        written = ask(first.url, "SELECT pg_walfile_name(pg_switch_wal())")
+        written = ask(urls["ADMINISTRATOR_URL"], "SELECT pg_walfile_name(pg_switch_wal())")
         eventually((archive / written).exists, 60)
         first.stop()
         shutil.copytree(tmp_path / "base", second.postgres.folder)
