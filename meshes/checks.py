@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
-from django.http.request import validate_host
 from django.db import DatabaseError, connection
+from django.http.request import validate_host
 
 from connections import sealing, stored_keys
 from connections.sealing_keys import is_strong, is_well_formed
