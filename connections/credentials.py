@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from connections import vault
 from connections.models import Connection
 from connections.oauth import tokens
+from connections.oauth.tokens import Tokens
 from connections.providers.base import FieldProblem, InvalidFields, Outcome, Provider, Verdict, pointer_to
 from connections.secret import MASK, Secret
 from workspaces import clock
@@ -120,6 +121,19 @@ def rotate(provider: Provider, connection: Connection, actor: str) -> Replacemen
     sealed = wrapped(document)
     made = {key: sealed[key].reveal() for key in generated_keys(provider) & sealed.keys()}
     return Replacement(sealed, made, version)
+
+
+def authorized(
+    provider: Provider, connection: Connection, new: Tokens, actor: str, *, keeps_typed: bool
+) -> dict[str, Any]:
+    """The document with the tokens of a new authorization. Not `keeps_typed`: without what the owner had given."""
+    try:
+        current = open_all(connection, actor, "oauth authorize")
+    except vault.CredentialRefused:
+        current = provider.make_secrets()
+    if not keeps_typed:
+        current = {key: value for key, value in current.items() if key not in user_keys(provider)}
+    return tokens.granted(current, new)
 
 
 def _versioned(opened: vault.Opened) -> tuple[int, dict[str, Any]]:

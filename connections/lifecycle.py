@@ -206,14 +206,8 @@ def authorize(
         if origins.moved(provider, connection.config, row.config):
             raise Conflict(MOVED_WORDS)
         config = {**row.config, **granted.config}
-        moved = [key for key in origins.moved(provider, row.config, config) if key in row.config]
-        try:
-            current = keeping.open_all(row, actor, "oauth authorize")
-        except vault.CredentialRefused:
-            current = provider.make_secrets()
-        if origins.moved(provider, row.config, config):
-            current = {key: value for key, value in current.items() if key not in keeping.user_keys(provider)}
-        document = tokens.granted(current, new)
+        moved = origins.moved(provider, row.config, config)
+        document = keeping.authorized(provider, row, new, actor, keeps_typed=not moved)
         keeping.seal(row, document, actor, vault.AUTHORIZED)
         now = clock.database_now()
         _rows(row).update(
@@ -226,8 +220,8 @@ def authorize(
         shared_callback = started is not None and addresses.is_shared(started.redirect_uri)
         grants.establish(row, new, client_id, shared_callback=shared_callback)
         states.forget(row, but=started.id if started is not None else None)
-        if moved:
-            _record_move(row, actor)
+        if moved and not row.config.keys().isdisjoint(moved):  # else it had been nowhere before
+            recording.record_move(row, actor)
         _announce(row)
     return _reload(connection)
 
@@ -437,19 +431,9 @@ def _save(
         if ends_grant:
             grants.clear(connection)
         if moved:
-            _record_move(connection, actor)
+            recording.record_move(connection, actor)
         _announce(connection)
     return Change(_reload(connection), replacement.made if replacement else {})
-
-
-def _record_move(connection: Connection, actor: str) -> None:
-    recording.record_action(
-        workspace_id=connection.workspace_id,
-        owner_kind="connection",
-        owner_id=connection.pk,
-        actor=actor or vault.this_process(),
-        purpose="moved",
-    )
 
 
 def _to_authorize(provider: Provider) -> str:
