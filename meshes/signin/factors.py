@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 STEP_SECONDS, DIGITS = 30, 6
 SECRET_BYTES = 20
 """160 bits: RFC 4226, section 4."""
-RECOVERY_CODES, RECOVERY_BYTES = 10, 15
-"""120 bits each: a digest without salt is enough of what nobody guesses."""
+RECOVERY_CODES, RECOVERY_BYTES = 10, 20
+"""160 bits each: a digest without salt is enough of what nobody guesses."""
 ISSUER = "Meshes"
 
 Kind = Literal["totp", "recovery_code"]

@@ -29,7 +29,7 @@ class RecoveryCode(models.Model):
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE)
     digest = models.BinaryField(max_length=32)
-    """SHA-256 of 120 random bits: nothing that could be guessed from it."""
+    """SHA-256 of 160 random bits: nothing that could be guessed from it."""
 
     class Meta:
         db_table = "operator_recovery_codes"

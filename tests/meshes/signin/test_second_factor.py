@@ -356,6 +356,12 @@ def test_a_secret_that_does_not_open_is_named_and_left(use_keys):  # noqa: F811
     assert factors.use_code(user, app.code()) == "totp"
 
 
+def test_a_recovery_code_has_more_than_128_random_bits():
+    _, codes = set_up(make_user())
+    assert [len(code.replace("-", "")) * 5 for code in codes] == [160] * 10
+    assert len(set(codes)) == 10
+
+
 def test_with_the_wrong_keys_recovery_codes_still_let_in(settings, caplog, use_keys):  # noqa: F811
     user = make_user()
     app, codes = set_up(user)
