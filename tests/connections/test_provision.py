@@ -3,9 +3,11 @@
 import pytest
 from django.core.management import CommandError, call_command
 
-from connections.models import SealedDocument
+from connections import sealing, stored_keys
+from connections.models import AccessRecord, SealedDocument
 from meshes.management.commands import provision
 from meshes.stack_folder import StackFolder
+from tests.factories import make_connection, make_workspace
 from workspaces import keys
 from workspaces.models import ApiKey, Installation
 
@@ -84,3 +86,17 @@ def test_no_key_is_made_over_credentials_that_no_key_opens(folder, use_keys):
     assert "MESHES_ACCOUNT_KEY" not in folder.read_env()
     provide("--new-keys")
     assert live() == {own(folder)}
+    assert stored_keys.find_missing() == []
+
+
+def test_credentials_that_are_given_up_do_not_open_and_the_others_do(folder, use_keys):
+    use_keys("old")
+    provide()
+    lost = make_connection(make_workspace())
+    use_keys("another")
+    kept = make_connection(make_workspace())
+    folder.update_env({"MESHES_ACCOUNT_KEY": None})
+    provide("--new-keys")
+    assert SealedDocument.objects.values_list("key_id", flat=True).get(connection=kept) == sealing.newest_key_id()
+    assert SealedDocument.objects.values_list("key_id", flat=True).get(connection=lost) not in sealing.key_ids()
+    assert AccessRecord.objects.get(owner_id=lost.pk, purpose="deleted").actor == "make up NEW_KEYS=1"

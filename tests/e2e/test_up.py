@@ -153,32 +153,26 @@ def test_kill_9_of_up_alone_leaves_nothing_running(tmp_path):
 
 
 def test_a_lost_stack_env_refuses_the_start_and_new_keys_are_a_word(tmp_path):
-    """Nothing is changed by the refusal: the file is put back, and all is as it was."""
-    up = RunningUp(tmp_path / "data")
+    """Nothing is changed by the refusal; the word gives up what the lost keys had sealed, and one key is its own."""
+    up = RunningUp(tmp_path / "data", None, "--loopback")
     try:
         up.start()
         own = up.call("POST", "/api/v1/api-keys", json={"name": "CI", "kind": "account", "scopes": ["admin"]}).json()
-        first = up.state["account_key"]
+        assert connect(up, "http://127.0.0.1:9/hook").status_code == 201
         up.send(signal.SIGINT)
-        kept = (up.folder / "stack.env").read_text()
         (up.folder / "stack.env").unlink()
+        before = {path.name for path in up.folder.iterdir()}
         printed, _ = up.launch().communicate(timeout=patient(60))
         assert up.running_process.returncode == 1
         for part in (f"{up.folder}/stack.env has no FERNET_KEYS", "docs/backup.md", "make up NEW_KEYS=1"):
             assert part in printed
-        assert not (up.folder / "stack.env").exists()
-        deliberate = RunningUp(up.folder, None, "--new-keys")
-        deliberate.start()
-        state = deliberate.state
-        keys = deliberate.get("/api/v1/api-keys?limit=200").json()["data"]
-        deliberate.send(signal.SIGINT)
-        live = {key["id"] for key in keys if key["revoked_at"] is None}
-        assert live == {key_id_of(state["account_key"]), own["id"]}
-        assert key_id_of(first) not in live
-        (up.folder / "stack.env").write_text(kept)  # with which the old credentials open again
+        assert {path.name for path in up.folder.iterdir()} == before
+        up = RunningUp(up.folder, None, "--new-keys")
         up.start()
-        live = {key["id"] for key in up.get("/api/v1/api-keys?limit=200").json()["data"] if key["revoked_at"] is None}
+        keys = up.get("/api/v1/api-keys?limit=200").json()["data"]
+        live = {key["id"] for key in keys if key["revoked_at"] is None}
         assert live == {key_id_of(up.state["account_key"]), own["id"]}
+        assert up.get("/readyz").json()["checks"]["keys"] == "ok"
     finally:
         up.end()
 
