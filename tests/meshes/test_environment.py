@@ -92,6 +92,7 @@ WRONG = (
         "pw-4242", "pw-4242:", ":pw-4242", "ada:a,pw-4242", "ada:a, bob:pw-4242", "ada:pw-4242ü",
     )),
     "MESHES_LOG_LEVEL=loud",
+    "MESHES_OAUTH_CALLBACK=both",
     "SSL_CERT_FILE=/nowhere/ca.pem",
     "MESHES_JOURNAL=/nowhere/journal",
     "MESHES_SEAL_HEADS=/nowhere/heads",
@@ -115,6 +116,7 @@ RIGHT = (
     "MESHES_OAUTH_CLIENTS=hubspot=a:b:c, slack=1.2:d",
     "FLOWER_BASIC_AUTH=ada:a secret: of ours,bob:x",
     "MESHES_LOG_LEVEL=debug",
+    *(f"MESHES_OAUTH_CALLBACK={value}" for value in ("auto", "shared", "vendor", "VENDOR")),
     "MESHES_BACKLOG_LIMIT=0",
     "FERNET_KEYS=new, old",
 )  # fmt: skip

@@ -2,16 +2,19 @@
 
 import html
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from threading import Barrier
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from django.db import connections as databases
 from django.test import Client as Browser
 
 from connections import lifecycle
 from connections.models import Connection, OAuthState
 from connections.oauth import authorizing, pages, states
-from tests.connections.oauth.making import authorized
+from tests.connections.oauth.making import authorized, opened
 from tests.connections.oauth.test_authorizing import (
     BACK,
     CALLBACK,
@@ -22,7 +25,7 @@ from tests.connections.oauth.test_authorizing import (
     start,
     unchanged,
 )
-from tests.workspaces.callers import bearer, issue, post
+from tests.workspaces.callers import bearer, caller, issue, post
 from workspaces import keys
 
 pytestmark = pytest.mark.django_db
@@ -96,6 +99,22 @@ def test_the_first_browser_has_the_address_as_often_as_it_likes(api, vendor):
     assert first.get(path)["Location"] == there
     assert come_back(vendor.consent(there), first).status_code == 200
     assert is_refused(first.get(path), authorizing.OVER_TITLE)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_browsers_at_the_same_moment_one_has_the_address(vendor):
+    path, together = address_of(caller(), make()), Barrier(8)
+
+    def open_it(browser):
+        try:
+            together.wait(60)
+            return browser.get(path).status_code
+        finally:
+            databases.close_all()
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(open_it, [Browser() for _ in range(8)]))
+    assert sorted(answers) == [303] + [404] * 7
 
 
 def test_a_program_that_looks_at_links_takes_the_address_and_gets_nowhere(api, vendor):
@@ -272,3 +291,24 @@ def test_a_failure_ends_nothing_else(api, vendor):
     other = vendor.consent(start(api, connection, theirs))
     assert come_back(vendor.consent(start(api, connection, mine)) | {"code": "canary-x"}, mine).status_code == 400
     assert come_back(other, theirs).status_code == 200
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_whose_codes_are_exchanged_at_once_the_first_to_end_stays(vendor):
+    """The other's tokens are not kept, and revoked."""
+    api, connection = caller(), make()
+    slow, quick = Browser(), Browser()
+    late, early = (vendor.consent(start(api, connection, browser)) for browser in (slow, quick))
+
+    def overtake(asked):
+        vendor.before_reply = lambda asked: None
+        assert come_back(early, quick).status_code == 200
+        databases.close_all()
+
+    vendor.before_reply = overtake
+    answer = come_back(late, slow)
+    assert (answer.status_code, lifecycle.ENDED_WORDS in answer.content.decode()) == (400, True)
+    connection.refresh_from_db()
+    kept = opened(connection).secret["refresh_token"].reveal()
+    assert (connection.status, vendor.refresh_tokens) == ("active", {kept})
+    assert len(vendor.revoked) == 1
