@@ -138,11 +138,18 @@ def test_every_container_is_confined(compose):
         assert re.fullmatch(r"\d+[mg]", resolved(service["mem_limit"])), name
     assert [name for name, service in compose.items() if "cap_add" in service] == ["postgres"]
     assert {name: service["volumes"] for name, service in compose.items() if "volumes" in service} == {
-        "postgres": ["postgres:/var/lib/postgresql"],
+        "postgres": ["postgres:/var/lib/postgresql", "./postgres/role.sql:/docker-entrypoint-initdb.d/role.sql:ro"],
         "web": ["records:/var/lib/meshes"],
         "sweep": ["records:/var/lib/meshes"],
     }
     assert compose["valkey"]["user"] == "999:999"
+
+
+def test_postgres_makes_the_services_role_in_a_new_volume_and_logs_no_rows(compose):
+    postgres = compose["postgres"]
+    assert (postgres["environment"]["POSTGRES_USER"], postgres["environment"]["POSTGRES_DB"]) == ("postgres", "meshes")
+    assert (PROJECT / "postgres" / "role.sql").stat().st_mode & 0o004  # the container's user is another
+    assert {"log_min_error_statement=panic", "log_error_verbosity=terse"} <= set(postgres["command"])
 
 
 def test_workers_scale(compose):

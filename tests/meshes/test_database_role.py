@@ -12,6 +12,7 @@ from meshes import embedded
 from meshes.stack import SUPERUSER_WORDS, Stack
 from meshes.stack_folder import PROJECT, StackFolder
 from tests.meshes.test_embedded import running_postgres, scalar
+from tests.polling import eventually
 
 RIGHTS = (
     "SELECT ARRAY[rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls] FROM pg_roles WHERE rolname = "
@@ -115,3 +116,44 @@ def test_a_start_that_was_cut_short_is_taken_up(tmp_path):
         connection.close()
         postgres.wait_until_ready(lambda: True)
         assert scalar(postgres.url, "SELECT current_user::text") == "meshes"
+
+
+# --- the container's ------------------------------------------------------------------------------------------------
+
+ROLE = PROJECT / "postgres" / "role.sql"
+PASSWORD = "a'b\"c\\d /#?$x`;%s"
+
+
+def refuses(postgres, role, password):
+    try:
+        psycopg2.connect(host=str(postgres.sockets), dbname="meshes", user=role, password=password).close()
+    except psycopg2.OperationalError as error:
+        return str(error)
+    return ""
+
+
+def test_the_script_of_the_container_makes_the_role_with_any_password_and_leaves_the_superuser_without(tmp_path):
+    with running_postgres(tmp_path / "postgres") as (postgres, _child):
+        administrator = psycopg2.connect(postgres.administrator_url.rpartition("/")[0] + "/postgres")
+        administrator.autocommit = True
+        with administrator.cursor() as cursor:  # as the image leaves it
+            cursor.execute("DROP DATABASE meshes")
+            cursor.execute("DROP ROLE meshes")
+            cursor.execute("CREATE DATABASE meshes")
+            cursor.execute("ALTER ROLE postgres PASSWORD %s", [PASSWORD])
+            command = [postgres.binaries / "psql", "-v", "ON_ERROR_STOP=1", "--no-password", "--no-psqlrc", "-f", ROLE]
+            made = subprocess.run(
+                [*command, postgres.administrator_url], env=os.environ | {"POSTGRES_PASSWORD": PASSWORD},
+                check=False, capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+            assert made.returncode == 0, made.stderr
+            (postgres.folder / "pg_hba.conf").write_text("local all all scram-sha-256\n")
+            cursor.execute("SELECT pg_reload_conf()")
+            eventually(lambda: "authentication failed" in refuses(postgres, "meshes", "wrong"))
+            assert refuses(postgres, "meshes", PASSWORD) == ""
+            assert "authentication failed" in refuses(postgres, "postgres", PASSWORD)
+            cursor.execute(f"{RIGHTS} 'meshes'")
+            assert cursor.fetchone() == ([False] * 5,)
+            cursor.execute("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'meshes'")
+            assert cursor.fetchone() == ("meshes",)
+        administrator.close()
