@@ -229,7 +229,7 @@ TABLES: Mapping[str, Table] = {
         internal="id key_id last_step",
     ),
     "signin.RecoveryCode": Table(
-        kept="until it is used or replaced; 120 random bits as a hash",
+        kept="until it is used or replaced; random bits, as a hash",
         credential="digest",
         operator="user_id",
         internal="id",
