@@ -5,11 +5,14 @@ import uuid
 from contextlib import ExitStack
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from meshes import searching
 from meshes.problems import Problem
 from meshes.searching import TURN_SECONDS, bounded_search
+from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.polling import eventually
 from tests.workspaces.callers import bearer, caller, issue, post
 from workspaces import ids, limits
@@ -158,6 +161,20 @@ def test_a_third_search_that_no_index_serves_is_told_to_wait(searching_key, path
 @pytest.mark.parametrize("path", INDEXED)
 def test_what_an_index_serves_waits_for_nobody(searching_key, path):
     assert bearer(searching_key.key).get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["deliveries?status=dead", "dead-letters?", "deliveries?outcome=retry"])
+def test_the_connection_of_a_stranger_is_not_searched_for(path):
+    """An index would read all that the stranger has, to leave it out."""
+    stranger, own = make_connection(make_workspace()), make_workspace()
+    delivery = make_deliveries(stranger)[0]
+    type(delivery).objects.filter(pk=delivery.pk).update(status="dead", outcome="retry")
+    url = f"/api/v1/{path}&connection={stranger.public_id}"
+    for api, rows, reads in ((caller("workspace", workspace=own), 0, 0), (caller(), 1, 1)):
+        with CaptureQueriesContext(connection) as queries:
+            answer = api.get(url)
+        assert (answer.status_code, len(answer.json()["data"])) == (200, rows)
+        assert sum('FROM "deliveries"' in query["sql"] for query in queries) == reads
 
 
 def test_the_count_of_a_replay_is_a_search(searching_key):

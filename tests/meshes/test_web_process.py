@@ -9,6 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 import requests
 from django.db import connection as database
+from django.db import transaction
 
 from meshes import services
 from meshes.embedded import free_port
@@ -21,6 +22,7 @@ from tests.workspaces.callers import issue
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_client")]
 
 TESTS = 40
+SEARCHES = 12
 PLACES = services.WEB_THREADS // 4
 
 
@@ -80,6 +82,31 @@ def test_health_is_answered_within_a_second_while_forty_tests_of_connections_han
         for thread in threads:
             thread.join()
     assert len(answers) == TESTS
+
+
+def test_events_are_taken_while_the_searches_of_a_key_hang(web):
+    """Two hang in PostgreSQL; the others are told to come back, and hold no thread."""
+    login = {"Authorization": f"Bearer {issue().key}"}
+    event = {"workspace": make_workspace().public_id, "event": "lead.created", "payload": {}}
+    answers = []
+
+    def search():
+        answers.append(requests.get(f"{web}/api/v1/deliveries?outcome=retry", headers=login, timeout=patient(60)))
+
+    threads = [threading.Thread(target=search) for _ in range(SEARCHES)]
+    with transaction.atomic(), database.cursor() as cursor:
+        cursor.execute("LOCK TABLE rules IN ACCESS EXCLUSIVE MODE")  # which ingest does not read
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(answers) >= SEARCHES - 2, 60)
+        assert {(answer.status_code, answer.headers["Retry-After"]) for answer in answers} == {(429, "2")}
+        for _ in range(20):
+            posted = requests.post(f"{web}/api/v1/events", json=event, headers=login, timeout=patient(5))
+            assert posted.status_code == 202
+    for thread in threads:
+        thread.join()
+    assert [answer.status_code for answer in answers].count(429) == SEARCHES - 2
+    assert requests.get(f"{web}/api/v1/deliveries?outcome=retry", headers=login, timeout=patient(10)).status_code == 200
 
 
 def status_and_type(web, method, path):
