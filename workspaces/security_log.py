@@ -142,7 +142,10 @@ class _Refusals:
         if is_first:
             timer = threading.Timer(WINDOW_SECONDS, self.write)
             timer.daemon = True
-            timer.start()
+            try:
+                timer.start()
+            except RuntimeError:  # no thread is to be had: that is no reason to fail a request
+                self.write()
 
     def write(self) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ import time
 import pytest
 import requests
 
-from tests.e2e.running import RunningUp
+from tests.e2e.running import PROJECT, RunningUp
 from tests.polling import eventually, patient
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+ ")
@@ -117,3 +117,9 @@ def test_every_line_of_every_service_is_one_event_at_a_moment_of_utc(up, service
         lines = [line for line in lines if not BEFORE_SETTINGS.match(line)]
     assert [line for line in lines if not LINE.match(line) and not line.startswith("    ")] == []
     assert len([line for line in lines if LINE.match(line)]) > 0
+
+
+def test_every_log_stands_in_the_page_of_logs(up):
+    page = (PROJECT / "docs/logs.md").read_text()
+    assert {log.stem for log in (up.folder / "logs").glob("*.log")} == set(SERVICES)
+    assert [service for service in SERVICES if f"`{service}.log`" not in page] == []

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -216,3 +217,13 @@ def test_they_are_written_without_another_request(caplog, monkeypatch):
     monkeypatch.setattr(security_log, "WINDOW_SECONDS", 0.01)
     ask()
     eventually(lambda: [record for record in caplog.records if record.getMessage().startswith("refused ")])
+
+
+def test_they_are_written_at_once_where_no_thread_is_to_be_had(caplog, monkeypatch):
+    def start(timer):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Timer, "start", start)
+    assert [ask(), ask()] == [401, 401]
+    written = [record.getMessage() for record in caplog.records if record.name == "meshes.security"]
+    assert written == ['refused kind="401 missing" address="203.0.113.7" count=1'] * 2
