@@ -29,7 +29,7 @@ demo: .venv/base.stamp
 	@exec $(BIN)/python manage.py demo
 
 up: .venv/base.stamp
-	@exec $(BIN)/python manage.py up $(if $(filter-out 0,$(LOOPBACK)),--loopback) $(if $(filter-out 0,$(NEW_KEYS)),--new-keys) $(if $(filter-out 0,$(DATABASE)),--only-database)
+	@exec $(BIN)/python manage.py up $(if $(filter-out 0,$(LOOPBACK)),--loopback) $(if $(filter-out 0,$(NEW_KEYS)),--new-keys) $(if $(filter-out 0,$(ONLY_DATABASE)),--only-database)
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
