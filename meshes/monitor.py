@@ -28,8 +28,8 @@ from tornado.web import HTTPError, RequestHandler
 
 from delivery.lanes.options import CELERY_SETTINGS
 from delivery.lanes.worker import install
-from meshes.environment import LEVELS, check_logins, env, envbool, envbroker, envchoice
-from meshes.flower_logins import note_failure, note_login, write_failures
+from meshes.environment import LEVELS, check_logins, env, envbool, envbroker, envchoice, envint
+from meshes.flower_logins import WORDS, note_failure, note_login, try_guess, write_failures
 from meshes.headers import HEADERS
 from meshes.logs import FORMAT
 from meshes.startup import exit_where_misconfigured
@@ -53,6 +53,7 @@ READ_BY_POST = TasksDataTable
 with exit_where_misconfigured():
     app = Celery("meshes", broker=envbroker(), fixups=[])  # without Celery's fixups, which load Django's settings
     MAY_CONTROL = envbool("MESHES_FLOWER_CONTROL", False)
+    WRONG_PASSWORDS = envint("MESHES_WRONG_PASSWORDS", 10)
     logging.config.dictConfig(
         {
             "version": 1,
@@ -105,7 +106,7 @@ def prepare(handler: BaseHandler) -> None:
     """Before any method of any page."""
     if isinstance(handler, Healthcheck):
         return
-    handler.current_user  # noqa: B018  (raises 401 for a wrong password)
+    try_guess(handler, WRONG_PASSWORDS)
     handler.login = _login_of(handler)
     note_login(handler, handler.login)
     if _is_action(handler) and not MAY_CONTROL:
@@ -119,7 +120,7 @@ def prepare_api(handler: BaseApiHandler) -> None:
 
 def on_finish(handler: BaseHandler) -> None:
     """Who asked for what, and what the answer was."""
-    if handler.get_status() == 401 and "Authorization" in handler.request.headers:
+    if handler.get_status() in WORDS and "Authorization" in handler.request.headers:
         note_failure(handler)
     if _is_action(handler) and hasattr(handler, "login"):
         request = handler.request
@@ -132,6 +133,8 @@ def write_error(handler: BaseHandler, status_code: int, **kwargs: Any) -> None:
     _, error, _ = kwargs.get("exc_info", (None, None, None))
     if status_code == 401:
         handler.set_header("WWW-Authenticate", 'Basic realm="flower"')
+    if status_code == 429:
+        handler.set_header("Retry-After", str(handler.retry_after))
     known = isinstance(error, HTTPError) and error.log_message and status_code < 500
     handler.set_header("Content-Type", "text/plain; charset=UTF-8")
     handler.finish(f"{error.get_message()}\n" if known else f"{status_code} {handler._reason}\n")

@@ -18,7 +18,7 @@ from django.core import signing
 from django.http import HttpRequest
 
 from workspaces import addresses, limits, security_log
-from workspaces.limits import Bucket
+from workspaces.buckets import Bucket, per_hour, per_minute
 
 Kind = Literal["password", "code", "confirmation"]
 """A password at the login; a code of the second factor; the present password of who is logged in."""
@@ -68,8 +68,8 @@ def _of(kind: Kind, whose: str, times: int) -> dict[str, Bucket]:
     number = float(settings.MESHES_WRONG_PASSWORDS * times)
     name = f"meshes:guesses:{kind}:{whose}"
     return {
-        f"{name}:minute": limits.per_minute(number),
-        f"{name}:hour": limits.per_hour(number * HOURS_SHARE[kind]),
+        f"{name}:minute": per_minute(number),
+        f"{name}:hour": per_hour(number * HOURS_SHARE[kind]),
     }
 
 

@@ -22,6 +22,7 @@ from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from workspaces.buckets import Bucket, LocalBuckets, per_minute, per_second
 from workspaces.models import Workspace
 
 logger = logging.getLogger(__name__)
@@ -30,13 +31,10 @@ TIMEOUT_SECONDS = 0.1
 """What a hung Redis may cost one request."""
 RETRY_SECONDS = 2.0
 """How long Redis is left alone after it failed."""
-MIN_BURST = 10.0
-"""The least a bucket holds: with a rate of one a second, a handful at once is no flood."""
 LOOK_SECONDS = 0.05
 """How often who waits for a turn asks for it."""
 AUTHORIZATIONS_A_MINUTE = 20
 """Of one connection, by its connect links: each leaves a record that is kept for a year."""
-_MAX_LOCAL_BUCKETS = 10_000
 
 # KEYS: buckets. ARGV: count, then rate and burst of each. Answers the milliseconds to wait, 0 when taken: from all or
 # from none. Tokens are kept as text: a Lua number that Redis converts loses its fraction.
@@ -125,26 +123,6 @@ def turn(name: str, most: int, seconds: float, wait_seconds: float = 0.0) -> Ite
             turns.leave(taken)
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """`rate` tokens a second, of which at most `burst` are kept."""
-
-    rate: float
-    burst: float
-
-
-def per_second(rate: float) -> Bucket:
-    return Bucket(rate, max(rate, MIN_BURST))
-
-
-def per_minute(number: float) -> Bucket:
-    return Bucket(number / 60, number)
-
-
-def per_hour(number: float) -> Bucket:
-    return Bucket(number / 3600, number)
-
-
 class SharedBuckets:
     """Buckets in Redis, and those of this process for when Redis does not answer."""
 
@@ -167,31 +145,6 @@ class SharedBuckets:
         numbers = [number for bucket in buckets.values() for number in (bucket.rate, bucket.burst)]
         milliseconds = int(self._script(keys=list(buckets), args=[count, *numbers]))
         return milliseconds / 1000 if milliseconds else None
-
-
-class LocalBuckets:
-    """The same arithmetic in memory."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, tuple[float, float]] = {}
-        self._lock = threading.Lock()
-
-    def take(self, buckets: dict[str, Bucket], count: int) -> float | None:
-        now = time.monotonic()
-        with self._lock:
-            if len(self._kept) >= _MAX_LOCAL_BUCKETS:
-                self._kept.clear()
-            left = {name: self._left(name, bucket, now) for name, bucket in buckets.items()}
-            wait = max((min(count, each.burst) - left[name]) / each.rate for name, each in buckets.items())
-            if wait > 0:
-                return wait
-            for name in buckets:
-                self._kept[name] = left[name] - count, now
-        return None
-
-    def _left(self, name: str, bucket: Bucket, now: float) -> float:
-        tokens, at = self._kept.get(name, (bucket.burst, now))
-        return min(bucket.burst, tokens + (now - at) * bucket.rate)
 
 
 # KEYS: the turns of one name, by the moment at which each lapses. ARGV: how many there may be, milliseconds, id.

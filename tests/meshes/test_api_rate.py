@@ -16,7 +16,7 @@ from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.polling import eventually
 from tests.workspaces.callers import bearer, caller, issue, post
 from workspaces import ids, limits
-from workspaces.limits import Bucket
+from workspaces.buckets import Bucket
 
 pytestmark = pytest.mark.django_db
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from flower.urls import handlers
 
 from meshes import flower_logins, monitor, services
 from meshes.embedded import free_port
-from tests.polling import patient
+from tests.polling import eventually, patient
 from tests.processes import serving
 
 PATTERNS = [getattr(each, "regex", None) or re.compile(each[0]) for each in handlers]
@@ -24,6 +25,7 @@ PATHS = sorted({re.sub(r"\(\.[+*]\)|\.\*", "x", each.pattern.rstrip("$").removes
 def flower():
     port = free_port()
     environment = {"FLOWER_BASIC_AUTH": "ada:secret", "DJANGO_SETTINGS_MODULE": "meshes.settings"}
+    environment["MESHES_WRONG_PASSWORDS"] = "1000"  # each page is asked for with a wrong one
     with serving(services.flower("127.0.0.1", port), port, "/healthcheck", environment) as address:
         yield address
 
@@ -92,6 +94,8 @@ def test_the_one_says_nothing_but_that_it_lives(flower):
 def test_with_the_password_there_are_pages_with_a_policy(flower, path):
     answer = requests.get(flower + path, auth=("ada", "secret"), timeout=60)
     assert answer.status_code == 200
+    assert answer.headers["Referrer-Policy"] == "same-origin"
+    assert answer.headers["Cache-Control"] == "no-store"
     policy = answer.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; script-src 'self' 'sha256-")
     for script in re.findall(r"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", answer.text, re.DOTALL):
@@ -111,11 +115,41 @@ def test_logins_are_logged_once_and_wrong_ones_counted_with_their_address(capfd)
     ]
 
 
+def test_thirty_wrong_passwords_are_slowed_and_logged_and_then_the_right_one_gets_in(capfd):
+    port = free_port()
+    environment = {"FLOWER_BASIC_AUTH": "ada:secret", "MESHES_WRONG_PASSWORDS": "12"}
+    with serving(services.flower("127.0.0.1", port), port, "/healthcheck", environment) as url, requests.Session() as s:
+        began_at = time.monotonic()
+        answers = [s.get(f"{url}/metrics", auth=("ada", f"guess-{n}"), timeout=patient(60)) for n in range(30)]
+        seconds = time.monotonic() - began_at
+        tried = [answer for answer in answers if answer.status_code == 401]
+        slowed = [answer for answer in answers if answer.status_code == 429]
+        assert len(tried) + len(slowed) == 30
+        assert 12 <= len(tried) <= 13 + seconds / 5
+        assert {answer.headers["Retry-After"] for answer in slowed} <= {"1", "2", "3", "4", "5"}
+        assert slowed[-1].text.startswith("Too many wrong passwords. Try again in ")
+        assert "guess" not in slowed[-1].text
+        eventually(lambda: s.get(f"{url}/metrics", auth=("ada", "secret"), timeout=patient(60)).status_code == 200, 30)
+        for _ in range(30):  # a right one takes no room
+            assert s.get(f"{url}/metrics", auth=("ada", "secret"), timeout=patient(60)).status_code == 200
+        assert s.get(f"{url}/metrics", timeout=patient(60)).status_code == 401
+    logged = [line for line in capfd.readouterr().err.splitlines() if " meshes.security " in line]
+
+    def count(words):
+        return sum(
+            int(line.rpartition("=")[2]) for line in logged if f'{words} service="flower" address="127.0.0.1"' in line
+        )
+
+    assert count("login_failed") == len(tried)
+    assert count('refused kind="429 password"') >= len(slowed)  # and the right one that came too soon
+    assert "guess" not in "".join(logged)
+
+
 def test_many_addresses_cost_no_memory(monkeypatch, caplog):
     """As tornado calls it, within a loop that is not run."""
 
     def came_from(address):
-        return SimpleNamespace(request=SimpleNamespace(remote_ip=address))
+        return SimpleNamespace(request=SimpleNamespace(remote_ip=address), get_status=lambda: 401)
 
     caplog.set_level(logging.INFO, "meshes.security")
     monkeypatch.setattr(flower_logins, "MOST_KEPT", 2)

@@ -9,7 +9,8 @@ import redis
 from tests.factories import make_workspace
 from tests.polling import eventually
 from workspaces import ids, limits
-from workspaces.limits import LocalBuckets, SharedBuckets, SharedTurns, per_minute, per_second
+from workspaces.buckets import LocalBuckets, per_minute, per_second
+from workspaces.limits import SharedBuckets, SharedTurns
 
 
 @pytest.fixture(params=["shared", "local"])
