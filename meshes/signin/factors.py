@@ -140,11 +140,20 @@ def use_code(user: User, text: str) -> Kind | None:
     return "totp" if is_first else None
 
 
-def add(user: User, secret: bytes, step: int) -> list[str]:
-    """Make this the user's authenticator, in the place of another; its recovery codes. `step`: of the code given."""
+class AlreadySetUpError(Exception):
+    """Another browser has set up a second factor meanwhile."""
+
+
+def add(user: User, secret: bytes, step: int, *, is_first: bool = False) -> list[str]:
+    """Make this the user's authenticator; its recovery codes. `step`: of the code that was given.
+
+    In the place of another one; where it is to be the first, raises AlreadySetUpError instead: who has given a password
+    alone replaces nothing.
+    """
     with transaction.atomic():
         User.objects.select_for_update().get(pk=user.pk)
-        remove(user)
+        if remove(user) and is_first:
+            raise AlreadySetUpError
         Authenticator.objects.create(
             user=user,
             name="app",

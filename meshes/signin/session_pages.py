@@ -48,6 +48,10 @@ class OperatorSessionAdmin(OperatorAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ChangeList
 
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        title = "Sessions of operators" if request.user.is_superuser else "Your sessions"
+        return super().changelist_view(request, {"title": title} | (extra_context or {}))
+
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
         return queryset, False
 

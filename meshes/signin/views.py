@@ -102,7 +102,10 @@ def set_up_second_factor(request: HttpRequest) -> HttpResponse:
     if form.is_bound and form.is_valid():
         step = _first_step(request, user, secret, form.cleaned_data["code"])
         if step is not None:
-            return _confirm_factor(request, user, secret, step)
+            try:
+                return _confirm_factor(request, user, secret, step)
+            except factors.AlreadySetUpError:
+                return redirect("admin:second_factor")
         form.add_error("code", "This is not the code that the app shows now. Is the clock of its device right?")
     return _page(
         request,
@@ -143,11 +146,12 @@ def _first_step(request: HttpRequest, user: User, secret: bytes, code: str) -> i
 
 
 def _confirm_factor(request: HttpRequest, user: User, secret: bytes, step: int) -> HttpResponse:
-    codes = factors.add(user, secret, step)
+    is_first = steps.pending_user(request) is not None
+    codes = factors.add(user, secret, step, is_first=is_first)
     for name in (NEW_SECRET, MAY_SET_UP):
         request.session.pop(name, None)
     device = factors.authenticator_of(user)
-    if steps.pending_user(request):
+    if is_first:
         destination = steps.finish(request, user, device)
     else:
         django_otp.login(request, device)

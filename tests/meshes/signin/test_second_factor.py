@@ -132,6 +132,25 @@ def test_where_it_is_enforced_it_is_set_up_before_any_page(settings):
     assert is_in(again)
 
 
+def test_of_two_browsers_with_the_password_one_sets_it_up(settings, monkeypatch):
+    """Also where both are asked for the first code at the same moment."""
+    settings.MESHES_SECOND_FACTOR = True
+    user = make_user()
+    (first, _), (second, _) = give_password(user), give_password(user)
+    apps = [scan(client.get("/admin/second-factor/set-up/")) for client in (first, second)]
+    assert apps[0].totp.secret != apps[1].totp.secret
+    first.post("/admin/second-factor/set-up/", {"code": apps[0].code()})
+    kept = Authenticator.objects.values().get()
+    with monkeypatch.context() as patch:
+        patch.setattr("meshes.signin.views._who_may_set_up", lambda request: user)
+        answer = second.post("/admin/second-factor/set-up/", {"code": apps[1].code()})
+    assert answer.url == "/admin/second-factor/"
+    assert second.post("/admin/second-factor/set-up/", {"code": apps[1].code()}).url == "/admin/login/"
+    assert Authenticator.objects.values().get() == kept
+    assert RecoveryCode.objects.count() == 10
+    assert [is_in(client) for client in (first, second)] == [True, False]
+
+
 def test_a_session_of_before_it_was_enforced_is_not_enough(settings):
     client = sign_in(make_user())
     settings.MESHES_SECOND_FACTOR = True

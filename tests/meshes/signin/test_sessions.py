@@ -232,6 +232,7 @@ def test_the_list_tells_whose_since_from_where_and_by_which_browser():
     client = sign_in(make_user(), HTTP_USER_AGENT=FIREFOX, REMOTE_ADDR="203.0.113.7")
     session = OperatorSession.objects.get()
     text = words(client.get(LIST))
+    assert "Your sessions" in text
     for shown in ("ada", "203.0.113.7", "Firefox on Linux", f"{session.started_at:%Y-%m-%d %H:%M:%S}", "this one"):
         assert shown in text
     assert "Firefox on Linux" in words(client.get(f"{LIST}{session.pk}/change/"))
