@@ -89,4 +89,4 @@ class OperatorSession(models.Model):
         verbose_name = "session"
 
     def __str__(self) -> str:
-        return f"session of {self.user or 'nobody yet'}"
+        return f"{self.user or 'nobody yet'}, since {self.started_at:%Y-%m-%d %H:%M}"

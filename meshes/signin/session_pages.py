@@ -17,7 +17,7 @@ from meshes.signin.models import OperatorSession
 from meshes.signin.sessions import stored
 from workspaces import security_log
 from workspaces.operators import columns, display
-from workspaces.operators.pages import OperatorAdmin
+from workspaces.operators.pages import Button, OperatorAdmin
 
 BROWSERS = (("Edg", "Edge"), ("OPR", "Opera"), ("Firefox", "Firefox"), ("Chrome", "Chrome"), ("Safari", "Safari"))
 """By what stands in `User-Agent`, in the order in which to look: Edge says that it is Chrome, and Chrome Safari."""
@@ -76,7 +76,10 @@ class OperatorSessionAdmin(OperatorAdmin):
     def show_browser(self, session: OperatorSession) -> str:
         return browser_name(session.browser) or display.NOTHING
 
-    @admin.display(description="")
+    def buttons(self, request: HttpRequest, obj: OperatorSession) -> list[Button]:
+        return [Button("end", "End this session", is_grave=True), Button("end_all_of_the_user", "End all of this user")]
+
+    @admin.display(description="which")
     def show_which(self, session: OperatorSession) -> str:
         return display.badge("this one", "good") if getattr(session, "is_this_one", False) else ""
 

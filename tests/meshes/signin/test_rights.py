@@ -7,26 +7,17 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 
+from tests.meshes.signin.people import OTHER, PASSWORD, grant, make_user
 from tests.operators import Operator, said, words
 
 pytestmark = pytest.mark.django_db
 
-PASSWORD = "violet harbour lantern"
-OTHER = "granite meadow whistle"
 CHANGE_USER = ("auth.view_user", "auth.change_user", "auth.add_user", "auth.delete_user")
 CHANGE_GROUP = ("auth.view_group", "auth.change_group", "auth.add_group", "auth.delete_group")
 
 
-def grant(target, *permissions):
-    for permission in permissions:
-        app, _, codename = permission.partition(".")
-        target.add(Permission.objects.get(content_type__app_label=app, codename=codename))
-
-
 def person(name, *permissions, **flags):
-    user = User.objects.create_user(name, f"{name}@example.com", PASSWORD, is_staff=True, **flags)
-    grant(user.user_permissions, *permissions)
-    return Operator(user)
+    return Operator(make_user(name, *permissions, **flags))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from django.test import Client
 from delivery import sweep
 from meshes.signin.models import OperatorSession
 from meshes.signin.session_pages import browser_name
-from meshes.signin.sessions import SessionStore
+from meshes.signin.sessions import SessionStore, stored
 from tests.meshes.signin.people import OTHER, PASSWORD, give_password, is_in, make_superuser, make_user, set_up, sign_in
 from tests.operators import said, words
 
@@ -235,7 +235,20 @@ def test_the_list_tells_whose_since_from_where_and_by_which_browser():
     assert "Your sessions" in text
     for shown in ("ada", "203.0.113.7", "Firefox on Linux", f"{session.started_at:%Y-%m-%d %H:%M:%S}", "this one"):
         assert shown in text
-    assert "Firefox on Linux" in words(client.get(f"{LIST}{session.pk}/change/"))
+    page = client.get(f"{LIST}{session.pk}/change/")
+    assert "Firefox on Linux" in words(page)
+    assert f"{LIST}{session.pk}/do/end/".encode() in page.content
+
+
+def test_a_session_is_ended_from_its_page():
+    user = make_user()
+    client, elsewhere = sign_in(user), sign_in(user)
+    other = OperatorSession.objects.exclude(pk=own_key(client)).get()
+    asked = client.post(f"{LIST}{other.pk}/do/end/")
+    assert "End these sessions?" in words(asked)
+    assert is_in(elsewhere)
+    client.post(f"{LIST}{other.pk}/do/end/", {"confirm": "yes", "operator_password": PASSWORD})
+    assert [is_in(client), is_in(elsewhere)] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -284,13 +297,7 @@ def test_ending_asks_for_the_password_and_is_recorded(caplog):
 
 
 def own_key(client):
-    return next(row.pk for row in OperatorSession.objects.all() if is_stored_under(client, row.pk))
-
-
-def is_stored_under(client, pk):
-    from meshes.signin.sessions import stored
-
-    return stored(cookie(client)) == pk
+    return stored(cookie(client))
 
 
 def test_a_superuser_ends_all_of_a_user():
