@@ -13,11 +13,13 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import jwt
+import psycopg2
 import pytest
 import requests
 from django.core.management import get_commands
@@ -32,7 +34,7 @@ from delivery.reopening import CURRENT, ORIGINAL
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES
 from delivery.serializers import ROUTING_RESULTS
 from delivery.setting_aside import CAUSES
-from meshes.embedded import free_port
+from meshes.embedded import EmbeddedServers, free_port
 from tests.e2e.running import OURS, PROJECT, RunningUp
 from tests.polling import eventually, patient
 from workspaces.keys import SCOPES
@@ -472,11 +474,38 @@ def test_monitoring_shows_lines_that_are_logged():
 
 @pytest.mark.django_db
 def test_sql_that_is_shown_runs():
-    statements = [each for block in BLOCKS if block.language == "sql" for each in block.code.split(";") if each.strip()]
+    statements = statements_of("docs/monitoring.md")
     with database.cursor() as cursor:
         for statement in statements:
             cursor.execute(statement)
     assert len(statements) == 3
+
+
+def test_sql_that_makes_the_role_of_the_services_runs():
+    """On a server of its own, under other names than those that are there, by its administrator."""
+    servers = EmbeddedServers()
+    servers.start()
+    try:
+        with closing(psycopg2.connect(servers.postgres.administrator_url)) as administrator:
+            administrator.autocommit = True
+            with administrator.cursor() as cursor:
+                for statement in statements_of("docs/running.md"):
+                    cursor.execute(statement.replace("meshes", "shown"))
+                cursor.execute(
+                    "SELECT rolsuper FROM pg_roles JOIN pg_database ON datdba = pg_roles.oid WHERE datname = 'shown'"
+                )
+                assert cursor.fetchone() == (False,)
+    finally:
+        servers.stop()
+
+
+def statements_of(page):
+    code = ";".join(block.code for block in BLOCKS if block.page == Path(page) and block.language == "sql")
+    return [each for each in code.split(";") if each.strip()]
+
+
+def test_every_statement_of_sql_is_run():
+    assert {str(block.page) for block in BLOCKS if block.language == "sql"} == {"docs/monitoring.md", "docs/running.md"}
 
 
 def test_monitoring_names_metrics_that_flower_has(up):
