@@ -15,6 +15,8 @@ from workspaces.operators.logins import NEW_DEVICE
 
 REFUSED = (401, 403, 429)
 """Answers of the API that are counted: no key, no right, too much."""
+FORGED = "cursor"
+"""The rule of a page's cursor that we have not signed, or that is another list's."""
 LINKS = ("/connect/", "/oauth/")
 """Pages that a link, a state or a ticket opens, of which somebody may try many."""
 
@@ -29,7 +31,7 @@ class CountRefusals:
         response = self.get_response(request)
         if not speaks_json(request):
             _count_page(request, response.status_code)
-        elif response.status_code in REFUSED:
+        elif response.status_code in REFUSED or (response.status_code == 422 and _why(response) == FORGED):
             identity = getattr(request, "auth", None)
             key = identity.actor if isinstance(identity, Identity) else request.META.get(REFUSED_KEY, "")
             security_log.count_refusal(request.META, f"{response.status_code} {_why(response)}", key=key)

@@ -62,6 +62,7 @@ class KeyAuthentication(BaseAuthentication):
                 raise TooManyWrongKeys(wait) from None
             raise AuthenticationFailed(error.words, error.reason) from None
         if not origin_is_allowed(record, request.META.get("HTTP_ORIGIN")):
+            request.META[REFUSED_KEY] = named_key(header)
             raise PermissionDenied("This key may not be used from this origin.")
         usage.touch(record.id)
         identity = identity_of(record)

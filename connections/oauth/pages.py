@@ -25,7 +25,7 @@ from connections.oauth import authorizing, links
 from connections.oauth.addresses import callback_path, redirect_uri
 from connections.oauth.authorizing import AuthorizationFailed, NotAuthorizable
 from connections.oauth.links import Link
-from workspaces import limits
+from workspaces import limits, security_log
 
 COOKIE = "meshes_connect"
 """Over https `__Host-` stands before it: no other host of the domain can set it."""
@@ -100,6 +100,8 @@ def callback(request: HttpRequest, vendor: str | None = None) -> HttpResponse:
         return response
     except AuthorizationFailed as failed:
         title, words, connection = failed.title, failed.words, failed.connection
+        if connection is None:
+            security_log.count_refusal(request.META, "400 state")
     token = signing.dumps([title, words, "" if connection is None else connection.pk.hex], salt=OUTCOME_SALT)
     return HttpResponseRedirect(reverse("oauth-outcome", args=[token]), status=303, headers=HEADERS)
 

@@ -170,6 +170,14 @@ def test_operators_need_a_second_factor(compose):
     assert compose["web"]["environment"]["MESHES_SECOND_FACTOR"] == "1"
 
 
+def test_the_docs_send_the_logs_of_every_service_elsewhere(compose):
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (PROJECT / "docs" / "logs.md").read_text(), re.DOTALL)
+    logging = {name: service["logging"] for name, service in yaml.safe_load(shown)["services"].items()}
+    assert logging.keys() == compose.keys()
+    assert {each["driver"] for each in logging.values()} == {"syslog"}
+    assert {each["options"]["syslog-address"] for each in logging.values()} == {"tcp+tls://logs.example.com:6514"}
+
+
 # --- networks --------------------------------------------------------------------------------------------------------
 
 

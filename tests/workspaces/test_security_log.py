@@ -188,6 +188,30 @@ def test_pages_links_hosts_and_floods_that_were_refused_are_counted_too(lines, s
     ]
 
 
+def test_what_was_forged_is_counted(lines):
+    login, client = issue(), Client(REMOTE_ADDR="203.0.113.7", enforce_csrf_checks=True)
+    assert client.post(LOGIN, {"username": "ada", "password": PASSWORD}).status_code == 403
+    assert client.get("/oauth/callback", {"state": "forged", "code": "x"}).status_code == 303
+    for cursor in ("A" * 44, "forged"):
+        answer = client.get(PATH, {"cursor": cursor}, headers={"authorization": f"Bearer {login.key}"})
+        assert answer.status_code == 422
+    assert client.get(PATH, {"limit": "x"}, headers={"authorization": f"Bearer {login.key}"}).status_code == 422
+    assert lines() == [
+        'refused kind="403 page" address="203.0.113.7" count=1',
+        'refused kind="400 state" address="203.0.113.7" count=1',
+        f'refused kind="422 cursor" address="203.0.113.7" key="{login.row.public_id}" count=2',
+    ]
+
+
+def test_an_origin_that_a_publishable_key_does_not_name_is_counted(lines):
+    login = issue(workspace=make_workspace(), kind="publishable", allowed_origins=["https://shop.example"])
+    headers = {"authorization": f"Bearer {login.key}", "origin": "https://evil.example"}
+    body = json.dumps({"event": "a.b", "payload": {}})
+    client = Client(REMOTE_ADDR="203.0.113.7")
+    assert client.post("/api/v1/events", body, "application/json", headers=headers).status_code == 403
+    assert lines() == [f'refused kind="403 forbidden" address="203.0.113.7" key="{login.row.public_id}" count=1']
+
+
 WORDS = re.compile(r'"([a-z_]+)", request')
 
 
