@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
 from workspaces import clock, ids, keys
-from workspaces.models import ApiKey, IdempotencyRecord, Workspace
+from workspaces.models import ApiKey, IdempotencyRecord, Installation, JournalEntry, Workspace
 from workspaces.operators import columns, display, finding
 from workspaces.operators.filters import WorkspaceFilter, by_choice
 from workspaces.operators.pages import Button, OperatorAdmin, Panel, operator_name
@@ -192,3 +192,30 @@ class IdempotencyRecordAdmin(OperatorAdmin):
     @admin.display(description="scope")
     def show_scope(self, record: IdempotencyRecord) -> str:
         return display.code(str(record.scope))
+
+
+@admin.register(Installation)
+class InstallationAdmin(OperatorAdmin):
+    """Whether this database was restored from a dump and is held; `manage.py after_restore` releases it."""
+
+    list_display = ("show_state", "show_held", "show_checked")
+    list_display_links = ("show_state",)
+    fields = (*list_display, "system_identifier", "database_oid")
+    readonly_fields = fields
+    show_held = columns.moment("held_at", "held since")
+    show_checked = columns.moment("checked_at", "looked through")
+
+    @admin.display(description="state")
+    def show_state(self, installation: Installation) -> SafeString:
+        return display.badge("held", "bad") if installation.held_at else display.badge("running", "good")
+
+
+@admin.register(JournalEntry)
+class JournalEntryAdmin(OperatorAdmin):
+    """What could not be written to the file of `MESHES_JOURNAL` yet; the sweeper writes it."""
+
+    list_display = ("pk", "show_made")
+    fields = ("show_made", "show_entry")
+    readonly_fields = fields
+    show_made = columns.moment("created_at", "waits since")
+    show_entry = columns.document("entry", "entry")

@@ -6,7 +6,8 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 
 from connections.admin.watching import PayloadAdmin
-from delivery.models import Payload, RoutingLedger, RoutingStamp, WorkerSession
+from delivery import sweep
+from delivery.models import Payload, RoutingLedger, RoutingStamp, SweepRun, WorkerSession
 from workspaces import ids
 from workspaces.operators import columns, display
 from workspaces.operators.filters import PeriodFilter
@@ -98,3 +99,18 @@ class WorkerSessionAdmin(OperatorAdmin):
         if session.ended_at is not None:
             return display.badge("gone", "bad")
         return display.badge("missing", "warn") if session.missing_since else display.badge("there", "good")
+
+
+@admin.register(SweepRun)
+class SweepRunAdmin(OperatorAdmin):
+    """When each sweep last succeeded."""
+
+    list_display = ("name", "show_state", "show_succeeded")
+    fields = list_display
+    readonly_fields = fields
+    show_succeeded = columns.moment("succeeded_at", "last success")
+
+    @admin.display(description="state")
+    def show_state(self, run: SweepRun) -> str:
+        is_late = any(each.is_late for each in sweep.last_runs() if each.name == run.name)
+        return display.badge("late", "bad") if is_late else display.badge("runs", "good")

@@ -20,7 +20,7 @@ from connections.models import (
     OAuthState,
     SealedDocument,
 )
-from delivery import overview, setting_aside
+from delivery import overview, setting_aside, sweep
 from delivery.models import (
     Attempt,
     DeadLetter,
@@ -31,6 +31,7 @@ from delivery.models import (
     RoutingLedger,
     RoutingStamp,
     Rule,
+    SweepRun,
     Unrouted,
     WorkerSession,
 )
@@ -38,7 +39,7 @@ from meshes.admin_site import GROUPS, PAGES, WAITING_SECONDS
 from tests.factories import make_connection, make_deliveries, make_event, make_workspace
 from tests.operators import operator, said, superuser, words
 from workspaces import ids, keys
-from workspaces.models import ApiKey, IdempotencyRecord, Workspace
+from workspaces.models import ApiKey, IdempotencyRecord, Installation, JournalEntry, Workspace
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
@@ -46,7 +47,7 @@ MODELS = (
     Workspace, ApiKey, Connection, ConnectionHealth, OAuthGrant, OAuthApp, OAuthState,
     SealedDocument, AccessRecord, AccessLogSeal, Event, Payload,
     Unrouted, RoutingLedger, RoutingStamp, Rule, Replay, Delivery, DeadLetter, Attempt, IdempotencyRecord, LogEntry,
-    WorkerSession,
+    WorkerSession, SweepRun, Installation, JournalEntry,
 )  # fmt: skip
 
 
@@ -82,6 +83,8 @@ def world():
     )
     Replay.objects.create(requested_by="me", **owned)
     WorkerSession.objects.create(lock_key=1, worker="here:1")
+    sweep.note_success("due")
+    JournalEntry.objects.create(entry={"kind": "erased"})
     keys.create_key(name="Backend", kind="account", scopes=["config"])
     make_event(workspace)
     access_log.seal(now)
@@ -139,6 +142,7 @@ def make_more():
 @pytest.mark.parametrize("model", MODELS, ids=name_of)
 def test_an_empty_list_says_so(model):
     LogEntry.objects.all().delete()
+    Installation.objects.all().delete()
     assert "There is nothing here yet" in words(superuser().list(name_of(model)))
 
 
