@@ -6,22 +6,25 @@ import re
 import subprocess
 import sys
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import requests
 from celery import Celery
 from flower.urls import handlers
+from tornado.web import HTTPError
 
-from meshes import services, worker_answers
+from meshes import monitor, services, worker_answers
 from meshes.children import Child, stop_together
 from meshes.embedded import Valkey, free_port
 from meshes.stack import answers_ok
 from tests.polling import eventually, patient
 
 CANARY = "canary-4242"
+SEALING_KEY = "Y2FuYXJ5LTQyNDItY2FuYXJ5LTQyNDItY2FuYXJ5LTQyNDI="
 SECRETS = {
     "SECRET_KEY": f"{CANARY}-secret-key-abcdefghijklmnopqrstuvwxyz-0123456789",
-    "FERNET_KEYS": f"{CANARY}-fernet",
+    "FERNET_KEYS": SEALING_KEY,
     "MESHES_OAUTH_CLIENTS": f"hubspot=id:{CANARY}-client",
 }
 LOGIN = ("ada", "p4ssw0rd-of-ada")
@@ -114,6 +117,7 @@ def test_no_page_of_flower_shows_a_secret(flower, worker):
         statuses.add(answer.status_code)
         shown = answer.text + str(answer.headers)
         assert CANARY not in shown, path
+        assert SEALING_KEY not in shown, path
         assert LOGIN[1] not in shown, path
         assert "Traceback" not in shown, path
     assert {f"/worker/{worker}", f"/task/{TASK}", "/metrics", f"/api/task/info/{TASK}", "/broker"} <= set(paths)
@@ -175,6 +179,15 @@ def test_an_action_without_the_password_asks_for_it_first(flower, worker, login)
     address = f"{flower}/api/worker/shutdown/{worker}"
     answer = requests.post(address, auth=login, timeout=patient(60))
     assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, 'Basic realm="flower"')
+
+
+def test_an_error_of_flowers_own_shows_no_code():
+    written: list[str] = []
+    handler = SimpleNamespace(_reason="Internal Server Error", set_header=lambda *header: None, finish=written.append)
+    error = RuntimeError(CANARY)
+    monitor.write_error(handler, 500, exc_info=(RuntimeError, error, None))
+    monitor.write_error(handler, 503, exc_info=(HTTPError, HTTPError(503, CANARY), None))
+    assert written == ["500 Internal Server Error\n", "503 Internal Server Error\n"]
 
 
 def test_its_page_of_tasks_still_lists_them(flower):
