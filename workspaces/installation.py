@@ -52,12 +52,16 @@ def adopt(cursor: CursorWrapper) -> None:
 
 
 def hold_if_moved(cursor: CursorWrapper) -> bool:
-    """Hold the installation where its database is not the one that it knows as its own; whether it is held."""
+    """Hold the installation where its database is not the one that it knows as its own; whether it is held.
+
+    From then on it knows this one. What was looked through in another database says nothing of this one.
+    """
     system, number = read_identity(cursor)
     cursor.execute(
-        "UPDATE installation SET held_at = clock_timestamp(), checked_at = NULL"
-        " WHERE held_at IS NULL AND (database_oid <> %s OR system_identifier <> %s)",
-        [number, system],
+        "UPDATE installation SET held_at = coalesce(held_at, clock_timestamp()), checked_at = NULL,"
+        " database_oid = %s, system_identifier = coalesce(%s, system_identifier)"
+        " WHERE database_oid <> %s OR system_identifier <> %s",
+        [number, system, number, system],
     )
     if cursor.rowcount:
         logger.error("%s", HELD_WORDS)
@@ -69,6 +73,7 @@ def hold() -> None:
     """Hold it by an operator's word, whether or not its database is known for a restored one."""
     with connection.cursor() as cursor:
         adopt(cursor)
+        hold_if_moved(cursor)
     Installation.objects.filter(held_at=None).update(held_at=Now(), checked_at=None)
 
 

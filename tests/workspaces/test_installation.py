@@ -55,6 +55,19 @@ def test_it_is_released_only_after_somebody_has_looked(own):
     assert Installation.objects.get().database_oid == own.database_oid
 
 
+def test_what_was_looked_through_in_another_database_says_nothing_of_this_one(own):
+    """A dump that was made between the look and the release has both moments."""
+    installation.hold()
+    installation.note_check()
+    Installation.objects.update(database_oid=1)
+    assert look() is True
+    assert installation.release() is False
+    assert look() is True
+    installation.note_check()
+    assert look() is True  # a process that starts meanwhile takes nothing back
+    assert installation.release() is True
+
+
 def test_an_operator_holds_a_database_that_nothing_tells_apart(own):
     """One that was restored from a base backup has the identity of its original."""
     installation.hold()
