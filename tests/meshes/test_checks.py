@@ -10,6 +10,8 @@ from django.core.checks import WARNING, Error, Tags, run_checks
 from connections.sealing_keys import is_strong, is_well_formed
 from meshes import checks
 
+pytestmark = pytest.mark.django_db  # one of the checks asks it by which role it is reached
+
 STRONG = base64.urlsafe_b64encode(bytes(range(32))).decode()
 
 
