@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 
+from meshes.stack_folder import parse_variables
+from meshes.worker_answers import SHOWN_SETTINGS
 from tests.e2e.running import RunningUp
-from tests.polling import patient
+from tests.meshes.test_monitor_secrets import paths_of
+from tests.polling import eventually, patient
 from tests.receivers import Receiver, receiver
 
 LOOPBACK = {
@@ -126,3 +130,32 @@ def test_no_other_way_of_naming_a_host_brings_it_there(up, owner, mine):
     owner.answer(307, {"location": mine.url})
     attacker.call("POST", f"connections/{made}/test")
     assert mine.got == []
+
+
+# --- what Flower tells and does ---------------------------------------------------------------------------------------
+
+
+def test_no_page_of_flower_tells_a_secret_and_nothing_acts(up):
+    login = (up.state["flower_user"], up.state["flower_password"])
+
+    def ask(path: str, method: str = "GET") -> requests.Response:
+        url = up.state["flower_url"] + path
+        return requests.request(method, url, auth=login, timeout=patient(60), allow_redirects=False)
+
+    def told() -> dict[str, Any]:
+        workers: dict[str, Any] = ask("/api/workers?refresh=1").json()
+        return workers if len(workers) == 2 and all("conf" in each for each in workers.values()) else {}
+
+    workers = eventually(told, 60)
+    kept = parse_variables((up.folder / "stack.env").read_text())
+    broker = urlsplit(up.state["redis_url"]).password
+    secrets = [broker, login[1], kept["SECRET_KEY"], kept["FERNET_KEYS"], up.state["account_key"]]
+    assert all(len(secret) > 15 for secret in secrets)
+    pages = {path: ask(path) for path in paths_of(next(iter(workers)))}
+    assert [path for path, page in pages.items() if [each for each in secrets if each in page.text]] == []
+    assert {200, 404} <= {page.status_code for page in pages.values()}
+    for worker, facts in workers.items():
+        assert facts["conf"].keys() <= set(SHOWN_SETTINGS)
+        assert ask(f"/api/worker/shutdown/{worker}", "POST").status_code == 403
+    assert ask("/api/task/send-task/delivery.deliver", "POST").status_code == 403
+    assert eventually(told, 60).keys() == workers.keys()

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -84,6 +85,27 @@ def test_a_name_of_two_lines_is_one_line_of_the_log(up):
     Browser(up).log_in(WRONG, name)
     assert set(security_lines(up)[before:]) <= {'login_failed user="(no such user)" address="127.0.0.1"'}
     assert "eve" not in log_of(up)
+
+
+def test_what_would_forge_a_line_is_one_line_wherever_it_is_sent(up):
+    """The last test here looks at all lines of all services."""
+    line = "2026-11-28T12:00:00.000Z CRITICAL forged"
+    forged = f"x\r\n{line}\x85\u2028{line}"
+    path, flower = quote(forged, safe=""), up.state["flower_url"]
+    account = {"Authorization": f"Bearer {up.state['account_key']}"}
+    body = {"workspace": forged, "name": forged, "event": forged, "external_id": forged}
+    for address in (up.state["api_url"], flower):
+        requests.get(f"{address}/{path}?a={path}", headers={"User-Agent": "x\tforged"}, timeout=patient(30))
+        requests.get(address, auth=(forged.encode(), WRONG), timeout=patient(30))
+        requests.get(address, headers={"Host": "x\tforged"}, timeout=patient(30))
+    for place in ("workspaces", "events", "connections", f"events/{path}"):
+        requests.post(f"{up.state['api_url']}/api/v1/{place}", json=body, headers=account, timeout=patient(30))
+    login = (up.state["flower_user"], up.state["flower_password"])
+    requests.get(f"{flower}/api/workers?workername={path}&refresh=1", auth=login, timeout=patient(30))
+    requests.post(f"{flower}/api/task/revoke/{path}", auth=login, timeout=patient(30))
+    told = [entry for service in SERVICES for entry in log_of(up, service).splitlines() if line in entry]
+    assert [entry for entry in told if r"\r\n2026-11-28T12:00:00.000Z CRITICAL forged" not in entry] == []
+    assert "tornado.general" in {entry.split(" ")[2] for entry in told}
 
 
 def test_the_apis_refusals_are_told_by_key_before_the_process_ends(up):
