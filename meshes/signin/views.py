@@ -22,12 +22,13 @@ from meshes.signin import factors, steps
 from meshes.signin.forms import CodeForm, FactorForm, FirstCodeForm, OwnPasswordForm
 from meshes.signin.models import OperatorSession, RecoveryCode
 from meshes.signin.sessions import stored
-from workspaces import guesses, security_log
+from workspaces import clock, guesses, security_log
 
 NEW_SECRET = "signin.new_secret"  # noqa: S105 - the name of a value
 """In a session: the secret that is being set up, sealed."""
 MAY_SET_UP = "signin.may_set_up"
-"""In a session: password and code were given, so that a second factor may be set up anew."""
+"""In a session: when (by PostgreSQL's clock) password and code were given, after which for `PENDING_SECONDS` a second
+factor may be set up anew."""
 WRONG_CODE = "This code is not right, or was used before. Wait for the next one."
 
 
@@ -122,8 +123,9 @@ def _who_may_set_up(request: HttpRequest) -> User | None:
     """Who has just given the password and has no second factor, or is signed in and has given both again."""
     if user := steps.pending_user(request):
         return None if factors.authenticator_of(user) else user
-    is_in = admin.site.has_permission(request) and request.session.get(MAY_SET_UP)
-    return User.objects.get(username=request.user.get_username()) if is_in else None
+    given_at = request.session.get(MAY_SET_UP, 0.0) if admin.site.has_permission(request) else 0.0
+    is_recent = clock.database_now().timestamp() - given_at < steps.PENDING_SECONDS
+    return User.objects.get(username=request.user.get_username()) if is_recent else None
 
 
 def _secret_being_set_up(request: HttpRequest, user: User) -> bytes:
@@ -204,7 +206,7 @@ def _change_factor(request: HttpRequest, user: User, change: str) -> HttpRespons
         security_log.log_second_factor_change(request, user, "removed")
         messages.success(request, "The second factor was removed. All your other sessions have ended.")
         return redirect("admin:own_signin")
-    request.session[MAY_SET_UP] = True
+    request.session[MAY_SET_UP] = clock.database_now().timestamp()
     request.session.pop(NEW_SECRET, None)
     return redirect("admin:set_up_second_factor")
 

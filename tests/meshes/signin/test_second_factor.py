@@ -1,5 +1,6 @@
 """A password alone shows no page where a second factor is needed; every code counts once."""
 
+import base64
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -31,6 +32,7 @@ from tests.meshes.signin.people import (
     sign_in,
 )
 from tests.operators import words
+from workspaces import clock
 
 pytestmark = pytest.mark.django_db
 
@@ -272,6 +274,23 @@ def test_a_password_waits_ten_minutes_for_the_second_factor():
     OperatorSession.objects.update(started_at=Now() - timedelta(minutes=11))
     assert client.post("/admin/second-factor/", {"code": app.code()}).url == "/admin/login/"
     assert not is_in(client)
+
+
+@pytest.mark.parametrize(("seconds", "where"), [(570, None), (630, "/admin/sign-in/")])
+def test_what_was_given_to_change_the_second_factor_counts_for_ten_minutes(monkeypatch, seconds, where):
+    user = make_user()
+    app, _ = set_up(user)
+    client = sign_in(user, app)
+    Authenticator.objects.update(last_step=0)
+    started = client.post("/admin/sign-in/", {"operator_password": PASSWORD, "code": app.code(), "change": "set-up"})
+    assert started.url == "/admin/second-factor/set-up/"
+    new = scan(client.get("/admin/second-factor/set-up/"))
+    later = clock.database_now() + timedelta(seconds=seconds)
+    monkeypatch.setattr(clock, "database_now", lambda: later)
+    assert client.get("/admin/second-factor/set-up/").headers.get("Location") == where
+    client.post("/admin/second-factor/set-up/", {"code": new.code()})
+    secret = factors.open_secret(user, Authenticator.objects.get().secret)
+    assert base64.b32encode(secret).decode() == (new if where is None else app).totp.secret
 
 
 @pytest.mark.parametrize("change", [{"is_active": False}, {"is_staff": False}, {"password": "another"}])
