@@ -200,6 +200,7 @@ class InstallationAdmin(OperatorAdmin):
 
     list_display = ("show_state", "show_held", "show_checked")
     list_display_links = ("show_state",)
+    search_fields: ClassVar[tuple[str, ...]] = ()
     fields = (*list_display, "system_identifier", "database_oid")
     readonly_fields = fields
     show_held = columns.moment("held_at", "held since")
@@ -215,6 +216,7 @@ class JournalEntryAdmin(OperatorAdmin):
     """What could not be written to the file of `MESHES_JOURNAL` yet; the sweeper writes it."""
 
     list_display = ("pk", "show_made")
+    search_fields: ClassVar[tuple[str, ...]] = ()
     fields = ("show_made", "show_entry")
     readonly_fields = fields
     show_made = columns.moment("created_at", "waits since")

@@ -133,6 +133,7 @@ class Installation(models.Model):
 
     class Meta:
         db_table = "installation"
+        verbose_name_plural = "installation"
         constraints = [models.CheckConstraint(condition=Q(id=1), name="installation_one_row")]
 
     def __str__(self) -> str:
@@ -147,6 +148,7 @@ class JournalEntry(models.Model):
 
     class Meta:
         db_table = "journal_entries"
+        verbose_name_plural = "journal entries"
 
     def __str__(self) -> str:
         return f"not written since {self.created_at:%Y-%m-%d %H:%M:%S}"

@@ -1,5 +1,7 @@
 """Rows that other pages show in their context, each by itself: payloads and ledgers; and workers."""
 
+from typing import ClassVar
+
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -106,6 +108,7 @@ class SweepRunAdmin(OperatorAdmin):
     """When each sweep last succeeded."""
 
     list_display = ("name", "show_state", "show_succeeded")
+    search_fields: ClassVar[tuple[str, ...]] = ()
     fields = list_display
     readonly_fields = fields
     show_succeeded = columns.moment("succeeded_at", "last success")

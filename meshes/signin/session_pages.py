@@ -77,7 +77,10 @@ class OperatorSessionAdmin(OperatorAdmin):
         return browser_name(session.browser) or display.NOTHING
 
     def buttons(self, request: HttpRequest, obj: OperatorSession) -> list[Button]:
-        return [Button("end", "End this session", is_grave=True), Button("end_all_of_the_user", "End all of this user")]
+        return [
+            Button("end", "End this session", is_grave=True),
+            Button("end_all_of_the_user", "End all sessions of this user"),
+        ]
 
     @admin.display(description="which")
     def show_which(self, session: OperatorSession) -> str:

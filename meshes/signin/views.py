@@ -29,7 +29,7 @@ NEW_SECRET = "signin.new_secret"  # noqa: S105 - the name of a value
 MAY_SET_UP = "signin.may_set_up"
 """In a session: when (by PostgreSQL's clock) password and code were given, after which for `PENDING_SECONDS` a second
 factor may be set up anew."""
-WRONG_CODE = "This code is not right, or was used before. Wait for the next one."
+WRONG_CODE = "This code is not right, or was used before. Wait for the next one, or give another recovery code."
 
 
 class PasswordStep(LoginView):
