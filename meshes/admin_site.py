@@ -9,7 +9,7 @@ from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth import logout
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import SimpleTemplateResponse, TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse
 from django.utils.decorators import method_decorator
@@ -19,6 +19,7 @@ from delivery import overview
 from meshes.signin import steps, views
 from meshes.snapshots import snapshot
 from workspaces import clock, ids
+from workspaces.models import Workspace
 from workspaces.operators.display import span
 from workspaces.operators.finding import as_uuid, workspace_ids
 
@@ -173,6 +174,10 @@ class OperatorsSite(admin.AdminSite):
         )
         return page(request)
 
+    def autocomplete_view(self, request: HttpRequest) -> HttpResponse:
+        """No field of a form here is completed, so rows are not listed past their own pages."""
+        raise Http404
+
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
         """Models by what they are to an operator; what no group names keeps its app."""
         stock = super().get_app_list(request, app_label)
@@ -206,7 +211,8 @@ class OperatorsSite(admin.AdminSite):
             return HttpResponseRedirect(reverse(f"admin:{PAGES[prefix]}_change", args=[pk]))
         if page := self._page_of_uuid(request, text):
             return HttpResponseRedirect(page)
-        if named := workspace_ids(text):
+        may_see = self.get_model_admin(Workspace).has_view_permission(request)
+        if may_see and (named := workspace_ids(text)):
             return HttpResponseRedirect(reverse("admin:workspaces_workspace_change", args=[named[0]]))
         messages.warning(request, f"Nothing is known by {text!r}." if text else "Give an id to go to.")
         return HttpResponseRedirect(reverse("admin:index"))

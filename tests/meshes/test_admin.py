@@ -311,6 +311,12 @@ def test_a_bare_uuid_tells_nobody_what_they_may_not_see():
     assert clerk.client.get("/admin/find/", {"id": str(target.workspace_id)}).url.endswith("/change/")
 
 
+def test_an_external_id_tells_nobody_what_they_may_not_see():
+    make_workspace(external_id="northwind")
+    answer = operator("delivery.view_event").client.get("/admin/find/", {"id": "northwind"})
+    assert (answer.url, said(answer)[-1]) == ("/admin/", "Nothing is known by 'northwind'.")
+
+
 def test_finding_needs_a_login():
     stranger = superuser()
     stranger.client.logout()
