@@ -1,11 +1,13 @@
 """The whole stack as child processes: PostgreSQL, Valkey, web, workers, sweeper, Flower; for ``up`` and ``demo``."""
 
+import json
 import os
 import shutil
 import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import redis
@@ -292,11 +294,16 @@ class Stack:
         )
 
     def _wait_until_ready(self) -> None:
+        """Return when web and Flower answer. Of missing keys it tells: what needs them waits, and all else runs."""
         waiting = {"web": (self.port, "/readyz"), "flower": (self.flower_port, "/healthcheck")}
         deadline = time.monotonic() + READY_SECONDS
         while waiting:
             self.tend()
-            waiting = {name: probe for name, probe in waiting.items() if not answers_ok(*probe)}
+            answers = {name: ask(*probe) for name, probe in waiting.items()}
+            if missing := missing_keys(*answers.get("web", (0, b""))):
+                self.report(f"{missing}. What needs them waits until they are back: docs/backup.md")
+            answering = {name for name, (status, _) in answers.items() if status == 200 or (name == "web" and missing)}
+            waiting = {name: probe for name, probe in waiting.items() if name not in answering}
             if waiting and time.monotonic() > deadline:
                 raise StackError(
                     f"Not ready after {READY_SECONDS:.0f} s: {', '.join(waiting)}; see {self.folder.logs}."
@@ -320,11 +327,31 @@ class Stack:
 
 
 def answers_ok(port: int, path: str) -> bool:
-    """Whether a loopback port answers a GET with 200. By hand: HTTP clients belong to the outbound door."""
+    """Whether a loopback port answers a GET with 200."""
+    return ask(port, path)[0] == 200
+
+
+def ask(port: int, path: str) -> tuple[int, bytes]:
+    """The status and body of a GET to a loopback port; 0 where there is none. By hand: HTTP clients belong to the
+    outbound door."""
     request = f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
+    answer = b""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(request.encode())
+        while part := connection.recv(65536):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = head.split(b" ")[1:2]
+    return (int(status[0]) if status and status[0].isdigit() else 0), body
+
+
+def missing_keys(status: int, body: bytes) -> str:
+    """What `/readyz` says of keys that are missing, where nothing else keeps web from its work; else empty."""
+    if status != 503:
+        return ""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            connection.sendall(request.encode())
-            return connection.recv(64).split(b" ")[1:2] == [b"200"]
-    except OSError:
-        return False
+        checks: dict[str, str] = json.loads(body)["checks"]
+    except (ValueError, KeyError):
+        return ""
+    runs = all(checks[name] == "ok" for name in ("database", "migrations", "partitions"))
+    return checks["keys"] if runs and checks["keys"] != "ok" else ""

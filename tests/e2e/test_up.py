@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import signal
 import socket
 import stat
@@ -172,6 +173,26 @@ def test_a_lost_stack_env_refuses_the_start_and_new_keys_are_a_word(tmp_path):
         keys = up.get("/api/v1/api-keys?limit=200").json()["data"]
         live = {key["id"] for key in keys if key["revoked_at"] is None}
         assert live == {key_id_of(up.state["account_key"]), own["id"]}
+        assert up.get("/readyz").json()["checks"]["keys"] == "ok"
+    finally:
+        up.end()
+
+
+def test_with_another_key_it_runs_says_so_and_goes_on_by_itself_with_the_right_one(tmp_path):
+    up = RunningUp(tmp_path / "data", None, "--loopback")
+    try:
+        up.start()
+        assert connect(up, "http://127.0.0.1:9/hook").status_code == 201
+        up.send(signal.SIGINT)
+        right = up.environment
+        up.environment = right | {"FERNET_KEYS": secrets.token_urlsafe(32)}
+        up.start()
+        answer = up.get("/readyz")
+        assert (answer.status_code, "not among FERNET_KEYS" in answer.json()["checks"]["keys"]) == (503, True)
+        assert [row["status"] for row in up.get("/api/v1/connections").json()["data"]] == ["active"]
+        assert "What needs them waits until they are back: docs/backup.md" in up.send(signal.SIGINT)
+        up.environment = right
+        up.start()
         assert up.get("/readyz").json()["checks"]["keys"] == "ok"
     finally:
         up.end()

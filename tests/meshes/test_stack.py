@@ -1,5 +1,6 @@
 """What a stack decides before it starts anything."""
 
+import json
 import os
 import socket
 import subprocess
@@ -51,3 +52,25 @@ def test_flower_has_any_free_port_where_that_is_asked_for(tmp_path, monkeypatch)
 def test_a_password_that_flower_could_not_compare_is_refused(tmp_path, password):
     with pytest.raises(StackError, match=r"^MESHES_FLOWER_PASSWORD must be of ASCII characters, without a comma\.$"):
         new_stack(tmp_path, {"MESHES_FLOWER_PASSWORD": password})._start_flower()
+
+
+RUNS = {"database": "ok", "migrations": "ok", "partitions": "ok", "keys": "ok"}
+MISSING = "sealed documents need keys that are not among FERNET_KEYS: ab"
+
+
+@pytest.mark.parametrize(
+    ("status", "checks", "words"),
+    [
+        (200, RUNS, ""),
+        (503, RUNS | {"keys": MISSING, "sweeps": "due never"}, MISSING),
+        (503, RUNS | {"keys": MISSING, "partitions": "events has no partition"}, ""),
+        (503, RUNS | {"database": "unreachable", "keys": "unreachable"}, ""),
+    ],
+)
+def test_missing_keys_alone_do_not_keep_it_from_running(status, checks, words):
+    assert stack.missing_keys(status, json.dumps({"checks": checks}).encode()) == words
+
+
+@pytest.mark.parametrize("body", [b"", b"Service Unavailable", b"{}"])
+def test_an_answer_of_another_kind_tells_of_no_keys(body):
+    assert stack.missing_keys(503, body) == ""
