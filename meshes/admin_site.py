@@ -119,6 +119,7 @@ class OperatorsSite(admin.AdminSite):
     def get_urls(self) -> list[URLPattern | URLResolver]:
         return [
             path("find/", self.admin_view(self.find), name="find"),
+            path("away/", views.away, name="away"),
             path("second-factor/", views.second_factor, name="second_factor"),
             path("second-factor/set-up/", views.set_up_second_factor, name="set_up_second_factor"),
             path("sign-in/", self.admin_view(views.own_signin), name="own_signin"),

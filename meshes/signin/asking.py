@@ -24,12 +24,17 @@ def password_field(**options: Any) -> forms.CharField:
 
 
 def is_present_password(request: HttpRequest, password: str) -> bool:
-    """Whether this is the password of who is signed in. Raises TooManyGuessesError, which is answered 429."""
+    """Whether this is the password of who is signed in, whose session gets a new key then.
+
+    Raises TooManyGuessesError, which is answered 429.
+    """
     user = request.user
     if not password:
         return False
     passed = guesses.try_guess(request, "confirmation", user.get_username(), lambda: user.check_password(password))
     security_log.log_password_confirmation(request, user, passed=passed)
+    if passed:
+        request.session.cycle_key()
     return passed
 
 

@@ -104,15 +104,16 @@ class OperatorSessionAdmin(OperatorAdmin):
         action: str,
         question: str,
     ) -> HttpResponse | None:
+        rows = list(ended)
+        is_own = stored(request.session.session_key) in {row.pk for row in rows}  # before it has a new key
         form = ConfirmForm(request.POST if "confirm" in request.POST else None, request=request)
         if not (form.is_bound and form.is_valid()):
             return self._ask(request, form, selected, ended, action, question)
-        rows = list(ended)
         for user in {row.user for row in rows}:
-            own = [row.pk for row in rows if row.user == user]
-            number = OperatorSession.objects.end(pk__in=own)
+            theirs = [row.pk for row in rows if row.user == user]
+            number = OperatorSession.objects.end(pk__in=theirs) + int(is_own and user == request.user)
             security_log.log_ended_sessions(request, user, number)
-        if stored(request.session.session_key) in {row.pk for row in rows}:
+        if is_own:
             logout(request)
             return HttpResponseRedirect(reverse("admin:login"))
         messages.success(request, f"{len(rows)} session{'s' if len(rows) != 1 else ''} ended.")

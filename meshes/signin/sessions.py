@@ -9,6 +9,7 @@ import hashlib
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.backends.base import CreateError, UpdateError
@@ -17,7 +18,7 @@ from django.db.models.functions import Now
 from django.http import HttpRequest
 
 from meshes.signin.models import OperatorSession
-from workspaces import addresses
+from workspaces import addresses, clock
 
 SEEN_EVERY_SECONDS = 30
 """A session in use is written to so seldom."""
@@ -90,6 +91,16 @@ def describe(request: HttpRequest) -> None:
     OperatorSession.objects.filter(pk=stored(request.session.session_key)).update(
         address=addresses.client_address(request.META), browser=browser
     )
+
+
+def seconds_left(session: Any) -> int:
+    """In how many seconds a session that is in use now ends, without another request."""
+    idle: int = settings.MESHES_SESSION_IDLE_SECONDS
+    began = OperatorSession.objects.filter(pk=stored(session.session_key)).values_list("started_at", flat=True).first()
+    if began is None:
+        return 0
+    age = (clock.database_now() - began).total_seconds()
+    return max(0, min(idle, int(settings.MESHES_SESSION_SECONDS - age)))
 
 
 def mark_seen(session_key: str | None) -> None:

@@ -71,7 +71,10 @@ def finish(request: HttpRequest, user: User, device: Authenticator | None = None
     """Sign in: all that is needed was given, by `device` the second factor. Where to go. The session gets a new key."""
     destination: str = request.session.pop(PENDING, {}).get("destination", "")
     user.otp_device = device  # type: ignore[attr-defined]  # django_otp marks the session by it
+    was_in = request.user.is_authenticated
     login(request, user)
+    if was_in:
+        request.session.cycle_key()  # which Django does where nobody was
     if first := FirstPassword.objects.filter(user=user).first():
         request.session[FIRST_PASSWORD] = first.origin
     describe(request)

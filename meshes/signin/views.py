@@ -10,10 +10,11 @@ from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.models import User
 from django.contrib.auth.views import LoginView, PasswordChangeView
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import redirect
+from django.shortcuts import redirect, render
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.decorators import method_decorator
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
@@ -68,6 +69,14 @@ def use_code(request: HttpRequest, user: User, code: str) -> bool:
     passed = guesses.try_guess(request, "code", user.get_username(), is_right)
     security_log.log_second_factor(request, user, passed=passed, kind=kinds[0] if kinds else "code")
     return passed
+
+
+@never_cache
+def away(request: HttpRequest) -> HttpResponse:
+    """What stands on the screen in the place of a page whose session has ended; it looks at no session."""
+    back, index = request.GET.get("next", ""), reverse("admin:index")
+    is_ours = back.startswith(index) and url_has_allowed_host_and_scheme(back, allowed_hosts=None)
+    return render(request, "meshes/away.html", {"back": back if is_ours else index})
 
 
 @never_cache

@@ -258,6 +258,16 @@ def test_every_setting_of_env_is_passed_to_every_service(compose):
         assert "env_file" not in compose[name]
 
 
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_documents_are_sealed_by_aes_256_gcm_unless_env_says_otherwise(compose, name):
+    assert environment_of(compose[name])["MESHES_SEALING"] == "AES-256-GCM"
+    assert environment_of(compose[name], ENV | {"MESHES_SEALING": "FERNET"})["MESHES_SEALING"] == "FERNET"
+
+
+def test_the_settings_of_the_docs_part_the_admin_from_all_else(compose):
+    assert environment_of(compose["web"])["MESHES_ADMIN_HOSTS"] not in ENV["MESHES_ALLOWED_HOSTS"].split(",")
+
+
 def test_each_service_gets_the_names_of_its_own_secrets_and_no_others(compose):
     held = {
         name: {each.removesuffix("_FILE") for each in service["environment"]} & set(SECRETS)

@@ -110,6 +110,60 @@ def test_a_page_keeps_a_session_alive_and_what_its_script_fetches_does_not():
     assert OperatorSession.objects.get().seen_at > before
 
 
+def test_a_page_leaves_the_screen_when_its_session_ends():
+    """By a page that needs no session and keeps none alive, which leads back."""
+    client = sign_in(make_user("ada", "delivery.view_event"))
+    left = client.get("/admin/delivery/event/?o=1")["Refresh"]
+    seconds, _, place = left.partition("; url=")
+    assert 1790 <= int(seconds) <= 1800
+    assert place == "/admin/away/?next=%2Fadmin%2Fdelivery%2Fevent%2F%3Fo%3D1"
+    age(started_at=43000, seen_at=1700)
+    before = OperatorSession.objects.get().seen_at
+    page = client.get(place)
+    assert 'href="/admin/delivery/event/?o=1"' in page.content.decode()
+    assert "Refresh" not in page
+    assert OperatorSession.objects.get().seen_at == before
+    seconds, _, _ = client.get("/admin/")["Refresh"].partition(";")
+    assert 0 <= int(seconds) <= 200  # all that is left of twelve hours
+
+
+@pytest.mark.parametrize(
+    "next_", ["https://evil.example/", "//evil.example/admin/", "/\\evil.example", "javascript:1", ""]
+)
+def test_it_leads_back_to_pages_of_operators_alone(next_):
+    page = Client().get("/admin/away/", {"next": next_}).content.decode()
+    assert 'href="/admin/"' in page
+    assert "evil" not in page
+
+
+def test_browsers_keep_nothing_of_a_session_that_is_over():
+    user = make_user()
+    client = sign_in(user)
+    assert "Clear-Site-Data" not in client.get("/admin/")
+    assert client.post("/admin/logout/")["Clear-Site-Data"] == '"cache", "storage"'
+    client = sign_in(user)
+    age(seen_at=1801)
+    assert client.get("/admin/")["Clear-Site-Data"] == '"cache", "storage"'
+    assert "Clear-Site-Data" not in Client().get("/admin/login/")
+
+
+def test_logging_in_again_and_giving_the_password_again_begin_a_new_session():
+    user = make_user()
+    client = sign_in(user)
+    for path, sent in (
+        ("/admin/login/", {"username": "ada", "password": PASSWORD}),
+        ("/admin/sign-in/", {"operator_password": PASSWORD, "change": "set-up"}),
+    ):
+        old = cookie(client)
+        assert client.post(path, sent).status_code == 302
+        assert cookie(client) != old
+        assert is_in(client)
+        stranger = Client()
+        stranger.cookies["sessionid"] = old
+        assert not is_in(stranger)
+    assert OperatorSession.objects.count() == 1
+
+
 def test_requests_of_the_api_and_probes_touch_no_session():
     client = sign_in(make_user())
     age(seen_at=1700)
