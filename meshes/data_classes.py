@@ -41,7 +41,7 @@ CLASSES = (
         "The workspace, by keys with `events:read` (reasons of connections: `config`). Operators with the permissions"
         " named below: each look leaves a record `viewed` in the workspace's [access log](access-log.md#actions).",
         "Never, but for what an unforeseen error may quote. PostgreSQL's own log quotes no rows where it is set as"
-        " [under `make up`](monitoring.md).",
+        " `compose.yaml` and [`make up`](monitoring.md) do.",
         "In clear: encrypt the disks of PostgreSQL and its dumps.",
     ),
     DataClass(
