@@ -14,7 +14,6 @@ HOST_CLOCKS = {
 ALLOWED = {
     "connections/providers/verdicts.py": "a date without the vendor's own `Date` counts from now: it becomes a delay",
     "connections/providers/vendor.py": "as above",
-    "delivery/management/commands/sweep.py": "the line that says when it began",
     "delivery/management/commands/lanes.py": "ages of what the broker holds, for a person",
 }
 """Where a host's own clock is read, and why it may be."""
