@@ -1,4 +1,4 @@
-"""Operators against the running stack, over HTTP alone: rights that are taken, guessable passwords, one factor."""
+"""Operators against the running stack, over HTTP; its database is only read, for ids and for what has changed."""
 
 import re
 import signal
