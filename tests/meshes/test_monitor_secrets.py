@@ -218,9 +218,9 @@ def test_with_the_setting_it_acts_and_that_is_logged(valkey, worker, tmp_path):
         assert answer.status_code in {200, 403}, answer.text  # a pool of threads does not grow: the worker says so
         assert "only shows" not in answer.text
         assert get(address, "/api/task/revoke/x?terminate=0", "POST").status_code == 200
+        lines = eventually(lambda: lines_of(tmp_path / "log", 2))
     finally:
         process.terminate()
         process.wait()
-    lines = lines_of(tmp_path / "log", 2)
     assert lines[-1].endswith("'ada' asked Flower to act: POST '/api/task/revoke/x', from 127.0.0.1, answered 200")
     assert len(lines) == 2
