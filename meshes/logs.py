@@ -4,7 +4,7 @@ import copy
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 import psycopg2
@@ -20,6 +20,18 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206
 """What begins a line for somebody (C0 and C1 controls, U+2028, U+2029), moves a terminal's cursor, hides, turns the
 direction of text, or cannot be encoded."""
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def to_stderr(level: str, loggers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """For `dictConfig`: every line goes to standard error in the form of `Line`, from `level` on but for `loggers`."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"class": "meshes.logs.Line", "format": FORMAT}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["stderr"], "level": level},
+        "loggers": {"meshes.security": {"level": "INFO"}, **loggers},  # evidence, whatever else is left out
+    }
 
 
 class Line(logging.Formatter):

@@ -31,7 +31,7 @@ from delivery.lanes.worker import install
 from meshes.environment import LEVELS, check_logins, env, envbool, envbroker, envchoice, envint
 from meshes.flower_logins import WORDS, note_failure, note_login, try_guess, write_failures
 from meshes.headers import HEADERS
-from meshes.logs import FORMAT
+from meshes.logs import to_stderr
 from meshes.startup import exit_where_misconfigured
 from meshes.worker_answers import SHOWN_OF_BROKER, show_settings
 
@@ -54,19 +54,8 @@ with exit_where_misconfigured():
     app = Celery("meshes", broker=envbroker(), fixups=[])  # without Celery's fixups, which load Django's settings
     MAY_CONTROL = envbool("MESHES_FLOWER_CONTROL", False)
     WRONG_PASSWORDS = envint("MESHES_WRONG_PASSWORDS", 10)
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"line": {"class": "meshes.logs.Line", "format": FORMAT}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-            "root": {"handlers": ["stderr"], "level": envchoice("MESHES_LOG_LEVEL", LEVELS, "INFO")},
-            "loggers": {
-                "flower.inspector": {"level": "ERROR"},  # it starts before workers do, and asks them
-                "meshes.security": {"level": "INFO"},  # evidence, whatever else is left out
-            },
-        }
-    )
+    inspector = {"flower.inspector": {"level": "ERROR"}}  # it starts before workers do, and asks them
+    logging.config.dictConfig(to_stderr(envchoice("MESHES_LOG_LEVEL", LEVELS, "INFO"), inspector))
     if logins := env("FLOWER_BASIC_AUTH"):
         os.environ["FLOWER_BASIC_AUTH"] = logins  # where Flower looks, also for what a file holds
 atexit.register(write_failures)

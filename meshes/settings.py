@@ -38,7 +38,7 @@ from meshes.environment import (
     envurls,
     envvendors,
 )
-from meshes.logs import FORMAT
+from meshes.logs import to_stderr
 from meshes.stack_folder import RUN_ID
 
 # --- secrets and servers -------------------------------------------------------------------------------------------
@@ -368,20 +368,14 @@ on with the latter while connections are authorized by it, because that is what 
 
 # --- logging -------------------------------------------------------------------------------------------------------
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"class": "meshes.logs.Line", "format": FORMAT}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": envchoice("MESHES_LOG_LEVEL", LEVELS, "INFO")},
-    "loggers": {
+LOGGING = to_stderr(
+    envchoice("MESHES_LOG_LEVEL", LEVELS, "INFO"),
+    {
         "django.request": {"level": "ERROR"},
         "django.server": {"handlers": ["stderr"], "propagate": False},  # which would write in a form of its own
         "django.security.DisallowedHost": {"level": "CRITICAL"},  # a scanner's Host header is no error of ours
-        "meshes.security": {"level": "INFO"},  # evidence, whatever else is left out
         "connections.access_log": {"level": "INFO"},  # the heads of the chain: evidence, whatever else is left out
         "celery.worker.strategy": {"level": "WARNING"},  # two lines a task; what came of it stands in the database
         "celery.app.trace": {"level": "WARNING"},
-        "flower.inspector": {"level": "ERROR"},  # Flower starts before workers do, and asks them
     },
-}
+)

@@ -37,6 +37,17 @@ class RunningUp:
         self.launch()
         eventually(self._is_ready, READY_SECONDS)
 
+    def __enter__(self) -> "RunningUp":
+        try:
+            self.start()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
     def launch(self) -> subprocess.Popen[str]:
         """Begin, with a tie: a test run that is killed takes its stacks along."""
         tie = ("-I", "-S", str(DIE_WITH_PARENT), str(os.getpid()), str(int(signal.SIGTERM)), "-")

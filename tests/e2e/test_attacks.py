@@ -25,12 +25,8 @@ CLIENT = {"oauth_client_id": "canary-client", "oauth_client_secret": "canary-cli
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningUp]:
-    up = RunningUp(tmp_path_factory.mktemp("attacks") / "data", LOOPBACK)
-    try:
-        up.start()
+    with RunningUp(tmp_path_factory.mktemp("attacks") / "data", LOOPBACK) as up:
         yield up
-    finally:
-        up.end()
 
 
 @pytest.fixture

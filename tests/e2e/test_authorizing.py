@@ -30,12 +30,8 @@ def up(tmp_path_factory, hubspot):
         "MESHES_VENDOR_URLS": f"hubspot={hubspot.url}",
         "MESHES_OAUTH_CLIENTS": f"hubspot={hubspot.client_id}:{hubspot.client_secret}",
     }
-    up = RunningUp(tmp_path_factory.mktemp("authorizing") / "data", ALLOWED | vendor)
-    try:
-        up.start()
+    with RunningUp(tmp_path_factory.mktemp("authorizing") / "data", ALLOWED | vendor) as up:
         yield up
-    finally:
-        up.end()
 
 
 @pytest.fixture

@@ -29,12 +29,8 @@ SCHEDULE = {"schedule": [0, 1, 1]}
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    up = RunningUp(tmp_path_factory.mktemp("credentials") / "data", LOOPBACK)
-    try:
-        up.start()
+    with RunningUp(tmp_path_factory.mktemp("credentials") / "data", LOOPBACK) as up:
         yield up
-    finally:
-        up.end()
 
 
 @pytest.fixture(scope="module")

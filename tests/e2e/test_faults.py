@@ -35,12 +35,8 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    up = RunningUp(tmp_path_factory.mktemp("faults") / "data", QUICK)
-    try:
-        up.start()
+    with RunningUp(tmp_path_factory.mktemp("faults") / "data", QUICK) as up:
         yield up
-    finally:
-        up.end()
 
 
 @pytest.fixture

@@ -22,12 +22,8 @@ FORGED = "198.51.100.77"
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    up = RunningUp(tmp_path_factory.mktemp("guessers") / "data")
-    try:
-        up.start()
+    with RunningUp(tmp_path_factory.mktemp("guessers") / "data") as up:
         yield up
-    finally:
-        up.end()
 
 
 class Browser:

@@ -24,12 +24,8 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    up = RunningUp(tmp_path_factory.mktemp("clocks") / "data", QUICK)
-    try:
-        up.start()
+    with RunningUp(tmp_path_factory.mktemp("clocks") / "data", QUICK) as up:
         yield up
-    finally:
-        up.end()
 
 
 def shift_of(other: OwnWorker) -> timedelta:

@@ -22,12 +22,8 @@ def up(tmp_path_factory):
     if reason := hosts.why_not():
         pytest.skip(f"two hosts were not run: {reason}")
     networks = {"MESHES_OUTBOUND_ALLOW_NETS": f"127.0.0.0/8,{hosts.NETWORK}.0/24"}
-    up = RunningUp(tmp_path_factory.mktemp("hosts") / "data", QUICK | networks)
-    try:
-        up.start()
+    with RunningUp(tmp_path_factory.mktemp("hosts") / "data", QUICK | networks) as up:
         yield up
-    finally:
-        up.end()
 
 
 @pytest.fixture

@@ -20,12 +20,8 @@ HEALTH = ("/healthz", "/readyz")
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    up = RunningUp(tmp_path_factory.mktemp("https") / "data", {"MESHES_HTTPS": "1"})
-    try:
-        up.start()
+    with RunningUp(tmp_path_factory.mktemp("https") / "data", {"MESHES_HTTPS": "1"}) as up:
         yield up
-    finally:
-        up.end()
 
 
 def ask(up, path, method="GET", **headers):

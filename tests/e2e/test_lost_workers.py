@@ -36,12 +36,8 @@ BEFORE_LEASES_LAPSE = 50.0
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
     settings = {name: value for name, value in QUICK.items() if name not in LEASES}
-    up = RunningUp(tmp_path_factory.mktemp("lost") / "data", settings)
-    try:
-        up.start()
+    with RunningUp(tmp_path_factory.mktemp("lost") / "data", settings) as up:
         yield up
-    finally:
-        up.end()
 
 
 class Holding:

@@ -20,12 +20,8 @@ MINE = {"email": "mine@example.com", "password1": CHOSEN, "password2": CHOSEN, "
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    up = RunningUp(tmp_path_factory.mktemp("operators") / "data")
-    try:
-        up.start()
+    with RunningUp(tmp_path_factory.mktemp("operators") / "data") as up:
         yield up
-    finally:
-        up.end()
 
 
 class Browser:

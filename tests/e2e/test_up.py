@@ -23,12 +23,8 @@ SERVICES = {"postgres", "valkey", "web", "fanout", "deliver", "sweep", "flower"}
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    up = RunningUp(tmp_path_factory.mktemp("up") / "data", {"MESHES_OUTBOUND_ALLOW_NETS": "127.0.0.0/8"})
-    try:
-        up.start()
+    with RunningUp(tmp_path_factory.mktemp("up") / "data", {"MESHES_OUTBOUND_ALLOW_NETS": "127.0.0.0/8"}) as up:
         yield up
-    finally:
-        up.end()
 
 
 def is_gone(process: psutil.Process) -> bool:
