@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 import requests
 
+from tests.e2e.browser import Browser
 from tests.e2e.running import PROJECT, RunningUp
 from tests.polling import eventually, patient
 
@@ -26,20 +27,9 @@ def up(tmp_path_factory):
         yield up
 
 
-class Browser:
-    """Someone at the login of the operators, who says to come from elsewhere."""
-
-    def __init__(self, up: RunningUp) -> None:
-        self.login = up.state["admin_url"] + "login/"
-        self.session = requests.Session()
-        self.session.headers["X-Forwarded-For"] = FORGED
-
-    def log_in(self, password: str, user: str = "admin") -> requests.Response:
-        page = self.session.get(self.login, timeout=patient(30))
-        token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
-        assert token is not None
-        data = {"username": user, "password": password, "csrfmiddlewaretoken": token[1]}
-        return self.session.post(self.login, data, timeout=patient(30), allow_redirects=False)
+def come_from_elsewhere(up):
+    """A browser that says so; nobody believes it."""
+    return Browser(up, {"X-Forwarded-For": FORGED})
 
 
 def log_of(up, service="web"):
@@ -51,16 +41,16 @@ def security_lines(up):
 
 
 def test_thirty_wrong_passwords_are_slowed_and_logged_and_then_the_right_one_gets_in(up):
-    guesser = Browser(up)
+    guesser = come_from_elsewhere(up)
     began_at = time.monotonic()
-    answers = [guesser.log_in(WRONG) for _ in range(30)]
+    answers = [guesser.log_in("admin", WRONG) for _ in range(30)]
     tried = [answer for answer in answers if answer.status_code == 200]
     untried = [answer for answer in answers if answer.status_code == 429]
     assert len(tried) + len(untried) == 30
     assert 10 <= len(tried) <= 10 + (time.monotonic() - began_at) / 6 + 1
     assert all(0 < int(answer.headers["Retry-After"]) <= 36 for answer in untried)
     assert len(untried) > 0
-    answer = eventually(lambda: has_been_tried(Browser(up).log_in(up.state["admin_password"])), 60)
+    answer = eventually(lambda: has_been_tried(come_from_elsewhere(up).log_in("admin", up.state["admin_password"])), 60)
     lines = security_lines(up)
     assert lines.count('login_failed user="admin" address="127.0.0.1"') == len(tried)
     assert lines[-1].endswith('login_succeeded user="admin" address="127.0.0.1"')
@@ -78,7 +68,7 @@ def has_been_tried(answer):
 def test_a_name_of_two_lines_is_one_line_of_the_log(up):
     before = len(security_lines(up))
     name = 'eve\n2026-11-28 12:00:00,000 INFO meshes.security login_succeeded user="admin"\r\x1b[2J\u2028\x85'
-    Browser(up).log_in(WRONG, name)
+    come_from_elsewhere(up).log_in(name, WRONG)
     assert set(security_lines(up)[before:]) <= {'login_failed user="(no such user)" address="127.0.0.1"'}
     assert "eve" not in log_of(up)
 

@@ -8,11 +8,11 @@ from typing import Any
 import psycopg2
 import pyotp
 import pytest
-import requests
 
+from tests.e2e.browser import Browser
 from tests.e2e.running import RunningUp
 from tests.meshes.signin.test_second_factor import OPEN, admin_paths
-from tests.polling import eventually, patient
+from tests.polling import eventually
 
 CHOSEN, GIVEN, CLERKS = "violet harbour lantern", "granite meadow whistle", "copper window thistle"
 MINE = {"email": "mine@example.com", "password1": CHOSEN, "password2": CHOSEN, "operator_password": CLERKS}
@@ -22,32 +22,6 @@ MINE = {"email": "mine@example.com", "password1": CHOSEN, "password2": CHOSEN, "
 def up(tmp_path_factory):
     with RunningUp(tmp_path_factory.mktemp("operators") / "data") as up:
         yield up
-
-
-class Browser:
-    def __init__(self, up: RunningUp) -> None:
-        self.url = up.state["api_url"]
-        self.session = requests.Session()
-        self.get("/admin/login/")
-
-    def get(self, path: str) -> requests.Response:
-        return self.session.get(self.url + path, allow_redirects=False, timeout=patient(30))
-
-    def post(self, path: str, **fields: Any) -> requests.Response:
-        fields["csrfmiddlewaretoken"] = self.session.cookies["csrftoken"]
-        page = self.url + path
-        headers = {"Referer": page}
-        return self.session.post(page, data=fields, headers=headers, allow_redirects=False, timeout=patient(30))
-
-    def log_in(self, username: str, password: str) -> requests.Response:
-        return self.post("/admin/login/", username=username, password=password, next="/admin/")
-
-    def change_password(self, old: str, new: str) -> requests.Response:
-        return self.post("/admin/password_change/", old_password=old, new_password1=new, new_password2=new)
-
-    @property
-    def is_in(self) -> bool:
-        return self.get("/admin/").status_code == 200
 
 
 def rows(up: RunningUp, sql: str) -> list[tuple[Any, ...]]:
