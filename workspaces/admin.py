@@ -204,7 +204,7 @@ class InstallationAdmin(OperatorAdmin):
     fields = (*list_display, "system_identifier", "database_oid")
     readonly_fields = fields
     show_held = columns.moment("held_at", "held since")
-    show_checked = columns.moment("checked_at", "looked through")
+    show_checked = columns.moment("checked_at", "checked")
 
     @admin.display(description="state")
     def show_state(self, installation: Installation) -> SafeString:

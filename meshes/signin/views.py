@@ -194,7 +194,7 @@ def own_signin(request: HttpRequest) -> HttpResponse:
     return _page(
         request,
         "own_signin",
-        "Your sign-in",
+        "Account security",
         form=form,
         device=device,
         codes_left=RecoveryCode.objects.filter(user=user).count(),
