@@ -15,6 +15,7 @@ ALLOWED = {
     "connections/providers/verdicts.py": "a date without the vendor's own `Date` counts from now: it becomes a delay",
     "connections/providers/vendor.py": "as above",
     "delivery/management/commands/lanes.py": "ages of what the broker holds, for a person",
+    "meshes/dev/vendors/hubspot_portal.py": "a vendor's clock is its own",
 }
 """Where a host's own clock is read, and why it may be."""
 

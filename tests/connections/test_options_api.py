@@ -9,9 +9,9 @@ from django.core.cache import cache
 from connections import providers
 from connections.models import AccessRecord
 from connections.options import MOST_PAGES
+from meshes.dev.vendors.registry import VENDORS
 from tests.factories import make_connection, make_workspace
 from tests.receivers import Answer
-from tests.vendors.registry import VENDORS
 from tests.workspaces.callers import caller, post
 
 TOKEN = "pat-na1-canary-0123456789"

@@ -12,9 +12,9 @@ from connections.outbound import DELIVERY_BODY_LIMIT
 from delivery import dispatch, fanout, settling, steering
 from delivery.conversing import STEP_BODY_BYTES
 from delivery.models import Attempt, Delivery, RoutingLedger
+from meshes.dev.vendors.registry import VENDORS
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from tests.receivers import Answer
-from tests.vendors.registry import VENDORS
 
 pytestmark = pytest.mark.django_db
 

@@ -7,9 +7,9 @@ from urllib.parse import urljoin
 import pytest
 import requests
 
+from meshes.dev.vendors.hubspot import HubSpot
 from tests.e2e.running import RunningUp
 from tests.polling import patient
-from tests.vendors.hubspot import HubSpot
 
 ALLOWED = {
     "MESHES_OUTBOUND_ALLOW_NETS": "127.0.0.0/8",

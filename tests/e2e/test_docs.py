@@ -42,7 +42,7 @@ from workspaces.models import ApiKey
 
 PAGES = sorted(
     path.relative_to(PROJECT)
-    for pattern in ("README.md", "docs/*.md", "docs/integrations/*.md", "tests/*/README.md", "connections/*/README.md")
+    for pattern in ("README.md", "docs/*.md", "docs/integrations/*.md", "*/*/README.md", "meshes/dev/*/README.md")
     for path in PROJECT.glob(pattern)
 )
 DECISIONS = sorted(path.relative_to(PROJECT) for path in PROJECT.glob("docs/adr/*.md"))
@@ -371,7 +371,7 @@ def test_a_receiver_verifies_by_hand_as_printed():
 
 
 def test_a_vendor_on_loopback_is_spoken_to_as_printed():
-    assert run_program(python_of("tests/vendors/README.md"))["hubspot"].calls_to("contacts")
+    assert run_program(python_of("meshes/dev/vendors/README.md"))["hubspot"].calls_to("contacts")
 
 
 def test_the_provider_that_is_shown_is_one():
@@ -384,7 +384,7 @@ def test_every_program_that_is_shown_is_run():
     """By one of the tests above."""
     assert {str(block.page) for block in BLOCKS if block.language == "python"} == {
         *("docs/authentication.md", "docs/lanes.md", "docs/local-development.md", "docs/webhooks.md"),
-        *("tests/vendors/README.md", "connections/providers/README.md"),
+        *("meshes/dev/vendors/README.md", "connections/providers/README.md"),
     }
 
 

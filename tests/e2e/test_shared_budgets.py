@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from meshes.dev.vendors.slack import Slack
 from tests.e2e.running import RunningUp
 from tests.polling import eventually
-from tests.vendors.slack import Slack
 
 EVENTS = 5
 IN_FLIGHT, RATE = 2, 1

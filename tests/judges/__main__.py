@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402  (Djang
 from hypothesis import strategies as st  # noqa: E402
 
 from connections import providers  # noqa: E402
+from meshes.dev.vendors.registry import VENDORS  # noqa: E402
 from tests.judges.rows import Row, rows  # noqa: E402
 from tests.judges.sdks import recording  # noqa: E402
 from tests.judges.sending import EVENT_TYPES, LEADS, Sent, mappings, regions, sent  # noqa: E402
-from tests.vendors.registry import VENDORS  # noqa: E402
 
 PAYLOADS = 150
 SHOWN = 5

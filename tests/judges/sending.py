@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from connections import mapping, providers, shaping
 from connections.messages import Request, Response
 from connections.providers.base import Action, Exchange, Provider, Unsendable
+from meshes.dev.vendors.server import VendorServer
 from tests.connections.providers.exchanges import EVENT
 from tests.connections.providers.shipments import as_secrets, shipment
 from tests.connections.providers.test_at_vendors import CONFIGS, OWN, credentials_of
-from tests.vendors.server import VendorServer
 
 CONFIG = CONFIGS | {
     "salesforce": {"external_id_field": "LeadKey__c", "instance_url": "https://acme.my.salesforce.com"},

@@ -16,11 +16,11 @@ from connections.models import OAuthGrant
 from connections.oauth import tokens
 from connections.oauth.clients import Client
 from connections.secret import Secret
+from meshes.dev.vendors.registry import VENDORS
 from tests.connections.oauth.making import opened
 from tests.connections.oauth.test_refreshing import outcomes, storm
 from tests.factories import make_workspace
 from tests.polling import patient
-from tests.vendors.registry import VENDORS
 from tests.workspaces.callers import caller, post
 
 pytestmark = pytest.mark.django_db(transaction=True)

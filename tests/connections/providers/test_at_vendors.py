@@ -7,8 +7,8 @@ import pytest
 
 from connections import mapping, outbound, providers, shaping
 from connections.providers.base import Exchange, Outcome
+from meshes.dev.vendors.registry import VENDORS
 from tests.connections.providers.shipments import as_secrets, shipment
-from tests.vendors.registry import VENDORS
 
 LEAD = {
     "email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace", "company": "Analytical Engines",

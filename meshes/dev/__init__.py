@@ -1,0 +1,1 @@
+"""What runs on a developer's machine only, beside the product: the image leaves it out."""

@@ -1,0 +1,187 @@
+"""Klaviyo's JSON:API, revisions of the last two years (developers.klaviyo.com): profiles and events."""
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from meshes.dev.vendors.faults import Window
+from meshes.dev.vendors.messages import Answer, Call, Problem, Refused, Why, is_email
+from meshes.dev.vendors.server import VendorServer, route
+
+OLDEST, LATEST = "2024-10-15", "2026-10-15"
+MAX_PROFILE = 100 * 1024
+IDENTIFIERS = ("email", "phone_number", "external_id")
+WRITABLE = {*IDENTIFIERS, "first_name", "last_name", "organization", "locale", "title", "image", "location",
+            "properties", "anonymous_id"}  # fmt: skip
+_REVISION = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}(?:\.pre)?")
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+
+
+@dataclass
+class Account:
+    """`profiles` are attributes by id; `events` the first of each `unique_id`, with the id of its `profile`."""
+
+    profiles: dict[str, dict[str, Any]] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def find(self, attributes: dict[str, Any]) -> str | None:
+        """The profile that has the first identifier given."""
+        for name in IDENTIFIERS:
+            if value := attributes.get(name):
+                return next((key for key, has in self.profiles.items() if has.get(name) == value), None)
+        return None
+
+    def write(self, key: str | None, attributes: dict[str, Any]) -> str:
+        """Create (without a key) or update; the profile's id. Null clears a field."""
+        key = key or "01" + secrets.token_hex(12).upper()
+        profile = self.profiles.setdefault(key, {"properties": {}})
+        properties = {**profile["properties"], **(attributes.get("properties") or {})}
+        merged = {**profile, **attributes, "properties": properties}
+        self.profiles[key] = {name: value for name, value in merged.items() if value is not None}
+        return key
+
+
+class Klaviyo(VendorServer[Account]):
+    slug, account, developer_token = "klaviyo", "AbC123", "pk_developer"
+    json_type = "application/vnd.api+json"
+
+    def new_account(self, account: str) -> Account:
+        return Account()
+
+    def problem(self, problem: Problem) -> Answer:
+        codes = {
+            Why.MISSING_TOKEN: "not_authenticated",
+            Why.UNKNOWN_TOKEN: "authentication_failed",
+            Why.REVOKED_TOKEN: "authentication_failed",
+            Why.EXPIRED_TOKEN: "authentication_failed",
+            Why.WRONG_TYPE: "unsupported_media_type",
+            Why.WRONG_METHOD: "method_not_allowed",
+            Why.NOT_FOUND: "not_found",
+            Why.MALFORMED: "invalid",
+            Why.THROTTLED: "throttled",
+            Why.DOWN: "service_unavailable",
+        }
+        answer = _error(problem.status, codes[problem.why], problem.words)
+        wait = {"retry-after": problem.retry_after} if problem.why is Why.THROTTLED else {}
+        return answer.with_headers(wait)
+
+    def token_of(self, call: Call) -> str:
+        return call.credential("Klaviyo-API-Key") or call.credential("Bearer")
+
+    def rate_headers(self, call: Call, window: Window | None) -> dict[str, str]:
+        if window is None or window.count > window.requests:  # a 429 has Retry-After instead
+            return {}
+        limits = {"ratelimit-limit": str(window.requests), "ratelimit-remaining": str(window.remaining)}
+        return {**limits, "ratelimit-reset": window.reset}
+
+    @route("POST", "/api/profile-import/?")
+    def import_profile(self, call: Call) -> Answer:
+        if len(call.body) > MAX_PROFILE:
+            raise _refusal(413, "payload_too_large", "The payload exceeds 100 KB")
+        account, data = self._account(call), self._data(call, "profile")
+        attributes = _profile_of(data)
+        found = account.find(attributes)
+        if data.get("id"):
+            if data["id"] not in account.profiles or found not in (None, data["id"]):
+                raise _refusal(404, "not_found", "A profile with this id does not exist.")
+            found = data["id"]
+        key = account.write(found, attributes)
+        return _resource("profile", key, account.profiles[key], 200 if found else 201)
+
+    @route("POST", "/api/profiles/?")
+    def create_profile(self, call: Call) -> Answer:
+        account, attributes = self._account(call), _profile_of(self._data(call, "profile"))
+        if there := account.find(attributes):
+            answer = _error(409, "duplicate_profile", "A profile already exists with one of these identifiers.")
+            raise Refused(answer.with_headers({"x-duplicate-profile": there}))
+        key = account.write(None, attributes)
+        return _resource("profile", key, account.profiles[key], 201)
+
+    @route("POST", "/api/events/?")
+    def create_event(self, call: Call) -> Answer:
+        account, attributes = self._account(call), self._data(call, "event")["attributes"]
+        metric = _inner(attributes, "metric")["attributes"].get("name")
+        profile = _profile_of(_inner(attributes, "profile"))
+        if not metric or not isinstance(metric, str):
+            raise _invalid("/data/attributes/metric/data/attributes/name", "This field is required.")
+        if not isinstance(attributes.get("properties"), dict):
+            raise _invalid("/data/attributes/properties", "This field is required.")
+        if "time" in attributes and not _is_time(attributes["time"]):
+            raise _invalid("/data/attributes/time", "Enter a valid date and time by ISO 8601.")
+        key = account.write(account.find(profile), profile)
+        unique = attributes.get("unique_id")
+        if unique is None or all(each.get("unique_id") != unique for each in account.events):
+            account.events.append({**attributes, "metric": metric, "profile": key})
+        return Answer(202)
+
+    @route("GET", "/api/accounts/?")
+    def accounts_page(self, call: Call) -> Answer:
+        self._account(call)
+        about = {"contact_information": {"organization_name": "Acme"}, "timezone": "Europe/Berlin"}
+        return Answer.of({"data": [{"type": "account", "id": call.account, "attributes": about}]}, 200, self.json_type)
+
+    def _account(self, call: Call) -> Account:
+        """The caller's, for a revision that is served. Raises Refused."""
+        revision = call.headers.get("revision", "")
+        if not _REVISION.fullmatch(revision) or revision[:10] > LATEST:
+            raise _refusal(400, "invalid", "A valid revision header is required.")
+        if revision[:10] < OLDEST:
+            raise _refusal(410, "gone", f"Revision {revision} is retired.")
+        return self.state_of(call)
+
+    def _data(self, call: Call, kind: str) -> dict[str, Any]:
+        data = self.read_object(call).get("data")
+        if not isinstance(data, dict) or data.get("type") != kind or not isinstance(data.get("attributes"), dict):
+            raise _invalid("/data", f"data must have the type {kind}, and attributes.")
+        return data
+
+
+def _inner(attributes: dict[str, Any], name: str) -> dict[str, Any]:
+    """A resource within an event. Raises Refused."""
+    holder = attributes.get(name)
+    data = holder.get("data") if isinstance(holder, dict) else None
+    if not isinstance(data, dict) or data.get("type") != name or not isinstance(data.get("attributes"), dict):
+        raise _invalid(f"/data/attributes/{name}", "This field is required.")
+    return data
+
+
+def _profile_of(data: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a profile. Raises Refused."""
+    attributes: dict[str, Any] = data["attributes"]
+    for name in attributes.keys() - WRITABLE:
+        raise _invalid(f"/data/attributes/{name}", f"'{name}' is not a valid field for the resource 'profile'.")
+    if not any(attributes.get(name) for name in IDENTIFIERS) and "id" not in data:
+        raise _invalid("/data/attributes", "One of email, phone_number or external_id is required.")
+    if attributes.get("email") and not is_email(attributes["email"]):
+        raise _invalid("/data/attributes/email", "Invalid email address")
+    if attributes.get("phone_number") and not _E164.fullmatch(str(attributes["phone_number"])):
+        raise _invalid("/data/attributes/phone_number", "Not E.164")
+    if not isinstance(attributes.get("properties"), dict | None):
+        raise _invalid("/data/attributes/properties", "Not a valid object.")
+    return attributes
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return bool(datetime.fromisoformat(str(value)))
+    except ValueError:
+        return False
+
+
+def _resource(kind: str, key: str, attributes: dict[str, Any], status: int) -> Answer:
+    return Answer.of({"data": {"type": kind, "id": key, "attributes": attributes}}, status, Klaviyo.json_type)
+
+
+def _error(status: int, code: str, detail: str, pointer: str = "/data") -> Answer:
+    error = {"id": secrets.token_hex(8), "status": status, "code": code, "title": detail, "detail": detail}
+    return Answer.of({"errors": [{**error, "source": {"pointer": pointer}}]}, status, Klaviyo.json_type)
+
+
+def _refusal(status: int, code: str, detail: str) -> Refused:
+    return Refused(_error(status, code, detail))
+
+
+def _invalid(pointer: str, detail: str) -> Refused:
+    return Refused(_error(400, "invalid", detail, pointer))

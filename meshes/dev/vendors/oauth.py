@@ -1,0 +1,327 @@
+"""OAuth 2.0 as the vendors speak it: the page where a person agrees, the token endpoint, and an app's installations.
+
+The person agrees at once: the page answers with a redirect that carries a code. Access tokens made here open the API
+beside the developer token. What a vendor does its own way, it declares; replies and errors have its own form.
+"""
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from meshes.dev.vendors.messages import Answer, BadToken, Call, Refused, Why
+from meshes.dev.vendors.server import State, VendorServer
+
+CODE_SECONDS = 300.0
+
+
+@dataclass
+class Code:
+    """What a person agreed to. `challenge` is of PKCE; empty without."""
+
+    account: str
+    redirect_uri: str
+    scope: str
+    challenge: str
+    ends_at: float
+    is_used: bool = False
+
+
+@dataclass
+class Installation:
+    """An app in an account, by one agreement. `spent` are refresh tokens that were replaced by the next."""
+
+    account: str
+    scope: str
+    refresh_token: str = ""
+    used_at: float = 0.0
+    access_tokens: list[str] = field(default_factory=list)
+    spent: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What the token endpoint has just given. `is_first`: for a code, and not for a refresh token."""
+
+    installation: Installation
+    access_token: str
+    is_first: bool
+
+
+class OAuthServer(VendorServer[State]):
+    """A vendor with OAuth. Its file routes the pages to `agree`, `exchange` and `revoke_token`."""
+
+    controls = VendorServer.controls | frozenset(
+        {"fail_token", "expire_access_tokens", "sign_in", "deny_next", "change_reply", "uninstall"}
+    )
+
+    token_path: ClassVar[str]
+    """A pattern of the token endpoint's path."""
+    client_auth: ClassVar[frozenset[str]] = frozenset({"body"})
+    """Where the app's secret may stand: `body`, `basic`."""
+    required: ClassVar[tuple[str, ...]] = ()
+    """Parameters of the page beside `client_id` and `redirect_uri`."""
+    default_grant: ClassVar[str] = ""
+    """The grant where a request names none."""
+    gives_refresh_tokens: ClassVar[bool] = True
+    redirect_with: ClassVar[Mapping[str, str]] = {}
+    """What stands in the redirect beside the code."""
+    checks_redirect_uri: ClassVar[bool] = True
+    """Whether the request for a code's tokens must name the page's redirect_uri again."""
+    detects_reuse: ClassVar[bool] = False
+    """A refresh token that was replaced, used again, ends the whole installation."""
+    max_installations: ClassVar[int | None] = None
+    """Agreements that an account keeps; one more ends the oldest."""
+    oauth_errors: ClassVar[Mapping[str, str]] = {
+        "invalid_code": "invalid_grant",
+        "used_code": "invalid_grant",
+        "expired_code": "invalid_grant",
+        "wrong_redirect_uri": "invalid_grant",
+        "wrong_verifier": "invalid_grant",
+        "invalid_refresh_token": "invalid_grant",
+        "unknown_client": "invalid_client",
+        "wrong_secret": "invalid_client",
+        "unsupported_grant_type": "unsupported_grant_type",
+        "invalid_request": "invalid_request",
+    }
+    """The vendor's names of what can be wrong at the token endpoint."""
+
+    idle_seconds: ClassVar[float | None] = None
+    """After so long without use a refresh token is dead."""
+    token_seconds: float | None = None
+    """How long an access token lives; None: until it is revoked."""
+    rotates = False
+    """Whether each refresh gives a new refresh token and ends the old one."""
+
+    def __init__(self, token: str = "", port: int = 0) -> None:
+        super().__init__(token, port)
+        self.client_id = f"{self.slug}-client-id"
+        self.client_secret = f"{self.slug}-client-secret"
+        self.redirect_uris: set[str] = set()
+        """Where the app may send people back to; empty: anywhere."""
+        self.signed_in = self.account
+        """Whose person agrees, unless the page's `login_hint` names another account."""
+        self.codes: dict[str, Code] = {}
+        self.installations: list[Installation] = []
+        self._ends_at: dict[str, float] = {}
+        self._denials: list[str] = []
+        self._changes: dict[str, Any] = {}
+
+    def token_reply(self, granted: Granted) -> dict[str, Any]:
+        """The vendor's answer to a good request for tokens."""
+        raise NotImplementedError
+
+    def oauth_answer(self, error: str, words: str) -> Answer:
+        """The vendor's answer to a bad one; `error` is a key of `oauth_errors`."""
+        status = 401 if error in ("unknown_client", "wrong_secret") else 400
+        return Answer.of({"error": self.oauth_errors[error], "error_description": words}, status)
+
+    def new_token(self, kind: str) -> str:
+        """A fresh token in the vendor's form; the kind is `access` or `refresh`."""
+        return f"{self.slug}-{kind}-{secrets.token_urlsafe(24)}"
+
+    # For tests.
+
+    @property
+    def token_requests(self) -> int:
+        """How often the token endpoint was asked, whatever it answered."""
+        return len(self.calls_to(self.token_path))
+
+    def sign_in(self, account: str) -> None:
+        """From now on this account's person agrees."""
+        self.signed_in = account
+
+    def deny_next(self, error: str = "access_denied") -> None:
+        """The next person does not agree."""
+        self._denials.append(error)
+
+    def fail_token(self, what: int | str, body: Any = None, times: int = 1) -> None:
+        """`fail_next` for the token endpoint."""
+        self.fail_next(what, body, times=times, path=self.token_path)
+
+    def change_reply(self, **fields: Any) -> None:
+        """Replace fields of the token endpoint's replies from now on, `expires_in` say; None leaves a field out."""
+        self._changes.update(fields)
+
+    def expire_access_tokens(self) -> None:
+        """Every access token made here has come to its end; refresh tokens live on."""
+        for token in [token for installation in self.installations for token in installation.access_tokens]:
+            self.kill(token, Why.EXPIRED_TOKEN)
+
+    def uninstall(self, account: str) -> None:
+        """The account's people remove the app: all its tokens end."""
+        for installation in [each for each in self.installations if each.account == account]:
+            self.end(installation)
+
+    def revoke(self, token: str) -> None:
+        """An access token, the developer token or a refresh token opens nothing any more."""
+        super().revoke(token)
+        for installation in self.installations:
+            if installation.refresh_token == token:
+                installation.refresh_token = ""
+
+    # The page where a person agrees.
+
+    def agree(self, call: Call) -> Answer:
+        """Back to the app with a code, or with what is wrong. Only where it is unclear who asks is there a page."""
+        query = call.query
+        back = query.get("redirect_uri", "")
+        if query.get("client_id") != self.client_id:
+            return Answer.text("There is no app with this client_id.", 400)
+        if not _is_absolute(back) or (self.redirect_uris and back not in self.redirect_uris):
+            return Answer.text("The app does not know this redirect_uri.", 400)
+        error = self._wrong_with(query) or (self._denials.pop(0) if self._denials else "")
+        answer = {"error": error} if error else {"code": self._new_code(query), **self.redirect_with}
+        if "state" in query:
+            answer["state"] = query["state"]
+        return Answer(302, headers={"location": _with_query(back, answer)})
+
+    def _wrong_with(self, query: Mapping[str, str]) -> str:
+        if any(not query.get(name) for name in self.required):
+            return "invalid_request"
+        if query.get("response_type", "code") != "code":
+            return "unsupported_response_type"
+        return "" if _is_pkce(query) else "invalid_request"
+
+    def _new_code(self, query: Mapping[str, str]) -> str:
+        code = f"{self.slug}-code-{secrets.token_urlsafe(12)}"
+        self.codes[code] = Code(
+            query.get("login_hint") or self.signed_in,
+            query["redirect_uri"],
+            " ".join(filter(None, (query.get("scope"), query.get("optional_scope")))),
+            query.get("code_challenge", ""),
+            self.clock() + CODE_SECONDS,
+        )
+        return code
+
+    # The token endpoint.
+
+    def exchange(self, call: Call) -> Answer:
+        """Tokens for a code or a refresh token."""
+        fields = call.fields()
+        self.check_client(call, fields)
+        grant = fields.get("grant_type") or self.default_grant
+        if grant == "authorization_code":
+            installation = self._redeem(fields)
+        elif grant == "refresh_token" and self.gives_refresh_tokens:
+            installation = self._refreshed(fields)
+        else:
+            raise self.oauth_refusal("unsupported_grant_type", f"The grant type {grant!r} is not supported.")
+        return self.reply(self.token_reply(self._granted(installation, grant)))
+
+    def reply(self, document: dict[str, Any]) -> Answer:
+        """A reply of the token endpoint, with the changes that a test asked for."""
+        changed = {**document, **self._changes}
+        kept = {name: value for name, value in changed.items() if name not in self._changes or value is not None}
+        return Answer.of(kept, cache_control="no-store")
+
+    def check_client(self, call: Call, fields: Mapping[str, Any]) -> None:
+        """Who asks must be the app, by id and secret, where the vendor wants them. Raises Refused."""
+        basic = call.basic() if "basic" in self.client_auth else None
+        in_body = (fields.get("client_id"), fields.get("client_secret")) if "body" in self.client_auth else None
+        client, secret = basic or in_body or (None, None)
+        if client != self.client_id:
+            raise self.oauth_refusal("unknown_client", "The client id is missing or unknown.")
+        if secret != self.client_secret:
+            raise self.oauth_refusal("wrong_secret", "The client secret is missing or wrong.")
+
+    def oauth_refusal(self, error: str, words: str) -> Refused:
+        return Refused(self.oauth_answer(error, words))
+
+    def account_of(self, token: str) -> str:
+        ends_at = self._ends_at.get(token)
+        if ends_at is not None and ends_at <= self.clock():
+            raise BadToken(Why.EXPIRED_TOKEN)
+        return super().account_of(token)
+
+    def issue(self, installation: Installation) -> str:
+        """A new access token."""
+        token = self.new_token("access")
+        self.tokens[token] = installation.account
+        installation.access_tokens.append(token)
+        if self.token_seconds is not None:
+            self._ends_at[token] = self.clock() + self.token_seconds
+        return token
+
+    def end(self, installation: Installation) -> None:
+        """The installation is over, and so are its tokens."""
+        for token in installation.access_tokens:
+            self.kill(token, Why.REVOKED_TOKEN)
+        installation.refresh_token = ""
+        self.installations.remove(installation)
+
+    def installation_of(self, token: str) -> Installation | None:
+        """Where an access token or a live refresh token belongs."""
+        held = (each for each in self.installations if token in (*each.access_tokens, each.refresh_token))
+        return next(held, None) if token else None
+
+    def _redeem(self, fields: Mapping[str, Any]) -> Installation:
+        code = self.codes.get(fields.get("code", ""))
+        if code is None:
+            raise self.oauth_refusal("invalid_code", "The code is unknown.")
+        if code.is_used:
+            raise self.oauth_refusal("used_code", "The code was used before.")
+        if code.ends_at <= self.clock():
+            raise self.oauth_refusal("expired_code", "The code is too old.")
+        if self.checks_redirect_uri and fields.get("redirect_uri") != code.redirect_uri:
+            raise self.oauth_refusal("wrong_redirect_uri", "The redirect_uri is not that of the code.")
+        if not _proves(fields.get("code_verifier"), code.challenge):
+            raise self.oauth_refusal("wrong_verifier", "The code_verifier does not fit the code_challenge.")
+        code.is_used = True
+        return self._installed(code)
+
+    def _installed(self, code: Code) -> Installation:
+        own = [each for each in self.installations if each.account == code.account]
+        if self.max_installations is not None and len(own) >= self.max_installations:
+            self.end(own[0])
+        installation = Installation(code.account, code.scope, used_at=self.clock())
+        if self.gives_refresh_tokens:
+            installation.refresh_token = self.new_token("refresh")
+        self.installations.append(installation)
+        self.account_state(code.account)
+        return installation
+
+    def _refreshed(self, fields: Mapping[str, Any]) -> Installation:
+        token = fields.get("refresh_token", "")
+        for installation in [each for each in self.installations if token in each.spent]:
+            if self.detects_reuse:
+                self.end(installation)
+        live = next((each for each in self.installations if token and each.refresh_token == token), None)
+        if live is None or (self.idle_seconds is not None and self.clock() - live.used_at > self.idle_seconds):
+            raise self.oauth_refusal("invalid_refresh_token", "The refresh token is unknown, used or revoked.")
+        live.used_at = self.clock()
+        if self.rotates:
+            live.spent.add(token)
+            live.refresh_token = self.new_token("refresh")
+        return live
+
+    def _granted(self, installation: Installation, grant: str) -> Granted:
+        return Granted(installation, self.issue(installation), grant == "authorization_code")
+
+
+def _is_absolute(uri: str) -> bool:
+    parts = urlsplit(uri)
+    return parts.scheme in ("http", "https") and bool(parts.netloc) and not parts.fragment
+
+
+def _with_query(uri: str, more: Mapping[str, str]) -> str:
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(query=urlencode([*parse_qsl(parts.query), *more.items()])))
+
+
+def _is_pkce(query: Mapping[str, str]) -> bool:
+    """Whether a challenge of PKCE (RFC 7636) is by S256; without one there is nothing to be wrong."""
+    if "code_challenge" not in query:
+        return "code_challenge_method" not in query
+    return query.get("code_challenge_method") == "S256" and len(query["code_challenge"]) == 43
+
+
+def _proves(verifier: Any, challenge: str) -> bool:
+    """Whether the verifier of PKCE fits. One without a challenge does not: somebody may have taken that away."""
+    if not challenge or verifier is None:
+        return not challenge and verifier is None
+    digest = hashlib.sha256(str(verifier).encode()).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == challenge

@@ -1,0 +1,177 @@
+"""Pipedrive (pipedrive.readme.io): persons by API v2, the user by v1, and OAuth. There is no upsert."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from meshes.dev.vendors.faults import Window
+from meshes.dev.vendors.messages import Answer, Call, Problem, Refused, Why
+from meshes.dev.vendors.oauth import Granted, OAuthServer
+from meshes.dev.vendors.server import route
+
+WRITABLE = {
+    "name",
+    "owner_id",
+    "org_id",
+    "emails",
+    "phones",
+    "visible_to",
+    "label_ids",
+    "custom_fields",
+    "marketing_status",
+}
+SEARCHABLE = {"custom_fields", "email", "notes", "phone", "name"}
+
+
+@dataclass
+class Company:
+    """`persons` by id."""
+
+    persons: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def search(self, term: str, fields: set[str], is_exact: bool) -> list[dict[str, Any]]:
+        """Whole values in any case, or parts of them."""
+        wanted = term.lower()
+        return [
+            person
+            for person in self.persons.values()
+            if any(value == wanted if is_exact else wanted in value for value in _values(person, fields))
+        ]
+
+
+class Pipedrive(OAuthServer[Company]):
+    """An account is a company's number. The developer token is a personal one, sent as `x-api-token`."""
+
+    slug, account, developer_token = "pipedrive", "7762100", "0123456789abcdef0123456789abcdef01234567"
+    token_path = r"^/oauth/token$"
+    client_auth = frozenset({"basic"})
+    token_seconds = 3599
+    idle_seconds = 60 * 24 * 3600.0
+    faults = {"BLOCKED": Answer.text("<html><body>Access denied</body></html>", 403, "text/html")}
+
+    def new_account(self, account: str) -> Company:
+        return Company()
+
+    def problem(self, problem: Problem) -> Answer:
+        words = "unauthorized access" if problem.status == 401 else problem.words
+        if problem.why is Why.THROTTLED:
+            words = "Rate limit exceeded"
+        return _error(problem.status, words)
+
+    def token_of(self, call: Call) -> str:
+        return call.headers.get("x-api-token") or call.credential("Bearer")
+
+    def rate_headers(self, call: Call, window: Window | None) -> dict[str, str]:
+        if window is None:
+            return {}
+        limits = {"x-ratelimit-limit": str(window.requests), "x-ratelimit-remaining": str(window.remaining)}
+        return {**limits, "x-ratelimit-reset": window.reset}
+
+    @route("GET", "/api/v2/persons/search")
+    def search_persons(self, call: Call) -> Answer:
+        term, is_exact = call.query.get("term", ""), call.query.get("exact_match") == "true"
+        fields = set(call.query.get("fields", ",".join(SEARCHABLE)).split(","))
+        if len(term) < (1 if is_exact else 2):
+            raise _refusal(400, "Search term must be at least 2 characters long")
+        if not fields <= SEARCHABLE:
+            raise _refusal(400, f"fields must be of {', '.join(sorted(SEARCHABLE))}")
+        items = [
+            {"result_score": 1, "item": _found(person)} for person in self.state_of(call).search(term, fields, is_exact)
+        ]
+        return _done({"items": items})
+
+    @route("POST", "/api/v2/persons")
+    def create_person(self, call: Call) -> Answer:
+        given = self._person_fields(call)
+        if not given.get("name"):
+            raise _refusal(400, "Validation failed: name: name is a required field")
+        persons = self.state_of(call).persons
+        key = len(persons) + 1
+        persons[str(key)] = {"id": key, "emails": [], "phones": [], **given}
+        return _done(persons[str(key)], 201)
+
+    @route("PATCH", "/api/v2/persons/{key}")
+    def update_person(self, call: Call, key: str) -> Answer:
+        """A list that is given takes the place of the one that was there."""
+        given, persons = self._person_fields(call), self.state_of(call).persons
+        if key not in persons:
+            raise _refusal(404, "Person not found")
+        persons[key].update(given)
+        return _done(persons[key])
+
+    @route("GET", "(?:/api)?/v1/users/me")
+    def me(self, call: Call) -> Answer:
+        company = {"company_id": int(call.account), "company_name": "Acme", "company_domain": "acme"}
+        return _done({"id": 1, "name": "Ada", "email": "ada@acme.example", **company})
+
+    def _person_fields(self, call: Call) -> dict[str, Any]:
+        given = self.read_object(call)
+        for name in given.keys() - WRITABLE:
+            raise _refusal(400, f"Validation failed: {name}: unknown field")
+        for name in ("emails", "phones"):
+            values = given.get(name, [])
+            if not isinstance(values, list) or not all(isinstance(each, dict) and each.get("value") for each in values):
+                raise _refusal(400, f"Validation failed: {name}: a list of objects with value is expected")
+        return given
+
+    # OAuth.
+
+    @route("GET", "/oauth/authorize", "open")
+    def authorize(self, call: Call) -> Answer:
+        return self.agree(call)
+
+    @route("POST", "/oauth/token", "open")
+    def give_tokens(self, call: Call) -> Answer:
+        return self.exchange(call)
+
+    @route("POST", "/oauth/revoke", "open")
+    def revoke_token(self, call: Call) -> Answer:
+        """A refresh token takes the installation with it; an access token only itself."""
+        self.check_client(call, call.form())
+        token = call.form().get("token", "")
+        installation = self.installation_of(token)
+        if installation is not None and token == installation.refresh_token:
+            self.end(installation)
+        self.revoke(token)
+        return Answer()
+
+    def token_reply(self, granted: Granted) -> dict[str, Any]:
+        return {
+            "access_token": granted.access_token,
+            "token_type": "Bearer",
+            "refresh_token": granted.installation.refresh_token,
+            "scope": granted.installation.scope or "base contacts:full",
+            "expires_in": int(self.token_seconds or 0),
+            "api_domain": "https://acme.pipedrive.com",
+        }
+
+    def new_token(self, kind: str) -> str:
+        return f"{self.account}:{kind}:{secrets.token_hex(20)}"
+
+
+def _values(person: Mapping[str, Any], fields: set[str]) -> list[str]:
+    values = [person["name"]] if "name" in fields else []
+    values += [each["value"] for each in person["emails"]] if "email" in fields else []
+    values += [each["value"] for each in person["phones"]] if "phone" in fields else []
+    return [value.lower() for value in values]
+
+
+def _found(person: Mapping[str, Any]) -> dict[str, Any]:
+    """A person as a search shows one: addresses and numbers are plain texts there."""
+    emails, phones = ([each["value"] for each in person[name]] for name in ("emails", "phones"))
+    primary = emails[0] if emails else None
+    return {"id": person["id"], "type": "person", "name": person["name"], "emails": emails, "phones": phones,
+            "primary_email": primary}  # fmt: skip
+
+
+def _done(data: Any, status: int = 200) -> Answer:
+    return Answer.of({"success": True, "data": data, "additional_data": None}, status)
+
+
+def _error(status: int, words: str) -> Answer:
+    return Answer.of({"success": False, "error": words, "error_info": None, "data": None, "code": status}, status)
+
+
+def _refusal(status: int, words: str) -> Refused:
+    return Refused(_error(status, words))

@@ -1,0 +1,261 @@
+"""Slack (docs.slack.dev): the Web API, incoming webhooks, and OAuth v2 with token rotation."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from meshes.dev.vendors.messages import Answer, Call, Malformed, Problem, Refused, Why
+from meshes.dev.vendors.oauth import Granted, OAuthServer
+from meshes.dev.vendors.server import route
+
+MAX_TEXT, MAX_BLOCKS = 40_000, 50
+ROTATION_SECONDS = 43_200
+HOOKS = "https://hooks.slack.com"
+
+
+def _channels() -> dict[str, dict[str, Any]]:
+    return {
+        "C0GENERAL": {"name": "general", "is_archived": False, "is_member": True},
+        "C0LEADS": {"name": "leads", "is_archived": False, "is_member": True},
+        "C0FOREIGN": {"name": "elsewhere", "is_archived": False, "is_member": False},
+        "C0OLD": {"name": "old", "is_archived": True, "is_member": True},
+    }
+
+
+@dataclass
+class Team:
+    """`messages` hold their channel and `ts`; `webhooks` are channels by the part of the URL after the team."""
+
+    channels: dict[str, dict[str, Any]] = field(default_factory=_channels)
+    webhooks: dict[str, str] = field(default_factory=lambda: {"B0WEBHOOK/s3cr3tOfTheLeadsWebhook": "C0LEADS"})
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def post(self, channel: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {name: message[name] for name in ("text", "blocks", "attachments", "thread_ts") if name in message}
+        posted = {"channel": channel, "ts": f"1790000000.{len(self.messages) + 1:06d}", **kept}
+        self.messages.append(posted)
+        return posted
+
+
+def _failed(error: str, **more: Any) -> Answer:
+    """200: the Web API's status says nothing."""
+    return Answer.of({"ok": False, "error": error, **more})
+
+
+class Slack(OAuthServer[Team]):
+    """An account is a team's id. Tokens rotate; `stop_rotating` is for an app that has not opted in."""
+
+    slug, account, developer_token = "slack", "T0ACME", "xoxb-developer"
+    token_path = r"^/api/oauth\.v2\.access$"
+    client_auth = frozenset({"body", "basic"})
+    required = ("scope",)
+    default_grant = "authorization_code"
+    detects_reuse = True
+    rotates = True
+    token_seconds: float | None = ROTATION_SECONDS
+    oauth_errors = {
+        **OAuthServer.oauth_errors,
+        "invalid_code": "invalid_code",
+        "used_code": "code_already_used",
+        "expired_code": "code_expired",
+        "wrong_redirect_uri": "bad_redirect_uri",
+        "wrong_verifier": "invalid_code_verifier",
+        "invalid_refresh_token": "invalid_refresh_token",
+        "unknown_client": "invalid_client_id",
+        "wrong_secret": "bad_client_secret",
+        "unsupported_grant_type": "invalid_grant_type",
+        "invalid_request": "invalid_arguments",
+    }
+    faults = {
+        **{
+            error: _failed(error)
+            for error in (
+                "account_inactive", "token_expired", "token_revoked", "org_login_required", "ekm_access_denied",
+                "accesslimited", "restricted_action", "internal_error", "service_unavailable", "request_timeout",
+                "fatal_error", "too_many_attachments",
+            )
+        },
+        "missing_scope": _failed("missing_scope", needed="chat:write", provided="channels:read"),
+        "ratelimited": Answer.of({"ok": False, "error": "ratelimited"}, 429, retry_after="30"),
+        "user_not_found": Answer.text("user_not_found", 400),
+        "action_prohibited": Answer.text("action_prohibited", 403),
+        "webhook channel_not_found": Answer.text("channel_not_found", 404),
+        "rollup_error": Answer.text("rollup_error", 500),
+    }  # fmt: skip
+
+    def new_account(self, account: str) -> Team:
+        return Team()
+
+    @property
+    def webhook_url(self) -> str:
+        """The developer team's incoming webhook, as Slack shows it."""
+        return f"{HOOKS}/services/{self.account}/{next(iter(self.state.webhooks))}"
+
+    def stop_rotating(self) -> None:
+        """Tokens made from now on live until they are revoked, and come without a refresh token."""
+        self.rotates, self.token_seconds = False, None
+
+    def problem(self, problem: Problem) -> Answer:
+        if problem.why is Why.THROTTLED:
+            return Answer.of({"ok": False, "error": "ratelimited"}, 429, retry_after=problem.retry_after)
+        if problem.why is Why.DOWN:
+            return Answer.of({"ok": False, "error": "internal_error"}, problem.status)
+        errors = {
+            Why.MISSING_TOKEN: "not_authed",
+            Why.UNKNOWN_TOKEN: "invalid_auth",
+            Why.EXPIRED_TOKEN: "token_expired",
+            Why.REVOKED_TOKEN: "token_revoked",
+            Why.MALFORMED: "invalid_json",
+        }
+        return _failed(errors.get(problem.why, "unknown_method"))
+
+    # The Web API.
+
+    @route("POST", r"/api/chat\.postMessage")
+    def post_message(self, call: Call) -> Answer:
+        self._need(call, "chat:write")
+        message = _arguments(call)
+        team, channel = self.state_of(call), self._channel(call, message)
+        if error := _wrong_with(message):
+            raise Refused(_failed(error))
+        posted = team.post(channel, message)
+        document = {"ok": True, "channel": channel, "ts": posted["ts"], "message": {"type": "message", **posted}}
+        if call.media_type == "application/json" and "charset" not in call.headers["content-type"]:
+            document |= {"warning": "missing_charset", "response_metadata": {"warnings": ["missing_charset"]}}
+        return Answer.of(document)
+
+    @route("GET", r"/api/auth\.test")
+    @route("POST", r"/api/auth\.test")
+    def test(self, call: Call) -> Answer:
+        team = {"url": "https://acme.slack.com/", "team": "Acme", "team_id": call.account}
+        return Answer.of({"ok": True, **team, "user": "meshes", "user_id": "U0BOT", "bot_id": "B0BOT"})
+
+    @route("GET", r"/api/conversations\.list")
+    @route("POST", r"/api/conversations\.list")
+    def list_channels(self, call: Call) -> Answer:
+        self._need(call, "channels:read")
+        asked = {**call.query, **_arguments(call)}
+        rows = [
+            {"id": key, **channel}
+            for key, channel in self.state_of(call).channels.items()
+            if not (channel["is_archived"] and str(asked.get("exclude_archived")).lower() in ("true", "1"))
+        ]
+        start, count = int(asked.get("cursor") or 0), int(asked.get("limit") or 100)
+        following = str(start + count) if start + count < len(rows) else ""
+        page = {"channels": rows[start : start + count], "response_metadata": {"next_cursor": following}}
+        return Answer.of({"ok": True, **page})
+
+    @route("GET", r"/api/auth\.revoke")
+    @route("POST", r"/api/auth\.revoke")
+    def revoke_own(self, call: Call) -> Answer:
+        """The bot's token takes the installation with it."""
+        token = self.token_of(call)
+        installation = self.installation_of(token)
+        if installation is not None:
+            self.end(installation)
+        self.revoke(token)
+        return Answer.of({"ok": True, "revoked": True})
+
+    def _need(self, call: Call, scope: str) -> None:
+        """The developer token may do everything. Raises Refused."""
+        installation = self.installation_of(self.token_of(call))
+        if installation is not None and scope not in installation.scope.split(","):
+            raise Refused(_failed("missing_scope", needed=scope, provided=installation.scope))
+
+    def _channel(self, call: Call, message: Mapping[str, Any]) -> str:
+        """The id of the message's channel, which may be named too. Raises Refused."""
+        named = str(message.get("channel", ""))
+        channels = self.state_of(call).channels
+        key = next((key for key, has in channels.items() if named in (key, has["name"], f"#{has['name']}")), "")
+        if not key:
+            raise Refused(_failed("channel_not_found"))
+        if channels[key]["is_archived"]:
+            raise Refused(_failed("is_archived"))
+        if not channels[key]["is_member"]:
+            raise Refused(_failed("not_in_channel"))
+        return key
+
+    # Incoming webhooks, whose answers are plain text.
+
+    @route("POST", r"/services/{team}/{bot}/{secret}", "url")
+    def incoming(self, call: Call, team: str, bot: str, secret: str) -> Answer:
+        if team != self.account and team not in self.accounts:
+            return Answer.text("no_team", 404)
+        state = self.account_state(team)
+        channel = state.webhooks.get(f"{bot}/{secret}")
+        if channel is None:
+            is_secret_wrong = any(key.startswith(f"{bot}/") for key in state.webhooks)
+            return Answer.text("invalid_token", 403) if is_secret_wrong else Answer.text("no_service", 404)
+        if state.channels[channel]["is_archived"]:
+            return Answer.text("channel_is_archived", 410)
+        try:
+            message = call.json() if call.media_type == "application/json" else None
+        except Malformed:
+            message = None
+        if not isinstance(message, dict):
+            return Answer.text("invalid_payload", 400)
+        if error := _wrong_with(message):
+            return Answer.text(error, 400)
+        state.post(channel, message)
+        return Answer.text("ok")
+
+    # OAuth.
+
+    @route("GET", "/oauth/v2/authorize", "open")
+    def authorize(self, call: Call) -> Answer:
+        return self.agree(call)
+
+    @route("POST", r"/api/oauth\.v2\.access", "open")
+    def give_tokens(self, call: Call) -> Answer:
+        return self.exchange(call)
+
+    def token_reply(self, granted: Granted) -> dict[str, Any]:
+        installation = granted.installation
+        reply = {
+            "ok": True,
+            "app_id": "A0MESHES",
+            "authed_user": {"id": "U0OWNER"},
+            "team": {"id": installation.account, "name": "Acme"},
+            "scope": installation.scope,
+            "token_type": "bot",
+            "bot_user_id": "U0BOT",
+            "access_token": granted.access_token,
+        }
+        if self.rotates:
+            reply |= {"refresh_token": installation.refresh_token, "expires_in": int(self.token_seconds or 0)}
+        if granted.is_first and "incoming-webhook" in installation.scope.split(","):
+            reply["incoming_webhook"] = self._new_webhook(installation.account)
+        return reply
+
+    def oauth_answer(self, error: str, words: str) -> Answer:
+        return _failed(self.oauth_errors[error])
+
+    def new_token(self, kind: str) -> str:
+        if kind == "refresh":
+            return f"xoxe-1-{secrets.token_urlsafe(24)}"
+        return f"{'xoxe.xoxb-1' if self.rotates else 'xoxb'}-{secrets.token_urlsafe(24)}"
+
+    def _new_webhook(self, team: str) -> dict[str, str]:
+        key = f"B{secrets.token_hex(4).upper()}/{secrets.token_hex(12)}"
+        self.account_state(team).webhooks[key] = "C0LEADS"
+        about = {"channel": "#leads", "channel_id": "C0LEADS", "configuration_url": "https://acme.slack.com/services/"}
+        return {**about, "url": f"{HOOKS}/services/{team}/{key}"}
+
+
+def _arguments(call: Call) -> dict[str, Any]:
+    """Of a JSON body or a form. Raises Refused, Malformed."""
+    if call.body and call.media_type not in ("application/json", "application/x-www-form-urlencoded"):
+        raise Refused(_failed("invalid_post_type"))
+    return call.fields() if call.body else {}
+
+
+def _wrong_with(message: Mapping[str, Any]) -> str:
+    """Slack's name of what is wrong with a message; empty for none."""
+    blocks = message.get("blocks", [])
+    is_list = isinstance(blocks, list) and len(blocks) <= MAX_BLOCKS
+    if not is_list or not all(isinstance(block, dict) and block.get("type") for block in blocks):
+        return "invalid_blocks"
+    if not message.get("text") and not blocks and not message.get("attachments"):
+        return "no_text"
+    return "msg_too_long" if len(str(message.get("text", ""))) > MAX_TEXT else ""

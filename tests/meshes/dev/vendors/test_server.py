@@ -1,0 +1,260 @@
+"""What all servers share, shown on a vendor made for it."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import requests
+
+from meshes.dev.vendors.faults import Window
+from meshes.dev.vendors.messages import Answer, Call, Malformed, Problem
+from meshes.dev.vendors.server import VendorServer, route
+from tests.meshes.dev.vendors.calling import call
+from tests.polling import eventually
+
+
+@dataclass
+class Loft:
+    messages: list[Any] = field(default_factory=list)
+
+
+class Pigeon(VendorServer[Loft]):
+    slug, account, developer_token = "pigeon", "loft-1", "pigeon-token"
+    faults = {"STORM": Answer.text("storm", 503)}
+
+    def new_account(self, account: str) -> Loft:
+        return Loft()
+
+    def problem(self, problem: Problem) -> Answer:
+        return Answer.of({"why": problem.why.value}, problem.status)
+
+    def rate_headers(self, call: Call, window: Window | None) -> dict[str, str]:
+        return {"x-remaining": str(window.remaining)} if window else {}
+
+    @route("POST", "/lofts/{loft}/messages")
+    def send(self, call: Call, loft: str) -> Answer:
+        self.state_of(call).messages.append((loft, self.read_object(call)))
+        return Answer.of({"id": 1}, 201)
+
+    @route("POST", "/hooks/{secret}", "url")
+    def hook(self, call: Call, secret: str) -> Answer:
+        return Answer.text("ok")
+
+    @route("GET", "/status", "open")
+    def status(self, call: Call) -> Answer:
+        return Answer(204)
+
+    @route("GET", "/bug")
+    def bug(self, call: Call) -> Answer:
+        raise LookupError("a bug of the server")
+
+
+@pytest.fixture
+def pigeon() -> Iterator[Pigeon]:
+    with Pigeon() as server:
+        yield server
+
+
+def send(pigeon: Pigeon, **options: Any) -> requests.Response:
+    return call(pigeon, "POST", "/lofts/north%2Feast/messages", {"text": "é"}, **options)
+
+
+def test_a_request_is_routed_by_its_decoded_segments_and_recorded(pigeon):
+    answer = send(pigeon, params={"a": "1"}, headers={"X-Own": "2"})
+    assert (answer.status_code, answer.json()) == (201, {"id": 1})
+    assert pigeon.state.messages == [("north/east", {"text": "é"})]
+    (got,) = pigeon.calls_to("/messages$", "POST")
+    assert (got.method, got.path, got.query, got.headers["x-own"]) == (
+        "POST", "/lofts/north%2Feast/messages", {"a": "1"}, "2",
+    )  # fmt: skip
+    assert pigeon.calls_to("/messages$", "GET") == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "why"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("PUT", "/lofts/a/messages", 405, "wrong_method"),
+        ("POST", "/lofts/a/b/messages", 404, "not_found"),
+    ],
+)
+def test_what_is_not_there_is_refused(pigeon, method, path, status, why):
+    answer = call(pigeon, method, path)
+    assert (answer.status_code, answer.json()) == (status, {"why": why})
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"), [({"authorization": ""}, "missing_token"), ({"authorization": "Bearer x"}, "unknown_token")]
+)
+def test_only_known_tokens_open_an_account(pigeon, headers, why):
+    answer = send(pigeon, headers=headers)
+    assert (answer.status_code, answer.json()) == (401, {"why": why})
+    assert pigeon.state.messages == []
+
+
+def test_a_revoked_token_opens_nothing(pigeon):
+    pigeon.revoke(pigeon.token)
+    assert send(pigeon).json() == {"why": "revoked_token"}
+
+
+def test_accounts_are_apart(pigeon):
+    pigeon.open_account("loft-2", "other-token")
+    assert send(pigeon, token="other-token").status_code == 201
+    assert pigeon.state.messages == []
+    assert len(pigeon.account_state("loft-2").messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "status", "why"),
+    [
+        (b"{", "application/json", 400, "malformed"),
+        (b"[1]", "application/json", 400, "malformed"),
+        (b"\xff", "application/json", 400, "malformed"),
+        (b"{}", "text/plain", 415, "wrong_type"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused(pigeon, body, media_type, status, why):
+    answer = call(pigeon, "POST", "/lofts/a/messages", data=body, headers={"content-type": media_type})
+    assert (answer.status_code, answer.json()) == (status, {"why": why})
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("Basic dXNlcjpwYTpzcw==", ("user", "pa:ss")),
+        ("basic dXNlcjo=", ("user", "")),
+        ("Basic dXNlcg==", None),
+        ("Basic ?", None),
+        ("Basic /w==", None),
+        ("Bearer dXNlcjo=", None),
+        ("", None),
+    ],
+)
+def test_basic_authentication_is_read(header, expected):
+    assert Call("GET", "/", {}, {"authorization": header}, b"").basic() == expected
+
+
+def test_fields_come_as_a_form_or_as_json():
+    form = Call("POST", "/", {}, {"content-type": "application/x-www-form-urlencoded"}, b"a=1+2&b=")
+    assert form.fields() == {"a": "1 2", "b": ""}
+    json_type = {"content-type": "application/json; charset=utf-8"}
+    assert Call("POST", "/", {}, json_type, b'{"a": 1}').fields() == {"a": 1}
+    with pytest.raises(Malformed):
+        Call("POST", "/", {}, json_type, b"[1]").fields()
+
+
+def test_connections_stay_open_between_requests(pigeon):
+    head = "POST /lofts/a/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pigeon-token\r\n"
+    request = (head + "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}").encode()
+    with socket.create_connection(("127.0.0.1", int(pigeon.url.rpartition(":")[2])), timeout=10) as connection:
+        for _ in range(2):
+            connection.sendall(request)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 201 ")
+    assert len(pigeon.state.messages) == 2
+
+
+def test_the_next_calls_fail_as_often_as_they_are_told_to(pigeon):
+    pigeon.fail_next(500, times=2)
+    pigeon.fail_next("STORM")
+    pigeon.fail_next(429, "slow down", headers={"retry-after": "7"})
+    answers = [send(pigeon) for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [500, 500, 503, 429, 201]
+    assert answers[0].json() == {"why": "down"}
+    assert (answers[3].text, answers[3].headers["retry-after"]) == ("slow down", "7")
+    assert len(pigeon.state.messages) == 1
+
+
+def test_a_fault_can_be_kept_for_a_path_and_leaves_open_pages_alone(pigeon):
+    pigeon.fail_next(500)
+    pigeon.fail_next(502, path="^/status$")
+    assert requests.get(pigeon.url + "/status", timeout=10).status_code == 502
+    assert requests.get(pigeon.url + "/status", timeout=10).status_code == 204
+    assert send(pigeon).status_code == 500
+
+
+def test_an_unknown_fault_is_an_error_of_the_test(pigeon):
+    with pytest.raises(KeyError):
+        pigeon.fail_next("EARTHQUAKE")
+
+
+def test_a_dropped_call_does_nothing_and_a_lost_answer_did_it(pigeon):
+    pigeon.fail_next("DROP")
+    pigeon.fail_next("LOSE_ANSWER")
+    for _ in range(2):
+        with pytest.raises(requests.ConnectionError):
+            send(pigeon)
+    assert len(pigeon.requests) == 2
+    assert len(pigeon.state.messages) == 1
+
+
+def test_a_call_hangs_until_it_is_released(pigeon):
+    pigeon.fail_next("HANG")
+    seen: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            send(pigeon)
+        except requests.ConnectionError as error:
+            seen.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    eventually(lambda: pigeon.requests)
+    assert send(pigeon).status_code == 201
+    assert seen == []
+    pigeon.release()
+    asking.join(10)
+    assert len(seen) == 1
+    assert len(pigeon.state.messages) == 1
+
+
+def test_a_limit_holds_for_each_account_and_each_secret_url(pigeon):
+    pigeon.open_account("loft-2", "other-token")
+    pigeon.limit(2, 60)
+    answers = [send(pigeon) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201, 201, 429]
+    assert [answer.headers["x-remaining"] for answer in answers] == ["1", "0", "0"]
+    assert send(pigeon, token="other-token").status_code == 201
+    assert [call(pigeon, "POST", "/hooks/a").status_code for _ in range(3)] == [200, 200, 429]
+    assert call(pigeon, "POST", "/hooks/b").status_code == 200
+    assert [call(pigeon, "GET", "/status").status_code for _ in range(3)] == [204, 204, 204]
+
+
+def test_a_limit_ends_and_can_be_taken_away(pigeon):
+    pigeon.limit(1, 0.05)
+    assert send(pigeon).status_code == 201
+    eventually(lambda: send(pigeon).status_code == 201)
+    pigeon.limit(1, 60)
+    assert [send(pigeon).status_code for _ in range(2)] == [201, 429]
+    pigeon.no_limit()
+    assert send(pigeon).status_code == 201
+
+
+def test_a_window_counts_from_its_first_request():
+    window = Window(1, 60)
+    assert [window.take(), window.take()] == [True, False]
+    window.began = time.monotonic() - 61
+    assert window.take()
+    assert (window.count, window.remaining) == (1, 0)
+    assert 59 < window.rest <= 60
+
+
+def test_a_stopped_server_answers_no_open_connection():
+    with requests.Session() as session:
+        with Pigeon() as pigeon:
+            assert session.get(pigeon.url + "/status", timeout=10).status_code == 204
+        with pytest.raises(requests.ConnectionError):
+            session.get(pigeon.url + "/status", timeout=10)
+
+
+def test_a_bug_of_a_server_shows_at_its_end():
+    with (
+        pytest.raises(LookupError, match="a bug of the server"),
+        Pigeon() as pigeon,
+        pytest.raises(requests.ConnectionError),
+    ):
+        call(pigeon, "GET", "/bug")
