@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 
-from connections.oauth.addresses import callback_path
+from connections.oauth.authorize import callback_path
 from connections.providers.base import Action, Field, Limits, Provider
 
 _AUTH = {

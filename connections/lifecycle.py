@@ -16,8 +16,8 @@ from django.db.models import F
 
 from connections import credentials as keeping
 from connections import origins, outbound, outside, providers, recording, vault
-from connections.models import Connection, ConnectionHealth
-from connections.oauth import addresses, grants, revoking, states, tokens
+from connections.models import Connection, ConnectionHealth, OAuthState
+from connections.oauth import grants, tokens
 from connections.oauth.tokens import Tokens
 from connections.providers.base import Account, FieldProblem, Granted, InvalidFields, Provider
 from connections.signals import connection_changed
@@ -186,7 +186,7 @@ def authorize(
     *,
     client_id: str,
     actor: str,
-    started: states.Started | None = None,
+    started: OAuthState | None = None,
 ) -> Connection:
     """Keep what an authorization gave; it ends `needs_reauth` and `credential_error`, connect links, and every other
     authorization of the connection that is under way.
@@ -201,7 +201,7 @@ def authorize(
         row = _lock(connection)
         if row is None:
             raise Conflict(DELETED_WORDS)
-        if started is not None and states.is_forgotten(started):
+        if started is not None and not OAuthState.objects.filter(pk=started.pk, workspace_id=row.workspace_id).exists():
             raise Conflict(ENDED_WORDS)
         if origins.moved(provider, connection.config, row.config):
             raise Conflict(MOVED_WORDS)
@@ -217,9 +217,7 @@ def authorize(
         _rows(row).filter(status__in=AWAITING_CREDENTIALS).update(
             status=Status.ACTIVE, status_reason="", status_changed_at=now, paused_until=None
         )
-        shared_callback = started is not None and addresses.is_shared(started.redirect_uri)
-        grants.establish(row, new, client_id, shared_callback=shared_callback)
-        states.forget(row, but=started.id if started is not None else None)
+        grants.establish(row, new, client_id, started)
         if moved and not row.config.keys().isdisjoint(moved):  # else it had been nowhere before
             recording.record_move(row, actor)
         _announce(row)
@@ -241,9 +239,9 @@ def disconnect(connection: Connection, *, actor: str, asks_vendor: bool = True) 
         row = _lock(connection)
         if row is None or row.version != connection.version:
             raise Conflict(CHANGED_WORDS)
-        if asks_vendor and revoking.is_needed(row):
+        if asks_vendor and grants.needs_revoking(row):
             outside.keep_place()
-        revocation = revoking.prepare(row, actor)
+        revocation = grants.prepare_revocation(row, actor)
         replacement = None
         if revocation is not None:
             is_open = revocation.version is not None
@@ -251,8 +249,7 @@ def disconnect(connection: Connection, *, actor: str, asks_vendor: bool = True) 
             replacement = keeping.Replacement(document, {}, revocation.version)
         waiting = _waiting(DISCONNECTED_WORDS)
         _save(connection, waiting, replacement, mends=False, actor=actor, purpose=vault.DISCONNECTED)
-        grants.clear(connection, void_links=True)
-        states.forget(connection)
+        grants.clear(connection, ends_starts=True)
         _note("connection_disconnected", connection, version=connection.version + 1)
         _revoke_later(revocation if asks_vendor else None)
     return _reload(connection)
@@ -287,16 +284,15 @@ def delete(connection: Connection, *, actor: str = "", asks_vendor: bool = True)
         row = _lock(connection)
         if row is None:
             return False
-        if asks_vendor and revoking.is_needed(row):
+        if asks_vendor and grants.needs_revoking(row):
             outside.keep_place()
-        revocation = revoking.prepare(row, actor) if asks_vendor else None
+        revocation = grants.prepare_revocation(row, actor) if asks_vendor else None
         _rows(row).update(
             status=Status.DELETED, status_reason="", status_changed_at=now, deleted_at=now, updated_at=now,
             paused_until=None, credential_hints={}, config=_without_queries(row), version=F("version") + 1,
         )  # fmt: skip
         keeping.destroy(connection, actor)
-        grants.clear(connection, void_links=True)
-        states.forget(connection)
+        grants.clear(connection, ends_starts=True)
         _announce(connection)
         _note("connection_deleted", connection)
         _revoke_later(revocation)
@@ -458,7 +454,7 @@ def _move(connection: Connection, origins: list[Any], status: str, reason: str) 
     return moved
 
 
-def _revoke_later(revocation: revoking.Revocation | None) -> None:
+def _revoke_later(revocation: grants.Revocation | None) -> None:
     """Ask the vendor after the commit, in the place that was taken before anything changed."""
 
     def revoke() -> None:  # no partial: of a robust hook that fails, Django reads the name

@@ -8,7 +8,7 @@ from django.core.cache import cache
 from connections import credentials as keeping
 from connections import outbound, outside, probing, providers, vault
 from connections.models import Connection
-from connections.oauth.troubles import NoToken
+from connections.oauth.tokens import NoTokenError
 from connections.providers.base import Choice, NotAuthorized, Outcome, Unsendable
 
 KEPT_SECONDS = 300
@@ -75,8 +75,8 @@ def _ask_page(connection: Connection, field: str, cursor: str, actor: str) -> tu
         raise NotReady(keeping.KEY_MISSING_WORDS) from None
     except vault.CredentialRefused:
         raise NotReady(keeping.REFUSED_WORDS) from None
-    except NoToken as trouble:
-        raise NoChoices(str(trouble)) from None
+    except NoTokenError as error:
+        raise NoChoices(str(error)) from None
     except NotAuthorized as error:
         raise NotReady(error.words) from None
     except Unsendable as error:

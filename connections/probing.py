@@ -11,8 +11,8 @@ from connections import credentials as keeping
 from connections import lifecycle, outbound, providers, vault
 from connections.masking import Redactor
 from connections.models import Connection
-from connections.oauth import refreshing
-from connections.oauth.troubles import NoToken
+from connections.oauth.refresh import Authorization, Need
+from connections.oauth.tokens import NoTokenError
 from connections.providers.base import Account, NotAuthorized, Outcome, Provider, Shipment, Unsendable, Verdict
 from workspaces import clock, ids
 
@@ -60,8 +60,8 @@ def probe(connection: Connection, *, actor: str) -> Probe:
     except vault.CredentialRefused:
         lifecycle.hold(connection, Connection.Status.CREDENTIAL_ERROR, _REFUSED.words)
         return _unsent(connection, _REFUSED)
-    except NoToken as trouble:
-        return _unsent(connection, trouble.verdict)
+    except NoTokenError as error:
+        return _unsent(connection, error.verdict)
     except Unsendable as error:
         outcome = Outcome.BROKEN if isinstance(error, NotAuthorized) else Outcome.REJECTED
         return _unsent(connection, Verdict(outcome, "unsendable", error.words))
@@ -101,11 +101,12 @@ def ask(
 ) -> Asked | None:
     """Send what `build` makes of a made-up event, with a token that is renewed where it is due or refused.
 
-    None where `build` makes nothing. Raises vault.CredentialRefused, NoToken, and what `build` raises.
+    None where `build` makes nothing. Raises vault.CredentialRefused, NoTokenError, and what `build` raises.
     """
     provider = providers.get(connection.type)
     opened = _open_unchanged(connection, actor, purpose)
-    authorization = refreshing.of_connection(connection, provider, opened.version, opened.secret, actor)
+    need = Need(connection.workspace_id, connection.pk, opened.version, actor)
+    authorization = Authorization(need, provider, connection.config, opened.secret, clock.Reading.take())
     authorization.prepare(time.monotonic() + TOKEN_SECONDS)
     while True:
         redactor = Redactor({"opened": authorization.opened})

@@ -8,7 +8,7 @@ from typing import Any
 from connections import outbound
 from connections.masking import Redactor
 from connections.messages import Request, Response
-from connections.oauth.refreshing import Authorization
+from connections.oauth.refresh import Authorization
 from connections.providers.base import Exchange, Provider, Shipment, Verdict
 
 MOST_CALLS = 5
@@ -54,8 +54,8 @@ class Conversation:
     def run(self) -> Response | Verdict:
         """The answer that decides, or the provider's verdict on all of them.
 
-        A call whose token was refused is made again, once, with a new one. Raises Unsendable, NoToken and the door's
-        errors.
+        A call whose token was refused is made again, once, with a new one. Raises Unsendable, NoTokenError and
+        OutboundError.
         """
         self._authorization.prepare(self._token_until())
         ends_at = time.monotonic() + self._seconds

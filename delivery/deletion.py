@@ -17,7 +17,7 @@ from django.dispatch import receiver
 
 from connections import vault
 from connections.models import Connection, ConnectionHealth
-from connections.oauth import apps, revoking
+from connections.oauth import grants
 from delivery import cancelling, reopening
 from delivery.models import (
     Attempt,
@@ -164,7 +164,7 @@ def _remove_keys_kept(workspace_id: uuid.UUID, now: datetime) -> int:
 
 def _revoke(workspace_id: uuid.UUID, now: datetime) -> int:
     """One authorization at a time, as each may take seconds of a vendor's."""
-    return revoking.revoke_one_of(workspace_id, "purge")
+    return grants.revoke_one_of(workspace_id, "purge")
 
 
 STEPS: list[Callable[[uuid.UUID, datetime], int]] = [
@@ -184,7 +184,7 @@ def _remove_configuration(workspace_id: uuid.UUID) -> int:
     destroyed = sum(
         vault.destroy(owner_kind="connection", owner_id=pk, workspace_id=workspace_id) for pk in connections
     )
-    destroyed += apps.remove(workspace_id)
+    destroyed += grants.remove_apps(workspace_id)
     for pk in ApiKey.objects.filter(**owned).values_list("pk", flat=True):
         destroyed += vault.destroy(owner_kind="api_key", owner_id=pk, workspace_id=workspace_id)
     ApiKey.objects.filter(**owned, revoked_at=None).update(revoked_at=clock.database_now())

@@ -21,8 +21,8 @@ from connections import outbound, providers, vault
 from connections.masking import Redactor
 from connections.messages import Request, Response
 from connections.models import Connection
-from connections.oauth.refreshing import DIRECT, Authorization, Steps, User
-from connections.oauth.troubles import NoToken
+from connections.oauth.refresh import DIRECT, Authorization, Need, Steps
+from connections.oauth.tokens import NoTokenError
 from connections.providers.base import NotAuthorized, Outcome, Shipment, Unsendable, Verdict, reauthorize
 from connections.providers.verdicts import of_repeatable
 from delivery import sessions, steering
@@ -296,11 +296,12 @@ def _attempt(job: Job, steps: Steps, room: outbound.Room) -> Result:
 
 def _begin(job: Job, steps: Steps, room: outbound.Room, now: datetime, clock: float) -> Conversation:
     provider = providers.get(job.connection_type)
-    user = User(job.workspace_id, job.connection_id, vault.this_process(), job.delivery_id, job.attempt_number)
-    credentials = _open_credentials(job)
+    credentials, actor = _open_credentials(job), vault.this_process()
+    version, number = job.sealed_version or 0, job.attempt_number
+    need = Need(job.workspace_id, job.connection_id, version, actor, job.delivery_id, number)
     return Conversation(
         provider,
-        Authorization(user, provider, job.config, job.sealed_version or 0, credentials, job.clock, steps),
+        Authorization(need, provider, job.config, credentials, job.clock, steps),
         _shipment(job, credentials, now),
         seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS,
         until=clock + settings.MESHES_LEASE_SECONDS * USABLE_SHARE,
@@ -362,7 +363,7 @@ def _judge(job: Job, answer: Response | Verdict | Exception, redactor: Redactor)
         case vault.CredentialRefused():
             vault.sound_alarm(answer, job.workspace_id, "connection", job.connection_id)
             return keeping.verdict_on(answer)
-        case NoToken():
+        case NoTokenError():
             return answer.verdict
         case NotAuthorized():
             return reauthorize(answer.words, "not_authorized")

@@ -5,12 +5,11 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from connections.oauth.leases import begin_refresh, finish_refresh, read_tokens
-from connections.oauth.refreshing import Steps
+from connections.oauth.refresh import Steps, begin_refresh, finish_refresh, read_states
 from delivery.batching import Group
 
 Step = Callable[[Sequence[Any]], Sequence[Any]]
-STEPS: tuple[Step, ...] = (begin_refresh, finish_refresh, read_tokens)
+STEPS: tuple[Step, ...] = (begin_refresh, finish_refresh, read_states)
 
 
 def _run(calls: list[tuple[Step, Any]]) -> list[Any]:
@@ -33,6 +32,6 @@ def _submit(step: Step, item: Any) -> Any:
 GROUPED = Steps(
     begin=partial(_submit, begin_refresh),
     finish=partial(_submit, finish_refresh),
-    read=partial(_submit, read_tokens),
+    read=partial(_submit, read_states),
     keep_seconds=inf,  # nobody waits for a delivery's thread, and nothing else could be written either
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from connections.oauth.clients import read_clients
+from connections.oauth.tokens import read_clients
 from meshes import services
 from meshes.environment import (
     DATA_DIR,

@@ -12,7 +12,7 @@ urlpatterns = [
     path("api/v1/", include("workspaces.urls")),
     path("api/v1/", include("connections.urls")),
     path("api/v1/", include("delivery.urls")),
-    path("", include("connections.oauth.urls")),
+    path("", include("connections.oauth.pages")),
     path("api/schema", openapi, name="schema"),
     path("api/schema/", redirect_to("schema")),
     path("api/docs", docs, name="docs"),

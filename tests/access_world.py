@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from django.db import connection
 from django.test import Client
 
-from connections.oauth import apps
+from connections.oauth import grants
 from connections.secret import Secret
 from delivery.models import Delivery, Replay, Unrouted
 from tests.factories import make_connection, make_deliveries, make_event, make_workspace
@@ -58,7 +58,7 @@ class World:
 def _furnish(workspace: Workspace) -> Things:
     destination = make_connection(workspace, url="https://127.0.0.1/refused-before-it-is-dialled")
     pending, dead = make_deliveries(destination, 2)
-    apps.put(workspace.pk, "hubspot", "app", Secret("secret"))
+    grants.put_app(workspace.pk, "hubspot", "app", Secret("secret"))
     Delivery.objects.filter(pk=dead.pk).update(status=Delivery.Status.DEAD, cause="exhausted")
     aside = make_event(workspace)
     Unrouted.objects.filter(event=aside).update(poisoned_at=datetime.now(UTC), cause="refused")

@@ -10,12 +10,12 @@ from django.contrib.auth.models import User
 from django.core import signing
 from django.test import Client, RequestFactory
 
-from connections.oauth import links, pages, states
+from connections.oauth import authorize, pages
 from meshes.pages import Cursor
 from tests.connections.conftest import endpoint, loopback  # noqa: F401
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401
 from tests.connections.oauth.making import opened
-from tests.connections.oauth.test_authorizing import come_back, make, person, start
+from tests.connections.oauth.test_authorize import come_back, make, person, start
 from tests.connections.oauth.test_pages import link_of, path_of, proof_on
 from tests.workspaces.callers import caller
 from workspaces import guesses, ids
@@ -72,7 +72,7 @@ def test_a_connect_link_and_the_proof_on_its_page(key, vendor):  # noqa: F811
     assert browser.post(path, {"proof": proof}).status_code == 200
     key.retire()
     assert browser.post(path, {"proof": proof}).status_code == 404
-    assert links.read(path.removeprefix("/connect/")) is None
+    assert pages.read_link(path.removeprefix("/connect/")) is None
 
 
 def test_a_proof_alone(key):
@@ -87,9 +87,9 @@ def test_a_proof_alone(key):
 def test_an_authorization_that_is_under_way_with_pkce(key, vendor):  # noqa: F811
     connection = make()
     answer = vendor.consent(start(caller(), connection))
-    verifier = states.verifier_of(answer["state"])
+    verifier = authorize.verifier_of(answer["state"])
     key.rotate()
-    assert states.verifier_of(answer["state"]) == verifier
+    assert authorize.verifier_of(answer["state"]) == verifier
     assert come_back(answer).status_code == 200
     connection.refresh_from_db()
     assert (connection.status, "access_token" in opened(connection).secret) == ("active", True)
@@ -101,7 +101,7 @@ def test_a_ticket_that_was_made_before_and_is_opened_after(key, vendor):  # noqa
     answer = vendor.consent(start(caller(), connection, browser))
     key.rotate()
     fresh = vendor.consent(start(caller(), make(), browser))
-    assert answer["state"][states.RANDOM_CHARACTERS :] != fresh["state"][states.RANDOM_CHARACTERS :]
+    assert answer["state"][authorize.RANDOM_CHARACTERS :] != fresh["state"][authorize.RANDOM_CHARACTERS :]
     assert come_back(answer, browser).status_code == 200
     assert come_back(fresh, browser).status_code == 200
 
@@ -119,7 +119,7 @@ def test_an_authorization_under_a_key_that_is_gone_is_refused_by_the_vendor(key,
 def test_a_state_of_an_earlier_version_is_of_the_present_key(key):
     present = b"meshes: PKCE verifier\0of the time before"
     expected = base64.urlsafe_b64encode(hmac.digest(present, b"s" * 43, "sha256")).rstrip(b"=").decode()
-    assert states.verifier_of("s" * 43) == expected
+    assert authorize.verifier_of("s" * 43) == expected
 
 
 def test_the_page_that_tells_how_an_authorization_ended(key):
@@ -149,9 +149,8 @@ def test_nothing_else_is_derived_from_it():
     folders = [PROJECT / name for name in ("connections", "delivery", "meshes", "workspaces")]
     files = [path for folder in folders for path in folder.rglob("*.py") if pattern.search(path.read_text())]
     assert {str(path.relative_to(PROJECT)) for path in files} == {
-        "connections/oauth/links.py",
         "connections/oauth/pages.py",
-        "connections/oauth/states.py",
+        "connections/oauth/authorize.py",
         "meshes/checks.py",  # whether it is strong
         "meshes/pages.py",
         "workspaces/guesses.py",

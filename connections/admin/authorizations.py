@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from connections.admin.records import owner_link
 from connections.admin.watching import WatchedAdmin
 from connections.models import AccessRecord, OAuthApp, OAuthGrant, OAuthState, SealedDocument
-from connections.oauth import addresses, apps, states
+from connections.oauth import authorize, grants
 from workspaces import clock, ids
 from workspaces.operators import columns, display
 from workspaces.operators.filters import WorkspaceFilter
@@ -45,12 +45,12 @@ class CallbackFilter(admin.SimpleListFilter):
     parameter_name = "callback"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(addresses.VENDOR, "The vendor's own"), (addresses.SHARED, "Shared by all")]
+        return [(authorize.VENDOR, "The vendor's own"), (authorize.SHARED, "Shared by all")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if self.value() is None:
             return queryset
-        return queryset.exclude(client_id="").filter(shared_callback=self.value() == addresses.SHARED)
+        return queryset.exclude(client_id="").filter(shared_callback=self.value() == authorize.SHARED)
 
 
 @admin.register(OAuthGrant)
@@ -87,7 +87,7 @@ class OAuthGrantAdmin(OperatorAdmin):
     def show_callback(self, grant: OAuthGrant) -> str:
         if not grant.client_id:
             return display.NOTHING
-        return addresses.callback_path(None if grant.shared_callback else grant.connection.type)
+        return authorize.callback_path(None if grant.shared_callback else grant.connection.type)
 
     @admin.display(description="last error")
     def error(self, grant: OAuthGrant) -> str:
@@ -111,7 +111,7 @@ class OAuthAppAdmin(WatchedAdmin):
     show_changed = columns.moment("updated_at", "changed")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[OAuthApp]:
-        sealed = SealedDocument.objects.filter(oauth_app=OuterRef("pk"), kind=apps.KIND)
+        sealed = SealedDocument.objects.filter(oauth_app=OuterRef("pk"), kind=grants.APP_KIND)
         return OAuthApp.objects.annotate(secret_version=Subquery(sealed.values("version")))
 
     @admin.display(description="secret version")
@@ -120,7 +120,7 @@ class OAuthAppAdmin(WatchedAdmin):
 
     def seen(self, row: Any) -> AccessRecord:
         owner = {"workspace_id": row.workspace_id, "owner_kind": "oauth_app", "owner_id": row.pk}
-        return AccessRecord(**owner, kind=apps.KIND, version=row.secret_version or 0)
+        return AccessRecord(**owner, kind=grants.APP_KIND, version=row.secret_version or 0)
 
 
 @admin.register(OAuthState)
@@ -146,10 +146,10 @@ class OAuthStateAdmin(OperatorAdmin):
             return display.badge("used", "good")
         if state.expires_at <= clock.now():
             return display.badge("expired", "quiet")
-        is_opened = state.opened_in or not state.session.startswith(f"{states.KEY}:")
+        is_opened = state.opened_in or not state.session.startswith(f"{authorize.KEY}:")
         return display.badge("open" if is_opened else "not opened", "quiet")
 
     @admin.display(description="started by")
     def show_by(self, state: OAuthState) -> str:
         kind, _, owner = state.session.partition(":")
-        return owner_link("api_key", uuid.UUID(owner)) if kind == states.KEY else "connect link"
+        return owner_link("api_key", uuid.UUID(owner)) if kind == authorize.KEY else "connect link"

@@ -2,35 +2,105 @@
 
 They run no script, load nothing from elsewhere, tell nobody where they were, and hold no secret. A cookie that says
 nothing names the browser, so that an authorization ends in the one that began it.
+
+With a connect link a customer without an account here authorizes one connection. It is a signed text that names its
+connection, its end, and the generation of the connection's links; nothing is stored. A success, disconnecting and
+deleting begin another generation, so that every link before is void. The making of a link and each use, which is a
+click on its page, are in the access log.
 """
 
 import hmac
 import math
 import re
 import secrets
-from typing import Any
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple
 
 from django.conf import settings
 from django.core import signing
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.loader import render_to_string
-from django.urls import reverse
+from django.urls import path, reverse
 from django.utils.crypto import salted_hmac
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_http_methods, require_safe
 
 from connections import outside, providers
-from connections.models import Connection
-from connections.oauth import authorizing, links
-from connections.oauth.addresses import callback_path, redirect_uri
-from connections.oauth.authorizing import AuthorizationFailed, NotAuthorizable
-from connections.oauth.links import Link
-from workspaces import limits, security_log
+from connections.models import Connection, OAuthGrant
+from connections.oauth import authorize
+from connections.oauth.authorize import NOT_AUTHORIZABLE, AuthorizationError
+from connections.recording import record_action
+from workspaces import clock, limits, security_log
 
-COOKIE = "meshes_connect"
-"""Over https `__Host-` stands before it: no other host of the domain can set it."""
-COOKIE_SECONDS = 3600
-_COOKIE_FORM = re.compile(r"[A-Za-z0-9_-]{43}")
+# --- connect links --------------------------------------------------------------------------------------------------
+
+DEFAULT_SECONDS = 7 * 86_400
+LONGEST_SECONDS = 30 * 86_400
+SHORTEST_SECONDS = 60
+LINK_SALT = "connections.oauth.links"
+MAX_LENGTH = 300
+
+
+class Link(NamedTuple):
+    """A link that is good: its connection, with its workspace, and its end."""
+
+    connection: Connection
+    expires_at: datetime
+
+
+@transaction.atomic
+def issue_link(connection: Connection, seconds: int, *, actor: str) -> tuple[str, datetime]:
+    """A link's token, for a URL's path, and its end. `actor` is for the access record."""
+    _record(connection, actor, "link_made")
+    grant, _ = OAuthGrant.objects.get_or_create(
+        connection=connection, defaults={"workspace_id": connection.workspace_id}
+    )
+    expires_at = (clock.database_now() + timedelta(seconds=seconds)).replace(microsecond=0)
+    claims = [connection.pk.hex, grant.link_generation, int(expires_at.timestamp())]
+    return signing.dumps(claims, salt=LINK_SALT), expires_at
+
+
+@contextmanager
+def using_link(token: str) -> Iterator[Link | None]:
+    """The link, if it is good, and so until the end of this: no success ends it meanwhile. Its use is recorded."""
+    with transaction.atomic():
+        link = read_link(token)
+        if link is not None:
+            Connection.objects.select_for_update(no_key=True).filter(pk=link.connection.pk).first()
+            link = read_link(token)
+        if link is not None:
+            _record(link.connection, authorize.LINK_ACTOR, "link_used")
+        yield link
+
+
+def _record(connection: Connection, actor: str, purpose: Literal["link_made", "link_used"]) -> None:
+    owner_id, workspace_id = connection.pk, connection.workspace_id
+    record_action(workspace_id=workspace_id, owner_kind="connection", owner_id=owner_id, actor=actor, purpose=purpose)
+
+
+def read_link(token: str) -> Link | None:
+    """The link that a token stands for; None where it is forged, over, or void."""
+    try:
+        pk, generation, expires = signing.loads(token if len(token) <= MAX_LENGTH else "", salt=LINK_SALT)
+    except signing.BadSignature:
+        return None
+    expires_at = datetime.fromtimestamp(expires, UTC)
+    if expires_at <= clock.database_now():
+        return None
+    connection = (
+        Connection.objects.filter(pk=uuid.UUID(pk), oauth_grant__link_generation=generation, workspace__deleted_at=None)
+        .exclude(status=Connection.Status.DELETED)
+        .select_related("workspace")
+        .first()
+    )
+    return None if connection is None else Link(connection, expires_at)
+
+
+# --- pages ----------------------------------------------------------------------------------------------------------
 
 OUTCOME_SALT = "connections.oauth.pages.outcome"
 OUTCOME_SECONDS = 600
@@ -44,65 +114,62 @@ HEADERS = {
     "X-Robots-Tag": "noindex",
 }
 
-VOID_TITLE = "This link is no longer valid"
-VOID_WORDS = "It was used, has expired or was withdrawn. Ask whoever sent it to you for a new one."
-WINDOW_TITLE = "Please open this address in a window of its own"
-WINDOW_WORDS = "It was asked for ahead of time, or inside another page. Nothing has begun, and it is still good."
-MANY_TITLE = "Please wait a moment"
-MANY_WORDS = "This connection has been started many times in the last minute. Wait a little, and try again."
-NOT_NOW_TITLE = "It cannot be connected now"
-OVER_TITLE = "There is nothing more to see here"
-OVER_WORDS = "This page told how an authorization ended, and is over."
-BUSY_TITLE = "Please reload this page in a moment"
-BUSY_WORDS = "Too many authorizations are being completed. Nothing is lost: reload this page to go on."
-AGAIN_TITLE = "Please try again"
-AGAIN_WORDS = (
-    "Your browser did not send back the cookie of this page. Allow cookies for this site and open the link again."
+VOID = (
+    "This link is no longer valid",
+    "It was used, has expired or was withdrawn. Ask whoever sent it to you for a new one.",
+)
+OTHER_WINDOW = (
+    "Please open this address in a window of its own",
+    "It was asked for ahead of time, or inside another page. Nothing has begun, and it is still good.",
+)
+TOO_MANY = (
+    "Please wait a moment",
+    "This connection has been started many times in the last minute. Wait a little, and try again.",
+)
+OVER = ("There is nothing more to see here", "This page told how an authorization ended, and is over.")
+BUSY = (
+    "Please reload this page in a moment",
+    "Too many authorizations are being completed. Nothing is lost: reload this page to go on.",
+)
+NO_COOKIE = (
+    "Please try again",
+    "Your browser did not send back the cookie of this page. Allow cookies for this site and open the link again.",
 )
 
 
 @require_GET
 def start(request: HttpRequest, ticket: str) -> HttpResponse:
     """Where an application sends the browser of whoever may give access. It goes on to the vendor, in this browser."""
-    if not _is_opened(request):
-        return _failure(request, WINDOW_TITLE, WINDOW_WORDS, 403)
+    ahead = "".join(request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose", "X-Moz")).lower()
+    kind = (request.headers.get("Sec-Fetch-Mode", "navigate"), request.headers.get("Sec-Fetch-Dest", "document"))
+    if "prefetch" in ahead or kind != ("navigate", "document"):  # a look ahead, a frame, or a picture: nobody opens it
+        return _failure(request, *OTHER_WINDOW, 403)
     cookie = _cookie_of(request) or secrets.token_urlsafe(32)
     try:
-        url = authorizing.take_up(ticket, cookie)
-    except AuthorizationFailed as failed:
-        return _failure(request, failed.title, failed.words, 404)
-    except NotAuthorizable as problem:
-        return _failure(request, NOT_NOW_TITLE, str(problem), 409)
+        url = authorize.take_up(ticket, cookie)
+    except AuthorizationError as error:
+        return _failure(request, error.title, error.message, 409 if error.reason == NOT_AUTHORIZABLE else 404)
     response = HttpResponseRedirect(url, status=303, headers=HEADERS)
     _set_cookie(response, cookie)
     return response
-
-
-def _is_opened(request: HttpRequest) -> bool:
-    """Whether somebody opens the address, as far as the browser says so: not a look ahead, a frame, or a picture."""
-    ahead = "".join(request.headers.get(name, "") for name in ("Sec-Purpose", "Purpose", "X-Moz")).lower()
-    kind = (request.headers.get("Sec-Fetch-Mode", "navigate"), request.headers.get("Sec-Fetch-Dest", "document"))
-    return "prefetch" not in ahead and kind == ("navigate", "document")
 
 
 @require_GET
 def callback(request: HttpRequest, vendor: str | None = None) -> HttpResponse:
     """Where vendors send the browser back to. It goes on to a page whose address has neither code nor state."""
     answer = {name: str(values[0]) for name, values in request.GET.lists() if len(values) == 1}
-    title, words = "", ""
+    title, message = "", ""
     connection: Connection | None
     try:
         with outside.place():
-            connection = authorizing.complete(answer, _cookie_of(request) or "", callback_path(vendor))
+            connection = authorize.complete(answer, _cookie_of(request) or "", authorize.callback_path(vendor))
     except outside.NoPlace as busy:
-        response = _failure(request, BUSY_TITLE, BUSY_WORDS, 503)
-        response["Retry-After"] = str(busy.retry_after)
-        return response
-    except AuthorizationFailed as failed:
-        title, words, connection = failed.title, failed.words, failed.connection
+        return _failure(request, *BUSY, 503, wait=busy.retry_after)
+    except AuthorizationError as error:
+        title, message, connection = error.title, error.message, error.connection
         if connection is None:
             security_log.count_refusal(request.META, "400 state")
-    token = signing.dumps([title, words, "" if connection is None else connection.pk.hex], salt=OUTCOME_SALT)
+    token = signing.dumps([title, message, "" if connection is None else connection.pk.hex], salt=OUTCOME_SALT)
     return HttpResponseRedirect(reverse("oauth-outcome", args=[token]), status=303, headers=HEADERS)
 
 
@@ -110,52 +177,46 @@ def callback(request: HttpRequest, vendor: str | None = None) -> HttpResponse:
 def outcome(request: HttpRequest, token: str) -> HttpResponse:
     """How an authorization ended; it may be opened again."""
     try:
-        title, words, pk = signing.loads(token, salt=OUTCOME_SALT, max_age=OUTCOME_SECONDS)
+        title, message, pk = signing.loads(token, salt=OUTCOME_SALT, max_age=OUTCOME_SECONDS)
     except signing.BadSignature:
-        return _failure(request, OVER_TITLE, OVER_WORDS, 404)
+        return _failure(request, *OVER, 404)
     connection = Connection.objects.filter(pk=pk).select_related("workspace").first() if pk else None
     if title or connection is None:
-        return _failure(request, title or OVER_TITLE, words or OVER_WORDS, 400, connection)
+        return _failure(request, title or OVER[0], message or OVER[1], 400, connection)
     facts = {"account": _account_of(connection), "is_running": connection.status == Connection.Status.ACTIVE}
-    return _page(request, "connected", 200, _facts_of(connection) | facts)
+    return _page(request, "connected", 200, connection, facts)
 
 
-@csrf_exempt  # Django's check needs an origin, which pages without a referrer do not send; `_proof` stands for it
+@csrf_exempt  # Django's check needs an origin, which pages without a referrer do not send; `_proof` replaces it
 @require_http_methods(["GET", "HEAD", "POST"])
 def connect(request: HttpRequest, token: str) -> HttpResponse:
     """A connect link: what it connects, and after a click the way to the vendor."""
-    link = links.read(token)
+    link = read_link(token)
     if link is None:
-        return _failure(request, VOID_TITLE, VOID_WORDS, 404)
+        return _failure(request, *VOID, 404)
     cookie = _cookie_of(request)
     if request.method != "POST":
         return _offer(request, link, token, cookie or secrets.token_urlsafe(32))
     if cookie is None or not _is_proven(request.POST.get("proof", ""), cookie, token):
-        return _failure(request, AGAIN_TITLE, AGAIN_WORDS, 403, link.connection)
+        return _failure(request, *NO_COOKIE, 403, link.connection)
     if (wait := limits.take_authorization(link.connection.pk)) is not None:
-        response = _failure(request, MANY_TITLE, MANY_WORDS, 429, link.connection)
-        response["Retry-After"] = str(math.ceil(wait))
-        return response
-    return _leave(request, token, cookie)
-
-
-def _leave(request: HttpRequest, token: str, cookie: str) -> HttpResponse:
-    with links.using(token) as link:
+        return _failure(request, *TOO_MANY, 429, link.connection, wait=math.ceil(wait))
+    with using_link(token) as link:
         if link is None:
-            return _failure(request, VOID_TITLE, VOID_WORDS, 404)
+            return _failure(request, *VOID, 404)
         try:
-            url = authorizing.begin(link.connection, cookie, redirect_uri(request, link.connection.type))
-        except NotAuthorizable as problem:
-            return _failure(request, NOT_NOW_TITLE, str(problem), 409, link.connection)
-    return _page(request, "leaving", 200, _facts_of(link.connection) | {"url": url})
+            url = authorize.begin(link.connection, cookie, authorize.redirect_uri(request, link.connection.type))
+        except AuthorizationError as error:
+            return _failure(request, error.title, error.message, 409, link.connection)
+    return _page(request, "leaving", 200, link.connection, {"url": url})
 
 
 def _offer(request: HttpRequest, link: Link, token: str, cookie: str) -> HttpResponse:
     connection = link.connection
     try:
-        _, oauth = authorizing.provider_of(connection)
-    except NotAuthorizable as problem:
-        return _failure(request, "It cannot be connected", str(problem), 409, connection)
+        _, oauth = authorize.provider_of(connection)
+    except AuthorizationError as error:
+        return _failure(request, "It cannot be connected", error.message, 409, connection)
     facts = {
         "proof": _proof(cookie, token, settings.SECRET_KEY),
         "expires_at": link.expires_at,
@@ -163,9 +224,40 @@ def _offer(request: HttpRequest, link: Link, token: str, cookie: str) -> HttpRes
         "is_connected": "access_token" in connection.credential_hints,
         "account": _account_of(connection),
     }
-    response = _page(request, "connect", 200, _facts_of(connection) | facts)
+    response = _page(request, "connect", 200, connection, facts)
     _set_cookie(response, cookie)
     return response
+
+
+def _account_of(connection: Connection) -> str:
+    return connection.account_name or connection.account_id
+
+
+def _failure(
+    request: HttpRequest, title: str, message: str, status: int, connection: Connection | None = None, wait: int = 0
+) -> HttpResponse:
+    response = _page(request, "failed", status, connection, {"title": title, "words": message})
+    if wait:
+        response["Retry-After"] = str(wait)
+    return response
+
+
+def _page(
+    request: HttpRequest, name: str, status: int, connection: Connection | None, facts: dict[str, Any]
+) -> HttpResponse:
+    if connection is not None:
+        vendor = providers.get(connection.type).name
+        facts |= {"vendor": vendor, "workspace": connection.workspace.name, "connection": connection.name}
+    body = render_to_string(f"oauth/{name}.html", facts, request=request)
+    return HttpResponse(body, status=status, headers=HEADERS)
+
+
+# --- the browser's cookie -------------------------------------------------------------------------------------------
+
+COOKIE = "meshes_connect"
+"""Over https `__Host-` comes before it: no other host of the domain can set it."""
+COOKIE_SECONDS = 3600
+_COOKIE_FORM = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 def _set_cookie(response: HttpResponse, cookie: str) -> None:
@@ -198,22 +290,10 @@ def _proof(cookie: str, token: str, key: str) -> str:
     return salted_hmac("connections.oauth.pages", f"{cookie}\n{token}", key, algorithm="sha256").hexdigest()
 
 
-def _facts_of(connection: Connection) -> dict[str, Any]:
-    vendor = providers.get(connection.type).name
-    return {"vendor": vendor, "workspace": connection.workspace.name, "connection": connection.name}
-
-
-def _account_of(connection: Connection) -> str:
-    return connection.account_name or connection.account_id
-
-
-def _failure(
-    request: HttpRequest, title: str, words: str, status: int, connection: Connection | None = None
-) -> HttpResponse:
-    facts = {} if connection is None else _facts_of(connection)
-    return _page(request, "failed", status, facts | {"title": title, "words": words})
-
-
-def _page(request: HttpRequest, name: str, status: int, context: dict[str, Any]) -> HttpResponse:
-    body = render_to_string(f"oauth/{name}.html", context, request=request)
-    return HttpResponse(body, status=status, headers=HEADERS)
+urlpatterns = [
+    path("oauth/start/<str:ticket>", start, name="oauth-start"),
+    path("oauth/callback", callback, name="oauth-callback"),
+    path("oauth/callback/<str:vendor>", callback, name="oauth-vendor-callback"),
+    path("oauth/outcome/<str:token>", outcome, name="oauth-outcome"),
+    path("connect/<str:token>", connect, name="oauth-connect"),
+]

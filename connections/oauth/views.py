@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from django.urls import reverse
 from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
@@ -14,20 +16,77 @@ from rest_framework.viewsets import ViewSet
 
 from connections import lifecycle, outside, providers
 from connections.models import Connection
-from connections.oauth import apps, authorizing, links
-from connections.oauth.addresses import link_url, redirect_uri, start_url
-from connections.oauth.serializers import (
-    AuthorizationOut,
-    ConnectLinkIn,
-    ConnectLinkOut,
-    OAuthAppIn,
-    OAuthAppOut,
-)
+from connections.oauth import authorize, grants, pages
+from connections.oauth.authorize import AuthorizationError, redirect_uri
 from connections.secret import Secret
 from connections.serializers import ConnectionOut
-from meshes.api import Endpoint, Problem, ShownOnce, StrictSerializer, TenantViewSet, once
+from meshes.api import (
+    Endpoint,
+    Problem,
+    PublicIdField,
+    SecretShownField,
+    ShownOnce,
+    StrictSerializer,
+    TenantViewSet,
+    once,
+)
+from workspaces import ids
 from workspaces.access import resolve_workspace
 from workspaces.models import Workspace
+
+
+class AuthorizationOut(serializers.Serializer[Any]):
+    """Where to redirect the browser of whoever may give access."""
+
+    url = serializers.CharField(
+        allow_null=True, help_text="Of ours; leads the first browser that opens it to the vendor."
+    )
+    expires_at = serializers.DateTimeField()
+    secret_shown = SecretShownField()
+
+
+class ConnectLinkIn(StrictSerializer):
+    expires_in = serializers.IntegerField(
+        required=False,
+        default=pages.DEFAULT_SECONDS,
+        min_value=pages.SHORTEST_SECONDS,
+        max_value=pages.LONGEST_SECONDS,
+        help_text="Seconds; 7 days unless given, 30 at most.",
+    )
+
+
+class ConnectLinkOut(serializers.Serializer[Any]):
+    """A page of ours that starts the authorization."""
+
+    url = serializers.CharField(allow_null=True, help_text="Whoever has it may authorize this one connection.")
+    expires_at = serializers.DateTimeField()
+    secret_shown = SecretShownField()
+
+
+class OAuthAppIn(StrictSerializer):
+    client_id = serializers.RegexField(r"\A[\x21-\x7e]+\Z", max_length=255, trim_whitespace=False)
+    client_secret = serializers.RegexField(
+        r"\A[\x21-\x7e]+\Z", max_length=1024, trim_whitespace=False, help_text="Sealed, and never shown again."
+    )
+
+
+class OAuthAppOut(serializers.Serializer[Any]):
+    """A workspace's own app at a vendor."""
+
+    id = PublicIdField(ids.APP, source="pk", help_text="As the access log names it.")
+    workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
+    workspace_name = serializers.CharField(source="workspace.name")
+    type = serializers.CharField()
+    client_id = serializers.CharField()
+    client_secret = serializers.CharField(source="secret_hint", help_text="A mask, such as `••••1234`.")
+    redirect_uri = serializers.SerializerMethodField(help_text="Register it with the app.")
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+    def get_redirect_uri(self, app: Any) -> str:
+        uri: str = self.context["redirect_uri"]
+        return uri
 
 
 @contextmanager
@@ -70,11 +129,11 @@ class AuthorizationActions(TenantViewSet):
         connection = self.living()
         self.read(StrictSerializer)
         try:
-            prepared = authorizing.prepare(connection, self.identity, redirect_uri(request, connection.type))
-        except authorizing.NotAuthorizable as problem:
-            raise Problem(409, detail=str(problem)) from None
-        begun = {"url": start_url(request, prepared.ticket), "expires_at": prepared.expires_at}
-        return ShownOnce(AuthorizationOut(begun).data, ["url"])
+            ticket, expires_at = authorize.prepare(connection, self.identity, redirect_uri(request, connection.type))
+        except AuthorizationError as error:
+            raise Problem(409, detail=str(error)) from None
+        url = authorize.absolute(request, reverse("oauth-start", args=[ticket]))
+        return ShownOnce(AuthorizationOut({"url": url, "expires_at": expires_at}).data, ["url"])
 
     @extend_schema(request=ConnectLinkIn, responses=ConnectLinkOut)
     @action(detail=True, methods=["post"], url_path="connect-link")
@@ -88,12 +147,12 @@ class AuthorizationActions(TenantViewSet):
         connection = self.living()
         seconds = self.read(ConnectLinkIn)["expires_in"]
         try:
-            authorizing.provider_of(connection)
-        except authorizing.NotAuthorizable as problem:
-            raise Problem(409, detail=str(problem)) from None
-        token, expires_at = links.issue(connection, seconds, actor=self.identity.actor)
-        link = ConnectLinkOut({"url": link_url(request, token), "expires_at": expires_at})
-        return ShownOnce(link.data, ["url"])
+            authorize.provider_of(connection)
+        except AuthorizationError as error:
+            raise Problem(409, detail=str(error)) from None
+        token, expires_at = pages.issue_link(connection, seconds, actor=self.identity.actor)
+        url = authorize.absolute(request, reverse("oauth-connect", args=[token]))
+        return ShownOnce(ConnectLinkOut({"url": url, "expires_at": expires_at}).data, ["url"])
 
     @extend_schema(request=StrictSerializer, responses=ConnectionOut)
     @action(detail=True, methods=["post"])
@@ -122,7 +181,7 @@ class OAuthAppViewSet(Endpoint, ViewSet):
     @extend_schema(responses=OAuthAppOut)
     def retrieve(self, request: Request, id: str, type: str) -> Response:
         """The workspace's app at a vendor, without its secret."""
-        app = apps.find(self.workspace(id).pk, self.integration(type))
+        app = grants.find_app(self.workspace(id).pk, self.integration(type))
         if app is None:
             raise NotFound
         return self.show(app)
@@ -136,12 +195,12 @@ class OAuthAppViewSet(Endpoint, ViewSet):
         workspace, slug = self.workspace(id), self.integration(type)
         given = self.read(OAuthAppIn)
         secret, actor = Secret(given["client_secret"]), self.identity.actor
-        return self.show(apps.put(workspace.pk, slug, given["client_id"], secret, actor=actor))
+        return self.show(grants.put_app(workspace.pk, slug, given["client_id"], secret, actor=actor))
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, id: str, type: str) -> Response:
         """Forget the workspace's app, and its secret. Connections that it authorized get no new tokens."""
-        if not apps.remove(self.workspace(id).pk, self.integration(type), actor=self.identity.actor):
+        if not grants.remove_apps(self.workspace(id).pk, self.integration(type), actor=self.identity.actor):
             raise NotFound
         return Response(status=204)
 

@@ -19,7 +19,7 @@ from connections.models import (
     OAuthState,
     SealedDocument,
 )
-from connections.oauth import apps
+from connections.oauth import grants
 from connections.secret import Secret
 from delivery import steering
 from tests.factories import make_connection, make_event, make_workspace
@@ -254,7 +254,8 @@ def test_actions_are_found_by_the_event_that_they_were_done_to():
 
 
 def test_a_workspace_s_app_is_found_by_its_id_and_its_records_lead_to_it():
-    app, other = (apps.put(make_workspace().pk, "hubspot", name, Secret(name)) for name in ("app-mine", "app-other"))
+    names = ("app-mine", "app-other")
+    app, other = (grants.put_app(make_workspace().pk, "hubspot", name, Secret(name)) for name in names)
     root = superuser()
     assert "app-mine" in words(root.list("connections_oauthapp", q=app.public_id))
     assert "app-other" not in words(root.list("connections_oauthapp", q=app.public_id))
@@ -266,7 +267,7 @@ def test_a_workspace_s_app_is_found_by_its_id_and_its_records_lead_to_it():
 
 
 def test_who_looks_at_a_workspace_s_app_is_recorded():
-    app, root = apps.put(make_workspace().pk, "hubspot", "app-mine", Secret("s")), superuser()
+    app, root = grants.put_app(make_workspace().pk, "hubspot", "app-mine", Secret("s")), superuser()
     root.list("connections_oauthapp")
     root.page("connections_oauthapp", app.pk)
     assert views() == [("operator root", app.workspace_id, "client", app.pk, 1)] * 2

@@ -8,9 +8,9 @@ import pytest
 from connections import credentials as keeping
 from connections import lifecycle, probing
 from connections.models import AccessRecord, Connection
-from connections.oauth import refreshing
+from connections.oauth import refresh
 from connections.oauth import tokens as token_documents
-from connections.oauth.refreshing import Authorization
+from connections.oauth.refresh import Authorization
 from connections.providers.base import Granted, OAuth
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import authorized, opened
@@ -323,7 +323,7 @@ def test_a_host_that_refuses_a_token_is_not_told_the_one_of_the_host_after_it(
 
     monkeypatch.setattr(Authorization, "renew_after", move_before)
     probed = probing.probe(Connection.objects.get(pk=made.pk), actor="a test")
-    assert (probed.ok, probed.words) == (False, refreshing.MOVED_WORDS)
+    assert (probed.ok, probed.words) == (False, refresh.MOVED_MESSAGE)
     given = [got.headers["authorization"] for got in endpoint.got]
     assert len(given) == len(other.got) == 1
     assert other.got[0].headers["authorization"] != given[0]

@@ -1,6 +1,7 @@
 """Requests to the outside leave most threads of a web process free, and one workspace leaves most places to others."""
 
 import ast
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -157,17 +158,17 @@ SOURCES = [
 ]
 CALLERS = {
     ("connections/probing.py", "send"),  # tests and options: `outside.place_of`, in `connections.views` and `.options`
-    ("connections/oauth/exchange.py", "_send"),  # tokens, details, revocation: below
+    ("connections/oauth/tokens.py", "_send"),  # tokens, details, revocation: below
     ("delivery/conversing.py", "_call"),  # workers
 }
 EXCHANGES = {
-    ("connections/oauth/authorizing.py", "by_code"),  # the callback, in its place
-    ("connections/oauth/authorizing.py", "details"),
-    ("connections/oauth/authorizing.py", "revoke"),
-    ("connections/oauth/refreshing.py", "renew"),  # of a worker, a test or options
-    ("connections/oauth/refreshing.py", "revoke"),
-    ("connections/oauth/revoking.py", "renew"),  # disconnect and delete, in the place of `connections.lifecycle`
-    ("connections/oauth/revoking.py", "revoke"),
+    ("connections/oauth/authorize.py", "by_code"),  # the callback, in its place
+    ("connections/oauth/authorize.py", "read_details"),
+    ("connections/oauth/authorize.py", "revoke"),
+    ("connections/oauth/refresh.py", "renew"),  # of a worker, a test or options
+    ("connections/oauth/refresh.py", "revoke"),
+    ("connections/oauth/grants.py", "renew"),  # disconnect and delete, in the place of `connections.lifecycle`
+    ("connections/oauth/grants.py", "revoke"),
 }
 
 
@@ -186,8 +187,11 @@ def test_whoever_calls_the_outside_is_known_and_has_a_place():
     """A new caller says here where its place is, and joins `oauth/test_places.py` where a web thread may come to it."""
     names = [(str(path.relative_to(ROOT)), *call) for path in SOURCES for call in calls_in(path)]
     assert {(path, by) for path, by, name, _ in names if name in {"outbound.send", "outbound.session"}} == CALLERS
-    asked = {(path, name.partition(".")[2]) for path, _, name, _ in names if name.startswith("exchange.")}
-    assert {each for each in asked if each[1] not in {"url_of", "is_vendor_s"}} == EXCHANGES
+    tokens = ROOT / "connections/oauth/tokens.py"
+    functions = [node for node in ast.walk(ast.parse(tokens.read_text())) if isinstance(node, ast.FunctionDef)]
+    asking = {each.name for each in functions if re.search(r"\b(_send|_ask)\(", ast.unparse(each))}
+    asked = {(path, name.partition(".")[2]) for path, _, name, _ in names if name.startswith("tokens.")}
+    assert {each for each in asked if each[1] in asking} == EXCHANGES
 
 
 def test_what_runs_after_a_commit_has_a_name():

@@ -15,8 +15,8 @@ from django.db import connection, connections, transaction
 
 from connections import resealing, stored_keys, vault
 from connections.models import AccessRecord, Connection, SealedDocument
-from connections.oauth import apps
-from connections.oauth.refreshing import DIRECT, renew
+from connections.oauth import grants
+from connections.oauth.refresh import DIRECT, renew
 from connections.providers.webhook import new_signing_secret
 from connections.secret import Secret
 from connections.signing import KeySigningSecrets
@@ -229,7 +229,7 @@ def test_keys_and_apps_are_named_too(use_keys):
     use_keys("old")
     workspace = make_workspace()
     key = issue("workspace", ["config"], workspace).row
-    app = apps.put(workspace.pk, "hubspot", "their-app", Secret("secret"))
+    app = grants.put_app(workspace.pk, "hubspot", "their-app", Secret("secret"))
     account = issue("account", ["config"]).row
     use_keys("new")
     named = stored_keys.name_owners(SealedDocument.objects.values_list("pk", flat=True))

@@ -13,7 +13,7 @@ from django.test import Client
 
 from connections import lifecycle
 from connections.models import Connection, ConnectionHealth
-from connections.oauth import states
+from connections.oauth import authorize
 from delivery import dispatch, replay, settling, steering, sweep
 from delivery.models import Delivery, Replay, Unrouted
 from delivery.reopening import ORIGINAL, Terms
@@ -185,8 +185,10 @@ def test_an_operator_stays_logged_in_for_the_time_of_a_session(shift):
 
 def test_an_authorization_that_was_begun_is_open_for_its_time(shift):
     target = make_connection(make_workspace())
-    _, ends_at = states.start(target, "browser:x", "client", "https://meshes.example.com/back")
-    assert 0 < seconds_from_now(ends_at) <= states.LIFETIME.total_seconds()
+    ends_at = authorize.keep_state(
+        authorize.make_state(), target, "browser:x", "client", "https://meshes.example.com/back"
+    )
+    assert 0 < seconds_from_now(ends_at) <= authorize.LIFETIME.total_seconds()
 
 
 def test_moments_of_a_connections_life_are_true(shift):

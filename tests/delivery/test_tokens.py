@@ -9,7 +9,7 @@ from django.db import connections
 
 from connections import lifecycle, probing, providers
 from connections.models import AccessRecord, Connection, ConnectionHealth, OAuthGrant
-from connections.oauth import leases
+from connections.oauth import refresh
 from connections.oauth import tokens as token_documents
 from delivery import dispatch, settling, sweep, tasks, tokens
 from delivery.models import Attempt, Delivery
@@ -348,7 +348,7 @@ def test_a_long_wait_ends_before_the_claim_does(hubspot, monkeypatch, settings):
     """Whatever is left of a short lease: the attempt ends in time to be settled."""
     settings.MESHES_LEASE_SECONDS = 8
     target = expired(hubspot)
-    leases.begin_refresh([need_of(target)])  # somebody is at it, and never ends
+    refresh.begin_refresh([need_of(target)])  # somebody is at it, and never ends
     (delivery,) = deliveries_of(target)
     deliver(delivery)
     assert (delivery.status, delivery.outcome, delivery.cause) == ("pending", "retry", "token_unavailable")
@@ -404,9 +404,9 @@ def database_connections():
 def test_one_batch_runs_each_kind_of_step_once(hubspot):
     targets = [expired(hubspot) for _ in range(3)]
     needs = [need_of(target) for target in targets]
-    calls = [(leases.read_tokens, needs[0]), (leases.begin_refresh, needs[1]), (leases.read_tokens, needs[2])]
-    first, second, third = tokens._run([*calls, (leases.begin_refresh, needs[0])])[:3]
-    assert (type(first).__name__, type(second).__name__, type(third).__name__) == ("Standing", "Lease", "Standing")
+    calls = [(refresh.read_states, needs[0]), (refresh.begin_refresh, needs[1]), (refresh.read_states, needs[2])]
+    first, second, third = tokens._run([*calls, (refresh.begin_refresh, needs[0])])[:3]
+    assert (type(first).__name__, type(second).__name__, type(third).__name__) == ("GrantState", "Lease", "GrantState")
     assert second.need == needs[1]
 
 

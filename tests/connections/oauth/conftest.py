@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from connections import providers
-from connections.oauth.clients import Client
+from connections.oauth.tokens import Client
 from connections.secret import Secret
 from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Vendor, serving
 

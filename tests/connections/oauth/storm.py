@@ -36,8 +36,8 @@ def prepare(plan: dict[str, Any]) -> None:
     from django.conf import settings
 
     from connections import providers
-    from connections.oauth import leases
-    from connections.oauth.clients import Client
+    from connections.oauth import refresh
+    from connections.oauth.tokens import Client
     from connections.secret import Secret
 
     settings.MESHES_PROVIDERS = plan["providers"]
@@ -46,29 +46,28 @@ def prepare(plan: dict[str, Any]) -> None:
     settings.MESHES_OUTBOUND_PORTS = "*"
     settings.MESHES_OAUTH_CLIENTS = {plan["type"]: Client(plan["client"][0], Secret(plan["client"][1]))}
     providers.get(plan["type"]).override = plan["vendor"]
-    leases.LEASE_SECONDS = plan.get("lease_seconds", leases.LEASE_SECONDS)
+    refresh.LEASE_SECONDS = plan.get("lease_seconds", refresh.LEASE_SECONDS)
 
 
 def need_token(plan: dict[str, Any], ready: threading.Barrier, outcomes: list[str]) -> None:
     from connections import providers
-    from connections.oauth.refreshing import Authorization, User
-    from connections.oauth.troubles import NoToken
+    from connections.oauth.refresh import Authorization, Need
+    from connections.oauth.tokens import NoTokenError
     from connections.secret import Secret
     from delivery import tasks, tokens
     from workspaces.clock import Reading
 
     tasks._forbid_database()
     credentials = {key: Secret(value) for key, value in plan["credentials"].items()}
-    user = User(uuid.UUID(plan["workspace"]), uuid.UUID(plan["connection"]), f"storm:{os.getpid()}")
+    ids = uuid.UUID(plan["workspace"]), uuid.UUID(plan["connection"])
+    need = Need(*ids, plan["version"], f"storm:{os.getpid()}")
     provider, config = providers.get(plan["type"]), plan["config"]
-    authorization = Authorization(
-        user, provider, config, plan["version"], credentials, Reading(datetime.now(UTC)), tokens.GROUPED
-    )
+    authorization = Authorization(need, provider, config, credentials, Reading(datetime.now(UTC)), tokens.GROUPED)
     ready.wait()
     try:
         authorization.prepare(time.monotonic() + 30)
         outcomes.append(authorization.credentials["access_token"].reveal())
-    except NoToken as trouble:
+    except NoTokenError as trouble:
         outcomes.append(trouble.verdict.error_class)
 
 

@@ -8,13 +8,13 @@ from django.db import IntegrityError, transaction
 
 from connections import resealing, vault
 from connections.models import AccessRecord, OAuthApp, OAuthGrant, SealedDocument
-from connections.oauth import apps
-from connections.oauth.refreshing import DIRECT, renew
-from connections.oauth.troubles import NoToken
+from connections.oauth import grants
+from connections.oauth.refresh import DIRECT, renew
+from connections.oauth.tokens import NoTokenError
 from connections.secret import Secret
 from tests.connections.oauth.making import authorized, is_somebody_waiting, need_of
-from tests.connections.oauth.test_authorizing import authorize, make, start
-from tests.connections.oauth.test_refreshing import in_thread
+from tests.connections.oauth.test_authorize import authorize, make, start
+from tests.connections.oauth.test_refresh import in_thread
 from tests.factories import make_workspace
 from tests.polling import eventually
 from tests.workspaces.callers import caller
@@ -56,42 +56,42 @@ def test_an_app_is_kept_and_its_secret_never_shown(api, workspace):
     }
     assert SECRET not in answer.content.decode()
     assert SECRET not in str(OAuthApp.objects.values().get())
-    client = apps.client_for(workspace.pk, "hubspot", actor="a test", purpose="testing")
+    client = grants.client_for(workspace.pk, "hubspot", actor="a test", purpose="testing")
     assert (client.id, client.secret.reveal()) == ("their-app", SECRET)
 
 
 def test_an_app_is_replaced(api, workspace):
     put(api, workspace)
     assert put(api, workspace, {"client_id": "other", "client_secret": "s"}).json()["client_secret"] == "••••"
-    assert (OAuthApp.objects.count(), SealedDocument.objects.get(kind=apps.KIND).version) == (1, 2)
+    assert (OAuthApp.objects.count(), SealedDocument.objects.get(kind=grants.APP_KIND).version) == (1, 2)
 
 
 @pytest.mark.django_db(transaction=True)
 def test_of_two_replacements_at_once_one_stays_whole(workspace):
-    apps.put(workspace.pk, "hubspot", "first", Secret("first-secret"))
+    grants.put_app(workspace.pk, "hubspot", "first", Secret("first-secret"))
     with transaction.atomic():
-        apps.put(workspace.pk, "hubspot", "second", Secret("second-secret"))
-        thread, done = in_thread(lambda: apps.put(workspace.pk, "hubspot", "third", Secret("third-secret")))
+        grants.put_app(workspace.pk, "hubspot", "second", Secret("second-secret"))
+        thread, done = in_thread(lambda: grants.put_app(workspace.pk, "hubspot", "third", Secret("third-secret")))
         eventually(is_somebody_waiting)
     thread.join(10)
     assert done[0].client_id == "third"
-    client = apps.client_for(workspace.pk, "hubspot", actor="a test", purpose="testing")
+    client = grants.client_for(workspace.pk, "hubspot", actor="a test", purpose="testing")
     assert (client.id, client.secret.reveal()) == ("third", "third-secret")
-    assert SealedDocument.objects.get(kind=apps.KIND).version == 3
+    assert SealedDocument.objects.get(kind=grants.APP_KIND).version == 3
 
 
 @pytest.mark.django_db(transaction=True)
 def test_an_app_is_replaced_while_somebody_forgets_it(workspace):
     """One waits for the other; neither is thrown out by the database."""
-    apps.put(workspace.pk, "hubspot", "their-app", Secret(SECRET))
+    grants.put_app(workspace.pk, "hubspot", "their-app", Secret(SECRET))
     with transaction.atomic():
         OAuthApp.objects.select_for_update().get()
-        thread, done = in_thread(lambda: apps.remove(workspace.pk, "hubspot"))
+        thread, done = in_thread(lambda: grants.remove_apps(workspace.pk, "hubspot"))
         eventually(is_somebody_waiting)
-        apps.put(workspace.pk, "hubspot", "other", Secret(SECRET))
+        grants.put_app(workspace.pk, "hubspot", "other", Secret(SECRET))
     thread.join(10)
     assert done == [1]
-    assert (OAuthApp.objects.count(), SealedDocument.objects.filter(kind=apps.KIND).count()) == (0, 0)
+    assert (OAuthApp.objects.count(), SealedDocument.objects.filter(kind=grants.APP_KIND).count()) == (0, 0)
 
 
 def test_an_app_is_forgotten(api, workspace, integrations):
@@ -99,7 +99,7 @@ def test_an_app_is_forgotten(api, workspace, integrations):
     put(api, workspace, type="rotating")
     assert api.delete(path_of(workspace)).status_code == 204
     assert [app.type for app in OAuthApp.objects.all()] == ["rotating"]
-    assert SealedDocument.objects.filter(kind=apps.KIND).count() == 1
+    assert SealedDocument.objects.filter(kind=grants.APP_KIND).count() == 1
     assert api.get(path_of(workspace)).status_code == 404
     assert api.delete(path_of(workspace)).status_code == 404
 
@@ -166,7 +166,7 @@ def test_a_token_is_renewed_with_the_app_that_it_was_given_to(api, vendor):
 def test_an_app_that_is_gone_ends_no_authorization(api, vendor, settings, caplog):
     connection = authorized(vendor)
     settings.MESHES_OAUTH_CLIENTS = {}
-    with pytest.raises(NoToken) as caught:
+    with pytest.raises(NoTokenError) as caught:
         renew(need_of(connection), DIRECT, until=float("inf"))
     assert (caught.value.is_final, vendor.token_requests) == (False, [])
     assert "is not set up any more" in str(caught.value)
@@ -180,30 +180,30 @@ def test_an_app_that_is_gone_ends_no_authorization(api, vendor, settings, caplog
 
 
 def test_an_app_s_secret_opens_for_its_own_workspace_only(workspace, integrations):
-    mine = apps.put(workspace.pk, "hubspot", "mine", Secret(SECRET))
-    theirs = apps.put(make_workspace().pk, "hubspot", "theirs", Secret("theirs"))
+    mine = grants.put_app(workspace.pk, "hubspot", "mine", Secret(SECRET))
+    theirs = grants.put_app(make_workspace().pk, "hubspot", "theirs", Secret("theirs"))
     SealedDocument.objects.filter(oauth_app=mine).delete()
     sealed = SealedDocument.objects.get(oauth_app=theirs)
     with pytest.raises(IntegrityError), transaction.atomic():  # the database refuses an owner of another workspace
         SealedDocument.objects.filter(pk=sealed.pk).update(oauth_app=mine)
     SealedDocument.objects.filter(pk=sealed.pk).update(oauth_app=mine, workspace=workspace)
-    assert apps.client_for(workspace.pk, "hubspot", actor="a test", purpose="testing") is None
+    assert grants.client_for(workspace.pk, "hubspot", actor="a test", purpose="testing") is None
     assert not AccessRecord.objects.get(purpose="testing").granted
 
 
 def test_an_app_s_secret_is_sealed_anew_under_a_new_key(workspace, use_keys):
     use_keys("old")
-    apps.put(workspace.pk, "hubspot", "mine", Secret(SECRET))
+    grants.put_app(workspace.pk, "hubspot", "mine", Secret(SECRET))
     use_keys("new", "old")
     assert resealing.reseal_batch(None, 10, actor="a test").resealed == 1
     use_keys("new")
-    assert apps.client_for(workspace.pk, "hubspot", actor="a test", purpose="testing").secret == Secret(SECRET)
+    assert grants.client_for(workspace.pk, "hubspot", actor="a test", purpose="testing").secret == Secret(SECRET)
     record = AccessRecord.objects.get(purpose="key rotation")
     assert (record.owner_kind, record.owner_id) == ("oauth_app", OAuthApp.objects.get().pk)
 
 
 def test_a_document_has_one_owner(workspace, vendor):
-    app = apps.put(workspace.pk, "hubspot", "mine", Secret(SECRET))
+    app = grants.put_app(workspace.pk, "hubspot", "mine", Secret(SECRET))
     connection = authorized(vendor, workspace=workspace)
     with pytest.raises(IntegrityError), transaction.atomic():
         SealedDocument.objects.filter(connection=connection).update(oauth_app=app, kind=vault.CREDENTIALS)

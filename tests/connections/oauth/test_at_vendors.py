@@ -14,11 +14,11 @@ from django.test import Client as Browser
 from connections import lifecycle, probing, providers
 from connections.models import OAuthGrant
 from connections.oauth import tokens
-from connections.oauth.clients import Client
+from connections.oauth.tokens import Client
 from connections.secret import Secret
 from meshes.dev.vendors.registry import VENDORS
 from tests.connections.oauth.making import opened
-from tests.connections.oauth.test_refreshing import outcomes, storm
+from tests.connections.oauth.test_refresh import outcomes, storm
 from tests.factories import make_workspace
 from tests.polling import patient
 from tests.workspaces.callers import caller, post
@@ -227,7 +227,7 @@ def test_whatever_a_vendor_says_of_a_lifetime(server, said, meant):
     server.change_reply(expires_in=said)
     connection = connect(server)
     document = opened(connection).secret
-    issued_at, expires_at = (tokens.moment(document, key) for key in ("issued_at", "expires_at"))
+    issued_at, expires_at = (tokens.read_moment(document, key) for key in ("issued_at", "expires_at"))
     lifetime = meant or ASSUMED.get(server.slug)
     assert expires_at == (None if lifetime is None else issued_at + timedelta(seconds=lifetime))
     assert probing.probe(connection, actor="a test").ok

@@ -8,10 +8,10 @@ from django.test import Client as Browser
 
 from connections import lifecycle
 from connections.models import OAuthGrant, OAuthState
-from connections.oauth import addresses, authorizing
-from connections.oauth.refreshing import DIRECT, renew
+from connections.oauth import authorize
+from connections.oauth.refresh import DIRECT, renew
 from tests.connections.oauth.making import authorized, expired, need_of
-from tests.connections.oauth.test_authorizing import come_back, make, person, start
+from tests.connections.oauth.test_authorize import come_back, make, person, start
 from tests.delivery.test_upgrading import database, migrate
 
 __all__ = ["database"]
@@ -74,7 +74,7 @@ def test_a_setting_keeps_the_shared_one_where_apps_have_registered_it(api, vendo
 def test_what_began_by_the_shared_one_ends_by_it_whatever_is_set_meanwhile(api, vendor, settings):
     """Also what a browser that clicked on a connect link began before an upgrade."""
     connection, cookie = make(), "c" * 43
-    parameters = vendor.consent(authorizing.begin(connection, cookie, SHARED))
+    parameters = vendor.consent(authorize.begin(connection, cookie, SHARED))
     settings.MESHES_OAUTH_CALLBACK = "vendor"
     assert person(cookie).get("/oauth/callback", parameters, follow=True).status_code == 200
     (asked,) = vendor.token_requests
@@ -110,7 +110,7 @@ def test_below_a_path_of_a_proxy_each_vendor_has_its_own_too(api, vendor, settin
 def test_which_one_is_in_use_is_asked_of_an_index_that_is_nearly_empty(vendor, django_assert_num_queries):
     authorized(vendor)
     with django_assert_num_queries(1):
-        assert addresses.callback_in_use() == addresses.VENDOR
+        assert authorize.callback_in_use() == authorize.VENDOR
 
 
 def test_a_database_that_was_filled_before_goes_on_with_the_shared_one(database):
@@ -139,4 +139,4 @@ def test_a_database_that_was_filled_before_goes_on_with_the_shared_one(database)
 def test_a_browser_without_anything_is_told_so(vendor):
     answer = Browser().get("/oauth/callback/hubspot", follow=True)
     assert (answer.status_code, OAuthState.objects.count()) == (400, 0)
-    assert authorizing.OVER_TITLE in answer.content.decode()
+    assert authorize.OVER_TITLE in answer.content.decode()

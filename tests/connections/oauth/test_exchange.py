@@ -8,9 +8,8 @@ import pytest
 
 from connections import providers
 from connections.messages import Response
-from connections.oauth import exchange
-from connections.oauth.clients import Client
-from connections.oauth.troubles import NoToken, with_rest
+from connections.oauth import tokens
+from connections.oauth.tokens import Client, NoTokenError, with_cool_down
 from connections.providers.base import Outcome
 from connections.secret import Secret
 from tests.connections.oauth.vendor import CANARY, Gate, Reply
@@ -23,7 +22,7 @@ BACK = "https://meshes.example.com/oauth/callback"
 
 
 def renew(slug="hubspot", config=None, kept=KEPT, seconds=10.0):
-    return exchange.renew(providers.get(slug), config or {}, kept, CLIENT, seconds, asked_at=datetime.now(UTC))
+    return tokens.renew(providers.get(slug), config or {}, kept, CLIENT, seconds, asked_at=datetime.now(UTC))
 
 
 def test_a_refresh_with_the_client_in_the_body(vendor):
@@ -53,8 +52,8 @@ def test_a_refresh_with_the_client_in_a_header(vendor):
 
 def test_a_basic_header_encodes_what_the_standard_says(vendor):
     vendor.before_reply = lambda asked: Reply(503, {})
-    with pytest.raises(NoToken):
-        exchange.renew(
+    with pytest.raises(NoTokenError):
+        tokens.renew(
             providers.get("rotating"), {}, KEPT, Client("a:b c", Secret("ü/%")), 10, asked_at=datetime.now(UTC)
         )
     pair = base64.b64decode(vendor.token_requests[0].bearer)
@@ -75,7 +74,7 @@ def test_client_credentials_go_to_the_customer_s_own_server(vendor):
 
 def test_a_code_goes_with_its_verifier_and_redirect_uri(vendor):
     vendor.before_reply = lambda asked: Reply(200, {"access_token": "canary-x", "hub_id": 62515})
-    new, reply = exchange.by_code(
+    new, reply = tokens.by_code(
         providers.get("hubspot"), {}, CLIENT, "canary-code", BACK, "v" * 43, asked_at=datetime.now(UTC)
     )
     assert vendor.token_requests[0].form == {
@@ -87,7 +86,7 @@ def test_a_code_goes_with_its_verifier_and_redirect_uri(vendor):
 
 def test_without_pkce_no_verifier_goes(vendor):
     vendor.before_reply = lambda asked: Reply(200, {"access_token": "canary-x"})
-    exchange.by_code(providers.get("rotating"), {}, CLIENT, "canary-code", BACK, "v" * 43, asked_at=datetime.now(UTC))
+    tokens.by_code(providers.get("rotating"), {}, CLIENT, "canary-code", BACK, "v" * 43, asked_at=datetime.now(UTC))
     assert "code_verifier" not in vendor.token_requests[0].form
 
 
@@ -122,7 +121,7 @@ def trouble(vendor, slug="hubspot", seconds=10.0):
     if slug == "webhook":
         config = {"oauth_token_url": f"{vendor.url}/token"}
         kept = as_secrets({"oauth_client_id": "app-1", "oauth_client_secret": "x"})
-    with pytest.raises(NoToken) as caught:
+    with pytest.raises(NoTokenError) as caught:
         renew(slug, config, kept, seconds)
     return caught.value.verdict
 
@@ -161,7 +160,7 @@ def test_a_vendor_may_say_for_how_long(vendor):
 )
 def test_each_failure_rests_twice_as_long(vendor, failures, asked, rest):
     vendor.before_reply = lambda _: Reply(503, {}, {} if asked is None else {"retry-after": str(asked)})
-    assert with_rest(trouble(vendor), failures).retry_after_seconds == rest
+    assert with_cool_down(trouble(vendor), failures).retry_after_seconds == rest
 
 
 def test_a_vendor_that_does_not_answer_in_time(vendor):
@@ -208,18 +207,18 @@ def test_nothing_that_was_sent_or_answered_is_shown(vendor, clean_log):
     ],
 )
 def test_a_url_is_the_vendor_s_by_its_host(integrations, url, ours):
-    assert exchange.is_vendor_s(providers.get("instanced"), url) is ours
+    assert tokens.is_vendor_url(providers.get("instanced"), url) is ours
 
 
 def test_a_vendor_that_was_moved_is_where_it_was_moved_to(vendor):
     instanced = providers.get("instanced")
-    assert exchange.is_vendor_s(instanced, f"{vendor.url}/somewhere")
-    assert not exchange.is_vendor_s(instanced, "http://127.0.0.1:1/somewhere")
+    assert tokens.is_vendor_url(instanced, f"{vendor.url}/somewhere")
+    assert not tokens.is_vendor_url(instanced, "http://127.0.0.1:1/somewhere")
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example/", "x@evil.example", "evil.example#", "", "127.0.0.1"])
 def test_a_config_does_not_lead_the_client_s_secret_away(vendor, host):
-    with pytest.raises(NoToken) as caught:
+    with pytest.raises(NoTokenError) as caught:
         renew("instanced", {"login_host": host})
     assert caught.value.verdict.hold == "disabled"
     assert vendor.token_requests == []
@@ -231,7 +230,7 @@ def test_a_config_does_not_lead_the_client_s_secret_away(vendor, host):
 def test_details_are_asked_with_the_vendor_s_scheme(vendor):
     vendor.access_tokens.add("canary-a")
     vendor.api = lambda asked: Reply(200, {"dc": "us21"})
-    assert exchange.details(providers.get("rotating"), {}, Secret("canary-a")) == {"dc": "us21"}
+    assert tokens.read_details(providers.get("rotating"), {}, Secret("canary-a")) == {"dc": "us21"}
     assert vendor.api_requests[0].headers["authorization"] == "OAuth canary-a"
 
 
@@ -239,19 +238,19 @@ def test_details_are_asked_with_the_vendor_s_scheme(vendor):
 def test_details_that_do_not_come(vendor, reply):
     vendor.access_tokens.add("canary-a")
     vendor.api = lambda asked: reply
-    with pytest.raises(NoToken) as caught:
-        exchange.details(providers.get("rotating"), {}, Secret("canary-a"))
+    with pytest.raises(NoTokenError) as caught:
+        tokens.read_details(providers.get("rotating"), {}, Secret("canary-a"))
     assert caught.value.verdict.hold is None
 
 
 def test_no_details_are_asked_where_none_are_declared(vendor):
-    assert exchange.details(providers.get("hubspot"), {}, Secret("canary-a")) == {}
+    assert tokens.read_details(providers.get("hubspot"), {}, Secret("canary-a")) == {}
     assert vendor.api_requests == []
 
 
 def test_a_refresh_token_is_revoked_by_a_form(vendor):
     kept = as_secrets({"access_token": "canary-a", "refresh_token": "canary-r"})
-    assert exchange.revoke(providers.get("hubspot"), {}, kept, CLIENT)
+    assert tokens.revoke(providers.get("hubspot"), {}, kept, CLIENT)
     (asked,) = vendor.revoked
     assert (asked.path, asked.form) == (
         "/oauth/2026-09/token/revoke",
@@ -263,7 +262,7 @@ def test_a_refresh_token_is_revoked_by_a_form(vendor):
 
 
 def test_an_access_token_is_revoked_by_itself(vendor):
-    assert exchange.revoke(providers.get("rotating"), {}, as_secrets({"access_token": "canary-a"}), CLIENT)
+    assert tokens.revoke(providers.get("rotating"), {}, as_secrets({"access_token": "canary-a"}), CLIENT)
     (asked,) = vendor.revoked
     assert (asked.bearer, asked.form) == ("canary-a", {})
 
@@ -273,13 +272,13 @@ def test_a_revocation_that_fails_raises_nothing(endpoint, integrations, monkeypa
     kept = as_secrets({"access_token": "canary-a"})
     for answer in (Answer(500), Answer(400), Answer(200, body=b'{"ok": false}')):
         endpoint.answers = lambda got, answer=answer: answer
-        assert not exchange.revoke(providers.get("hubspot"), {}, kept, CLIENT)
+        assert not tokens.revoke(providers.get("hubspot"), {}, kept, CLIENT)
     assert len(endpoint.got) == 3
 
 
 def test_a_request_that_is_not_answered_revokes_nothing(integrations, loopback, monkeypatch):
     monkeypatch.setattr(providers.get("hubspot"), "override", "http://127.0.0.1:1")
-    assert not exchange.revoke(providers.get("hubspot"), {}, as_secrets({"access_token": "canary-a"}), CLIENT)
+    assert not tokens.revoke(providers.get("hubspot"), {}, as_secrets({"access_token": "canary-a"}), CLIENT)
 
 
 def test_a_provider_says_when_a_token_is_no_longer_taken(integrations):
@@ -299,9 +298,9 @@ def test_a_provider_says_when_a_token_is_no_longer_taken(integrations):
 )
 def test_a_region_has_hosts_of_its_own_for_its_authorizations(region, pages, api):
     provider, config = providers.get("intercom"), {"region": region} if region else {}
-    assert exchange.url_of(provider, provider.oauth.authorize_url, config) == f"https://{pages}/oauth"
-    assert exchange.url_of(provider, provider.oauth.token_url, config) == f"https://{api}/auth/eagle/token"
-    assert exchange.url_of(provider, provider.oauth.details_url, config) == f"https://{api}/me"
+    assert tokens.url_of(provider, provider.oauth.authorize_url, config) == f"https://{pages}/oauth"
+    assert tokens.url_of(provider, provider.oauth.token_url, config) == f"https://{api}/auth/eagle/token"
+    assert tokens.url_of(provider, provider.oauth.details_url, config) == f"https://{api}/me"
 
 
 def test_a_code_of_zoho_is_redeemed_at_the_data_centre_that_the_redirect_names():
@@ -309,7 +308,7 @@ def test_a_code_of_zoho_is_redeemed_at_the_data_centre_that_the_redirect_names()
     config = {"accounts_host": "accounts.zoho.com"} | provider.read_redirect(
         {"accounts-server": "https://accounts.zoho.in"}
     )
-    assert exchange.url_of(provider, provider.oauth.token_url, config) == "https://accounts.zoho.in/oauth/v2/token"
+    assert tokens.url_of(provider, provider.oauth.token_url, config) == "https://accounts.zoho.in/oauth/v2/token"
     stolen = provider.read_redirect({"accounts-server": "https://accounts.zoho.com.evil.example"})
-    with pytest.raises(NoToken):
-        exchange.url_of(provider, provider.oauth.token_url, stolen)
+    with pytest.raises(NoTokenError):
+        tokens.url_of(provider, provider.oauth.token_url, stolen)

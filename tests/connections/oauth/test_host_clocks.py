@@ -6,9 +6,9 @@ import pytest
 import time_machine
 
 from connections import providers
-from connections.oauth.refreshing import of_connection
-from tests.connections.oauth.making import authorized, expired, opened
-from workspaces.clock import database_now
+from connections.oauth.refresh import Authorization
+from tests.connections.oauth.making import authorized, expired, need_of, opened
+from workspaces.clock import Reading, database_now
 
 pytestmark = pytest.mark.django_db
 
@@ -20,7 +20,8 @@ shifts = pytest.mark.parametrize("hours", [1, -1])
 def prepare(target) -> None:
     document = opened(target)
     provider = providers.get(target.type)
-    of_connection(target, provider, document.version, document.secret, "a test").prepare(FAR)
+    need = need_of(target, document.version)
+    Authorization(need, provider, target.config, document.secret, Reading.take()).prepare(FAR)
 
 
 def shifted(hours: int):

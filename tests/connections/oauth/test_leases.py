@@ -8,10 +8,9 @@ from django.db import IntegrityError, transaction
 
 from connections import lifecycle, vault
 from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState, SealedDocument
-from connections.oauth import apps, leases
-from connections.oauth.leases import Busy, Finish, Lease, Lost, Need, Renewed
-from connections.oauth.tokens import Tokens
-from connections.oauth.troubles import ended, unavailable
+from connections.oauth import grants, refresh
+from connections.oauth.refresh import Busy, Lease, Lost, Need, Renewed
+from connections.oauth.tokens import Tokens, ended, unavailable
 from connections.providers.base import Verdict, disabled
 from connections.secret import Secret
 from tests.connections.oauth.making import authorized, need_of, opened
@@ -31,12 +30,12 @@ def connection(vendor) -> Connection:
 
 
 def begin(connection, version=1):
-    (begun,) = leases.begin_refresh([need_of(connection, version)])
+    (begun,) = refresh.begin_refresh([need_of(connection, version)])
     return begun
 
 
 def finish(lease, result=NEW):
-    (kept,) = leases.finish_refresh([Finish(lease, result)])
+    (kept,) = refresh.finish_refresh([(lease, result)])
     return kept
 
 
@@ -68,7 +67,7 @@ def test_a_token_is_not_renewed_and_the_connection_keeps_its_status(vendor, use_
 def test_while_the_apps_own_document_waits_for_its_key_the_connection_rests(vendor, use_keys, caplog):
     use_keys("old")
     workspace = make_workspace()
-    apps.put(workspace.pk, "hubspot", CLIENT_ID, Secret("their-secret"))
+    grants.put_app(workspace.pk, "hubspot", CLIENT_ID, Secret("their-secret"))
     use_keys("another")
     connection = authorized(vendor, workspace=workspace)
     begun = begin(connection)
@@ -96,7 +95,7 @@ def test_the_first_gets_the_lease_and_what_it_needs(connection, vendor):
 def test_an_opening_is_recorded_with_its_delivery(connection):
     delivery_id = ids.uuid7()
     need = Need(connection.workspace_id, connection.pk, 1, "worker-7", delivery_id, 3)
-    leases.begin_refresh([need])
+    refresh.begin_refresh([need])
     record = AccessRecord.objects.get(purpose="oauth refresh")
     assert (record.owner_kind, record.owner_id, record.kind) == ("connection", connection.pk, "credentials")
     assert (record.purpose, record.actor, record.version) == ("oauth refresh", "worker-7", 1)
@@ -105,7 +104,7 @@ def test_an_opening_is_recorded_with_its_delivery(connection):
 
 def test_of_many_one_gets_it(connection, vendor):
     other = authorized(vendor)
-    begun = leases.begin_refresh([need_of(connection) for _ in range(5)] + [need_of(other)])
+    begun = refresh.begin_refresh([need_of(connection) for _ in range(5)] + [need_of(other)])
     kinds = [type(each).__name__ for each in begun]
     assert sorted(kinds[:5]) == ["Busy", "Busy", "Busy", "Busy", "Lease"]
     assert kinds[5] == "Lease"
@@ -115,7 +114,7 @@ def test_of_many_one_gets_it(connection, vendor):
 
 def test_asking_again_with_the_same_lease_is_the_same(connection):
     need = need_of(connection)
-    (first,), (second,) = leases.begin_refresh([need]), leases.begin_refresh([need])
+    (first,), (second,) = refresh.begin_refresh([need]), refresh.begin_refresh([need])
     assert isinstance(first, Lease)
     assert replace(first, clock=second.clock) == second
 
@@ -143,7 +142,7 @@ def test_who_has_an_older_document_gets_the_newer(connection):
 
 def test_a_foreign_workspace_gets_nothing(connection):
     need = Need(make_workspace().pk, connection.pk, 1, "a test")
-    (begun,) = leases.begin_refresh([need])
+    (begun,) = refresh.begin_refresh([need])
     assert isinstance(begun, Verdict)
     assert grant_of(connection).lease_id is None
     assert not AccessRecord.objects.exclude(purpose="created").exists()
@@ -343,7 +342,7 @@ def test_no_token_is_asked_for_while_the_installation_is_held(connection):
     installation.hold()
     begun = begin(connection)
     assert isinstance(begun, Verdict)
-    assert (begun.outcome, begun.hold, begun.is_counted, begun.words) == ("retry", None, False, leases.HELD_WORDS)
+    assert (begun.outcome, begun.hold, begun.is_counted, begun.words) == ("retry", None, False, refresh.HELD_MESSAGE)
     assert grant_of(connection).lease_id is None
     installation.note_check()
     assert installation.release()

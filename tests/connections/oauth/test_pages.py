@@ -11,10 +11,10 @@ from django.test import Client as Browser
 
 from connections import lifecycle
 from connections.models import AccessRecord, Connection, OAuthState
-from connections.oauth import links
 from connections.oauth import pages as pages_module
+from connections.oauth.pages import LINK_SALT, read_link
 from tests.connections.oauth.making import authorized
-from tests.connections.oauth.test_authorizing import CALLBACK, come_back, make, person, start
+from tests.connections.oauth.test_authorize import CALLBACK, come_back, make, person, start
 from tests.workspaces.callers import bearer, caller, issue, post
 from workspaces import limits
 
@@ -54,7 +54,7 @@ def test_a_link_lives_for_seven_days(api, vendor):
     assert link["url"].startswith("http://testserver/connect/")
     ends = datetime.fromisoformat(link["expires_at"])
     assert timedelta(days=7) - timedelta(seconds=5) < ends - datetime.now(UTC) <= timedelta(days=7)
-    read = links.read(path_of(link).removeprefix("/connect/"))
+    read = read_link(path_of(link).removeprefix("/connect/"))
     assert (read.connection, read.expires_at) == (connection, ends)
 
 
@@ -67,18 +67,18 @@ def test_a_link_may_live_between_a_minute_and_thirty_days(api, vendor, seconds, 
 def test_a_link_ends(api, vendor):
     connection = make()
     over = int(datetime.now(UTC).timestamp())
-    assert links.read(signing.dumps([connection.pk.hex, 1, over + 60], salt=links.SALT)) is None  # no grant yet
+    assert read_link(signing.dumps([connection.pk.hex, 1, over + 60], salt=LINK_SALT)) is None  # no grant yet
     link_of(api, connection)
-    assert links.read(signing.dumps([connection.pk.hex, 1, over + 60], salt=links.SALT)).connection == connection
-    assert links.read(signing.dumps([connection.pk.hex, 1, over], salt=links.SALT)) is None
+    assert read_link(signing.dumps([connection.pk.hex, 1, over + 60], salt=LINK_SALT)).connection == connection
+    assert read_link(signing.dumps([connection.pk.hex, 1, over], salt=LINK_SALT)) is None
 
 
 @pytest.mark.parametrize("change", [lambda token: token[:-1], lambda token: "x" + token, lambda token: token * 3])
 def test_a_link_cannot_be_made_up(api, vendor, change):
     token = path_of(link_of(api, make())).removeprefix("/connect/")
-    assert links.read(token) is not None
-    assert links.read(change(token)) is None
-    assert links.read(signing.dumps(signing.loads(token, salt=links.SALT), salt="another")) is None
+    assert read_link(token) is not None
+    assert read_link(change(token)) is None
+    assert read_link(signing.dumps(signing.loads(token, salt=LINK_SALT), salt="another")) is None
 
 
 def test_disconnecting_makes_links_void(api, vendor):

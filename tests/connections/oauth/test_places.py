@@ -9,11 +9,11 @@ from django.db import connections as databases
 
 from connections import lifecycle, outbound, outside
 from connections.models import Connection
-from connections.oauth import revoking
+from connections.oauth import grants
 from connections.outbound import conversations, door
 from connections.signals import connection_changed
 from tests.connections.oauth.making import authorized, expired
-from tests.connections.oauth.test_authorizing import come_back, make, start
+from tests.connections.oauth.test_authorize import come_back, make, start
 from tests.connections.oauth.vendor import Reply
 from tests.polling import eventually
 from tests.workspaces.callers import caller, post
@@ -72,14 +72,14 @@ def in_web_thread(ask):
 @pytest.mark.parametrize("way", ["disconnect", "delete"])
 def test_of_many_at_once_a_quarter_asks_and_the_others_change_nothing_and_wait_for_nobody(vendor, monkeypatch, way):
     connections, key = [authorized(vendor) for _ in range(WEB_THREADS)], caller()
-    send, hung, calls = revoking.Revocation.send, threading.Event(), []
+    send, hung, calls = grants.Revocation.send, threading.Event(), []
 
     def send_slowly(revocation):
         calls.append(revocation.connection.pk)
         assert hung.wait(PATIENCE)
         send(revocation)
 
-    monkeypatch.setattr(revoking.Revocation, "send", send_slowly)
+    monkeypatch.setattr(grants.Revocation, "send", send_slowly)
 
     def end(connection):
         path = f"/api/v1/connections/{connection.public_id}"
@@ -131,7 +131,7 @@ def test_a_revocation_that_fails_by_a_bug_is_no_500_and_stops_nothing_else(vendo
     def note(connection_id, **rest):
         changed.append(connection_id)
 
-    monkeypatch.setattr(revoking.Revocation, "send", send)
+    monkeypatch.setattr(grants.Revocation, "send", send)
     connection_changed.connect(note)
     try:
         path = f"/api/v1/connections/{connection.public_id}"

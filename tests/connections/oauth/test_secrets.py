@@ -8,11 +8,11 @@ from django.test import Client as Browser
 
 from connections import lifecycle
 from connections.models import OAuthGrant
-from connections.oauth.refreshing import DIRECT, renew
-from connections.oauth.troubles import NoToken
+from connections.oauth.refresh import DIRECT, renew
+from connections.oauth.tokens import NoTokenError
 from tests.connections.canaries import dump
 from tests.connections.oauth.making import need_of
-from tests.connections.oauth.test_authorizing import CALLBACK, make, start
+from tests.connections.oauth.test_authorize import CALLBACK, make, start
 from tests.connections.oauth.test_pages import follow, link_of, path_of, vendor_url_on
 from tests.connections.oauth.vendor import CANARY, Reply
 from tests.workspaces.callers import caller, post
@@ -60,7 +60,7 @@ def test_nothing_shows_a_secret(vendor, clean_log):
     for trouble in (Reply(503, {"error": CANARY}), Reply(400, {"error": "invalid_grant", "error_description": CANARY})):
         vendor.before_reply = lambda asked, trouble=trouble: trouble
         OAuthGrant.objects.update(not_before=None)
-        with pytest.raises(NoToken) as caught:
+        with pytest.raises(NoTokenError) as caught:
             renew(need_of(connection, 4), DIRECT, float("inf"))
         assert CANARY not in f"{caught.value!r}{caught.value.verdict!r}"
     post(api, f"{path}/test", {})

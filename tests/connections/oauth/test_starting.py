@@ -13,9 +13,9 @@ from django.test import Client as Browser
 
 from connections import lifecycle
 from connections.models import Connection, OAuthState
-from connections.oauth import authorizing, pages, states
+from connections.oauth import authorize, pages
 from tests.connections.oauth.making import authorized, opened
-from tests.connections.oauth.test_authorizing import (
+from tests.connections.oauth.test_authorize import (
     BACK,
     CALLBACK,
     address_of,
@@ -50,7 +50,7 @@ def test_the_address_leads_to_the_vendor_and_names_the_browser(api, vendor):
     assert (answer["Cache-Control"], answer["Referrer-Policy"]) == ("no-store", "no-referrer")
     cookie = answer.cookies["meshes_connect"]
     assert (cookie["httponly"], cookie["samesite"], cookie["max-age"], cookie["path"]) == (True, "Lax", 3600, "/")
-    assert OAuthState.objects.get().opened_in == states.browser_session(cookie.value)
+    assert OAuthState.objects.get().opened_in == authorize.browser_session(cookie.value)
 
 
 def test_the_browser_that_opened_it_ends_it(api, vendor):
@@ -76,7 +76,7 @@ def test_what_nobody_has_opened_cannot_be_ended(api, vendor):
     connection = make()
     ticket = address_of(api, connection).rpartition("/")[2]
     for browser in (Browser(), person()):
-        answer = come_back({"code": "canary-code", "state": states.state_of(ticket)}, browser)
+        answer = come_back({"code": "canary-code", "state": authorize.state_of(ticket)}, browser)
         assert is_refused(answer, "This authorization belongs to another browser", 400)
     assert vendor.token_requests == []
     unchanged(connection)
@@ -85,7 +85,8 @@ def test_what_nobody_has_opened_cannot_be_ended(api, vendor):
 def test_a_state_that_was_kept_before_addresses_were_ours_is_bound_to_nobody_and_refused(api, vendor):
     connection = make()
     key = issue()
-    state, _ = states.start(connection, f"key:{key.row.pk}", "app-1", BACK)
+    state = authorize.make_state()
+    authorize.keep_state(state, connection, f"key:{key.row.pk}", "app-1", BACK)
     assert come_back({"code": "canary-code", "state": state}).status_code == 400
     assert vendor.token_requests == []
 
@@ -94,11 +95,11 @@ def test_the_first_browser_has_the_address_as_often_as_it_likes(api, vendor):
     path, first, second = address_of(api, make()), Browser(), Browser()
     there = first.get(path)["Location"]
     refused = second.get(path)
-    assert is_refused(refused, authorizing.OPENED_TITLE)
+    assert is_refused(refused, authorize.OPENED_TITLE)
     assert "meshes_connect" not in refused.cookies
     assert first.get(path)["Location"] == there
     assert come_back(vendor.consent(there), first).status_code == 200
-    assert is_refused(first.get(path), authorizing.OVER_TITLE)
+    assert is_refused(first.get(path), authorize.OVER_TITLE)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -149,7 +150,7 @@ def test_head_opens_nothing(api, vendor):
 def test_a_browser_that_looks_ahead_or_loads_it_into_a_page_opens_nothing(api, vendor, headers):
     path = address_of(api, make())
     refused = Browser(headers=headers).get(path)
-    assert is_refused(refused, pages.WINDOW_TITLE, 403)
+    assert is_refused(refused, pages.OTHER_WINDOW[0], 403)
     assert ("meshes_connect" in refused.cookies, OAuthState.objects.get().opened_in) == (False, "")
     opening = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document", "sec-fetch-site": "cross-site"}
     assert Browser(headers=opening).get(path).status_code == 303
@@ -157,18 +158,18 @@ def test_a_browser_that_looks_ahead_or_loads_it_into_a_page_opens_nothing(api, v
 
 @pytest.mark.parametrize("ticket", ["x", "x" * 43, "x" * 5000, "%00", "%C3%BC"])
 def test_an_address_cannot_be_made_up(vendor, ticket):
-    assert is_refused(Browser().get(f"/oauth/start/{ticket}"), authorizing.OVER_TITLE)
+    assert is_refused(Browser().get(f"/oauth/start/{ticket}"), authorize.OVER_TITLE)
 
 
 def test_a_state_is_no_ticket(api, vendor):
     state = parse_qs(urlsplit(start(api, make())).query)["state"][0]
-    assert is_refused(person().get(f"/oauth/start/{state}"), authorizing.OVER_TITLE)
+    assert is_refused(person().get(f"/oauth/start/{state}"), authorize.OVER_TITLE)
 
 
 def test_the_address_ends(api, vendor):
     path = address_of(api, make())
     OAuthState.objects.update(expires_at=datetime.now(UTC))
-    assert is_refused(Browser().get(path), authorizing.OVER_TITLE)
+    assert is_refused(Browser().get(path), authorize.OVER_TITLE)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_over_https_no_other_host_can_set_the_cookie(api, vendor, settings):
     opened = tossed.get(path, secure=True)
     cookie = opened.cookies["__Host-meshes_connect"]
     assert (cookie["secure"], cookie["path"], cookie["domain"]) == (True, "/", "")
-    assert OAuthState.objects.get().opened_in == states.browser_session(cookie.value)
+    assert OAuthState.objects.get().opened_in == authorize.browser_session(cookie.value)
     assert cookie.value != "a" * 43
 
 
@@ -280,8 +281,8 @@ def test_a_success_ends_the_other_authorizations_of_the_connection(api, vendor):
     waiting = address_of(api, connection)
     assert come_back(vendor.consent(start(api, connection, mine)), mine).status_code == 200
     connection.refresh_from_db()
-    assert is_refused(come_back(late, theirs), authorizing.OVER_TITLE, 400)
-    assert is_refused(Browser().get(waiting), authorizing.OVER_TITLE)
+    assert is_refused(come_back(late, theirs), authorize.OVER_TITLE, 400)
+    assert is_refused(Browser().get(waiting), authorize.OVER_TITLE)
     unchanged(connection)
     assert come_back(apart).status_code == 200
 

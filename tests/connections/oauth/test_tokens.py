@@ -6,6 +6,7 @@ import pytest
 
 from connections import credentials as keeping
 from connections.oauth import tokens
+from connections.oauth.tokens import Client, read_clients
 from connections.providers.base import CLIENT_CREDENTIALS, OAuth
 from connections.secret import Secret
 from tests.connections.providers.shipments import as_secrets
@@ -120,7 +121,7 @@ def test_scopes_come_in_several_forms(said, meant):
 
 @pytest.mark.parametrize("bad", [None, "", 3, ["a"], "two words", "line\r\nbreak", "ümlaut", "x" * 20_000])
 def test_what_cannot_stand_in_a_header_is_no_token(bad):
-    with pytest.raises(tokens.Malformed, match="no usable access token"):
+    with pytest.raises(ValueError, match="no usable access token"):
         tokens.read_tokens({"access_token": bad}, HUBSPOT, NOW)
 
 
@@ -200,3 +201,40 @@ def test_who_can_have_another_token(oauth, config, kept, can):
 )
 def test_which_edits_make_tokens_void(oauth, changed, after, void):
     assert tokens.are_void(oauth, changed, {"oauth_token_url": "u"}, after) is void
+
+
+# --- the installation's apps, as the environment names them ----------------------------------------------------------
+
+
+def test_a_list_of_pairs():
+    clients = read_clients("hubspot=app-1:s3cret, salesforce=3MVG9.x:a:b=c,")
+    assert clients == {"hubspot": Client("app-1", Secret("s3cret")), "salesforce": Client("3MVG9.x", Secret("a:b=c"))}
+
+
+def test_a_json_object():
+    assert read_clients(' {"slack": {"id": "1.2", "secret": "a,b"}}') == {"slack": Client("1.2", Secret("a,b"))}
+
+
+def test_nothing():
+    assert read_clients("") == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hubspot", "hubspot=app", "=app:canary", "hubspot=:canary", "hubspot=app:", '{"a": "canary"}', '{"a": {"id": 1}}'],
+)
+def test_what_is_not_whole_is_refused_and_not_quoted(text):
+    with pytest.raises(ValueError, match="each integration needs") as caught:
+        read_clients(text)
+    assert "canary" not in str(caught.value)
+
+
+def test_what_is_no_json_is_refused_and_not_quoted():
+    with pytest.raises(ValueError, match="it is not JSON") as caught:
+        read_clients('{"canary":')
+    assert "canary" not in repr(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_a_secret_does_not_show():
+    assert "s3cret" not in repr(read_clients("hubspot=app:s3cret"))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from connections import origins, providers
 from connections.messages import InvalidUrl, Request, Response
-from connections.oauth import exchange
-from connections.oauth.troubles import NoToken
+from connections.oauth import tokens
+from connections.oauth.tokens import NoTokenError
 from connections.outbound.urls import parse_url
 from connections.providers.base import Action, Exchange, Field, InvalidFields, Provider, Shipment, Unsendable
 from connections.secret import Secret
@@ -57,8 +57,8 @@ def calls(provider: Provider, config: dict[str, Any], credentials: dict[str, Any
         return
     for name in ("token_url", "authorize_url", "revoke_url", "details_url"):
         if url := getattr(oauth, name):
-            with contextlib.suppress(NoToken):
-                yield name, Request("POST", exchange.url_of(provider, url, config), ())
+            with contextlib.suppress(NoTokenError):
+                yield name, Request("POST", tokens.url_of(provider, url, config), ())
     if url := config.get(oauth.token_url_field):
         yield "own token_url", Request("POST", url, ())
 

@@ -7,11 +7,11 @@ from django.db import transaction
 
 from connections import lifecycle, providers
 from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState, SealedDocument
-from connections.oauth import revoking, tokens
+from connections.oauth import grants, tokens
 from delivery import deletion
 from tests.connections.oauth.making import authorized, expired, is_somebody_waiting, opened
-from tests.connections.oauth.test_authorizing import come_back, start
-from tests.connections.oauth.test_refreshing import in_thread, prepared
+from tests.connections.oauth.test_authorize import come_back, start
+from tests.connections.oauth.test_refresh import in_thread, prepared
 from tests.connections.oauth.vendor import Gate
 from tests.factories import make_connection, make_workspace
 from tests.polling import eventually
@@ -64,7 +64,7 @@ def test_authorizations_that_are_open_end(key, vendor):
 
 
 def test_a_vendor_that_does_not_answer_is_left_alone(key, vendor, monkeypatch, caplog):
-    monkeypatch.setattr(revoking.exchange, "REVOKE_SECONDS", 0.3)
+    monkeypatch.setattr(tokens, "REVOKE_SECONDS", 0.3)
     vendor.revoke_gate = Gate()
     connection = authorized(vendor)
     assert disconnect(key, connection).status_code == 200
@@ -115,7 +115,7 @@ def test_what_a_refresh_gets_at_that_moment_is_revoked_too(vendor, monkeypatch, 
     thread, _ = in_thread(lambda: prepared(connection))
     assert vendor.gate.is_reached()
     connection.refresh_from_db()
-    prepare = revoking.prepare
+    prepare = grants.prepare_revocation
 
     def prepare_and_let_the_refresh_go_on(*arguments):
         revocation = prepare(*arguments)
@@ -123,7 +123,7 @@ def test_what_a_refresh_gets_at_that_moment_is_revoked_too(vendor, monkeypatch, 
         eventually(lambda: not thread.is_alive() or is_somebody_waiting())
         return revocation
 
-    monkeypatch.setattr(revoking, "prepare", prepare_and_let_the_refresh_go_on)
+    monkeypatch.setattr(grants, "prepare_revocation", prepare_and_let_the_refresh_go_on)
     end(connection)
     thread.join(10)
     assert vendor.refresh_tokens == set()

@@ -22,10 +22,9 @@ from django.db import connections as databases
 
 from connections import lifecycle, providers
 from connections.models import AccessRecord, OAuthGrant
-from connections.oauth import leases, refreshing, tokens
-from connections.oauth.leases import Finish, Lost, Renewed
-from connections.oauth.refreshing import DIRECT, KEEP_SECONDS, Authorization, Steps, User
-from connections.oauth.troubles import OURS, NoToken
+from connections.oauth import refresh, tokens
+from connections.oauth.refresh import DIRECT, KEEP_SECONDS, Authorization, Lost, Renewed, Steps
+from connections.oauth.tokens import OURS, NoTokenError
 from connections.providers.base import Response, Secret
 from meshes.stack_folder import PROJECT
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
@@ -42,12 +41,10 @@ FAR = float("inf")
 
 def authorization_of(connection, steps=DIRECT) -> Authorization:
     document = opened(connection)
-    user = User(connection.workspace_id, connection.pk, "a test")
     return Authorization(
-        user,
+        need_of(connection, document.version),
         providers.get(connection.type),
         connection.config,
-        document.version,
         document.secret,
         Reading.take(),
         steps,
@@ -196,31 +193,29 @@ def test_a_holder_that_is_killed_is_followed_when_its_lease_lapses(vendor):
 
 def test_who_waits_gets_what_the_holder_got(vendor):
     connection = expired(vendor)
-    (lease,) = leases.begin_refresh([need_of(connection)])
+    (lease,) = refresh.begin_refresh([need_of(connection)])
     thread, done = in_thread(lambda: prepared(connection))
     eventually(lambda: thread.is_alive() and vendor.token_requests == [])
-    new = refreshing.exchange.renew(
-        lease.provider, lease.config, lease.credentials, lease.client, 10, asked_at=lease.clock.now()
-    )
-    leases.finish_refresh([leases.Finish(lease, new)])
+    new = tokens.renew(lease.provider, lease.config, lease.credentials, lease.client, 10, asked_at=lease.clock.now())
+    refresh.finish_refresh([(lease, new)])
     thread.join(10)
     assert done[0].credentials["access_token"] == new.access
     assert len(vendor.token_requests) == 1
 
 
 def test_patience_ends(vendor, monkeypatch):
-    monkeypatch.setattr(refreshing, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(refresh, "WAIT_SECONDS", 0.3)
     connection = expired(vendor)
-    leases.begin_refresh([need_of(connection)])
-    with pytest.raises(NoToken) as caught:
+    refresh.begin_refresh([need_of(connection)])
+    with pytest.raises(NoTokenError) as caught:
         prepared(connection)
-    assert (caught.value.is_final, caught.value.verdict.words) == (False, refreshing.BUSY_WORDS)
+    assert (caught.value.is_final, caught.value.verdict.words) == (False, refresh.BUSY_MESSAGE)
     assert vendor.token_requests == []
 
 
 def test_a_token_that_is_good_still_is_not_waited_for(vendor):
     connection = authorized(vendor, left=timedelta(minutes=2))
-    leases.begin_refresh([need_of(connection)])
+    refresh.begin_refresh([need_of(connection)])
     before = opened(connection)
     assert prepared(connection).credentials["access_token"] == before.secret["access_token"]
     assert vendor.token_requests == []
@@ -229,7 +224,7 @@ def test_a_token_that_is_good_still_is_not_waited_for(vendor):
 def test_what_the_vendor_says_while_time_is_up_is_not_asked(vendor):
     connection = expired(vendor)
     authorization = authorization_of(connection)
-    with pytest.raises(NoToken):
+    with pytest.raises(NoTokenError):
         authorization.prepare(0.0)
     assert vendor.token_requests == []
     assert OAuthGrant.objects.get(connection=connection).lease_id is None
@@ -268,7 +263,7 @@ def test_trouble_with_a_token_that_is_good_still_is_none(vendor, reply):
 def test_an_end_is_an_end_whatever_is_left(vendor):
     connection = authorized(vendor, left=timedelta(minutes=4))
     vendor.refresh_tokens.clear()
-    with pytest.raises(NoToken) as caught:
+    with pytest.raises(NoTokenError) as caught:
         prepared(connection)
     assert caught.value.is_final
     connection.refresh_from_db()
@@ -289,7 +284,7 @@ def test_a_rotated_refresh_token_is_used_next(vendor):
     for version in (2, 3, 4):
         vendor.expire_access()
         document = opened(connection)
-        renewed = refreshing.renew(need_of(connection, document.version), DIRECT, FAR)
+        renewed = refresh.renew(need_of(connection, document.version), DIRECT, FAR)
         assert renewed.version == version
     assert len(vendor.used_refresh_tokens) == 3
     assert opened(connection).secret["refresh_token"].reveal() in vendor.refresh_tokens
@@ -354,7 +349,7 @@ def test_a_disconnect_during_a_refresh_is_not_undone(vendor, end):
     end(connection)
     vendor.gate.open()
     thread.join(10)
-    assert isinstance(done[0], NoToken)
+    assert isinstance(done[0], NoTokenError)
     assert done[0].is_final
     connection.refresh_from_db()
     assert connection.status in ("needs_reauth", "deleted")
@@ -434,7 +429,7 @@ def test_a_database_that_is_away_for_long_loses_no_token_of_a_delivery(vendor, m
     slow = SimpleNamespace(monotonic=lambda: next(moments), sleep=lambda seconds: None)
     steps = Steps(DIRECT.begin, finish, DIRECT.read, keep_seconds)
     authorization = authorization_of(connection, steps)
-    monkeypatch.setattr(refreshing, "time", slow)
+    monkeypatch.setattr(refresh, "time", slow)
     if keep_seconds == KEEP_SECONDS:
         with pytest.raises(OperationalError):
             authorization.prepare(math.inf)
@@ -448,7 +443,7 @@ def test_a_fault_of_ours_counts_as_no_failure_of_the_token_endpoint(vendor):
     connection = expired(vendor)
     need = need_of(connection)
     lease = DIRECT.begin(need)
-    assert DIRECT.finish(Finish(lease, OURS)) == Lost(is_gone=False)
+    assert DIRECT.finish((lease, OURS)) == Lost(is_gone=False)
     grant = OAuthGrant.objects.get(connection=connection)
     assert (grant.refresh_failures, grant.not_before, grant.lease_id) == (0, None, None)
 

@@ -9,8 +9,8 @@ from django.test import Client as Browser
 
 from connections import lifecycle
 from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState
-from connections.oauth import authorizing, states
-from connections.oauth.refreshing import DIRECT, renew
+from connections.oauth import authorize as authorizing
+from connections.oauth.refresh import DIRECT, renew
 from connections.secret import Secret
 from tests.connections.oauth.making import authorized, need_of, opened
 from tests.connections.oauth.vendor import CLIENT_ID, Reply, challenge
@@ -93,7 +93,7 @@ def test_the_browser_is_sent_to_the_vendor(api, vendor):
         "redirect_uri": BACK,
         "scope": "oauth crm.objects.contacts.read crm.objects.contacts.write",
         "optional_scope": "crm.lists.read crm.lists.write",
-        "code_challenge": challenge(states.verifier_of(state)),
+        "code_challenge": challenge(authorizing.verifier_of(state)),
         "code_challenge_method": "S256",
     }
     kept = OAuthState.objects.get()
@@ -107,8 +107,8 @@ def test_neither_state_nor_verifier_is_kept(api, vendor):
     state = parse_qs(urlsplit(start(api, make())).query)["state"][0]
     row = OAuthState.objects.values().get()
     assert state not in str(row)
-    assert states.verifier_of(state) not in str(row)
-    assert len(states.verifier_of(state)) == 43
+    assert authorizing.verifier_of(state) not in str(row)
+    assert len(authorizing.verifier_of(state)) == 43
 
 
 def test_vendors_differ(api, vendor):
@@ -396,7 +396,7 @@ def test_a_code_that_the_vendor_refuses(api, vendor):
 def test_a_verifier_that_somebody_exchanged_is_refused_by_the_vendor(api, vendor, monkeypatch):
     connection = make()
     parameters = vendor.consent(start(api, connection))
-    monkeypatch.setattr(states, "verifier_of", lambda state: "w" * 43)
+    monkeypatch.setattr(authorizing, "verifier_of", lambda state: "w" * 43)
     assert come_back(parameters).status_code == 400
     unchanged(connection)
 
