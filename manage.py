@@ -6,7 +6,7 @@ import sys
 
 from django.core.management import execute_from_command_line
 
-from meshes.stack_folder import prepare_for
+from meshes.dev.stack_folder import prepare_for
 from meshes.startup import exit_where_misconfigured, exit_without_database, refuse_unsound_keys
 
 if __name__ == "__main__":

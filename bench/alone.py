@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from meshes.embedded import EmbeddedServers
+from meshes.dev.embedded import EmbeddedServers
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -21,7 +21,8 @@ CONNECTIONS = 1_000
 def measure(number: int) -> dict[str, Any]:
     from django.db import connection
 
-    from delivery import publishing, sweep
+    from delivery.dispatch import sweep
+    from delivery.lanes import publishing
 
     lanes = prepare(number)
     sent: list[tuple[float, int]] = []
@@ -93,7 +94,7 @@ def watch(sent: list[tuple[float, int]], number: int, due_at: datetime) -> dict[
 
 def record_sending(sent: list[tuple[float, int]]) -> None:
     """Note when each batch of hints had reached the broker."""
-    from delivery import publishing
+    from delivery.lanes import publishing
 
     send = publishing.send
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from bench import worst_cases
 from bench.worst_cases import Case
-from connections.jsonvalues import ShapingError
-from connections.mapping import MappingFailed, compile_mapping
-from connections.metering import EVENT_STEPS, Meter, OutOfWorkError, reading_steps
-from delivery.filters import compile_filter
-from delivery.regexes import BYTES_PER_STEP, compile_regex
+from delivery.rules.filters import compile_filter
+from delivery.rules.jsonvalues import ShapingError
+from delivery.rules.mapping import MappingFailed, compile_mapping
+from delivery.rules.regexes import BYTES_PER_STEP, compile_regex
+from meshes.kit.metering import EVENT_STEPS, Meter, OutOfWorkError, reading_steps
 
 RESULTS = Path(__file__).parent / "results" / "metering.json"
 STEP_NANOSECONDS = 70

@@ -18,8 +18,8 @@ import psutil
 
 from bench.cpu import load_average
 from bench.load import FIRST_NUMBER, Answers, Spec, Template
-from meshes.children import Child, Program
-from meshes.embedded import free_port
+from meshes.dev.children import Child, Program
+from meshes.dev.embedded import free_port
 
 ROOT = Path(__file__).parents[1]
 

@@ -60,7 +60,7 @@ def beside(act: str, waiting: list[Any]) -> tuple[dict[str, float], float]:
 
 def claim(waiting: list[Any], goes_on: Callable[[], bool]) -> dict[str, float]:
     """Claim deliveries one by one while it goes on; half and 99 % took so many milliseconds at most."""
-    from delivery import dispatch
+    from delivery.dispatch import dispatch
 
     taken: list[float] = []
     while waiting and len(taken) < LONGEST and (len(taken) < SHORTEST + WARM_UP or goes_on()):
@@ -77,7 +77,7 @@ def claim(waiting: list[Any], goes_on: Callable[[], bool]) -> dict[str, float]:
 
 
 def check(number: int) -> float:
-    from connections import verifying
+    from workspaces.vault import verifying
 
     started = time.perf_counter()
     *_, report = verifying.verify(datetime.now(UTC), {})
@@ -89,8 +89,8 @@ def check(number: int) -> float:
 def act(name: str) -> None:
     """What runs beside the claims, in a process of its own; prints its seconds."""
     alone.set_up()
-    from connections import access_log
-    from workspaces import partitions
+    from meshes.kit import partitions
+    from workspaces.vault import access_log
 
     print("begins", flush=True)
     started = time.perf_counter()

@@ -26,8 +26,8 @@ from bench.rig import Options, Rig
 from bench.slow_senders import make_templates, probe
 from bench.spread import percentile
 from meshes import services
-from meshes.children import Child
-from meshes.embedded import free_port
+from meshes.dev.children import Child
+from meshes.dev.embedded import free_port
 
 POSTS_A_SECOND = 30
 CASES = {"alone": (0, 2), "3 searching": (3, 2), "16 searching": (16, 2), "16 searching, 1000 at a time": (16, 1000)}
@@ -71,7 +71,8 @@ def measure(deliveries: int, seconds: int, turns: int) -> dict[str, Any]:
 
 def rate_us() -> float:
     """The median of what one question to a key's bucket takes, in microseconds."""
-    from workspaces import ids, limits
+    from meshes.kit import ids
+    from workspaces import limits
 
     took, key_id = [], ids.uuid7()
     for _ in range(2000):

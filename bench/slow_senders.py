@@ -23,8 +23,8 @@ from bench.load import Template
 from bench.rig import BenchError, Options, Rig
 from bench.spread import percentile
 from meshes import services
-from meshes.children import Child
-from meshes.embedded import free_port
+from meshes.dev.children import Child
+from meshes.dev.embedded import free_port
 
 THREADS = str(services.WEB_THREADS)
 SLOW = 500

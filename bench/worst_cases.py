@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from connections.expressions import FUNCTIONS
-from connections.jsonvalues import ShapingError
-from connections.mapping import MappingFailed, compile_mapping
-from connections.metering import Meter, reading_steps
 from connections.providers.markup import ESCAPES
-from connections.transforms import TRANSFORMS
-from delivery.filters import OPERATORS, compile_filter
+from delivery.rules.expressions import FUNCTIONS
+from delivery.rules.filters import OPERATORS, compile_filter
+from delivery.rules.jsonvalues import ShapingError
+from delivery.rules.mapping import MappingFailed, compile_mapping
+from delivery.rules.transforms import TRANSFORMS
+from meshes.kit.metering import Meter, reading_steps
 
 LETTERS = (
     " ", "\u2003", "a", "1", "é", "É", "ß", "ﬃ", "日", "😀",

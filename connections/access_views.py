@@ -10,18 +10,13 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from connections import recording
 from connections.models import AccessRecord, Connection
-from meshes.api import (
-    OneOfField,
-    PeriodIn,
-    PublicIdField,
-    QuerySerializer,
-    TenantViewSet,
-    period_bounds,
-)
-from workspaces import ids
+from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer
+from meshes.api.searching import PeriodIn, period_bounds
+from meshes.kit import ids
 from workspaces.access import resolve_workspace
+from workspaces.endpoints import TenantViewSet
+from workspaces.vault import recording
 
 PURPOSES = (
     "delivery", "test", "options", "used", "replace credentials", "rotate secret", "created", "replaced", "rotated",

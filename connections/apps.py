@@ -11,4 +11,4 @@ class ConnectionsConfig(AppConfig):
 
         from . import checks, vault  # noqa: F401  (registers the system checks)
 
-        keys_used.connect(vault.record_uses, dispatch_uid="connections.vault")
+        keys_used.connect(vault.record_uses, dispatch_uid="workspaces.vault.vault")

@@ -7,13 +7,13 @@ stand in the connection's row. A hint that is sent back leaves its secret as it 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from connections import vault
 from connections.models import Connection
 from connections.oauth import tokens
 from connections.oauth.tokens import Tokens
 from connections.providers.base import FieldProblem, InvalidFields, Outcome, Provider, Verdict, pointer_to
-from connections.secret import MASK, Secret
-from workspaces import clock
+from meshes.kit import clock
+from workspaces.vault import vault
+from workspaces.vault.secret import MASK, Secret
 
 RETRY_SECONDS = 60.0
 """So soon after the operator has put a missing key back, what waits for it goes on."""

@@ -15,13 +15,15 @@ from django.db import transaction
 from django.db.models import F
 
 from connections import credentials as keeping
-from connections import origins, outbound, outside, providers, recording, vault
+from connections import origins, outbound, outside, providers
 from connections.models import Connection, ConnectionHealth, OAuthState
 from connections.oauth import grants, tokens
 from connections.oauth.tokens import Tokens
 from connections.providers.base import Account, FieldProblem, Granted, InvalidFields, Provider
 from connections.signals import connection_changed
-from workspaces import clock, ids, journal
+from meshes.kit import clock, ids
+from workspaces import journal
+from workspaces.vault import recording, vault
 
 Status = Connection.Status
 

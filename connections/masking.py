@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, quote, quote_plus, urlsplit, urlunsplit
 
 from connections.messages import Request
 from connections.outbound.urls import with_ascii_host
-from connections.secret import MASK, Secret
+from workspaces.vault.secret import MASK, Secret
 
 SHORTEST_NEEDLE = 6
 """Secrets below this length are not searched for in texts: they would take ordinary words out with them."""

@@ -1,4 +1,4 @@
-"""Destinations of a workspace, and the table of sealed documents that `connections.vault` alone reads."""
+"""Destinations of a workspace, and the table of sealed documents that `workspaces.vault.vault` alone reads."""
 
 import uuid
 from datetime import datetime
@@ -7,9 +7,9 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Func, Q, Value
 
-from connections.fields import SealedTextField
-from workspaces import ids
+from meshes.kit import ids
 from workspaces.models import ApiKey, Workspace
+from workspaces.vault.fields import SealedTextField
 
 
 class Connection(models.Model):
@@ -111,7 +111,7 @@ class ConnectionHealth(models.Model):
 class SealedDocument(models.Model):
     """One sealed secret. The document repeats workspace, owner, kind and version; opening refuses if they differ.
 
-    Read and written by `connections.vault` only.
+    Read and written by `workspaces.vault.vault` only.
     """
 
     id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
@@ -158,7 +158,7 @@ class AccessRecord(models.Model):
     """The record of one opening or change of a sealed document: who, when, why, for which delivery and attempt.
 
     Never changed and never deleted: triggers refuse it. `number` is drawn when the row is inserted, and the order in
-    which `connections.access_log` seals.
+    which `workspaces.vault.access_log` seals.
     """
 
     id = models.UUIDField(primary_key=True, default=ids.uuid7, editable=False)
@@ -207,7 +207,7 @@ class AccessRecord(models.Model):
 
 
 class AccessLogSeal(models.Model):
-    """What a stretch of the access log was when it was sealed; see `connections.access_log`.
+    """What a stretch of the access log was when it was sealed; see `workspaces.vault.access_log`.
 
     It covers the records of the week `week` whose numbers lie above `after`, up to `last`. `head` is the SHA-256 of all
     that and of the head before, so that no seal can be changed without the ones after it. `marks` are a few bytes of

@@ -6,10 +6,11 @@ from functools import partial
 from django.core.cache import cache
 
 from connections import credentials as keeping
-from connections import outbound, outside, probing, providers, vault
+from connections import outbound, outside, probing, providers
 from connections.models import Connection
 from connections.oauth.tokens import NoTokenError
 from connections.providers.base import Choice, NotAuthorized, Outcome, Unsendable
+from workspaces.vault import vault
 
 KEPT_SECONDS = 300
 MOST_CHOICES = 1000

@@ -8,13 +8,14 @@ from typing import Any
 from django.conf import settings
 
 from connections import credentials as keeping
-from connections import lifecycle, outbound, providers, vault
+from connections import lifecycle, outbound, providers
 from connections.masking import Redactor
 from connections.models import Connection
 from connections.oauth.refresh import Authorization, Need
 from connections.oauth.tokens import NoTokenError
 from connections.providers.base import Account, NotAuthorized, Outcome, Provider, Shipment, Unsendable, Verdict
-from workspaces import clock, ids
+from meshes.kit import clock, ids
+from workspaces.vault import vault
 
 EVENT_TYPE = "meshes.test"
 EVENT_BODY = '{"message":"This is a test of your connection. Nothing has happened."}'

@@ -9,8 +9,9 @@ from datetime import datetime
 from django.db.models import Exists, OuterRef, Q
 
 from connections import credentials as keeping
-from connections import lifecycle, sealing, vault
+from connections import lifecycle
 from connections.models import Connection, SealedDocument
+from workspaces.vault import sealing, vault
 
 EARLIER_WORDS = (
     "The stored credentials could not be opened. Nothing was sent; set the credentials anew.",

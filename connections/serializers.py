@@ -10,9 +10,10 @@ from rest_framework.exceptions import ValidationError
 
 from connections import outbound, providers
 from connections.models import Connection
-from meshes.api import OneOfField, PublicIdField, QuerySerializer, SecretShownField, StrictSerializer, WorkspaceField
-from workspaces import clock, ids
-from workspaces.spelling import none_of
+from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer, SecretShownField, StrictSerializer
+from meshes.kit import clock, ids
+from meshes.kit.spelling import none_of
+from workspaces.endpoints import WorkspaceField
 
 MAX_SCHEDULE = 20
 MAX_DELAY_SECONDS = 86_400

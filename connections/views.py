@@ -33,18 +33,12 @@ from connections.serializers import (
     ProbeOut,
     slugs,
 )
-from meshes.api import (
-    Endpoint,
-    Problem,
-    QuerySerializer,
-    ShownOnce,
-    StrictSerializer,
-    once,
-    once_outside,
-    once_prepared,
-)
-from workspaces import ids
-from workspaces.spelling import none_of
+from meshes.api.fields import QuerySerializer, StrictSerializer
+from meshes.api.problems import Problem
+from meshes.kit import ids
+from meshes.kit.spelling import none_of
+from workspaces.endpoints import Endpoint
+from workspaces.once import ShownOnce, once, once_outside, once_prepared
 
 
 class IntegrationViewSet(Endpoint, ViewSet):
@@ -69,7 +63,7 @@ class IntegrationViewSet(Endpoint, ViewSet):
 
 
 class ConnectionViewSet(AuthorizationActions):
-    """Destinations of a workspace, but for one by itself: `delivery.views.connections` shows that with its health."""
+    """Destinations of a workspace, but for one by itself: `delivery.dispatch.connection_views` shows that with its health."""
 
     queryset = Connection.objects.all()
     id_prefix = ids.CONNECTION

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.checks import CheckMessage, Tags, Warning, register
 from django.db import Error, connections
 
-from delivery import sessions
+from delivery.dispatch import sessions
 
 
 @register(Tags.database)

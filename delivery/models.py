@@ -12,7 +12,7 @@ from django.db.models import Q, Value
 from django.db.models.functions import Now
 
 from connections.models import Connection
-from workspaces import clock, ids
+from meshes.kit import clock, ids
 from workspaces.models import Workspace
 
 

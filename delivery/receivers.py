@@ -8,8 +8,9 @@ from django.dispatch import receiver
 from connections.lifecycle import CLOSED_BREAKER
 from connections.models import Connection, ConnectionHealth
 from connections.signals import connection_changed
-from delivery import deletion, steering
-from delivery.budgets import Limits, limits_of
+from delivery.dispatch import deletion
+from delivery.dispatch.budgets import Limits, limits_of
+from delivery.lanes import steering
 
 
 @receiver(connection_changed)

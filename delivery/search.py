@@ -14,11 +14,12 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
-from delivery import causes
-from delivery.matching import is_event_type
+from delivery.dispatch import causes
 from delivery.models import Delivery, Event, Unrouted
-from meshes.api import OneOfField, PeriodIn, PublicIdField, QuerySerializer, StrictSerializer, period_bounds
-from workspaces import ids
+from delivery.rules.matching import is_event_type
+from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer, StrictSerializer
+from meshes.api.searching import PeriodIn, period_bounds
+from meshes.kit import ids
 
 IN_FLIGHT = "in_flight"
 STATES = (*Delivery.Status.values, IN_FLIGHT)

@@ -10,19 +10,20 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from connections.models import Connection
-from delivery import curl, waiting
+from delivery.dispatch import curl, waiting
+from delivery.dispatch.reopening import CURRENT, ORIGINAL
+from delivery.events.setting_aside import CAUSES, NOT_RECORDED
 from delivery.models import Attempt, Delivery, Event, Rule, Unrouted, state_of
-from delivery.reopening import CURRENT, ORIGINAL
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField
-from delivery.setting_aside import CAUSES, NOT_RECORDED
-from meshes.api import OneOfField, PublicIdField, StrictSerializer, WorkspaceField
-from workspaces import clock, ids
+from meshes.api.fields import OneOfField, PublicIdField, StrictSerializer
+from meshes.kit import clock, ids
+from workspaces.endpoints import WorkspaceField
 
 ROUTING_RESULTS = ("matched", "filtered", "disabled", "held", "mapping_failed", "evaluation_limit", "expired", "erased")
 
 
 class EventIn(StrictSerializer):
-    """One event; nothing else is accepted. Described here, and read by `delivery.intake`."""
+    """One event; nothing else is accepted. Described here, and read by `delivery.events.intake`."""
 
     workspace = serializers.CharField(help_text="The workspace's id or external id.")
     event = EventTypeField()

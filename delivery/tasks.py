@@ -10,18 +10,21 @@ from celery import shared_task
 from django.conf import settings
 from django.db import Error, connections
 
-from connections import vault
 from connections.providers.base import Outcome
-from delivery import dispatch, fanout, heavy, publishing, routing, setting_aside, settling, tokens
-from delivery.batching import Group
-from delivery.evaluation import Fact, Routed, evaluate
-from delivery.evaluator import Evaluator
-from delivery.ingest import LARGE_CHARACTERS
+from delivery.dispatch import dispatch, settling, tokens
+from delivery.events import setting_aside
+from delivery.events.ingest import LARGE_CHARACTERS
+from delivery.events.setting_aside import Claim, Failure
+from delivery.lanes import publishing
 from delivery.lanes.lease import report
-from delivery.routing import Routing
-from delivery.setting_aside import Claim, Failure
-from workspaces import ids
-from workspaces.database_faults import Fault, describe, fault_of, growing_delay
+from delivery.rules import fanout, heavy, routing
+from delivery.rules.evaluation import Fact, Routed, evaluate
+from delivery.rules.evaluator import Evaluator
+from delivery.rules.routing import Routing
+from meshes.kit import ids
+from meshes.kit.batching import Group
+from meshes.kit.database_faults import Fault, describe, fault_of, growing_delay
+from workspaces.vault import vault
 
 logger = logging.getLogger(__name__)
 

@@ -3,12 +3,12 @@
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from delivery.views.connections import ConnectionViewSet
-from delivery.views.deliveries import DeadLetterViewSet, DeliveryViewSet
-from delivery.views.erasures import ErasureView
-from delivery.views.events import BulkViewSet, EventViewSet
-from delivery.views.replays import ReplayViewSet
-from delivery.views.rules import RuleViewSet
+from delivery.dispatch.connection_views import ConnectionViewSet
+from delivery.dispatch.replay_views import ReplayViewSet
+from delivery.dispatch.views import DeadLetterViewSet, DeliveryViewSet
+from delivery.events.erasure_views import ErasureView
+from delivery.events.views import BulkViewSet, EventViewSet
+from delivery.rules.views import RuleViewSet
 
 router = SimpleRouter(trailing_slash=False)
 router.register("connections", ConnectionViewSet, basename="connection")

@@ -2,8 +2,8 @@
 
 import gc
 
-from connections import stored_keys
-from delivery import publishing
+from delivery.lanes import publishing
+from workspaces.vault import stored_keys
 
 
 def warm_up() -> None:

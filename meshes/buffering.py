@@ -418,7 +418,11 @@ def _seconds(phase: Phase) -> float:
 @cache
 def refusal(status: int) -> bytes:
     """A whole answer that ends the connection."""
-    from meshes.problems import CONTENT_TYPE, Problem, render  # gunicorn imports this module before Django is set up
+    from meshes.api.problems import (  # gunicorn imports this module before Django is set up
+        CONTENT_TYPE,
+        Problem,
+        render,
+    )
 
     body = render(Problem(status)).content
     fields = {"Connection": "close", "Content-Type": CONTENT_TYPE, "Content-Length": str(len(body))} | HEADERS

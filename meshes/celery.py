@@ -37,7 +37,8 @@ def _keep_logging(**kwargs: Any) -> None:
 
 @worker_init.connect  # type: ignore[untyped-decorator]  # Celery has no types
 def _begin_session(**kwargs: Any) -> None:
-    from delivery import sessions, tasks  # as below
+    from delivery import tasks
+    from delivery.dispatch import sessions  # as below
 
     with exit_where_misconfigured():
         refuse_unsound_keys()

@@ -15,11 +15,11 @@ from django.core.checks import CheckMessage, Error, Info, Tags, Warning, registe
 from django.db import connection
 from django.http.request import validate_host
 
-from connections import sealing, stored_keys
-from connections.sealing_keys import is_strong, is_well_formed
 from meshes.clear_text import brokers, find_clear_text, is_local
+from meshes.console.signin.models import Authenticator
 from meshes.environment import env, unknown_settings
-from meshes.signin.models import Authenticator
+from workspaces.vault import sealing, stored_keys
+from workspaces.vault.sealing_keys import is_strong, is_well_formed
 
 logger = logging.getLogger(__name__)
 

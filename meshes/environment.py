@@ -17,9 +17,9 @@ from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
+from meshes.dev.stack_folder import data_folder, parse_variables
+from meshes.kit.spelling import nearest, none_of
 from meshes.services import SECRETS_OF
-from meshes.stack_folder import data_folder, parse_variables
-from workspaces.spelling import nearest, none_of
 
 DATA_DIR = data_folder()
 MOST = 2**31 - 1

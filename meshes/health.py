@@ -14,12 +14,14 @@ from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
 
-from connections import stored_keys
-from delivery import setting_aside, sweep
+from delivery.dispatch import sweep
+from delivery.events import setting_aside
+from meshes.api.problems import safe_methods_only
 from meshes.broker import NO_BROKER_WORDS, ping
-from meshes.problems import safe_methods_only
-from workspaces import clock, installation, partitions
+from meshes.kit import clock, partitions
+from workspaces import installation
 from workspaces.models import JournalEntry
+from workspaces.vault import stored_keys
 
 PARTITIONED_TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
 MIN_PARTITIONS_AHEAD = 2

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import psycopg2
 from django.db import Error
 
-from workspaces.database_faults import describe, sqlstate
+from meshes.kit.database_faults import describe, sqlstate
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 INDENT = "    "

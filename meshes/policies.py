@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponseBase
 
+from meshes.api.problems import refuse_method, speaks_json
 from meshes.headers import HEADERS
-from meshes.problems import refuse_method, speaks_json
 
 PAGE_METHODS = ("GET", "HEAD", "POST")
 UNKNOWN_METHOD = "UNKNOWN"

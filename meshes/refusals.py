@@ -7,11 +7,11 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 
-from meshes.problems import ProblemResponse, speaks_json
+from meshes.api.problems import ProblemResponse, speaks_json
+from meshes.console.logins import NEW_DEVICE
 from workspaces import security_log
 from workspaces.authentication import REFUSED_KEY, Identity
 from workspaces.guesses import DEVICE_SECONDS, TooManyGuessesError
-from workspaces.operators.logins import NEW_DEVICE
 
 REFUSED = (401, 403, 429)
 """Answers of the API that are counted: no key, no right, too much."""

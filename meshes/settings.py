@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from connections.oauth.tokens import read_clients
 from meshes import services
+from meshes.dev.stack_folder import RUN_ID
 from meshes.environment import (
     DATA_DIR,
     LEVELS,
@@ -39,7 +40,6 @@ from meshes.environment import (
     envvendors,
 )
 from meshes.logs import to_stderr
-from meshes.stack_folder import RUN_ID
 
 # --- secrets and servers -------------------------------------------------------------------------------------------
 
@@ -80,7 +80,7 @@ DATABASES["direct"] = envdatabase(
 )
 DATABASES["direct"]["TEST"] = {"MIRROR": "default"}
 DATABASES["direct"]["OPTIONS"] = {
-    # A worker must know that its session is gone about as soon as PostgreSQL does: see delivery/sessions.py.
+    # A worker must know that its session is gone about as soon as PostgreSQL does: see delivery/dispatch/sessions.py.
     "connect_timeout": 5,
     "keepalives_idle": 2,
     "keepalives_interval": 1,
@@ -103,7 +103,7 @@ MESHES_ADMIN_HOSTS = envhosts("MESHES_ADMIN_HOSTS")
 """Hosts under which the admin answers, and nothing else does; empty: all hosts are for everything."""
 ALLOWED_HOSTS += [host for host in MESHES_ADMIN_HOSTS if host not in ALLOWED_HOSTS]
 CSRF_TRUSTED_ORIGINS = envorigins("MESHES_CSRF_TRUSTED_ORIGINS")
-CSRF_FAILURE_VIEW = "meshes.problems.csrf_failure"
+CSRF_FAILURE_VIEW = "meshes.api.problems.csrf_failure"
 ROOT_URLCONF = "meshes.urls"
 WSGI_APPLICATION = "meshes.wsgi.application"
 USE_TZ = True
@@ -116,8 +116,8 @@ WHITENOISE_USE_FINDERS = True
 APPEND_SLASH = False
 
 INSTALLED_APPS = [
-    "meshes.admin_config.OperatorsAdminConfig",
-    "meshes.signin",  # whose createsuperuser stands in the place of that of
+    "meshes.console.admin_config.OperatorsAdminConfig",
+    "meshes.console.signin",  # whose createsuperuser stands in the place of that of
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.messages",
@@ -143,14 +143,14 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
-    "meshes.signin.middleware.SessionActivity",
+    "meshes.console.signin.middleware.SessionActivity",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "meshes.bodies.ChunkedBodies",
+    "meshes.api.bodies.ChunkedBodies",
 ]
 
 TEMPLATES = [
@@ -171,17 +171,17 @@ TEMPLATES = [
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 15}},
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
-    {"NAME": "meshes.signin.passwords.GuessablePasswordValidator"},
-    {"NAME": "meshes.signin.passwords.BreachedPasswordValidator"},
+    {"NAME": "meshes.console.signin.passwords.GuessablePasswordValidator"},
+    {"NAME": "meshes.console.signin.passwords.BreachedPasswordValidator"},
 ]
 MESHES_PASSWORD_WORDS = envlist("MESHES_PASSWORD_WORDS")
 """More words that count for nothing in an operator's password, such as the name of your organisation."""
 
-AUTHENTICATION_BACKENDS = ["workspaces.operators.logins.GuardedBackend"]
+AUTHENTICATION_BACKENDS = ["meshes.console.logins.GuardedBackend"]
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # what they name stays out of cookies
 MESHES_SECOND_FACTOR = envbool("MESHES_SECOND_FACTOR", False)
 """Whether every operator needs a second factor; who has set one up is asked for it either way."""
-SESSION_ENGINE = "meshes.signin.sessions"
+SESSION_ENGINE = "meshes.console.signin.sessions"
 MESHES_SESSION_IDLE_SECONDS = envint("MESHES_SESSION_IDLE_SECONDS", 30 * 60)
 """After so long without a request an operator logs in again."""
 MESHES_SESSION_SECONDS = SESSION_COOKIE_AGE = envint("MESHES_SESSION_SECONDS", 12 * 60 * 60)
@@ -211,10 +211,10 @@ SILENCED_SYSTEM_CHECKS = [
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["workspaces.authentication.KeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["workspaces.permissions.HasScope"],
-    "DEFAULT_PARSER_CLASSES": ["meshes.bodies.StrictJSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["meshes.api.bodies.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_SCHEMA_CLASS": "meshes.schema.ProblemSchema",
-    "EXCEPTION_HANDLER": "meshes.problems.problem_response",
+    "DEFAULT_SCHEMA_CLASS": "meshes.api.schema.ProblemSchema",
+    "EXCEPTION_HANDLER": "meshes.api.problems.problem_response",
     "UNAUTHENTICATED_USER": None,
     "URL_FORMAT_OVERRIDE": None,
 }
@@ -249,7 +249,7 @@ MESHES_INGEST_KEY_RATE = envint("MESHES_INGEST_KEY_RATE", 10_000)
 MESHES_API_RATE = envint("MESHES_API_RATE", 200)
 """Requests per second that one key may make, but for posting events: those have the rates above."""
 MESHES_SEARCHES = envint("MESHES_SEARCHES", 2)
-"""Searches that no index serves that one key may make at a time; see meshes.searching."""
+"""Searches that no index serves that one key may make at a time; see meshes.api.searching."""
 MESHES_RULES_PER_WORKSPACE = envint("MESHES_RULES_PER_WORKSPACE", 500)
 """Rules that a workspace may have when one more is made: all of them share what one event may cost."""
 MESHES_KEYS_PER_WORKSPACE = envint("MESHES_KEYS_PER_WORKSPACE", 100)
@@ -268,7 +268,7 @@ MESHES_TOKEN_AUDIENCE = env("MESHES_TOKEN_AUDIENCE", "meshes-api")
 """What `aud` of a machine token must be."""
 MESHES_BACKLOG_LIMIT = envint("MESHES_BACKLOG_LIMIT", 1_000_000, least=0)
 """Open deliveries and unrouted events of one workspace above which new events are answered 429."""
-MESHES_SIGNING_SECRETS = "connections.signing.KeySigningSecrets"
+MESHES_SIGNING_SECRETS = "workspaces.vault.signing_secrets.KeySigningSecrets"
 """Who keeps the signing secrets of API keys; workspaces may not import connections."""
 
 CORS_ALLOW_ALL_ORIGINS = False
@@ -374,7 +374,7 @@ LOGGING = to_stderr(
         "django.request": {"level": "ERROR"},
         "django.server": {"handlers": ["stderr"], "propagate": False},  # which would write in a form of its own
         "django.security.DisallowedHost": {"level": "CRITICAL"},  # a scanner's Host header is no error of ours
-        "connections.access_log": {"level": "INFO"},  # the heads of the chain: evidence, whatever else is left out
+        "workspaces.vault.access_log": {"level": "INFO"},  # the heads of the chain: evidence, whatever else is left out
         "celery.worker.strategy": {"level": "WARNING"},  # two lines a task; what came of it stands in the database
         "celery.app.trace": {"level": "WARNING"},
     },

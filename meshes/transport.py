@@ -7,7 +7,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase, HttpResponsePermanentRedirect
 from django.http.request import split_domain_port, validate_host
 
-from meshes.problems import Problem, handler404, render, speaks_json
+from meshes.api.problems import Problem, handler404, render, speaks_json
 from workspaces import addresses, security_log
 from workspaces.authentication import named_key
 

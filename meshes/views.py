@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from drf_spectacular.generators import SchemaGenerator
 
-from meshes.problems import safe_methods_only
+from meshes.api.problems import safe_methods_only
 
 
 @safe_methods_only

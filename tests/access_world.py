@@ -8,12 +8,13 @@ from django.db import connection
 from django.test import Client
 
 from connections.oauth import grants
-from connections.secret import Secret
 from delivery.models import Delivery, Replay, Unrouted
+from meshes.kit import ids
 from tests.factories import make_connection, make_deliveries, make_event, make_workspace
 from tests.workspaces.callers import bearer, issue
-from workspaces import ids, keys
+from workspaces import keys
 from workspaces.models import Workspace
+from workspaces.vault.secret import Secret
 
 
 @dataclass(frozen=True)

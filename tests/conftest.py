@@ -9,8 +9,9 @@ import pytest
 from django.db.backends.postgresql.operations import DatabaseOperations
 from hypothesis import HealthCheck, settings
 
-from workspaces import clock, security_log
-from workspaces.clock import Reading
+from meshes.kit import clock
+from meshes.kit.clock import Reading
+from workspaces import security_log
 
 # So that a change is judged by itself, and not by how busy the machine is.
 settings.register_profile(

@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from connections import vault
 from connections.models import Connection
 from connections.providers.webhook import new_signing_secret
-from delivery import fanout
 from delivery.models import Delivery, Event, Payload, Rule, Unrouted
-from workspaces import ids
+from delivery.rules import fanout
+from meshes.kit import ids
 from workspaces.models import Workspace
+from workspaces.vault import vault
 
 _numbers = count(1)
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from meshes.stack import answers_ok
+from meshes.dev.stack import answers_ok
 from tests.polling import eventually
 
 

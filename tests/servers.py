@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 import redis
 
-from meshes.embedded import EmbeddedServers
+from meshes.dev.embedded import EmbeddedServers
 
 _servers: list[EmbeddedServers] = []
 
@@ -30,7 +30,7 @@ SLOW_PLACES = (
     *("tests/connections/providers/test_at_vendors", "tests/connections/oauth/test_at_vendors"),
     *("tests/meshes/test_buffering", "tests/meshes/test_environment", "tests/meshes/test_compose"),
     *("tests/meshes/test_monitor", "tests/meshes/test_embedded", "tests/meshes/test_full_volume"),
-    *("tests/meshes/test_supervisor", "tests/meshes/test_wsgi", "tests/meshes/test_stack.py"),
+    *("tests/meshes/test_supervisor", "tests/meshes/test_wsgi", "tests/meshes/dev/test_stack.py"),
     "tests/workspaces/test_limits",
 )
 """Tests that start processes or servers of their own."""

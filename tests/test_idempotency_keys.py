@@ -16,13 +16,12 @@ from django.db.models.functions import Now
 
 from connections.models import Connection
 from delivery.models import Replay
-from meshes import once
 from tests.access_routes import ROUTES, Route
 from tests.access_world import Things, World, snapshot
 from tests.delivery.api import Caller, account, mistakes, tenant
 from tests.factories import make_connection, make_deliveries, make_rule, make_workspace
 from tests.receivers import receiver
-from workspaces import idempotency
+from workspaces import idempotency, once
 from workspaces.models import IdempotencyRecord, Workspace
 
 TAKES_NONE = {"/api/v1/rules/{id}/test": "It sends and stores nothing."}
@@ -100,7 +99,7 @@ def test_an_act_that_could_not_be_remembered_was_not_done(world, route):
     caller, things = account(), world.things["own"]
     before = snapshot()
     comes_in = route.name in {"POST /events", "POST /events/bulk"}
-    where = "delivery.ingest.insert_events" if comes_in else "meshes.once.idempotency.fulfil"
+    where = "delivery.events.ingest.insert_events" if comes_in else "workspaces.once.idempotency.fulfil"
     with patch(where, side_effect=RuntimeError("lost")):
         assert send(caller, route, things, "once").status_code == 500
     changed = {table for table, digest in snapshot().items() if digest != before[table]}

@@ -144,5 +144,5 @@ def test_one_that_takes_more_is_seen(expression, flags, use):
 
 def test_every_expression_of_the_source_is_found():
     places = {each.place.partition(":")[0] for each in ALL}
-    assert {"connections/providers/markup.py", "meshes/buffering.py", "workspaces/strictjson.py"} <= places
+    assert {"connections/providers/markup.py", "meshes/buffering.py", "meshes/kit/strictjson.py"} <= places
     assert len(ALL) > 90

@@ -11,12 +11,12 @@ import pytest
 from django.db import connection
 from psycopg2 import OperationalError
 
-from connections import resealing, vault
-from connections.sealing_keys import is_strong, is_well_formed
 from tests.connections.conftest import key_named, use_keys  # noqa: F401
 from tests.e2e.test_docs import Block, blocks_of
 from tests.factories import make_connection, make_workspace
 from tests.polling import eventually
+from workspaces.vault import resealing, vault
+from workspaces.vault.sealing_keys import is_strong, is_well_formed
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGE = Path("docs/rotation.md")

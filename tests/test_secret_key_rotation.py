@@ -11,14 +11,15 @@ from django.core import signing
 from django.test import Client, RequestFactory
 
 from connections.oauth import authorize, pages
-from meshes.pages import Cursor
+from meshes.api.pages import Cursor
+from meshes.kit import ids
 from tests.connections.conftest import endpoint, loopback  # noqa: F401
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401
 from tests.connections.oauth.making import opened
 from tests.connections.oauth.test_authorize import come_back, make, person, start
 from tests.connections.oauth.test_pages import link_of, path_of, proof_on
 from tests.workspaces.callers import caller
-from workspaces import guesses, ids
+from workspaces import guesses
 
 pytestmark = pytest.mark.django_db
 PROJECT = Path(__file__).resolve().parent.parent
@@ -152,6 +153,6 @@ def test_nothing_else_is_derived_from_it():
         "connections/oauth/pages.py",
         "connections/oauth/authorize.py",
         "meshes/checks.py",  # whether it is strong
-        "meshes/pages.py",
+        "meshes/api/pages.py",
         "workspaces/guesses.py",
     }

@@ -13,16 +13,17 @@ from django.urls import reverse
 
 from connections.models import Connection
 from connections.providers.base import Outcome, Verdict
-from delivery import dispatch, evaluation, fanout, reopening, settling
+from delivery.dispatch import dispatch, reopening, settling
 from delivery.models import Delivery, Event, Replay
-from meshes.snapshots import snapshot
+from delivery.rules import evaluation, fanout
+from meshes.kit import ids
+from meshes.kit.snapshots import snapshot
 from tests.access_routes import ROUTES
 from tests.access_world import World
 from tests.delivery.api import account
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
 from tests.operators import superuser, words
 from tests.statements import counted_statements
-from workspaces import ids
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

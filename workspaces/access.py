@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from django.db.models import F, Model, Q, QuerySet
 
-from workspaces import ids
+from meshes.kit import ids
 from workspaces.authentication import Identity
 from workspaces.models import Workspace
 

@@ -11,8 +11,8 @@ class WorkspacesConfig(AppConfig):
         from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
         from django.core.signals import request_finished
 
+        from meshes.console import logins
         from workspaces import cors, usage
-        from workspaces.operators import logins
 
         check_request_enabled.connect(cors.is_allowed, dispatch_uid="workspaces.cors")
         request_finished.connect(usage.write_pending, dispatch_uid="workspaces.usage")

@@ -8,7 +8,8 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import APIException, AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
-from workspaces import addresses, ids, keyring, keys, limits, tokens, usage
+from meshes.kit import ids
+from workspaces import addresses, keyring, keys, limits, tokens, usage
 from workspaces.keyring import CredentialError, KeyRecord
 from workspaces.models import ApiKey
 

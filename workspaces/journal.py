@@ -19,8 +19,8 @@ from typing import Any, Literal
 from django.conf import settings
 from django.db import transaction
 
-from workspaces import clock
-from workspaces.durable_files import append_line
+from meshes.kit import clock
+from meshes.kit.durable_files import append_line
 from workspaces.models import JournalEntry
 
 logger = logging.getLogger(__name__)

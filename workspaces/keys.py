@@ -19,7 +19,8 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from workspaces import clock, ids, journal, keyring
+from meshes.kit import clock, ids
+from workspaces import journal, keyring
 from workspaces.keyring import CredentialError, KeyRecord
 from workspaces.models import ApiKey, Workspace
 from workspaces.signing import SigningSecretRefused, signing_secrets

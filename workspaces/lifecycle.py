@@ -7,8 +7,8 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from psycopg2.errorcodes import UNIQUE_VIOLATION
 
+from meshes.kit.database_faults import sqlstate
 from workspaces import directory, journal
-from workspaces.database_faults import sqlstate
 from workspaces.models import Workspace
 from workspaces.signals import workspace_deleted
 

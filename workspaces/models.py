@@ -6,7 +6,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 
-from workspaces import ids
+from meshes.kit import ids
 
 
 class WorkspaceQuerySet(models.QuerySet["Workspace"]):

@@ -6,11 +6,14 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
-from meshes.api import MomentField, OneOfField, PublicIdField, SecretShownField, StrictSerializer, WorkspaceField
-from workspaces import clock, ids, keys
+from meshes.api.fields import OneOfField, PublicIdField, SecretShownField, StrictSerializer
+from meshes.api.searching import MomentField
+from meshes.kit import clock, ids
+from workspaces import keys
 from workspaces.access import EXTERNAL_ID
 from workspaces.authentication import Identity
 from workspaces.cors import ORIGIN
+from workspaces.endpoints import WorkspaceField
 from workspaces.models import ApiKey
 
 MAX_BACKLOG = 10**9

@@ -12,7 +12,8 @@ from typing import Any
 import jwt
 from django.conf import settings
 
-from workspaces import clock, ids, keyring
+from meshes.kit import clock, ids
+from workspaces import keyring
 from workspaces.keyring import CredentialError, KeyRecord
 from workspaces.models import ApiKey
 from workspaces.signing import SigningSecretRefused, signing_secrets

@@ -8,11 +8,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from meshes.api import Endpoint, Page, Problem, QuerySerializer, ShownOnce, TenantViewSet, invalid, once
-from workspaces import clock, ids, keys, lifecycle
+from meshes.api.fields import QuerySerializer
+from meshes.api.pages import Page
+from meshes.api.problems import Problem, invalid
+from meshes.kit import clock, ids
+from workspaces import keys, lifecycle
 from workspaces.access import resolve_workspace, visible_workspaces
+from workspaces.endpoints import Endpoint, TenantViewSet
 from workspaces.keys import IssuedKey
 from workspaces.models import ApiKey, Workspace
+from workspaces.once import ShownOnce, once
 from workspaces.serializers import ApiKeyIn, ApiKeyOut, IssuedKeyOut, RotationIn, WorkspaceIn, WorkspaceOut
 
 _TAKEN = Problem(

@@ -13,7 +13,7 @@ from bench.report import Results
 from bench.rig import Rig
 from bench.systems.api import Api
 from bench.systems.meshes import ENVIRONMENT
-from meshes.children import Child
+from meshes.dev.children import Child
 
 NAME = "start"
 

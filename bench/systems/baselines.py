@@ -11,9 +11,9 @@ from bench.systems import Tenant
 from bench.systems.api import Api, at_once
 from bench.systems.servers import Processes
 from meshes import services
-from meshes.children import run
-from meshes.embedded import free_port
-from meshes.stack import answers_ok
+from meshes.dev.children import run
+from meshes.dev.embedded import free_port
+from meshes.dev.stack import answers_ok
 
 WORKER = ("-P", "threads", "-c", str(services.THREADS["deliver"]), "-l", "WARNING", "--without-gossip")
 

@@ -12,9 +12,9 @@ import psutil
 from bench.rig import Rig
 from bench.systems import Tenant
 from bench.systems.api import Api, at_once
-from meshes.children import log_tail
-from meshes.stack import Stack
-from meshes.stack_folder import StackFolder
+from meshes.dev.children import log_tail
+from meshes.dev.stack import Stack
+from meshes.dev.stack_folder import StackFolder
 
 ENVIRONMENT = {
     "MESHES_OUTBOUND_ALLOW_NETS": "127.0.0.0/8",

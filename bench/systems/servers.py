@@ -3,8 +3,8 @@
 import shutil
 from collections.abc import Mapping
 
-from meshes.children import Child, Program, log_tail, stop_together
-from meshes.embedded import Postgres, Valkey, private_folder
+from meshes.dev.children import Child, Program, log_tail, stop_together
+from meshes.dev.embedded import Postgres, Valkey, private_folder
 
 
 class Processes:

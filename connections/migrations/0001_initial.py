@@ -1,10 +1,10 @@
 import django.contrib.postgres.fields
 import django.db.models.deletion
 import fernet_fields.fields
-import workspaces.ids
+import meshes.kit.ids
 from django.db import migrations, models
 
-from workspaces import partitions
+from meshes.kit import partitions
 
 
 class Migration(migrations.Migration):
@@ -19,7 +19,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='Connection',
             fields=[
-                ('id', models.UUIDField(default=workspaces.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('id', models.UUIDField(default=meshes.kit.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('type', models.CharField(max_length=64)),
                 ('name', models.CharField(max_length=200)),
                 ('config', models.JSONField(default=dict)),
@@ -46,7 +46,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='SealedDocument',
             fields=[
-                ('id', models.UUIDField(default=workspaces.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('id', models.UUIDField(default=meshes.kit.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('kind', models.CharField(max_length=32)),
                 ('version', models.IntegerField()),
                 ('document', fernet_fields.fields.EncryptedTextField()),
@@ -63,7 +63,7 @@ class Migration(migrations.Migration):
         partitions.CreatePartitionedModel(
             name='AccessRecord',
             fields=[
-                ('id', models.UUIDField(default=workspaces.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('id', models.UUIDField(default=meshes.kit.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('owner_kind', models.CharField(max_length=16)),
                 ('owner_id', models.UUIDField()),
                 ('kind', models.CharField(max_length=32)),

@@ -1,5 +1,5 @@
 import django.db.models.deletion
-import workspaces.ids
+import meshes.kit.ids
 from django.db import migrations, models
 
 
@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='OAuthApp',
             fields=[
-                ('id', models.UUIDField(default=workspaces.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('id', models.UUIDField(default=meshes.kit.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('type', models.CharField(max_length=64)),
                 ('client_id', models.CharField(max_length=255)),
                 ('secret_hint', models.CharField(help_text='A mask to show; never the secret.', max_length=16)),
@@ -50,7 +50,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='OAuthState',
             fields=[
-                ('id', models.UUIDField(default=workspaces.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('id', models.UUIDField(default=meshes.kit.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('state_hash', models.CharField(help_text='SHA-256 of the state; hexadecimal.', max_length=64, unique=True)),
                 ('session', models.CharField(help_text='key:<id of an API key> or browser:<hash of a cookie>.', max_length=80)),
                 ('client_id', models.CharField(max_length=255)),

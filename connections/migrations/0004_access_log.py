@@ -1,6 +1,6 @@
 from django.db import migrations, models
 
-from workspaces import partitions
+from meshes.kit import partitions
 
 REFUSE = """
 CREATE FUNCTION access_records_stay() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -23,16 +23,17 @@ from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.urls import reverse
 
-from connections import lifecycle, providers, vault
+from connections import lifecycle, providers
 from connections.credentials import KEY_MISSING_WORDS
 from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import grants, tokens
 from connections.oauth.tokens import NoTokenError
 from connections.providers.base import Granted, InvalidFields, OAuth, Provider
-from connections.secret import MASK
-from workspaces import clock, ids
+from meshes.kit import clock, ids
 from workspaces.authentication import Identity
 from workspaces.models import ApiKey
+from workspaces.vault import vault
+from workspaces.vault.secret import MASK
 
 NOT_AUTHORIZABLE, REFUSED = "not_authorizable", "refused"
 OVER_TITLE = "This authorization is no longer valid"

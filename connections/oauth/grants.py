@@ -16,14 +16,15 @@ from django.db import transaction
 from django.db.models import F
 from django.urls import reverse
 
-from connections import providers, vault
+from connections import providers
 from connections.credentials import open_document
 from connections.models import Connection, OAuthApp, OAuthGrant, OAuthState
 from connections.oauth import tokens
 from connections.oauth.tokens import Client, NoTokenError, Tokens
 from connections.providers.base import Provider
-from connections.secret import Secret
-from workspaces.clock import database_now
+from meshes.kit.clock import database_now
+from workspaces.vault import vault
+from workspaces.vault.secret import Secret
 
 logger = logging.getLogger(__name__)
 

@@ -33,8 +33,9 @@ from connections import outside, providers
 from connections.models import Connection, OAuthGrant
 from connections.oauth import authorize
 from connections.oauth.authorize import NOT_AUTHORIZABLE, AuthorizationError
-from connections.recording import record_action
-from workspaces import clock, limits, security_log
+from meshes.kit import clock
+from workspaces import limits, security_log
+from workspaces.vault.recording import record_action
 
 # --- connect links --------------------------------------------------------------------------------------------------
 

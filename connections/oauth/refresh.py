@@ -21,16 +21,18 @@ from django.db import Error, close_old_connections, transaction
 from django.db import connection as database
 from django.db.models import F
 
-from connections import lifecycle, origins, outbound, providers, vault
+from connections import lifecycle, origins, outbound, providers
 from connections.credentials import hints_of, verdict_on
 from connections.models import Connection, OAuthGrant
 from connections.oauth import grants, tokens
 from connections.oauth.tokens import Client, NoTokenError, Tokens, ended, unavailable
 from connections.providers.base import Provider, Verdict, reauthorize
-from workspaces import ids, installation
-from workspaces.clock import Reading, database_now
-from workspaces.database_faults import Fault, fault_of
+from meshes.kit import ids
+from meshes.kit.clock import Reading, database_now
+from meshes.kit.database_faults import Fault, fault_of
+from workspaces import installation
 from workspaces.installation import NOT_HELD
+from workspaces.vault import vault
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from connections.providers.base import (
 )
 from connections.providers.oauth import FIELD_IN_URL
 from connections.providers.vendor import read_object
-from connections.secret import Secret
+from workspaces.vault.secret import Secret
 
 # --- apps -----------------------------------------------------------------------------------------------------------
 

@@ -18,21 +18,15 @@ from connections import lifecycle, outside, providers
 from connections.models import Connection
 from connections.oauth import authorize, grants, pages
 from connections.oauth.authorize import AuthorizationError, redirect_uri
-from connections.secret import Secret
 from connections.serializers import ConnectionOut
-from meshes.api import (
-    Endpoint,
-    Problem,
-    PublicIdField,
-    SecretShownField,
-    ShownOnce,
-    StrictSerializer,
-    TenantViewSet,
-    once,
-)
-from workspaces import ids
+from meshes.api.fields import PublicIdField, SecretShownField, StrictSerializer
+from meshes.api.problems import Problem
+from meshes.kit import ids
 from workspaces.access import resolve_workspace
+from workspaces.endpoints import Endpoint, TenantViewSet
 from workspaces.models import Workspace
+from workspaces.once import ShownOnce, once
+from workspaces.vault.secret import Secret
 
 
 class AuthorizationOut(serializers.Serializer[Any]):

@@ -30,7 +30,7 @@ from connections.providers.verdicts import (
     uncertain,
     with_known_end,
 )
-from connections.secret import Secret
+from workspaces.vault.secret import Secret
 
 __all__ = [
     "CLIENT_CREDENTIALS",

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from workspaces.spelling import none_of
+from meshes.kit.spelling import none_of
 
 FieldType = Literal["string", "url", "integer", "number", "boolean", "select", "headers"]
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from connections.metering import Meter
+from meshes.kit.metering import Meter
 
 _URL = re.compile(r"https?://[^\s<>()\[\]|*`\\]+")
 _MARKS = "`*_~|[]<>"

@@ -33,7 +33,7 @@ from connections.providers.verdicts import (
     uncertain,
     with_known_end,
 )
-from workspaces.jsonpaths import split_path
+from meshes.kit.jsonpaths import split_path
 
 MAX_MESSAGE = 300
 """Characters of a vendor's message that are shown."""

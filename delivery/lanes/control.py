@@ -13,7 +13,7 @@ All keys of a ring begin with ``meshes:lanes:{<ring>}:`` and are made and remove
 | ``ring:<workspace>`` | sorted set | lanes of the workspace that are ready, by turn | there are such lanes |
 | ``leases`` | sorted set | ``<lane> <message id>`` by the end of the lease (µs) | messages are leased |
 | ``shortened`` | hash | lease → the end that its holder knows, after the clock was set back | such leases last |
-| ``owners`` | hash | ``<lane> <message id>`` → the worker's session (`delivery.sessions`) | its leases last |
+| ``owners`` | hash | ``<lane> <message id>`` → the worker's session (`delivery.dispatch.sessions`) | its leases last |
 | ``asleep`` | sorted set | paused lanes; lanes and buckets (``@<name>``) out of tokens; by the end | anybody sleeps |
 | ``paused`` | set | those that sleep because of a pause | lanes are paused |
 | ``windows`` | hash | lane → how many of its messages may be in flight | busy lanes that started slowly go on well |

@@ -1,8 +1,8 @@
 import django.db.models.deletion
-import workspaces.ids
+import meshes.kit.ids
 from django.db import migrations, models
 
-from workspaces import partitions
+from meshes.kit import partitions
 
 ROUTING_STAMPS = """
 CREATE FUNCTION move_routing_stamps(workspaces uuid[]) RETURNS void LANGUAGE sql AS $$
@@ -71,7 +71,7 @@ class Migration(migrations.Migration):
         partitions.CreatePartitionedModel(
             name='Event',
             fields=[
-                ('id', models.UUIDField(default=workspaces.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('id', models.UUIDField(default=meshes.kit.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('type', models.CharField(max_length=128)),
                 ('api_key_id', models.UUIDField(null=True)),
                 ('payload_bytes', models.IntegerField()),
@@ -104,7 +104,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='Replay',
             fields=[
-                ('id', models.UUIDField(default=workspaces.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('id', models.UUIDField(default=meshes.kit.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('filter', models.JSONField(default=dict)),
                 ('status', models.CharField(choices=[('running', 'Running'), ('completed', 'Completed'), ('cancelled', 'Cancelled')], default='running', max_length=16)),
                 ('total', models.BigIntegerField(default=0)),
@@ -126,7 +126,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='Rule',
             fields=[
-                ('id', models.UUIDField(default=workspaces.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('id', models.UUIDField(default=meshes.kit.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('event', models.CharField(help_text='Exact, `lead.*` or `*`.', max_length=128)),
                 ('filter', models.JSONField(blank=True, null=True)),
                 ('mapping', models.JSONField(blank=True, null=True)),
@@ -192,7 +192,7 @@ class Migration(migrations.Migration):
         partitions.CreatePartitionedModel(
             name='Attempt',
             fields=[
-                ('id', models.UUIDField(default=workspaces.ids.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('id', models.UUIDField(default=meshes.kit.ids.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('number', models.IntegerField()),
                 ('started_at', models.DateTimeField()),
                 ('duration_ms', models.IntegerField(null=True)),

@@ -8,7 +8,7 @@ import pytest
 from bench.load import FIRST_NUMBER, Answers, Load, Spec, Template
 from bench.receiver import Receiver, parse
 from bench.systems import Tenant, bulk, single
-from meshes.embedded import free_port
+from meshes.dev.embedded import free_port
 
 
 @pytest.fixture(scope="module")

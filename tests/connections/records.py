@@ -9,7 +9,7 @@ from typing import Any
 from django.db import connection
 
 from connections.models import AccessRecord
-from workspaces import ids, partitions
+from meshes.kit import ids, partitions
 
 TABLE = "access_records"
 

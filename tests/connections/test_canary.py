@@ -18,15 +18,16 @@ from django.test import override_settings
 from connections import lifecycle, providers
 from connections.models import AccessRecord, Connection, SealedDocument
 from connections.providers.vendor import CHECK_MAPPING
-from delivery import dispatch, publishing, settling
+from delivery.dispatch import dispatch, settling
+from delivery.lanes import publishing
 from delivery.models import Attempt, Delivery, Event
+from meshes.kit import ids
 from tests.connections import echoing
 from tests.connections.canaries import PASSWORD, TOKEN, dump, echo, forms, found
 from tests.factories import make_deliveries, make_rule, make_workspace
 from tests.operators import superuser
 from tests.receivers import Receiver, receiver
 from tests.workspaces.callers import caller, post
-from workspaces import ids
 from workspaces.models import IdempotencyRecord
 
 pytestmark = pytest.mark.django_db

@@ -6,7 +6,7 @@ import pytest
 
 from connections.masking import QuotedSecret, Redactor
 from connections.messages import Request
-from connections.secret import MASK, Secret
+from workspaces.vault.secret import MASK, Secret
 
 CANARY = 'canary "1/2"'
 CREDENTIALS = {"token": Secret(CANARY), "previous": [{"secret": Secret("whsec_YWJjZGVmZ2hpamts")}], "count": 3}

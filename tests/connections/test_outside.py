@@ -159,7 +159,7 @@ SOURCES = [
 CALLERS = {
     ("connections/probing.py", "send"),  # tests and options: `outside.place_of`, in `connections.views` and `.options`
     ("connections/oauth/tokens.py", "_send"),  # tokens, details, revocation: below
-    ("delivery/conversing.py", "_call"),  # workers
+    ("delivery/dispatch/conversing.py", "_call"),  # workers
 }
 EXCHANGES = {
     ("connections/oauth/authorize.py", "by_code"),  # the callback, in its place

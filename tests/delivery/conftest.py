@@ -3,7 +3,7 @@
 import pytest
 from django.conf import settings
 
-from delivery import backlog
+from delivery.events import backlog
 from tests.delivery.api import Caller, account
 from tests.receivers import receiver
 

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 from django.db import transaction
 
-from delivery import fanout, setting_aside, tasks
-from delivery.ingest import LARGE_CHARACTERS
+from delivery import tasks
+from delivery.events import setting_aside
+from delivery.events.ingest import LARGE_CHARACTERS
+from delivery.rules import fanout
 
 
 def sleep_by(monkeypatch, sleep):

@@ -8,8 +8,9 @@ import pytest
 
 from connections import providers
 from connections.outbound.room import PLACES, Room
-from delivery import dispatch, fanout, preview, settling
+from delivery.dispatch import dispatch, settling
 from delivery.models import Attempt, Delivery
+from delivery.rules import fanout, preview
 from delivery.serializers import AttemptOut
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 

@@ -14,14 +14,16 @@ from django.test import Client
 from connections import lifecycle
 from connections.models import Connection, ConnectionHealth
 from connections.oauth import authorize
-from delivery import dispatch, replay, settling, steering, sweep
+from delivery.dispatch import dispatch, replay, settling, sweep
+from delivery.dispatch.reopening import ORIGINAL, Terms
+from delivery.lanes import steering
 from delivery.models import Delivery, Replay, Unrouted
-from delivery.reopening import ORIGINAL, Terms
-from meshes.signin.models import OperatorSession
+from meshes.console.signin.models import OperatorSession
+from meshes.kit import clock
+from meshes.kit.clock import database_now
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
 from tests.operators import superuser
-from workspaces import clock, idempotency, keys
-from workspaces.clock import database_now
+from workspaces import idempotency, keys
 from workspaces.idempotency import Answer
 from workspaces.keyring import CredentialError
 from workspaces.models import IdempotencyRecord

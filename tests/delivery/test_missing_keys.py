@@ -8,7 +8,7 @@ import pytest
 from connections import probing, recovering
 from connections.credentials import KEY_MISSING_WORDS, REFUSED_WORDS
 from connections.models import AccessRecord, Connection, SealedDocument
-from delivery import connection_health, sweep
+from delivery.dispatch import connection_health, sweep
 from tests.connections.conftest import use_keys  # noqa: F401
 from tests.delivery.test_dispatch import attempts_of, deliver, health_of, make_due
 from tests.factories import make_connection, make_deliveries, make_workspace

@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import connection, connections
 
-from delivery import dispatch, fanout, retention
-from delivery.ingest import NewEvent, insert_events
+from delivery.dispatch import dispatch, retention
+from delivery.events.ingest import NewEvent, insert_events
 from delivery.models import Delivery
+from delivery.rules import fanout
+from meshes.kit import partitions
+from meshes.kit.partitions import Partition
 from tests.factories import make_connection, make_rule, make_workspace
 from tests.polling import eventually
-from workspaces import partitions
-from workspaces.partitions import Partition
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from delivery import dispatch, settling
+from delivery.dispatch import dispatch, settling
 from delivery.models import Delivery
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import authorized

@@ -8,9 +8,9 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from delivery.models import Delivery, Event
+from meshes.kit import partitions
 from tests.delivery.api import account, tenant
 from tests.factories import make_connection, make_rule, make_workspace
-from workspaces import partitions
 
 pytestmark = pytest.mark.django_db
 

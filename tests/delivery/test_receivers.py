@@ -6,7 +6,7 @@ import pytest
 
 from connections import lifecycle
 from connections.models import ConnectionHealth
-from delivery import steering
+from delivery.lanes import steering
 from tests.factories import make_connection, make_workspace
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_client")]

@@ -8,8 +8,9 @@ from django.utils import timezone
 
 from connections import lifecycle
 from connections.models import Connection, OAuthGrant
-from delivery import dispatch, fanout, settling, sweep
+from delivery.dispatch import dispatch, settling, sweep
 from delivery.models import Attempt, Delivery
+from delivery.rules import fanout
 from tests.connections.oauth.test_at_vendors import agree, every_refreshing, every_vendor, server  # noqa: F401  (a fixture)
 from tests.factories import make_event, make_rule, make_workspace
 

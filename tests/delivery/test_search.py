@@ -7,10 +7,10 @@ from django.db import connection
 
 from delivery.models import Delivery, Event
 from delivery.search import narrow_deliveries, narrow_events
-from meshes import searching
-from meshes.api import Problem
-from meshes.searching import first_id_at
-from workspaces import ids, partitions
+from meshes.api import searching
+from meshes.api.problems import Problem
+from meshes.api.searching import first_id_at
+from meshes.kit import ids, partitions
 
 pytestmark = pytest.mark.django_db
 

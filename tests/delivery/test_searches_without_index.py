@@ -16,7 +16,7 @@ from delivery.search import (
     narrow_deliveries,
     narrow_events,
 )
-from workspaces import ids, partitions
+from meshes.kit import ids, partitions
 
 pytestmark = pytest.mark.django_db
 

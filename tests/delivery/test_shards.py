@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from delivery import publishing, steering, sweep
+from delivery.dispatch import sweep
+from delivery.lanes import publishing, steering
+from meshes.kit import ids
 from tests.delivery.lanes.valkey import PrivateValkey
 from tests.factories import make_connection, make_deliveries, make_event, make_workspace
-from workspaces import ids
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 

@@ -10,8 +10,8 @@ from django.db import connection
 
 from delivery.management.commands import size
 from delivery.models import Event
+from meshes.kit import clock, partitions
 from tests.factories import make_workspace
-from workspaces import clock, partitions
 
 pytestmark = pytest.mark.django_db
 

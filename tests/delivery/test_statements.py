@@ -7,8 +7,11 @@ import pytest
 from django.db import connection, connections
 
 from connections.providers.base import Outcome, Verdict
-from delivery import backlog, dispatch, evaluation, settling, tasks
+from delivery import tasks
+from delivery.dispatch import dispatch, settling
+from delivery.events import backlog
 from delivery.models import Attempt, Delivery, Event, Unrouted
+from delivery.rules import evaluation
 from tests.delivery.api import account, tenant
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
 from tests.receivers import Answer

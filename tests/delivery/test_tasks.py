@@ -8,13 +8,14 @@ from django.db import Error, OperationalError, connection, transaction
 
 from connections.models import Connection
 from connections.providers.base import Outcome, Verdict
-from delivery import dispatch, settling, tasks
+from delivery import tasks
+from delivery.dispatch import dispatch, settling
 from delivery.lanes import lease
 from delivery.models import Attempt, Delivery, WorkerSession
+from meshes.kit import partitions
 from tests.delivery.groups import Direct, sleep_by
 from tests.factories import lapse_lease, make_connection, make_deliveries, make_workspace
 from tests.faults import raise_sqlstate
-from workspaces import partitions
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 

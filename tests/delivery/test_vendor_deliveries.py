@@ -9,9 +9,11 @@ from connections import providers
 from connections.masking import SHORTEST_NEEDLE
 from connections.models import Connection
 from connections.outbound import DELIVERY_BODY_LIMIT
-from delivery import dispatch, fanout, settling, steering
-from delivery.conversing import STEP_BODY_BYTES
+from delivery.dispatch import dispatch, settling
+from delivery.dispatch.conversing import STEP_BODY_BYTES
+from delivery.lanes import steering
 from delivery.models import Attempt, Delivery, RoutingLedger
+from delivery.rules import fanout
 from meshes.dev.vendors.registry import VENDORS
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from tests.receivers import Answer

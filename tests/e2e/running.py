@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import requests
 
-from meshes.children import DIE_WITH_PARENT
-from meshes.stack_folder import processes_of_run
+from meshes.dev.children import DIE_WITH_PARENT
+from meshes.dev.stack_folder import processes_of_run
 from tests.polling import eventually, patient
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -18,9 +18,9 @@ import psutil
 import psycopg2
 import pytest
 
-from meshes.binaries import postgres_binaries
-from meshes.children import Child, stop_together
-from meshes.embedded import EmbeddedServers, Postgres, private_folder
+from meshes.dev.binaries import postgres_binaries
+from meshes.dev.children import Child, stop_together
+from meshes.dev.embedded import EmbeddedServers, Postgres, private_folder
 from tests.e2e.running import OURS, PROJECT, RunningUp
 from tests.polling import eventually, patient
 from tests.receivers import Answer, receiver

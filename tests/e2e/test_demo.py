@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from meshes.demo.proof import is_isolated
+from meshes.dev.demo.proof import is_isolated
 from tests.e2e.running import OURS, PROJECT
 from tests.polling import patient
 

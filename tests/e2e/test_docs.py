@@ -27,14 +27,14 @@ from django.db import connection as database
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from connections.models import Connection, ConnectionHealth
-from delivery import connection_health, waiting
-from delivery.admin import wording
+from delivery.dispatch import connection_health, waiting
+from delivery.dispatch.reopening import CURRENT, ORIGINAL
+from delivery.events.setting_aside import CAUSES
 from delivery.models import Replay
-from delivery.reopening import CURRENT, ORIGINAL
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES
 from delivery.serializers import ROUTING_RESULTS
-from delivery.setting_aside import CAUSES
-from meshes.embedded import EmbeddedServers, free_port
+from meshes.console import wording
+from meshes.dev.embedded import EmbeddedServers, free_port
 from tests.e2e.running import OURS, PROJECT, RunningUp
 from tests.polling import eventually, patient
 from workspaces.keys import SCOPES

@@ -16,7 +16,7 @@ PATIENCE_SECONDS = 300.0
 pytestmark = [
     pytest.mark.fault,
     pytest.mark.skipif(
-        os.geteuid() != 0, reason="only root mounts a volume; tests/meshes/test_full_volume.py has the parts"
+        os.geteuid() != 0, reason="only root mounts a volume; tests/meshes/dev/test_full_volume.py has the parts"
     ),
 ]
 

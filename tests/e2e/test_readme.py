@@ -12,7 +12,7 @@ import sys
 import psutil
 import pytest
 
-from meshes.embedded import free_port
+from meshes.dev.embedded import free_port
 from tests.e2e.running import OURS, PROJECT
 from tests.polling import eventually, patient
 

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit, urlunsplit
 import requests
 from hypothesis import strategies as st
 
-from connections import mapping, providers, shaping
+from connections import providers
 from connections.messages import Request, Response
 from connections.providers.base import Action, Exchange, Provider, Unsendable
+from delivery.rules import mapping, shaping
 from meshes.dev.vendors.server import VendorServer
 from tests.connections.providers.exchanges import EVENT
 from tests.connections.providers.shipments import as_secrets, shipment

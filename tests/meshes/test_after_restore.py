@@ -9,11 +9,13 @@ from django.db import connection
 
 from connections import lifecycle as connections
 from connections.models import Connection, OAuthGrant, SealedDocument
-from delivery import dispatch, erasure
+from delivery.dispatch import dispatch
+from delivery.events import erasure
 from delivery.models import Attempt, Delivery, Payload
-from meshes.signin.models import OperatorSession
+from meshes.console.signin.models import OperatorSession
+from meshes.kit import clock, ids
 from tests.factories import make_connection, make_deliveries, make_workspace
-from workspaces import clock, ids, installation, keys
+from workspaces import installation, keys
 from workspaces import lifecycle as workspaces
 from workspaces.models import ApiKey, Installation, Workspace
 

@@ -7,15 +7,16 @@ import pytest
 from django.db import OperationalError, connection
 from django.test import Client
 
-from connections import stored_keys, vault
 from connections.models import AccessRecord
-from delivery import sweep
+from delivery.dispatch import sweep
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, SweepRun, Unrouted
 from meshes import health
+from meshes.kit import partitions
 from tests.connections.conftest import use_keys  # noqa: F401
 from tests.factories import make_connection, make_event, make_workspace
-from workspaces import installation, partitions
+from workspaces import installation
 from workspaces.models import JournalEntry
+from workspaces.vault import stored_keys, vault
 
 
 def ready():

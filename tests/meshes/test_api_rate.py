@@ -9,13 +9,14 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from meshes import searching
-from meshes.problems import Problem
-from meshes.searching import TURN_SECONDS, bounded_search
+from meshes.api import searching
+from meshes.api.problems import Problem
+from meshes.api.searching import TURN_SECONDS, bounded_search
+from meshes.kit import ids
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.polling import eventually
 from tests.workspaces.callers import bearer, caller, issue, post
-from workspaces import ids, limits
+from workspaces import limits
 from workspaces.buckets import Bucket
 
 pytestmark = pytest.mark.django_db

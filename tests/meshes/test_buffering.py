@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from meshes import buffering, services
 from meshes.buffering import Framing
-from meshes.embedded import free_port
+from meshes.dev.embedded import free_port
 from meshes.headers import HEADERS
 from tests.meshes.echoing import LARGE
 from tests.polling import eventually

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from django.core.checks import WARNING, Error, Tags, run_checks
 
-from connections.sealing_keys import is_strong, is_well_formed
 from meshes import checks
+from workspaces.vault.sealing_keys import is_strong, is_well_formed
 
 pytestmark = pytest.mark.django_db  # one of the checks asks it by which role it is reached
 

@@ -9,8 +9,8 @@ import pytest
 from kombu.connection import Connection
 
 from meshes import clear_text
+from meshes.dev.stack_folder import PROJECT
 from meshes.environment import envdatabase
-from meshes.stack_folder import PROJECT
 
 LOCAL = "redis://:password@127.0.0.1:6379/0"
 

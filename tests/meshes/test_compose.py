@@ -17,11 +17,12 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from connections import probing
-from delivery import dispatch, retention
+from delivery.dispatch import dispatch, retention
 from delivery.management.commands import sweep
-from meshes import checks, searching, services
-from meshes.binaries import valkey_binary
-from meshes.embedded import free_port
+from meshes import checks, services
+from meshes.api import searching
+from meshes.dev.binaries import valkey_binary
+from meshes.dev.embedded import free_port
 from meshes.environment import SECRETS
 from tests.polling import eventually
 

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
-from meshes import embedded
-from meshes.stack import SUPERUSER_WORDS, Stack
-from meshes.stack_folder import PROJECT, StackFolder
+from meshes.dev import embedded
+from meshes.dev.stack import SUPERUSER_WORDS, Stack
+from meshes.dev.stack_folder import PROJECT, StackFolder
 from tests.meshes.test_embedded import running_postgres, scalar
 from tests.polling import eventually
 

@@ -3,7 +3,7 @@
 import pytest
 from django.test import Client, RequestFactory
 
-from meshes.problems import handler500
+from meshes.api.problems import handler500
 from tests.operators import operator, superuser, words
 
 pytestmark = pytest.mark.django_db

@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.db import connection as database
 
 from meshes import services
-from meshes.embedded import free_port
+from meshes.dev.embedded import free_port
 from meshes.headers import HEADERS
 from tests.polling import patient
 from tests.processes import serving

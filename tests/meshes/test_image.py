@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from meshes import services
-from meshes.stack_folder import PROJECT
+from meshes.dev.stack_folder import PROJECT
 from tools import locked
 
 LINES = (PROJECT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
@@ -92,12 +92,12 @@ def test_its_version_is_the_projects():
 
 def test_it_has_the_license_and_no_stack_of_its_own():
     files = copied()
-    assert {"LICENSE", "manage.py", "meshes/wsgi.py", "meshes/celery.py", "connections/vault.py"} <= files
+    assert {"LICENSE", "manage.py", "meshes/wsgi.py", "meshes/celery.py", "workspaces/vault/vault.py"} <= files
     assert {path.split("/")[0] for path in files} == {"LICENSE", "manage.py", *CODE}
     absent = {"binaries", "children", "die_with_parent", "embedded", "stack", "supervisor"}
     assert {f"meshes/{name}.py" for name in absent} & files == set()
     assert {f"meshes/management/commands/{name}.py" for name in ("up", "demo", "provision")} & files == set()
-    assert [path for path in files if path.startswith(("meshes/demo/", "meshes/dev/")) or "test" in path] == []
+    assert [path for path in files if path.startswith(("meshes/dev/demo/", "meshes/dev/")) or "test" in path] == []
 
 
 def test_nothing_of_source_control_or_of_a_developer_reaches_the_builder():

@@ -13,7 +13,7 @@ import requests
 from flower.urls import handlers
 
 from meshes import flower_logins, monitor, services
-from meshes.embedded import free_port
+from meshes.dev.embedded import free_port
 from tests.polling import eventually, patient
 from tests.processes import serving
 

@@ -15,9 +15,9 @@ from flower.urls import handlers
 from tornado.web import HTTPError
 
 from meshes import monitor, services, worker_answers
-from meshes.children import Child, stop_together
-from meshes.embedded import Valkey, free_port
-from meshes.stack import answers_ok
+from meshes.dev.children import Child, stop_together
+from meshes.dev.embedded import Valkey, free_port
+from meshes.dev.stack import answers_ok
 from tests.polling import eventually, patient
 
 CANARY = "canary-4242"

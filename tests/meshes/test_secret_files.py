@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from meshes.dev.stack_folder import PROJECT
 from meshes.environment import SECRETS, read_secret_files
 from meshes.services import SECRETS_OF
-from meshes.stack_folder import PROJECT
 
 SHOW = """
 import json, sys

@@ -12,8 +12,8 @@ from django.db import connection as database
 from django.db import transaction
 
 from meshes import services
-from meshes.embedded import free_port
-from meshes.stack import LOOPBACK
+from meshes.dev.embedded import free_port
+from meshes.dev.stack import LOOPBACK
 from tests.factories import make_connection, make_workspace
 from tests.polling import eventually, patient
 from tests.processes import serving

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from connections.models import Connection
+from meshes.kit import ids
 from tests.factories import make_connection, make_workspace
-from workspaces import ids
 from workspaces.access import UnknownWorkspace, resolve_workspace, scope, visible_workspaces
 from workspaces.authentication import Identity
 from workspaces.models import Workspace

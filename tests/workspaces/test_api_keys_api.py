@@ -4,9 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from meshes.kit import ids
 from tests.factories import make_workspace
 from tests.workspaces.callers import bearer, caller, issue, post
-from workspaces import ids, keys
+from workspaces import keys
 from workspaces.models import ApiKey
 
 PATH = "/api/v1/api-keys"

@@ -9,8 +9,9 @@ import sys
 import pytest
 from django.db import transaction
 
+from meshes.kit import clock, durable_files
 from tests.factories import make_workspace
-from workspaces import clock, durable_files, journal, keys, lifecycle
+from workspaces import journal, keys, lifecycle
 from workspaces.models import ApiKey, JournalEntry
 
 
@@ -60,7 +61,7 @@ def test_a_line_that_does_not_fit_leaves_nothing(tmp_path, monkeypatch):
 def test_processes_that_write_at_once_mix_no_lines(tmp_path):
     path = tmp_path / "lines"
     code = (
-        "import sys; from workspaces.durable_files import append_line\n"
+        "import sys; from meshes.kit.durable_files import append_line\n"
         "for n in range(50): append_line(sys.argv[1], sys.argv[2] * 3000)"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path), letter]) for letter in "abc"]

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from connections.models import SealedDocument
+from meshes.kit import ids
 from tests.factories import make_workspace
 from tests.polling import eventually
 from tests.workspaces.callers import issue, why_refused
-from workspaces import ids, keyring, keys
+from workspaces import keyring, keys
 from workspaces.models import ApiKey
 
 FORM = re.compile(r"mesh_live_[0-9a-z]{26}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}")

@@ -6,9 +6,10 @@ import time
 import pytest
 import redis
 
+from meshes.kit import ids
 from tests.factories import make_workspace
 from tests.polling import eventually
-from workspaces import ids, limits
+from workspaces import limits
 from workspaces.buckets import LocalBuckets, per_minute, per_second
 from workspaces.limits import SharedBuckets, SharedTurns
 

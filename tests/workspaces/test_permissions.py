@@ -3,7 +3,7 @@
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from meshes.api import Endpoint
+from workspaces.endpoints import Endpoint
 from workspaces.permissions import accepted_scopes
 
 

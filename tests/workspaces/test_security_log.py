@@ -10,9 +10,10 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client, RequestFactory
 
+from meshes.kit import ids
 from tests.factories import make_connection, make_workspace
 from tests.workspaces.callers import issue
-from workspaces import ids, keyring, keys, limits, security_log
+from workspaces import keyring, keys, limits, security_log
 
 PASSWORD = "correct horse battery staple"
 PATH = "/api/v1/workspaces"

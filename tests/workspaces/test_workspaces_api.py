@@ -2,9 +2,9 @@
 
 import pytest
 
+from meshes.kit import ids
 from tests.factories import make_workspace
 from tests.workspaces.callers import caller, post
-from workspaces import ids
 from workspaces.models import Workspace
 from workspaces.signals import workspace_deleted
 

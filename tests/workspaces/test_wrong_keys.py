@@ -3,8 +3,9 @@
 import pytest
 from django.test import Client
 
+from meshes.kit import ids
 from tests.workspaces.callers import issue
-from workspaces import ids, keyring, keys, limits
+from workspaces import keyring, keys, limits
 
 PATH = "/api/v1/workspaces"
 

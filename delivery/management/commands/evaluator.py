@@ -1,4 +1,4 @@
-"""`manage.py evaluator FD`: a worker's process for heavy events, see `delivery.evaluator`. Nobody else runs it."""
+"""`manage.py evaluator FD`: a worker's process for heavy events, see `delivery.rules.evaluator`. Nobody else runs it."""
 
 from argparse import ArgumentParser
 from multiprocessing.connection import Connection
@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from delivery import evaluator
+from delivery.rules import evaluator
 
 
 class Command(BaseCommand):

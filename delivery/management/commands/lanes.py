@@ -18,12 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from connections.models import Connection
-from delivery import steering
+from delivery.lanes import steering
 from delivery.lanes.names import RINGS
 from delivery.lanes.survey import MOST_LOOKED_AT, NamedStats, Survey, survey
-from workspaces.database_faults import describe
+from meshes.console.finding import as_uuid
+from meshes.kit.database_faults import describe
 from workspaces.models import Workspace
-from workspaces.operators.finding import as_uuid
 
 PLAIN_WIDTH = 140
 """Columns where the output is no terminal."""

@@ -8,9 +8,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
-from delivery import retention
+from delivery.dispatch import retention
 from delivery.models import Event, event_time
-from workspaces import clock, partitions
+from meshes.kit import clock, partitions
 
 LARGEST_OTHERS = 5
 LEAST_DAYS = 1 / 24

@@ -12,8 +12,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
-from delivery import sweep
-from delivery.sessions import DIRECT
+from delivery.dispatch import sweep
+from delivery.dispatch.sessions import DIRECT
 from delivery.warm import warm_up
 from workspaces import installation
 

@@ -8,11 +8,12 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
-from connections import access_log
-from delivery import restoring
-from delivery.restoring import Applied, Question, State
-from workspaces import clock, ids, installation
+from delivery.dispatch import restoring
+from delivery.dispatch.restoring import Applied, Question, State
+from meshes.kit import clock, ids
+from workspaces import installation
 from workspaces.models import Installation
+from workspaces.vault import access_log
 
 DID = {
     "erased": "events erased",

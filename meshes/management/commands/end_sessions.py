@@ -6,7 +6,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError
 
-from meshes.signin.models import OperatorSession
+from meshes.console.signin.models import OperatorSession
 from workspaces import security_log
 
 

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.management.commands import migrate
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from delivery.sessions import DIRECT
+from delivery.dispatch.sessions import DIRECT
 from workspaces import installation
 
 LOCK = "meshes migrate"

@@ -7,8 +7,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from connections import resealing, sealing, stored_keys
-from meshes.signin import factors
+from meshes.console.signin import factors
+from workspaces.vault import resealing, sealing, stored_keys
 
 MOST_NAMED = 1_000
 ACTOR = "manage.py rotate_encryption_keys"

@@ -7,8 +7,8 @@ import pytest
 
 from connections import providers
 from connections.oauth.tokens import Client
-from connections.secret import Secret
 from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Vendor, serving
+from workspaces.vault.secret import Secret
 
 EXTRA = ["instanced", "rotating"]
 

@@ -6,13 +6,13 @@ from typing import Any
 from django.db import connection as database
 
 from connections import credentials as keeping
-from connections import vault
 from connections.models import Connection
 from connections.oauth import grants, tokens
 from connections.oauth.refresh import Need
 from connections.providers.base import OAuth
 from tests.connections.oauth.vendor import CLIENT_ID, Vendor
 from tests.factories import make_connection, make_workspace
+from workspaces.vault import vault
 
 
 def authorized(

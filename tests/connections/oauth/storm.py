@@ -38,7 +38,7 @@ def prepare(plan: dict[str, Any]) -> None:
     from connections import providers
     from connections.oauth import refresh
     from connections.oauth.tokens import Client
-    from connections.secret import Secret
+    from workspaces.vault.secret import Secret
 
     settings.MESHES_PROVIDERS = plan["providers"]
     settings.MESHES_OUTBOUND_ALLOW_NETS = ["127.0.0.0/8"]
@@ -53,9 +53,10 @@ def need_token(plan: dict[str, Any], ready: threading.Barrier, outcomes: list[st
     from connections import providers
     from connections.oauth.refresh import Authorization, Need
     from connections.oauth.tokens import NoTokenError
-    from connections.secret import Secret
-    from delivery import tasks, tokens
-    from workspaces.clock import Reading
+    from delivery import tasks
+    from delivery.dispatch import tokens
+    from meshes.kit.clock import Reading
+    from workspaces.vault.secret import Secret
 
     tasks._forbid_database()
     credentials = {key: Secret(value) for key, value in plan["credentials"].items()}

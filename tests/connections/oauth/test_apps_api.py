@@ -6,18 +6,18 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from django.db import IntegrityError, transaction
 
-from connections import resealing, vault
 from connections.models import AccessRecord, OAuthApp, OAuthGrant, SealedDocument
 from connections.oauth import grants
 from connections.oauth.refresh import DIRECT, renew
 from connections.oauth.tokens import NoTokenError
-from connections.secret import Secret
 from tests.connections.oauth.making import authorized, is_somebody_waiting, need_of
 from tests.connections.oauth.test_authorize import authorize, make, start
 from tests.connections.oauth.test_refresh import in_thread
 from tests.factories import make_workspace
 from tests.polling import eventually
 from tests.workspaces.callers import caller
+from workspaces.vault import resealing, vault
+from workspaces.vault.secret import Secret
 
 pytestmark = pytest.mark.django_db
 

@@ -15,13 +15,13 @@ from connections import lifecycle, probing, providers
 from connections.models import OAuthGrant
 from connections.oauth import tokens
 from connections.oauth.tokens import Client
-from connections.secret import Secret
 from meshes.dev.vendors.registry import VENDORS
 from tests.connections.oauth.making import opened
 from tests.connections.oauth.test_refresh import outcomes, storm
 from tests.factories import make_workspace
 from tests.polling import patient
 from tests.workspaces.callers import caller, post
+from workspaces.vault.secret import Secret
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,12 +11,12 @@ from connections import lifecycle
 from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState
 from connections.oauth import authorize as authorizing
 from connections.oauth.refresh import DIRECT, renew
-from connections.secret import Secret
 from tests.connections.oauth.making import authorized, need_of, opened
 from tests.connections.oauth.vendor import CLIENT_ID, Reply, challenge
 from tests.factories import make_connection, make_workspace
 from tests.workspaces.callers import bearer, caller, issue, post
 from workspaces import keys
+from workspaces.vault.secret import Secret
 
 pytestmark = pytest.mark.django_db
 

@@ -11,10 +11,10 @@ from connections.messages import Response
 from connections.oauth import tokens
 from connections.oauth.tokens import Client, NoTokenError, with_cool_down
 from connections.providers.base import Outcome
-from connections.secret import Secret
 from tests.connections.oauth.vendor import CANARY, Gate, Reply
 from tests.connections.providers.shipments import as_secrets
 from tests.receivers import Answer
+from workspaces.vault.secret import Secret
 
 CLIENT = Client("app-1", Secret("canary-client-secret"))
 KEPT = as_secrets({"refresh_token": "canary-refresh-1", "issued_at": "2026-03-04T05:06:07+00:00"})

@@ -8,7 +8,7 @@ from django.db import transaction
 from connections import lifecycle, providers
 from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState, SealedDocument
 from connections.oauth import grants, tokens
-from delivery import deletion
+from delivery.dispatch import deletion
 from tests.connections.oauth.making import authorized, expired, is_somebody_waiting, opened
 from tests.connections.oauth.test_authorize import come_back, start
 from tests.connections.oauth.test_refresh import in_thread, prepared

@@ -7,8 +7,8 @@ import time_machine
 
 from connections import providers
 from connections.oauth.refresh import Authorization
+from meshes.kit.clock import Reading, database_now
 from tests.connections.oauth.making import authorized, expired, need_of, opened
-from workspaces.clock import Reading, database_now
 
 pytestmark = pytest.mark.django_db
 

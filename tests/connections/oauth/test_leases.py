@@ -6,17 +6,19 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import IntegrityError, transaction
 
-from connections import lifecycle, vault
+from connections import lifecycle
 from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState, SealedDocument
 from connections.oauth import grants, refresh
 from connections.oauth.refresh import Busy, Lease, Lost, Need, Renewed
 from connections.oauth.tokens import Tokens, ended, unavailable
 from connections.providers.base import Verdict, disabled
-from connections.secret import Secret
+from meshes.kit import ids
 from tests.connections.oauth.making import authorized, need_of, opened
 from tests.connections.oauth.vendor import CLIENT_ID
 from tests.factories import make_connection, make_workspace
-from workspaces import ids, installation
+from workspaces import installation
+from workspaces.vault import vault
+from workspaces.vault.secret import Secret
 
 pytestmark = pytest.mark.django_db
 

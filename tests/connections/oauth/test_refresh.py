@@ -26,13 +26,13 @@ from connections.oauth import refresh, tokens
 from connections.oauth.refresh import DIRECT, KEEP_SECONDS, Authorization, Lost, Renewed, Steps
 from connections.oauth.tokens import OURS, NoTokenError
 from connections.providers.base import Response, Secret
-from meshes.stack_folder import PROJECT
+from meshes.dev.stack_folder import PROJECT
+from meshes.kit.clock import Reading
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
 from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Gate, Reply
 from tests.factories import make_workspace
 from tests.faults import raise_sqlstate
 from tests.polling import eventually, patient
-from workspaces.clock import Reading
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -8,8 +8,8 @@ from connections import credentials as keeping
 from connections.oauth import tokens
 from connections.oauth.tokens import Client, read_clients
 from connections.providers.base import CLIENT_CREDENTIALS, OAuth
-from connections.secret import Secret
 from tests.connections.providers.shipments import as_secrets
+from workspaces.vault.secret import Secret
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 YEAR = 365 * 86_400.0

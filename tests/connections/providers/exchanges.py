@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from connections import mapping, shaping
 from connections.messages import Request, Response
 from connections.providers.base import Exchange, Provider, Shipment, Verdict
+from delivery.rules import mapping, shaping
 from tests.connections.providers.shipments import as_secrets, shipment
 
 PAYLOAD = {

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from connections import mapping, outbound, providers, shaping
+from connections import outbound, providers
 from connections.providers.base import Exchange, Outcome
+from delivery.rules import mapping, shaping
 from meshes.dev.vendors.registry import VENDORS
 from tests.connections.providers.shipments import as_secrets, shipment
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from connections import catalogue, providers
 from connections.management.commands.write_integration_docs import FOLDER
-from connections.mapping import MappingFailed
 from connections.masking import Redactor
 from connections.messages import ConnectFailed, ConnectionLost, DeadlineExceeded, RefusedAddress, Response, TlsFailed
 from connections.outbound.messages import check_request
@@ -31,9 +30,10 @@ from connections.providers.base import (
     Verdict,
 )
 from connections.providers.vendor import Vendor
+from delivery.rules.mapping import MappingFailed
+from meshes.kit.jsonpaths import split_path
 from tests.connections.providers.exchanges import shaped
 from tests.connections.providers.shipments import as_secrets, shipment
-from workspaces.jsonpaths import split_path
 
 ALL = providers.all()
 ACTIONS = [(provider, action) for provider in ALL for action in provider.actions]

@@ -6,9 +6,9 @@ import pytest
 from connections.messages import Request
 from connections.providers.base import Account, InvalidFields, NotAuthorized, Unsendable
 from connections.providers.customerio import PROVIDER
+from meshes.kit import ids
 from tests.connections.providers.exchanges import judged, reply, shaped
 from tests.connections.providers.shipments import as_secrets, shipment
-from workspaces import ids
 
 ROOT = "https://track.customer.io"
 BASIC = ("authorization", "Basic c2l0ZTprZXk=")

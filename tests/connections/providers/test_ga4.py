@@ -6,9 +6,9 @@ from connections.masking import Redactor
 from connections.messages import ConnectionLost
 from connections.providers.base import InvalidFields, NotAuthorized, Outcome, Unsendable
 from connections.providers.ga4 import PROVIDER
-from connections.secret import MASK
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
 from tests.connections.providers.shipments import PLAIN
+from workspaces.vault.secret import MASK
 
 SECRET = "canary/9f3c&x=1"
 CONFIG = {"measurement_id": "G-ABC1234567"}

@@ -18,7 +18,6 @@ from connections.oauth import tokens
 from connections.oauth.tokens import NoTokenError
 from connections.outbound.urls import parse_url
 from connections.providers.base import Action, Exchange, Field, InvalidFields, Provider, Shipment, Unsendable
-from connections.secret import Secret
 from tests.connections.providers.shipments import shipment
 from tests.connections.providers.test_conformance import (
     ACTIONS,
@@ -28,6 +27,7 @@ from tests.connections.providers.test_conformance import (
     example_config,
     example_credentials,
 )
+from workspaces.vault.secret import Secret
 
 TEXTS = (
     "us", "eu", "us9", "us21", "1", "example", "evil.example.net", "https://evil.example.net", "https://a.pipedrive.com",

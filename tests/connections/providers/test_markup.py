@@ -2,12 +2,12 @@ import time
 
 import pytest
 
-from connections.metering import Meter
 from connections.providers.base import Unsendable
 from connections.providers.discord import PROVIDER as DISCORD
 from connections.providers.markup import ESCAPES, escape_markdown, escape_values
 from connections.providers.slack import PROVIDER as SLACK
 from connections.providers.teams import PROVIDER as TEAMS
+from meshes.kit.metering import Meter
 from tests.connections.providers.exchanges import order
 
 WEBHOOKS = {

@@ -3,10 +3,10 @@ import json
 import pytest
 
 from connections.messages import ConnectionLost, Response
-from connections.metering import Meter
 from connections.providers.base import Account, Choice, InvalidFields, NotAuthorized, Outcome, Unsendable
 from connections.providers.markup import escape_values
 from connections.providers.slack import MAX_TEXT, PROVIDER
+from meshes.kit.metering import Meter
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
 
 URL = "https://hooks.slack.com/services/T00000001/B00000001/canary9f3c0000000000000"

@@ -2,8 +2,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from connections.expressions import compile_expression
-from connections.metering import Meter
 from connections.providers.base import MappingField, Unsendable
 from connections.providers.vendor import (
     FULL_NAME,
@@ -16,6 +14,8 @@ from connections.providers.vendor import (
     typed,
     url_part,
 )
+from delivery.rules.expressions import compile_expression
+from meshes.kit.metering import Meter
 from tests.connections.providers.exchanges import reply
 
 DATE = "Wed, 04 Mar 2026 05:06:07 GMT"

@@ -18,7 +18,7 @@ from kombu.exceptions import BatchPublishError
 
 from delivery.lanes.control import Lanes, RingStats
 from delivery.lanes.events import REST_SECONDS
-from meshes.embedded import free_port
+from meshes.dev.embedded import free_port
 from tests.delivery.lanes.ring import Ring
 from tests.delivery.lanes.valkey import PrivateValkey
 from tests.delivery.lanes.workers import Journal, Publisher, Worker

@@ -8,7 +8,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Q
 from django.utils.dateparse import parse_datetime
 
-from workspaces import clock, ids, keys
+from meshes.kit import clock, ids
+from workspaces import keys
 from workspaces.cors import ORIGIN
 from workspaces.keys import IssuedKey
 from workspaces.models import ApiKey, Workspace

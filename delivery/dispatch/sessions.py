@@ -1,0 +1,202 @@
+"""Worker sessions: how PostgreSQL knows that a worker process is gone, so that what it had leased runs again soon.
+
+Each worker holds an advisory lock in a database session of its own, which dies with the process. A sweeper that finds
+the lock free for a while ends the session (`worker_sessions`), and with it the leases that name it. A worker that only
+lost its connection comes back under a new lock key and goes on in its session, unless that was ended; then it begins
+another. While PostgreSQL does not answer at all, it takes no messages: other workers may still work on them. Behind a
+proxy that pools transactions no lock says anything about a process: there leases lapse, as without.
+"""
+
+import logging
+import secrets
+import select
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import NoReturn
+
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, Error, connection, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from delivery.lanes.lease import is_taking, set_owner, set_taking
+from meshes.kit import ids
+from meshes.kit.database_faults import describe
+from workspaces import installation
+
+logger = logging.getLogger(__name__)
+
+DIRECT = "direct"
+"""The database connection that no pooling proxy may be part of: `MESHES_DIRECT_DATABASE_URL`."""
+GRACE_SECONDS = 6.0
+"""How long a lock may be free before its worker counts as gone: it may just be connecting anew."""
+PING_SECONDS = 2.0
+RECONNECT_SECONDS = 0.5
+RECONNECT_AT_MOST_SECONDS = 2.0
+NOT_DIRECT_SECONDS = 5.0
+"""Between looks whether the connection has become a direct one, and whether PostgreSQL still answers."""
+FIRST_WAIT_SECONDS = 3.0
+NOT_DIRECT_WORDS = "is not a direct connection to PostgreSQL: a proxy that pools connections answers"
+LAPSE_WORDS = "leases of this worker lapse until it has a session again: %s"
+IDLE_WORDS = "this worker takes no messages until PostgreSQL answers it again: %s"
+
+HELD = """EXISTS (
+    SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+    AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+    AND (l.classid::bigint << 32 | l.objid::bigint) = s.lock_key
+)"""
+"""Whether somebody holds the lock of a worker session `s`."""
+
+# --- in a worker ----------------------------------------------------------------------------------------------------
+
+
+class Keeper:
+    """Keeps this process's session, in a thread with a database connection of its own."""
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._id: uuid.UUID | None = None
+        self._is_held = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="worker-session", daemon=True)
+
+    def start(self) -> None:
+        """Begin, and wait a little for the session, so that the first leases have it."""
+        self._thread.start()
+        self._is_held.wait(FIRST_WAIT_SECONDS)
+
+    @property
+    def current(self) -> uuid.UUID | None:
+        """The session, while its lock is held as far as this process can know."""
+        return self._id if self._is_held.is_set() else None
+
+    def _keep(self) -> None:
+        database, failures = connections[DIRECT], 0
+        while True:
+            was_taking = is_taking()
+            try:
+                if self._join(database):
+                    failures, was_taking = 0, True
+                    self._watch(database)
+                rest, why = NOT_DIRECT_SECONDS, f"MESHES_DIRECT_DATABASE_URL {NOT_DIRECT_WORDS}"
+            except Exception as error:  # noqa: BLE001  (whatever it was, the worker is without a session)
+                set_taking(False)  # until it is known whether more than the session is lost
+                rest, why = min(RECONNECT_SECONDS * 2**failures, RECONNECT_AT_MOST_SECONDS), describe(error)
+            self._is_held.clear()
+            set_owner("")
+            database.close()
+            takes = _answers(connections[DEFAULT_DB_ALIAS])
+            if not failures or takes != was_taking:
+                logger.warning(LAPSE_WORDS if takes else IDLE_WORDS, why)
+            set_taking(takes)
+            failures = min(failures + 1, 10)
+            time.sleep(rest)
+
+    def _join(self, database: BaseDatabaseWrapper) -> bool:
+        """Hold a new lock, and go on in the session that there was, or begin one; False without a direct connection."""
+        with database.cursor() as cursor:
+            installation.hold_if_moved(cursor)  # before anything is taken of a database that is new to this process
+        if not is_direct(database):
+            return False
+        key = secrets.randbits(63)
+        with database.cursor() as cursor:
+            # For a host that vanishes without a word: PostgreSQL misses it within about 5 s. No effect on Unix sockets.
+            cursor.execute("SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3")
+            cursor.execute("SELECT pg_advisory_lock(%s)", [key])
+            cursor.execute(
+                "UPDATE worker_sessions SET lock_key = %s, missing_since = NULL WHERE id = %s AND ended_at IS NULL",
+                [key, self._id],
+            )
+            if not cursor.rowcount:
+                self._id = ids.uuid7()
+                cursor.execute(
+                    "INSERT INTO worker_sessions (id, lock_key, worker) VALUES (%s, %s, %s)",
+                    [self._id, key, self._worker],
+                )
+        set_owner(str(self._id))
+        set_taking(True)
+        self._is_held.set()
+        return True
+
+    def _watch(self, database: BaseDatabaseWrapper) -> NoReturn:
+        """Raise when the connection is lost: at once where the server closes it."""
+        socket = select.poll()
+        socket.register(database.connection.fileno(), select.POLLIN)
+        while True:
+            socket.poll(PING_SECONDS * 1000)
+            with database.cursor() as cursor:
+                cursor.execute("SELECT 1")
+
+
+_keeper: Keeper | None = None
+
+
+def start(worker: str) -> None:
+    """From now on this process has a worker session."""
+    global _keeper  # noqa: PLW0603  (a process has one)
+    if _keeper is None:
+        _keeper = Keeper(worker)
+        _keeper.start()
+
+
+def current() -> uuid.UUID | None:
+    """The session that leases of this process name; None where it has none, and they lapse."""
+    return None if _keeper is None else _keeper.current
+
+
+def _answers(database: BaseDatabaseWrapper) -> bool:
+    """Whether PostgreSQL answers where this process's work is written, which may lead through a pooling proxy."""
+    try:
+        with database.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except Error:
+        return False
+    finally:
+        database.close()
+    return True
+
+
+def is_direct(database: BaseDatabaseWrapper) -> bool:
+    """Whether a connection leads to PostgreSQL itself: a pooling proxy tells its clients process ids of its own."""
+    with database.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        told: int = cursor.fetchone()[0]
+    return bool(told == database.connection.info.backend_pid)
+
+
+# --- in the sweeper -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A session that has ended. `is_old`: whatever was leased in it has lapsed by itself."""
+
+    id: uuid.UUID
+    worker: str
+    is_old: bool
+
+
+def end_missing(grace_seconds: float = GRACE_SECONDS) -> list[Ended]:
+    """End the sessions whose workers are gone. Returns them, and those that were ended before and are still known."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE worker_sessions s SET missing_since = CASE WHEN {HELD} THEN NULL ELSE clock_timestamp() END"
+            f" WHERE s.ended_at IS NULL AND (s.missing_since IS NULL) = NOT {HELD}"
+        )
+        cursor.execute(
+            "UPDATE worker_sessions s SET ended_at = clock_timestamp() WHERE s.ended_at IS NULL"
+            f" AND s.missing_since < clock_timestamp() - make_interval(secs => %s) AND NOT {HELD}",
+            [grace_seconds],
+        )
+        cursor.execute(
+            "SELECT id, worker, ended_at < clock_timestamp() - make_interval(secs => %s) FROM worker_sessions"
+            " WHERE ended_at IS NOT NULL",
+            [max(settings.MESHES_LEASE_SECONDS, settings.MESHES_LANE_LEASE_SECONDS)],
+        )
+        return [Ended(*row) for row in cursor.fetchall()]
+
+
+def forget(session_id: uuid.UUID) -> None:
+    """Whatever was leased in an ended session has lapsed."""
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM worker_sessions WHERE id = %s AND ended_at IS NOT NULL", [session_id])

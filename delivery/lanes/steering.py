@@ -1,0 +1,164 @@
+"""The lanes' copies of what holds a connection. PostgreSQL decides; a copy that cannot be set is set again later.
+
+Where there are several brokers, each workspace is on one of them, by a hash of its id, with all its lanes. Nothing but
+`put` and `shards` raises: a lane that misses its pause costs claims that take nothing, never a delivery.
+"""
+
+import hashlib
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import redis
+from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from delivery.dispatch.budgets import Limits
+from delivery.lanes.control import Lanes, Terms
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 1.0
+
+LaneOf = tuple[uuid.UUID, uuid.UUID]
+"""Workspace, connection."""
+
+
+# --- which broker ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def lanes_at(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Lanes:
+    """The lanes of one broker, with short timeouts."""
+    client = redis.Redis.from_url(
+        url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),  # redis-py would go on for seconds
+    )
+    return Lanes(client, lease_seconds=settings.MESHES_LANE_LEASE_SECONDS)
+
+
+def lanes() -> Lanes:
+    """The lanes of this process's own broker: the one that its workers serve."""
+    return lanes_at(settings.REDIS_URL)
+
+
+def shards() -> list[str]:
+    """The URLs of all brokers."""
+    return list(settings.MESHES_REDIS_SHARDS)
+
+
+def shard_of(workspace_id: uuid.UUID) -> str:
+    """The URL of the broker that serves a workspace: the same in every process that knows the same shards."""
+    urls = shards()
+    digest = hashlib.sha256(workspace_id.bytes).digest()
+    return urls[int.from_bytes(digest[:8], "big") % len(urls)]
+
+
+def lanes_for(workspace_id: uuid.UUID) -> Lanes:
+    """The lanes of the broker that serves a workspace."""
+    return lanes_at(shard_of(workspace_id))
+
+
+def lane_of(connection_id: uuid.UUID) -> str:
+    """The name of a connection's lane."""
+    return f"conn.{connection_id}"
+
+
+# --- one lane -------------------------------------------------------------------------------------------------------
+
+
+def pause(workspace_id: uuid.UUID, connection_id: uuid.UUID, seconds: float) -> None:
+    """The lane gives out nothing for so long, by the broker's clock: no other is compared with it."""
+    _try(lanes_for(workspace_id).pause, lane_of(connection_id), seconds)
+
+
+def resume(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:
+    """The lane gives out what it has, at once."""
+    _try(lanes_for(workspace_id).resume, lane_of(connection_id))
+
+
+def pause_fan_out(workspace_id: uuid.UUID, seconds: float) -> None:
+    """The workspace's fan-out lane gives out nothing for so long, by the broker's clock."""
+    _try(lanes_for(workspace_id).pause, f"fanout.{workspace_id}", seconds)
+
+
+def purge(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:
+    """The lane forgets what waits in it; the rows stand."""
+    _try(lanes_for(workspace_id).purge, lane_of(connection_id))
+
+
+# --- many lanes -----------------------------------------------------------------------------------------------------
+
+
+def limit(limits: Sequence[Limits]) -> None:
+    """Give lanes their limits and buckets, in one round trip a broker."""
+    by_shard: dict[str, list[Terms]] = {}
+    for each in limits:
+        bucket = (each.bucket.name, each.bucket.in_flight, each.bucket.rate) if each.bucket else None
+        terms = Terms(lane_of(each.connection_id), each.in_flight, each.rate, bucket)
+        by_shard.setdefault(shard_of(each.workspace_id), []).append(terms)
+    for url, rows in by_shard.items():
+        _try(lanes_at(url).limit_many, rows)
+
+
+def depths(wanted: Sequence[LaneOf]) -> list[int]:
+    """How many deliveries wait in each lane; 0 where the broker does not answer."""
+    by_shard: dict[str, list[uuid.UUID]] = {}
+    for workspace_id, connection_id in wanted:
+        by_shard.setdefault(shard_of(workspace_id), []).append(connection_id)
+    found: dict[uuid.UUID, int] = {}
+    for url, connection_ids in by_shard.items():
+        try:
+            waiting = lanes_at(url).depths([lane_of(connection_id) for connection_id in connection_ids])
+        except redis.RedisError:
+            continue
+        found.update(zip(connection_ids, waiting, strict=True))
+    return [found.get(connection_id, 0) for _, connection_id in wanted]
+
+
+def put(url: str, messages: Iterable[tuple[str, str, str, str]]) -> None:
+    """Append messages, `(lane, message id, body, workspace)`, in one round trip. Raises redis-py's errors."""
+    lanes_at(url).put(messages)
+
+
+def repair() -> int:
+    """Put back what workers were lost with; how many messages."""
+    repaired = 0
+    for url in shards():
+        try:
+            repaired += lanes_at(url).repair().lapsed
+        except redis.RedisError as error:
+            logger.warning("repair of a broker's lanes failed (%s); its workers repair them too", error)
+    return repaired
+
+
+def leased_to(session_id: uuid.UUID) -> list[uuid.UUID]:
+    """The deliveries that a worker has taken from lanes, as far as brokers answer."""
+    found: list[str] = []
+    for url in shards():
+        try:
+            found += [message_id for _, message_id in lanes_at(url).leased_to(str(session_id), "deliver")]
+        except redis.RedisError as error:
+            logger.warning("a broker does not tell what a worker had leased (%s); its lanes are looked at later", error)
+    return [uuid.UUID(message_id) for message_id in found]
+
+
+def release(session_id: uuid.UUID) -> None:
+    """Put back what a worker that is gone had taken, as far as brokers answer."""
+    for url in shards():
+        try:
+            lanes_at(url).release(str(session_id))
+        except redis.RedisError as error:
+            logger.warning("a broker does not release what a worker had leased (%s); it is asked again", error)
+
+
+def _try(function: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        function(*arguments)
+    except redis.RedisError as error:
+        logger.warning("%s of lanes failed (%s); it is set again later: %s", function.__name__, error, arguments[0])

@@ -1,1 +1,0 @@
-"""The API of `delivery`, one module a resource."""

@@ -1,0 +1,132 @@
+"""How request bodies are read: strict JSON in UTF-8, within limits, the received text kept beside the value.
+
+This module and `problems` are named in the settings of DRF, which imports them while it makes its own view classes;
+so they may not import views. Everything else takes them from `meshes.api`.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponseBase
+from django.http.request import UnreadablePostError
+from rest_framework.parsers import BaseParser
+from rest_framework.request import Request
+
+from meshes.api.problems import Problem, invalid, render
+from meshes.kit import strictjson
+from meshes.kit.strictjson import InvalidJson, Parsed
+
+
+class StrictJSONParser(BaseParser):
+    """Reads a JSON object. A view may set `body_limit` (bytes) and `body_max_keys`.
+
+    `request.data` is the object; `parsed_body(request)` gives it with its text.
+    """
+
+    media_type = "application/json"
+
+    def parse(
+        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        context = parser_context or {}
+        request, view = context["request"], context["view"]
+        _check_encoding(request)
+        limit = getattr(view, "body_limit", settings.MESHES_BODY_LIMIT)
+        raw = _read(request, stream, limit)
+        max_keys = getattr(view, "body_max_keys", strictjson.MAX_KEYS)
+        try:
+            parsed = strictjson.loads(raw, max_bytes=limit, max_keys=max_keys)
+        except InvalidJson as error:
+            raise _refused(error, limit) from None
+        if not isinstance(parsed.value, dict):
+            raise invalid("", "The body must be a JSON object.", "object")
+        request.parsed_body = parsed
+        return parsed.value
+
+
+def parsed_body(request: Request) -> Parsed:
+    """The body as it was received. Raises Problem 400 where there is none."""
+    request.data  # noqa: B018 - reads and parses the body
+    parsed = getattr(request, "parsed_body", None)
+    if not isinstance(parsed, Parsed):
+        raise Problem(400, "invalid-json", "The body is not valid JSON", "The body is empty.")
+    return parsed
+
+
+def received_body(request: Request) -> bytes:
+    """The body as it was received, where there need not be one."""
+    request.data  # noqa: B018 - reads and parses the body
+    parsed = getattr(request, "parsed_body", None)
+    return parsed.text.encode() if isinstance(parsed, Parsed) else b""
+
+
+def _check_encoding(request: Request) -> None:
+    charset = str(request.META.get("CONTENT_TYPE", "")).lower().partition("charset=")[2].split(";")[0].strip(' "')
+    if charset not in {"", "utf-8", "utf8"}:
+        raise Problem(415, detail="The body must be encoded in UTF-8.")
+    if request.META.get("HTTP_CONTENT_ENCODING", "identity").lower() not in {"", "identity"}:
+        raise Problem(415, detail="Compressed bodies are not accepted.")
+
+
+def _read(request: Request, stream: IO[bytes], limit: int) -> bytes:
+    """At most `limit` bytes. A longer body is refused by its announced length, before any of it is read."""
+    announced = int(request.META.get("CONTENT_LENGTH") or 0)
+    if announced > limit:
+        raise _too_large(limit)
+    try:
+        raw = stream.read(limit + 1)
+    except UnreadablePostError:
+        raise
+    except OSError as error:
+        raise UnreadablePostError(*error.args) from error
+    if len(raw) > limit:
+        raise _too_large(limit)
+    if len(raw) < announced:
+        raise Problem(400, detail="The body ended before its announced length.")
+    return raw
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, detail=f"A body here may have {limit:,} bytes.", headers={"Connection": "close"})
+
+
+def _refused(error: InvalidJson, limit: int) -> Problem:
+    if error.rule == "too_large":
+        return _too_large(limit)
+    mistake = {"pointer": error.pointer, "detail": error.message, "rule": error.rule}
+    return Problem(400, "invalid-json", "The body is not valid JSON", errors=[mistake])
+
+
+class ChunkedBodies:
+    """Middleware that lets the API read bodies sent with `Transfer-Encoding: chunked`.
+
+    Django takes a body without Content-Length for an empty one. Where the server marks the end of the input itself
+    (`wsgi.input_terminated`, as gunicorn does), the body is read here, up to the largest limit that any view has.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.META.get("HTTP_TRANSFER_ENCODING") and request.path_info.startswith("/api/"):
+            try:
+                _unchunk(request)
+            except Problem as problem:
+                return render(problem)
+        return self.get_response(request)
+
+
+def _unchunk(request: HttpRequest) -> None:
+    if not request.META.get("wsgi.input_terminated"):
+        raise Problem(411)
+    limit = settings.MESHES_BULK_BODY_LIMIT
+    try:
+        raw = request.META["wsgi.input"].read(limit + 1)
+    except Exception as error:  # each server raises errors of its own for malformed chunks
+        raise Problem(400, detail="The chunks of the body cannot be read.") from error
+    if len(raw) > limit:
+        raise _too_large(limit)
+    request.META["CONTENT_LENGTH"] = str(len(raw))
+    request._stream = io.BytesIO(raw)  # where HttpRequest.read() reads from

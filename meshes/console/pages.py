@@ -1,0 +1,249 @@
+"""The base of every page: read-mostly, searched by ids, listed without counting, acted on with a record of it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.contrib import admin, messages
+from django.contrib.admin import helpers
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import Model, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.safestring import SafeString
+from django.utils.text import capfirst
+
+from meshes.console import finding
+from meshes.console.paging import NewestFirst, UncountedPaginator
+from meshes.kit import ids
+
+if TYPE_CHECKING:
+    _ModelAdmin = admin.ModelAdmin[Any]
+else:
+    _ModelAdmin = admin.ModelAdmin
+
+MOST_AT_ONCE = 1_000
+"""Rows that one action takes at most; a larger set is a replay through the API, which is paced."""
+
+Panel = Callable[[HttpRequest, Any], SafeString | str]
+"""A part of a row's page that another layer adds: gets the request and the row, gives HTML."""
+
+
+@dataclass(frozen=True, slots=True)
+class Button:
+    """An action that makes sense for the row on a page."""
+
+    action: str
+    label: str
+    is_grave: bool = False
+
+
+def operator_name(request: HttpRequest) -> str:
+    """The user as records of access name them: `operator ada`."""
+    return f"operator {request.user.get_username()}"
+
+
+class WellFormedSelection(_ModelAdmin):
+    """Ids in a form of actions that no row can have select nothing; Django would answer 500."""
+
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Any], *options: Any) -> HttpResponse | None:
+        form = request.POST.copy()
+        selected = form.getlist(helpers.ACTION_CHECKBOX_NAME)
+        form.setlist(helpers.ACTION_CHECKBOX_NAME, [text for text in selected if self._can_be_id(text)])
+        request.POST = form  # type: ignore[assignment]  # as Django's own pages do
+        return super().response_action(request, queryset, *options)
+
+    def _can_be_id(self, text: str) -> bool:
+        try:
+            self.opts.pk.clean(text, None)
+        except ValidationError:
+            return False
+        return "\x00" not in text
+
+
+class OperatorAdmin(WellFormedSelection):
+    """Rows are looked at; none is added or deleted here, and none is edited unless a subclass says so."""
+
+    prefix: ClassVar[str] = ""
+    """The TypeID prefix of the rows; their pages are found by TypeID too."""
+    lookups: ClassVar[Mapping[str, str]] = {}
+    """See `finding.narrow`."""
+    is_editable: ClassVar[bool] = False
+    permission_model: ClassVar[str] = ""
+    """Whose permissions count ("delivery.delivery"), where it is not the model's own."""
+    panels: ClassVar[Sequence[Panel]] = ()
+
+    ordering = ("-pk",)
+    sortable_by = ()
+    list_per_page = 50
+    list_max_show_all = 0
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    paginator = UncountedPaginator
+    search_fields: ClassVar[tuple[str, ...]] = ("pk",)
+    change_list_template = "admin/operators/change_list.html"
+    change_form_template = "admin/operators/page.html"
+
+    class Media:
+        css = {"all": ["workspaces/admin.css"]}
+
+    # --- who may -----------------------------------------------------------------------------------------------------
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return self.is_editable and self.has_operate_permission(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return self._may(request, "view") or self._may(request, "change")
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may run this page's actions: the model's change permission."""
+        return self._may(request, "change")
+
+    def _may(self, request: HttpRequest, verb: str) -> bool:
+        app, _, model = (self.permission_model or self.opts.label_lower).partition(".")
+        return request.user.has_perm(f"{app}.{verb}_{model}")
+
+    # --- lists -------------------------------------------------------------------------------------------------------
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return NewestFirst
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        return finding.narrow(queryset, search_term, self.lookups), False
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        """Only what the page offers: a filter of one's own making could read a whole table."""
+        return any(lookup == getattr(offered, "parameter_name", None) for offered in self.list_filter)
+
+    # --- pages -------------------------------------------------------------------------------------------------------
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        pk = ids.decode(self.prefix, object_id) if self.prefix else None
+        return super().get_object(request, object_id if pk is None else str(pk), from_field)
+
+    def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
+        """Back to the front page, by the id as it was typed, which is no UUID."""
+        text = unquote(object_id)
+        pk = finding.as_uuid(text)
+        known_as = ids.encode(self.prefix, pk) if self.prefix and pk else text
+        messages.warning(request, f"Nothing is known by {known_as!r}.")
+        return HttpResponseRedirect(reverse("admin:index"))
+
+    def page_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        """What the page's own template shows."""
+        return {}
+
+    def buttons(self, request: HttpRequest, obj: Any) -> list[Button]:
+        """The actions that make sense for this row now; those that the user may not run are left out for them."""
+        return []
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any | None = None,
+    ) -> HttpResponse:
+        if obj is not None:
+            allowed = self.get_actions(request)
+            context["buttons"] = [
+                {"url": self._action_url(obj, button.action), "label": button.label, "is_grave": button.is_grave}
+                for button in self.buttons(request, obj)
+                if button.action in allowed
+            ]
+            context["panels"] = [panel(request, obj) for panel in self.panels]
+            context["public_id"] = ids.encode(self.prefix, obj.pk) if self.prefix else ""
+            context["title"] = capfirst(str(self.opts.verbose_name))
+            context["subtitle"] = None
+            context.update(self.page_context(request, obj))
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    # --- actions -----------------------------------------------------------------------------------------------------
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions = super().get_actions(request)
+        actions.pop("delete_selected", None)
+        return actions
+
+    def get_urls(self) -> list[URLPattern]:
+        name = f"{self.opts.app_label}_{self.opts.model_name}_act"
+        act = self.admin_site.admin_view(self.act_on_one)
+        return [path("<path:object_id>/do/<slug:action>/", act, name=name), *super().get_urls()]
+
+    def _action_url(self, obj: Model, action: str) -> str:
+        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_act", args=[obj.pk, action])
+
+    def act_on_one(self, request: HttpRequest, object_id: str, action: str) -> HttpResponse:
+        """Run an action of the list on one row, from a button on its page."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        obj = self.get_object(request, object_id)
+        if obj is None:
+            raise Http404
+        run = self.get_actions(request).get(action)
+        if run is None:
+            raise PermissionDenied
+        answer: HttpResponse | None = run[0](self, request, self.get_queryset(request).filter(pk=obj.pk))
+        page = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[obj.pk])
+        return answer or HttpResponseRedirect(page)
+
+    def selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
+        """The rows of an action, `MOST_AT_ONCE` at most."""
+        rows = list(queryset[: MOST_AT_ONCE + 1])
+        if len(rows) > MOST_AT_ONCE:
+            self.message_user(request, f"Only the first {MOST_AT_ONCE:,} were taken.", messages.WARNING)
+        return rows[:MOST_AT_ONCE]
+
+    def confirm(
+        self, request: HttpRequest, queryset: QuerySet[Any], action: str, question: str
+    ) -> TemplateResponse | None:
+        """A page that asks before what cannot be undone; None once it was answered."""
+        if "confirm" in request.POST:
+            return None
+        context = self.admin_site.each_context(request) | {
+            "title": question,
+            "opts": self.opts,
+            "media": self.media,
+            "rows": queryset[: self.list_per_page * 2],
+            "action": action,
+            "checkbox_name": helpers.ACTION_CHECKBOX_NAME,
+        }
+        return TemplateResponse(request, "admin/operators/confirm.html", context)
+
+    def record(self, request: HttpRequest, changed: Iterable[Model], message: str) -> None:
+        """Write to the admin's log that the user changed these rows. One statement, whatever the number."""
+        rows = list(changed)
+        if rows:
+            LogEntry.objects.log_actions(
+                user_id=request.user.pk or 0,
+                queryset=rows,
+                action_flag=CHANGE,
+                change_message=message,
+            )
+
+    def report(self, request: HttpRequest, done: str, count: int, refused: Iterable[str]) -> None:
+        """Say how many rows an action changed, and for what reason how many were left alone."""
+        reasons = Counter(refused)
+        if count:
+            self.message_user(request, f"{count:,} {done}.", messages.SUCCESS)
+        for reason, number in reasons.most_common():
+            self.message_user(request, f"{number:,} left as they were: {reason}", messages.WARNING)
+        if not count and not reasons:
+            self.message_user(request, "Nothing was selected.", messages.WARNING)

@@ -1,0 +1,281 @@
+"""The operators' site: models in the order in which an operator thinks, an overview, and a way to any id."""
+
+import functools
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.apps import apps
+from django.contrib import admin, messages
+from django.contrib.admin.forms import AdminAuthenticationForm
+from django.contrib.auth import logout
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import SimpleTemplateResponse, TemplateResponse
+from django.urls import URLPattern, URLResolver, path, reverse
+from django.utils.decorators import method_decorator
+from django.views.decorators.cache import never_cache
+
+from delivery.dispatch import overview
+from meshes.console.display import span
+from meshes.console.finding import as_uuid, workspace_ids
+from meshes.console.signin import steps, views
+from meshes.kit import clock, ids
+from meshes.kit.snapshots import snapshot
+from workspaces.models import Workspace
+
+GROUPS: list[tuple[str, str, list[str]]] = [
+    ("tenants", "Tenants", ["workspaces.Workspace", "workspaces.ApiKey"]),
+    (
+        "destinations",
+        "Destinations",
+        [
+            "connections.Connection",
+            "connections.ConnectionHealth",
+            "connections.OAuthGrant",
+            "connections.OAuthApp",
+            "delivery.Rule",
+        ],
+    ),
+    (
+        "traffic",
+        "Traffic",
+        ["delivery.Event", "delivery.Delivery", "delivery.DeadLetter", "delivery.Replay", "delivery.Unrouted"],
+    ),
+    (
+        "records",
+        "Records",
+        [
+            "connections.AccessRecord",
+            "connections.SealedDocument",
+            "connections.AccessLogSeal",
+            "connections.OAuthState",
+            "delivery.Attempt",
+            "delivery.RoutingLedger",
+            "delivery.Payload",
+            "workspaces.IdempotencyRecord",
+            "delivery.RoutingStamp",
+            "delivery.WorkerSession",
+            "delivery.SweepRun",
+            "workspaces.Installation",
+            "workspaces.JournalEntry",
+        ],
+    ),
+    ("operators", "Operators", ["auth.User", "auth.Group", "signin.OperatorSession", "admin.LogEntry"]),
+]
+
+PAGES = {
+    ids.WORKSPACE: "workspaces_workspace",
+    ids.KEY: "workspaces_apikey",
+    ids.CONNECTION: "connections_connection",
+    ids.APP: "connections_oauthapp",
+    ids.ACCESS: "connections_accessrecord",
+    ids.RULE: "delivery_rule",
+    ids.EVENT: "delivery_event",
+    ids.DELIVERY: "delivery_delivery",
+    ids.ATTEMPT: "delivery_attempt",
+    ids.REPLAY: "delivery_replay",
+}
+
+LANES = {"conn": PAGES[ids.CONNECTION], "fanout": PAGES[ids.WORKSPACE]}
+"""By the first part of a lane's name, what its second part is the UUID of."""
+
+WAITING_SECONDS = 10
+"""DESIGN: sweeps publish later what was missed, within ten seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure of the overview. `tone` is `good`, `warn`, `bad` or empty."""
+
+    label: str
+    figure: str
+    tone: str = ""
+    url: str = ""
+
+
+class OperatorsSite(admin.AdminSite):
+    site_header = "Meshes"
+    site_title = "Meshes"
+    index_title = "Overview"
+    index_template = "admin/operators_index.html"
+    site_url = "/api/docs"
+
+    def admin_view(self, view: Any, cacheable: bool = False) -> Any:
+        """Every page is of one moment, its rendering included. Looking at credentials writes a record, in it."""
+        inner = super().admin_view(view, cacheable)
+
+        @functools.wraps(inner)
+        def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            if step := self.unfinished_step(request):
+                return HttpResponseRedirect(step)
+            if request.method not in {"GET", "HEAD"}:
+                return inner(request, *args, **kwargs)
+            with snapshot(is_read_only=False):
+                response = inner(request, *args, **kwargs)
+                return response.render() if isinstance(response, SimpleTemplateResponse) else response
+
+        return answer
+
+    def get_urls(self) -> list[URLPattern | URLResolver]:
+        return [
+            path("find/", self.admin_view(self.find), name="find"),
+            path("away/", views.away, name="away"),
+            path("second-factor/", views.second_factor, name="second_factor"),
+            path("second-factor/set-up/", views.set_up_second_factor, name="set_up_second_factor"),
+            path("sign-in/", self.admin_view(views.own_signin), name="own_signin"),
+            *super().get_urls(),
+        ]
+
+    # --- signing in --------------------------------------------------------------------------------------------------
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        return super().has_permission(request) and steps.is_complete(request)
+
+    def unfinished_step(self, request: HttpRequest) -> str | None:
+        """Where to finish a sign-in before any page: the second factor, or a password that must be changed."""
+        if not self.has_permission(request):
+            return reverse("admin:second_factor") if steps.pending_user(request) else None
+        free = (reverse("admin:password_change"), reverse("admin:logout"))
+        if steps.must_change_password(request) and request.path not in free:
+            return reverse("admin:password_change")
+        return None
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        is_in = request.user.is_authenticated
+        return super().each_context(request) | {
+            "has_first_password": is_in and steps.FIRST_PASSWORD in request.session,
+            "must_change_password": is_in and steps.must_change_password(request),
+        }
+
+    @method_decorator(never_cache)
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        index = reverse("admin:index")
+        if request.method == "GET" and self.has_permission(request):
+            return HttpResponseRedirect(index)
+        if request.user.is_authenticated and not self.has_permission(request):
+            logout(request)  # of a session that was begun when less was needed
+        context = self.each_context(request) | {
+            "title": "Log in",
+            "subtitle": None,
+            "app_path": request.get_full_path(),
+            "username": request.user.get_username(),
+            "next": request.POST.get("next") or request.GET.get("next") or index,
+        }
+        page = views.PasswordStep.as_view(
+            extra_context=context | (extra_context or {}),
+            authentication_form=AdminAuthenticationForm,
+            template_name="admin/login.html",
+        )
+        return page(request)
+
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        page = views.OwnPasswordChange.as_view(
+            success_url=reverse("admin:password_change_done"),
+            extra_context=self.each_context(request) | (extra_context or {}),
+        )
+        return page(request)
+
+    def autocomplete_view(self, request: HttpRequest) -> HttpResponse:
+        """No field of a form here is completed, so rows are not listed past their own pages."""
+        raise Http404
+
+    def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
+        """Models by what they are to an operator; what no group names keeps its app."""
+        stock = super().get_app_list(request, app_label)
+        if app_label is not None:
+            return stock
+        found = {f"{app['app_label']}.{model['object_name']}": model for app in stock for model in app["models"]}
+        listed = []
+        for slug, name, members in GROUPS:
+            models = [found.pop(member) for member in members if member in found]
+            if models:
+                url = f"{reverse('admin:index', current_app=self.name)}#{slug}"
+                listed.append(
+                    {"name": name, "app_label": slug, "app_url": url, "has_module_perms": True, "models": models}
+                )
+        for app in stock:
+            left = [model for model in app["models"] if f"{app['app_label']}.{model['object_name']}" in found]
+            if left:
+                listed.append({**app, "models": left})
+        return listed
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        shown = tiles(clock.database_now()) if request.user.has_perm("delivery.view_delivery") else []
+        return super().index(request, {**(extra_context or {}), "tiles": shown})
+
+    def find(self, request: HttpRequest) -> HttpResponse:
+        """Go to the page of an id, also of a bare UUID or a lane's name, or of the workspace with an external id."""
+        text = request.GET.get("id", "").strip()
+        prefix = text.rpartition("_")[0]
+        pk = ids.decode(prefix, text) if prefix in PAGES else None
+        if pk is not None:
+            return HttpResponseRedirect(reverse(f"admin:{PAGES[prefix]}_change", args=[pk]))
+        if page := self._page_of_uuid(request, text):
+            return HttpResponseRedirect(page)
+        may_see = self.get_model_admin(Workspace).has_view_permission(request)
+        if may_see and (named := workspace_ids(text)):
+            return HttpResponseRedirect(reverse("admin:workspaces_workspace_change", args=[named[0]]))
+        messages.warning(request, f"Nothing is known by {text!r}." if text else "Give an id to go to.")
+        return HttpResponseRedirect(reverse("admin:index"))
+
+    def _page_of_uuid(self, request: HttpRequest, text: str) -> str | None:
+        """The page of a row with this UUID that the user may see; `conn.` or `fanout.` before it make a lane's name."""
+        kind, _, bare = text.rpartition(".")
+        pages = [LANES[kind]] if kind in LANES else list(PAGES.values()) if not kind else []
+        pk = as_uuid(bare)
+        for page in pages if pk is not None else ():
+            model = apps.get_model(page.replace("_", ".", 1))
+            may_see = self.get_model_admin(model).has_view_permission(request)
+            if may_see and model._default_manager.filter(pk=pk).exists():
+                return reverse(f"admin:{page}_change", args=[pk])
+        return None
+
+
+def tiles(now: datetime) -> list[Tile]:
+    """The overview's figures with a judgement each."""
+    seen, deliver = overview.look(now), overview.ring_stats("deliver")
+    unrouted, overdue = _age(seen.oldest_unrouted_at, now), _age(seen.overdue_since, now)
+    return [
+        _count_tile("Dead letters, last 24 h", seen.dead_letters, "delivery_deadletter", "warn"),
+        _parts_tile("Connections not active", seen.connections, "connections_connection", "warn"),
+        _count_tile(
+            "Circuit breakers open", seen.open_breakers, "connections_connectionhealth", "warn", "?breaker=open"
+        ),
+        Tile(
+            "Longest overdue delivery", _figure(overdue), _tone(overdue), _list("delivery_delivery", "?state=pending")
+        ),
+        Tile("Oldest event before fan-out", _figure(unrouted), _tone(unrouted), _list("delivery_unrouted")),
+        _parts_tile("Events set aside", seen.set_aside, "delivery_unrouted", "bad", "?state=set_aside"),
+        Tile("Deliveries in flight", f"{deliver.in_flight:,}") if deliver else Tile("Broker", "does not answer", "bad"),
+    ]
+
+
+def _count_tile(label: str, count: overview.Count | None, model: str, tone: str, query: str = "") -> Tile:
+    if count is None:
+        return Tile(label, "not known", "warn", _list(model))
+    return Tile(label, str(count), tone if count.number else "good", _list(model, query if count.number else ""))
+
+
+def _parts_tile(label: str, counts: dict[str, int] | None, model: str, tone: str, query: str = "") -> Tile:
+    """A sum, and under which names it is made up."""
+    if counts is None:
+        return Tile(label, "not known", "warn", _list(model))
+    number, url = sum(counts.values()), _list(model, query if counts else "")
+    parts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(counts.items()))
+    return Tile(f"{label}: {parts}" if parts else label, f"{number:,}", tone if number else "good", url)
+
+
+def _list(model: str, query: str = "") -> str:
+    return reverse(f"admin:{model}_changelist") + query
+
+
+def _age(moment: datetime | None, now: datetime) -> float | None:
+    return max(0.0, (now - moment).total_seconds()) if moment else None
+
+
+def _figure(seconds: float | None) -> str:
+    return "none" if seconds is None else span(round(seconds))
+
+
+def _tone(seconds: float | None) -> str:
+    return "good" if seconds is None or seconds <= WAITING_SECONDS else "warn" if seconds <= 60 else "bad"

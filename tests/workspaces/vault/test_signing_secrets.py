@@ -1,0 +1,53 @@
+import pytest
+
+from connections.models import AccessRecord, SealedDocument
+from tests.factories import make_workspace
+from workspaces import keys
+from workspaces.signing import SigningSecretRefused
+from workspaces.vault.signing_secrets import KeySigningSecrets
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def key():
+    return keys.create_key(name="k", kind="workspace", scopes=["config"], workspace=make_workspace()).row
+
+
+def test_a_key_s_secret_opens_for_its_own_key(key):
+    secrets = KeySigningSecrets()
+    secrets.seal(key.pk, key.workspace_id, "a signing secret")
+    version = SealedDocument.objects.get(api_key=key).version
+    assert secrets.open(key.pk, key.workspace_id, version, "testing").reveal() == "a signing secret"
+    record = AccessRecord.objects.get(purpose="testing")
+    assert (record.owner_kind, record.owner_id, record.purpose, record.granted) == (
+        "api_key",
+        key.pk,
+        "testing",
+        True,
+    )
+
+
+def test_an_account_key_has_no_workspace(db):
+    key = keys.create_key(name="k", kind="account", scopes=["config"]).row
+    assert KeySigningSecrets().open(key.pk, None, key.version, "testing").reveal()
+
+
+def test_the_version_of_a_rotated_key_follows(key):
+    keys.rotate_key(key.pk, 0, key.created_at)
+    key.refresh_from_db()
+    assert SealedDocument.objects.get(api_key=key).version == key.version == 2
+
+
+@pytest.mark.parametrize("versions_ahead", [1, 5])
+def test_a_version_that_does_not_exist_is_refused(key, versions_ahead):
+    with pytest.raises(SigningSecretRefused):
+        KeySigningSecrets().open(key.pk, key.workspace_id, key.version + versions_ahead, "testing")
+    assert not AccessRecord.objects.get(purpose="testing").granted
+
+
+def test_a_destroyed_secret_is_refused(key):
+    secrets = KeySigningSecrets()
+    secrets.destroy(key.pk, key.workspace_id)
+    with pytest.raises(SigningSecretRefused):
+        secrets.open(key.pk, key.workspace_id, key.version, "testing")
