@@ -10,13 +10,14 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from connections.models import AccessRecord, Connection
+from connections.models import Connection
 from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer
 from meshes.api.searching import PeriodIn, period_bounds
 from meshes.kit import ids
 from workspaces.access import resolve_workspace
 from workspaces.endpoints import TenantViewSet
 from workspaces.vault import recording
+from workspaces.vault.models import AccessRecord
 
 PURPOSES = (
     "delivery", "test", "options", "used", "replace credentials", "rotate secret", "created", "replaced", "rotated",

@@ -7,8 +7,4 @@ class ConnectionsConfig(AppConfig):
     name = "connections"
 
     def ready(self) -> None:
-        from workspaces.signals import keys_used
-
-        from . import checks, vault  # noqa: F401  (registers the system checks)
-
-        keys_used.connect(vault.record_uses, dispatch_uid="workspaces.vault.vault")
+        from . import checks  # noqa: F401  (registers the system checks)

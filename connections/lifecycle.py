@@ -221,9 +221,20 @@ def authorize(
         )
         grants.establish(row, new, client_id, started)
         if moved and not row.config.keys().isdisjoint(moved):  # else it had been nowhere before
-            recording.record_move(row, actor)
+            _record_move(row, actor)
         _announce(row)
     return _reload(connection)
+
+
+def _record_move(connection: Connection, actor: str) -> None:
+    """Record that the connection's requests go to another scheme, host or port from now on."""
+    recording.record_action(
+        workspace_id=connection.workspace_id,
+        owner_kind="connection",
+        owner_id=connection.pk,
+        actor=actor,
+        purpose="moved",
+    )
 
 
 def disconnect(connection: Connection, *, actor: str, asks_vendor: bool = True) -> Connection:
@@ -429,7 +440,7 @@ def _save(
         if ends_grant:
             grants.clear(connection)
         if moved:
-            recording.record_move(connection, actor)
+            _record_move(connection, actor)
         _announce(connection)
     return Change(_reload(connection), replacement.made if replacement else {})
 

@@ -10,8 +10,9 @@ from django.db.models import Exists, OuterRef, Q
 
 from connections import credentials as keeping
 from connections import lifecycle
-from connections.models import Connection, SealedDocument
+from connections.models import Connection
 from workspaces.vault import sealing, vault
+from workspaces.vault.models import SealedDocument
 
 EARLIER_WORDS = (
     "The stored credentials could not be opened. Nothing was sent; set the credentials anew.",

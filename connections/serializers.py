@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from drf_spectacular.extensions import OpenApiSerializerFieldExtension
+from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
@@ -48,6 +50,13 @@ class IntegrationField(serializers.Field[str, str, str, Any]):
 def slugs() -> list[str]:
     """The types of all integrations."""
     return [provider.slug for provider in providers.all()]
+
+
+class IntegrationScheme(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # the library is typed in part
+    target_class = "connections.serializers.IntegrationField"
+
+    def map_serializer_field(self, auto_schema: AutoSchema, direction: str) -> dict[str, Any]:
+        return {"type": "string", "enum": slugs()}
 
 
 class RetryIn(StrictSerializer):

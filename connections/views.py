@@ -63,7 +63,7 @@ class IntegrationViewSet(Endpoint, ViewSet):
 
 
 class ConnectionViewSet(AuthorizationActions):
-    """Destinations of a workspace, but for one by itself: `delivery.dispatch.connection_views` shows that with its health."""
+    """Destinations of a workspace, but for one by itself: `dispatch.connection_views` shows that with its health."""
 
     queryset = Connection.objects.all()
     id_prefix = ids.CONNECTION

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
-from meshes.dev.stack_folder import data_folder, parse_variables
+from meshes.data_folder import data_folder, parse_variables
 from meshes.kit.spelling import nearest, none_of
 from meshes.services import SECRETS_OF
 

@@ -6,13 +6,14 @@ and is weak, `meshes.checks` tells.
 
 import os
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
 from connections.oauth.tokens import read_clients
 from meshes import services
-from meshes.dev.stack_folder import RUN_ID
+from meshes.data_folder import RUN_ID
 from meshes.environment import (
     DATA_DIR,
     LEVELS,
@@ -116,7 +117,7 @@ WHITENOISE_USE_FINDERS = True
 APPEND_SLASH = False
 
 INSTALLED_APPS = [
-    "meshes.console.admin_config.OperatorsAdminConfig",
+    "meshes.console.apps.OperatorsAdminConfig",
     "meshes.console.signin",  # whose createsuperuser stands in the place of that of
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -127,6 +128,8 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "corsheaders",
     "meshes",
+    "meshes.console.apps.ConsoleConfig",
+    *(["meshes.dev"] if find_spec("meshes.dev") else []),  # not in the production image
     "workspaces",
     "connections",
     "delivery",
@@ -156,7 +159,10 @@ MIDDLEWARE = [
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [Path(__file__).parent / "templates"],  # before those of Django's admin
+        "DIRS": [
+            Path(__file__).parent / "templates",
+            Path(__file__).parent / "console" / "templates",
+        ],  # before those of Django's admin
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -268,8 +274,6 @@ MESHES_TOKEN_AUDIENCE = env("MESHES_TOKEN_AUDIENCE", "meshes-api")
 """What `aud` of a machine token must be."""
 MESHES_BACKLOG_LIMIT = envint("MESHES_BACKLOG_LIMIT", 1_000_000, least=0)
 """Open deliveries and unrouted events of one workspace above which new events are answered 429."""
-MESHES_SIGNING_SECRETS = "workspaces.vault.signing_secrets.KeySigningSecrets"
-"""Who keeps the signing secrets of API keys; workspaces may not import connections."""
 
 CORS_ALLOW_ALL_ORIGINS = False
 CORS_URLS_REGEX = r"^/api/v1/events$"  # and there only the origins that a publishable key lists: workspaces.cors

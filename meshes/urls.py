@@ -24,7 +24,7 @@ urlpatterns = [
     path("favicon.ico", redirect_to(static("meshes/favicon.svg"))),
 ]
 
-handler400 = "meshes.api.problems.handler400"
+handler400 = "meshes.views.bad_request"
 handler403 = "meshes.api.problems.handler403"
 handler404 = "meshes.api.problems.handler404"
 handler500 = "meshes.api.problems.handler500"

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from functools import cache
 
 from django.conf import settings
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from drf_spectacular.generators import SchemaGenerator
 
-from meshes.api.problems import safe_methods_only
+from meshes.api.problems import handler400, safe_methods_only
+from workspaces import security_log
 
 
 @safe_methods_only
@@ -38,6 +40,13 @@ def redirect_to(place: str) -> Callable[[HttpRequest], HttpResponse]:
         return redirect(place)
 
     return leading
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Django's `handler400`; requests for a host that is not ours are counted."""
+    if isinstance(exception, DisallowedHost):
+        security_log.count_refusal(request.META, "400 host")
+    return handler400(request, exception)
 
 
 @cache

@@ -1,17 +1,25 @@
-"""What all tests share: property tests that try the same examples in every run, and a database that can be emptied."""
+"""What all tests share: property tests that try the same examples in every run, a database that can be emptied,
+receivers on loopback, other encryption keys."""
 
+import base64
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.conf import settings as project
 from django.db.backends.postgresql.operations import DatabaseOperations
 from hypothesis import HealthCheck, settings
 
 from meshes.kit import clock
 from meshes.kit.clock import Reading
+from tests.receivers import Receiver, receiver
 from workspaces import security_log
+from workspaces.vault.models import SealedDocument
+
+project.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # WhiteNoise warns where it is missing
 
 # So that a change is judged by itself, and not by how busy the machine is.
 settings.register_profile(
@@ -50,3 +58,42 @@ def _append_only_tables_are_emptied_between_tests() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DatabaseOperations, "sql_flush", sql_flush)
         yield
+
+
+@pytest.fixture
+def loopback(settings):
+    """Requests may go to 127.0.0.1 over plain HTTP."""
+    settings.MESHES_OUTBOUND_ALLOW_NETS = ["127.0.0.0/8"]
+    settings.MESHES_OUTBOUND_ALLOW_HTTP = True
+    settings.MESHES_OUTBOUND_PORTS = "*"
+
+
+@pytest.fixture
+def endpoint(loopback) -> Iterator[Receiver]:
+    """A receiver that answers 200."""
+    with receiver() as here:
+        yield here
+
+
+def key_named(name: str) -> str:
+    """A key as `FERNET_KEYS` has it, the same for the same name."""
+    return base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest()).decode()
+
+
+@pytest.fixture
+def use_keys(settings) -> Iterator[Callable[..., None]]:
+    """Give the process other encryption keys, as a restart with another FERNET_KEYS would: `use_keys("new", "old")`."""
+
+    def use(*names: str) -> None:
+        settings.FERNET_KEYS = [key_named(name) for name in names]
+        _forget_keys()
+
+    yield use
+    _forget_keys()
+
+
+def _forget_keys() -> None:
+    """The field reads the setting once; what it made of it goes."""
+    field = SealedDocument._meta.get_field("document")
+    for made in ("keys", "fernet_keys", "fernet"):
+        field.__dict__.pop(made, None)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from connections.models import AccessRecord, Connection
+from connections.models import Connection
 from delivery.models import Delivery
 from tests.delivery.api import Caller, account
 from tests.factories import make_connection, make_deliveries, make_workspace
@@ -16,6 +16,7 @@ from tests.polling import eventually
 from tests.receivers import Answer, receiver
 from tests.test_idempotency_keys import connection_body, without_secrets
 from workspaces.models import ApiKey, IdempotencyRecord, Workspace
+from workspaces.vault.models import AccessRecord
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

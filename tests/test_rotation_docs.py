@@ -11,7 +11,7 @@ import pytest
 from django.db import connection
 from psycopg2 import OperationalError
 
-from tests.connections.conftest import key_named, use_keys  # noqa: F401
+from tests.conftest import key_named
 from tests.e2e.test_docs import Block, blocks_of
 from tests.factories import make_connection, make_workspace
 from tests.polling import eventually
@@ -76,7 +76,7 @@ def test_the_secret_key(shell):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_sealing_keys(shell, use_keys):  # noqa: F811
+def test_the_sealing_keys(shell, use_keys):
     use_keys("old")
     made = [make_connection(make_workspace(), secret={"token": f"token-{number}"}) for number in range(3)]
     server = urlsplit(os.environ["DATABASE_URL"])

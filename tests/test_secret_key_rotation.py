@@ -13,7 +13,6 @@ from django.test import Client, RequestFactory
 from connections.oauth import authorize, pages
 from meshes.api.pages import Cursor
 from meshes.kit import ids
-from tests.connections.conftest import endpoint, loopback  # noqa: F401
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401
 from tests.connections.oauth.making import opened
 from tests.connections.oauth.test_authorize import come_back, make, person, start

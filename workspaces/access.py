@@ -7,6 +7,7 @@ import re
 from typing import TypeVar
 
 from django.db.models import F, Model, Q, QuerySet
+from django.http import Http404
 
 from meshes.kit import ids
 from workspaces.authentication import Identity
@@ -17,7 +18,7 @@ _M = TypeVar("_M", bound=Model)
 EXTERNAL_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
-class UnknownWorkspace(LookupError):  # noqa: N818 - names what was looked up
+class UnknownWorkspace(Http404):  # names what was looked up
     """No workspace that this identity may see has that id or external id."""
 
 

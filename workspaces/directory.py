@@ -1,7 +1,7 @@
 """The live workspaces that this process has seen lately, by their id or external id, so that an event costs no query.
 
 What is found is at most TTL_SECONDS old, so a limit that is changed holds everywhere within a second. Whoever writes
-for a workspace found here says so in the statement that writes (`delivery.events.ingest`), so that nothing is ever stored for
+for a workspace found here says so in the statement that writes (`events.ingest`), so that nothing is ever stored for
 one that was deleted or lost its external id meanwhile.
 """
 

@@ -1,102 +1,32 @@
-"""What every API view is made of, and the one module of this package that the layers below may import.
-
-Problem, invalid, invalid_parameter      an answer that is an error (RFC 9457)
-StrictJSONParser, parsed_body            how bodies are read
-Page                                     how lists are answered
-StrictSerializer, QuerySerializer, unknown_field  how requests are read; fields: PublicIdField, WorkspaceField,
-                                         SecretShownField, OneOfField, MomentField
-PeriodIn, period_bounds, bounded_search  lists that are searched by time, and how long that may take
-once, once_prepared, once_outside        handlers of POST that take an `Idempotency-Key`
-ShownOnce, DryRun                        their answers that are not kept as they are
-takes_idempotency_key, stamp_of, refusing_reuse, send  for a handler that looks after its key itself
-snapshot                                 what is read inside is of one moment; the handlers of GET run in one
-Endpoint                                 the base of a single view
-TenantViewSet                            the base of a resource whose rows belong to workspaces, and of its searches
-"""
+"""Views that know who calls, and the base of a resource whose rows belong to workspaces."""
 
 import math
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, TypeVar
 
 from django.conf import settings
 from django.db.models import Model, QuerySet
-from django.http import HttpResponseBase
+from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
+from drf_spectacular.openapi import AutoSchema
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
-from meshes.api.bodies import StrictJSONParser, parsed_body
-from meshes.api.fields import (
-    OneOfField,
-    PublicIdField,
-    QuerySerializer,
-    SecretShownField,
-    StrictSerializer,
-    unknown_field,
-)
 from meshes.api.pages import Page
-from meshes.api.problems import Problem, invalid, invalid_parameter, problem_response
-from meshes.api.searching import MomentField, PeriodIn, bounded_search, period_bounds
+from meshes.api.problems import Problem
+from meshes.api.views import View
 from meshes.kit import ids
-from meshes.kit.snapshots import snapshot
-from meshes.kit.spelling import none_of
 from workspaces import limits
 from workspaces.access import UnknownWorkspace, resolve_workspace, scope
 from workspaces.authentication import Identity
 from workspaces.models import Workspace
-from workspaces.once import (
-    DryRun,
-    ShownOnce,
-    once,
-    once_outside,
-    once_prepared,
-    refusing_reuse,
-    send,
-    stamp_of,
-    takes_idempotency_key,
-)
-
-__all__ = [
-    "DryRun",
-    "Endpoint",
-    "MomentField",
-    "OneOfField",
-    "Page",
-    "PeriodIn",
-    "Problem",
-    "PublicIdField",
-    "QuerySerializer",
-    "SecretShownField",
-    "ShownOnce",
-    "StrictJSONParser",
-    "StrictSerializer",
-    "TenantViewSet",
-    "WorkspaceField",
-    "bounded_search",
-    "invalid",
-    "invalid_parameter",
-    "once",
-    "once_outside",
-    "once_prepared",
-    "parsed_body",
-    "period_bounds",
-    "problem_response",
-    "refusing_reuse",
-    "send",
-    "snapshot",
-    "stamp_of",
-    "takes_idempotency_key",
-    "unknown_field",
-]
+from workspaces.searches import bounded_search
 
 _Row = TypeVar("_Row", bound=Model)
-
-PAGE_PARAMETERS = frozenset({"limit", "cursor"})
 
 
 class WorkspaceField(serializers.Field[Workspace, str, str, Any]):
@@ -114,30 +44,18 @@ class WorkspaceField(serializers.Field[Workspace, str, str, Any]):
         return value.public_id
 
 
-class Endpoint(APIView):
-    """What all views share. Each declares `required_scope` (see workspaces.permissions.HasScope)."""
+class Endpoint(View):
+    """A view that knows who calls. Each declares `required_scope` (see workspaces.permissions.HasScope)."""
 
-    metadata_class = None
-    http_method_names = ["get", "post", "put", "patch", "delete", "head"]
-    body_limit: int = settings.MESHES_BODY_LIMIT
     required_scope: ClassVar[str | tuple[str, ...] | Mapping[str, str | tuple[str, ...]]] = {}
     publishable_actions: ClassVar[Collection[str]] = ()
     account_actions: ClassVar[Collection[str]] = ()
-    problems: ClassVar[Mapping[str, Collection[int]]] = {}
-    """Statuses that an action may answer beside those that follow from its form; see meshes.api.schema."""
-    without_snapshot: ClassVar[Collection[str]] = ()
-    """Actions of GET that ask somebody outside, or read nothing from the database."""
     credential_actions: ClassVar[Collection[str]] = ()
     """Actions of POST whose bodies may hold credentials: an `Idempotency-Key` keeps an HMAC of them."""
     own_rate_actions: ClassVar[Collection[str]] = ()
     """Actions that have rates of their own, and do not count against MESHES_API_RATE."""
     not_repeated: ClassVar[Mapping[str, str]] = {}
     """Actions of POST that take no `Idempotency-Key`, and why."""
-
-    @property
-    def default_response_headers(self) -> dict[str, str]:
-        """What is answered is one tenant's, and may hold a secret that is shown once: nobody on the way keeps it."""
-        return {**super().default_response_headers, "Cache-Control": "no-store"}
 
     def perform_authentication(self, request: Request) -> None:
         """Who calls, and whether they have called too often. Raises Problem 429."""
@@ -148,15 +66,6 @@ class Endpoint(APIView):
         if (wait := limits.take_request(request.auth.key_id)) is not None:
             words = f"A key may make {settings.MESHES_API_RATE} requests a second, beside posting events."
             raise Problem(429, detail=words, headers={"Retry-After": str(math.ceil(wait))})
-
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Who calls and may they; then a GET is answered from one snapshot."""
-        super().initial(request, *args, **kwargs)
-        verb = str(request.method).lower()
-        if verb in ("get", "head") and getattr(self, "action", verb) not in self.without_snapshot:
-            handler = getattr(self, verb, None)
-            if handler is not None:
-                setattr(self, verb, _reading_at_once(handler))
 
     @property
     def identity(self) -> Identity:
@@ -179,51 +88,12 @@ class Endpoint(APIView):
     def holds_credentials(self) -> bool:
         return getattr(self, "action", "post") in self.credential_actions
 
-    def read(self, serializer_class: type[StrictSerializer], **options: Any) -> Any:
-        """The body's validated data. Raises 422 with pointers. `options` go to the serializer (instance, partial)."""
-        context = {"request": self.request, "identity": self.identity, "view": self}
-        serializer = serializer_class(data=self.request.data, context=context, **options)
-        serializer.is_valid(raise_exception=True)
-        return serializer.validated_data
-
-    def read_query(self, serializer_class: type[QuerySerializer]) -> dict[str, Any]:
-        """The query's validated parameters. Raises 422.
-
-        Unknown ones are refused too: a filter with a typo would select too much.
-        """
-        query = self.request.query_params
-        serializer = serializer_class(data=query.dict(), context={"request": self.request, "identity": self.identity})
-        known = PAGE_PARAMETERS | serializer.fields.keys()
-        for name, values in query.lists():
-            if name not in known:
-                words = f"This parameter is not known here: {none_of(name, sorted(known))}"
-                raise invalid_parameter(name, words, "unknown_parameter")
-            if len(values) > 1:
-                raise invalid_parameter(name, "This parameter is given more than once.", "repeated")
-        if not serializer.is_valid():
-            raise _parameters(serializer.errors)
-        return dict(serializer.validated_data)
+    def context(self) -> dict[str, Any]:
+        return super().context() | {"identity": self.request.auth}
 
 
 def _below_root(request: Request) -> str:
     return request.path.removeprefix("/api/v1")
-
-
-def _reading_at_once(handler: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    def read(*args: Any, **kwargs: Any) -> HttpResponseBase:
-        with snapshot():
-            return handler(*args, **kwargs)
-
-    return read
-
-
-def _parameters(errors: Mapping[str, Any]) -> Problem:
-    mistakes = [
-        {"parameter": name, "detail": str(detail), "rule": str(getattr(detail, "code", "invalid"))}
-        for name, details in errors.items()
-        for detail in details
-    ]
-    return Problem(422, errors=mistakes)
 
 
 class TenantViewSet(Endpoint, GenericViewSet[Any]):
@@ -280,5 +150,23 @@ class TenantViewSet(Endpoint, GenericViewSet[Any]):
     def answer_page(self, rows: "QuerySet[Any]", serializer_class: type[serializers.BaseSerializer[Any]]) -> Response:
         """One page of rows, as the serializer shows them."""
         page = self.paginate_queryset(rows)
-        context = {"request": self.request, "identity": self.identity, "view": self}
-        return self.get_paginated_response(serializer_class(page, many=True, context=context).data)
+        return self.get_paginated_response(serializer_class(page, many=True, context=self.context()).data)
+
+
+class KeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # the library is typed in part
+    target_class = "workspaces.authentication.KeyAuthentication"
+    name = "key"
+
+    def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, Any]:
+        return {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key (`mesh_live_…`) or a machine token (JWT, HS256, at most 60 s).",
+        }
+
+
+class WorkspaceScheme(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # the library is typed in part
+    target_class = "workspaces.endpoints.WorkspaceField"
+
+    def map_serializer_field(self, auto_schema: AutoSchema, direction: str) -> dict[str, Any]:
+        return {"type": "string", "description": "Id or external id.", "pattern": "^[A-Za-z0-9_.-]{1,128}$"}

@@ -23,7 +23,8 @@ from meshes.kit import clock, ids
 from workspaces import journal, keyring
 from workspaces.keyring import CredentialError, KeyRecord
 from workspaces.models import ApiKey, Workspace
-from workspaces.signing import SigningSecretRefused, signing_secrets
+from workspaces.vault import signing_secrets
+from workspaces.vault.vault import CredentialRefused
 
 PREFIX = "mesh_live_"
 SIGNING_PREFIX = "mesh_sign_"
@@ -132,7 +133,7 @@ def revoke_key(key_id: uuid.UUID, now: datetime, *, actor: str = "") -> None:
     if row.revoked_at is None:
         row.revoked_at = now
         row.save(update_fields=["revoked_at"])
-        signing_secrets().destroy(row.pk, row.workspace_id, actor=actor)
+        signing_secrets.destroy(row.pk, row.workspace_id, actor=actor)
         journal.note("key_revoked", key=row.public_id)
     transaction.on_commit(lambda: keyring.forget(key_id))
 
@@ -179,7 +180,7 @@ def _renew_signing_secret(row: ApiKey, previous: str, actor: str, purpose: str) 
         return None
     secret = SIGNING_PREFIX + _random_text()
     in_use = f"{secret} {previous}".strip()
-    signing_secrets().seal(row.pk, row.workspace_id, in_use, actor=actor, purpose=purpose)
+    signing_secrets.seal(row.pk, row.workspace_id, in_use, actor=actor, purpose=purpose)
     return secret
 
 
@@ -188,8 +189,8 @@ def _open_signing_secret(row: ApiKey) -> str:
     if row.kind == ApiKey.Kind.PUBLISHABLE:
         return ""
     try:
-        secrets_in_use = signing_secrets().open(row.pk, row.workspace_id, row.version, "rotate the key")
-    except SigningSecretRefused:
+        secrets_in_use = signing_secrets.open(row.pk, row.workspace_id, row.version, "rotate the key")
+    except CredentialRefused:
         return ""
     return secrets_in_use.reveal().split()[0]
 

@@ -16,7 +16,8 @@ from meshes.kit import clock, ids
 from workspaces import keyring
 from workspaces.keyring import CredentialError, KeyRecord
 from workspaces.models import ApiKey
-from workspaces.signing import SigningSecretRefused, signing_secrets
+from workspaces.vault import signing_secrets
+from workspaces.vault.vault import CredentialRefused
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +91,9 @@ def _signing_secrets(record: KeyRecord) -> list[str]:
     version, secrets = _opened.get(record.id, (0, []))
     if version != record.version:
         try:
-            secret = signing_secrets().open(record.id, record.workspace_id, record.version, "verify a machine token")
-        except SigningSecretRefused as error:
-            logger.error("the signing secret of %s does not open: %s", ids.encode(ids.KEY, record.id), error)
+            secret = signing_secrets.open(record.id, record.workspace_id, record.version, "verify a machine token")
+        except CredentialRefused as error:
+            logger.error("the signing secret of %s does not open: %s", ids.encode(ids.KEY, record.id), error.reason)
             return []
         secrets = secret.reveal().split()
         _keep(_opened, record.id, (record.version, secrets))
@@ -101,7 +102,7 @@ def _signing_secrets(record: KeyRecord) -> list[str]:
 
 def _imitate_opening(key_id: uuid.UUID) -> None:
     if key_id not in _imitated:
-        signing_secrets().imitate_opening()
+        signing_secrets.imitate_opening()
         _keep(_imitated, key_id, None)
 
 

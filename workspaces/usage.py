@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import Error, connection, transaction
 
-from workspaces.signals import keys_used
+from workspaces.vault import vault
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,6 @@ def write_pending(**_: Any) -> None:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(USED, [key_ids, INTERVAL_SECONDS])
             if keys := cursor.fetchall():
-                keys_used.send(sender=None, keys=keys)
+                vault.record_uses(keys)
     except Error as error:
         logger.warning("the last use of %d keys was not written: %s", len(key_ids), error)

@@ -95,7 +95,7 @@ def _lacks_key(connection: Connection, counters: ConnectionHealth, now: datetime
     """Whether nothing can be sent because a key of the operator's is missing: here, or where the last try was made."""
     if connection.status not in (Connection.Status.ACTIVE, Connection.Status.CREDENTIAL_ERROR):
         return False
-    if stored_keys.is_missing_for(connection):
+    if stored_keys.is_missing_for(connection.workspace_id, connection.pk):
         return True
     if counters.opened_by != NO_CREDENTIALS or cooling_down(connection, now) is None:
         return False

@@ -9,10 +9,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from connections import views
-from connections.models import Connection, SealedDocument
+from connections.models import Connection
 from connections.serializers import ConnectionOut
 from delivery.dispatch import connection_health
 from meshes.kit import clock
+from workspaces.vault.models import SealedDocument
 from workspaces.vault.vault import CREDENTIALS
 
 

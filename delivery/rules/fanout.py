@@ -1,6 +1,6 @@
 """Fan-out: an event becomes one delivery per matching rule, and a ledger that says what became of every rule.
 
-Two statements around pure work (`delivery.rules.evaluation`): the first claims the events (so that an event that kills its
+Two statements around pure work (`evaluation`): the first claims the events (so that an event that kills its
 worker is counted), the second writes ledger and deliveries and takes the events off `Unrouted`. A delivery's id is a
 pure function of event and rule, so running twice makes no doubles. Workspaces share the statements, batch by batch;
 what an event's rules cost is spent between them, by its task alone. What fails is `delivery.events.setting_aside`'s.

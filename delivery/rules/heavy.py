@@ -1,7 +1,7 @@
 """Heavy events: those whose rules cost so much, or write so many rows, that others would wait for them.
 
 They are routed one after the other, however many workspaces they are of: an event waits for its turn as soon as it
-turns out to be heavy, and is then evaluated in a process of its own (`delivery.rules.evaluator`). After it four times as much
+turns out to be heavy, and is then evaluated in a process of its own (`evaluator`). After it four times as much
 time is left to others. Where the last event of a workspace was heavy, the next one waits before anything is
 done for it. Few of the worker's threads wait so; what comes on top is handed back to PostgreSQL for later. And the
 workspace's fan-out lane is paused for a while, so that its next events wait there and not here.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from django import shortcuts
-from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.core.exceptions import ValidationError as ModelValidationError
 from django.db import Error
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, UnreadablePostError
@@ -27,8 +27,6 @@ from rest_framework.settings import api_settings
 
 from meshes.kit.database_faults import Fault, fault_of
 from meshes.kit.jsonpaths import pointer
-from workspaces import security_log
-from workspaces.access import UnknownWorkspace
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +139,7 @@ def to_problem(exc: Exception) -> Problem:
         return _from_drf(exc)
     if isinstance(exc, ModelValidationError):
         return Problem(422, errors=[{"pointer": "", "detail": text, "rule": "invalid"} for text in exc.messages])
-    if isinstance(exc, (UnknownWorkspace, Http404)):
+    if isinstance(exc, Http404):
         return Problem(404)
     if isinstance(exc, PermissionDenied):
         return Problem(403)
@@ -213,8 +211,6 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 
 def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if isinstance(exception, DisallowedHost):
-        security_log.count_refusal(request.META, "400 host")
     if not speaks_json(request):
         return defaults.bad_request(request, exception)
     return render(Problem(413 if isinstance(exception, RequestDataTooBig) else 400))

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
+from drf_spectacular.extensions import OpenApiSerializerFieldExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
 from rest_framework import serializers
 
-from connections.serializers import slugs
 from meshes.api.fields import StrictSerializer
 from meshes.api.problems import CONTENT_TYPE, title_of
 
@@ -122,19 +121,7 @@ def _response(status: int, reference: dict[str, str]) -> dict[str, Any]:
     return response
 
 
-# Extensions are registered by being defined.
-
-
-class KeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # the library is typed in part
-    target_class = "workspaces.authentication.KeyAuthentication"
-    name = "key"
-
-    def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, Any]:
-        return {
-            "type": "http",
-            "scheme": "bearer",
-            "description": "An API key (`mesh_live_…`) or a machine token (JWT, HS256, at most 60 s).",
-        }
+# An extension is registered by being defined; those of other fields stand beside them.
 
 
 class PublicIdScheme(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # the library is typed in part
@@ -142,17 +129,3 @@ class PublicIdScheme(OpenApiSerializerFieldExtension):  # type: ignore[no-untype
 
     def map_serializer_field(self, auto_schema: AutoSchema, direction: str) -> dict[str, Any]:
         return {"type": "string", "pattern": f"^{self.target.prefix}_[0-7][0-9a-hjkmnp-tv-z]{{25}}$"}
-
-
-class WorkspaceScheme(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # the library is typed in part
-    target_class = "workspaces.endpoints.WorkspaceField"
-
-    def map_serializer_field(self, auto_schema: AutoSchema, direction: str) -> dict[str, Any]:
-        return {"type": "string", "description": "Id or external id.", "pattern": "^[A-Za-z0-9_.-]{1,128}$"}
-
-
-class IntegrationScheme(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]  # the library is typed in part
-    target_class = "connections.serializers.IntegrationField"
-
-    def map_serializer_field(self, auto_schema: AutoSchema, direction: str) -> dict[str, Any]:
-        return {"type": "string", "enum": slugs()}

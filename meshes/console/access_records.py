@@ -9,13 +9,13 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from connections.models import AccessLogSeal, AccessRecord, SealedDocument
 from meshes.console import columns, display, finding, watching
 from meshes.console.filters import PeriodFilter, WorkspaceFilter, by_text
 from meshes.console.pages import OperatorAdmin
 from meshes.console.watching import WatchedAdmin
 from meshes.kit import ids
 from workspaces.vault import recording
+from workspaces.vault.models import AccessLogSeal, AccessRecord, SealedDocument
 
 
 @admin.register(SealedDocument)

@@ -7,7 +7,8 @@ from django.contrib import admin
 from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest
 
-from connections.models import AccessRecord, OAuthApp, OAuthGrant, OAuthState, SealedDocument
+from workspaces.vault.models import AccessRecord, SealedDocument
+from connections.models import OAuthApp, OAuthGrant, OAuthState
 from connections.oauth import authorize, grants
 from meshes.console import columns, display
 from meshes.console.access_records import owner_link

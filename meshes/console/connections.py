@@ -9,13 +9,14 @@ from django.http import HttpRequest
 
 from connections import lifecycle, providers
 from connections.masking import Redactor
-from connections.models import AccessRecord, Connection, ConnectionHealth, SealedDocument
+from connections.models import Connection, ConnectionHealth
 from connections.providers.base import Provider
 from meshes.console import columns, display, watching
 from meshes.console.filters import WorkspaceFilter, by_choice
 from meshes.console.pages import Button, OperatorAdmin, Panel
 from meshes.console.watching import PayloadAdmin
 from meshes.kit import clock, ids
+from workspaces.vault.models import AccessRecord, SealedDocument
 
 Status = Connection.Status
 PAUSED_WORDS = "Paused by an operator."

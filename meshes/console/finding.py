@@ -30,7 +30,7 @@ def _condition(word: str, lookups: Mapping[str, str]) -> dict[str, Any]:
     pk = ids.decode(prefix, word) if prefix else None
     if pk is not None:
         return {lookups[prefix]: pk} if prefix in lookups else {}
-    if bare := as_uuid(word):
+    if bare := ids.as_uuid(word):
         return {"pk": bare}
     if "ws" in lookups and (workspaces := workspace_ids(word)):
         return {f"{lookups['ws']}__in": workspaces}
@@ -45,11 +45,3 @@ def workspace_ids(reference: str) -> list[uuid.UUID]:
     if "\x00" in reference:
         return []
     return list(Workspace.objects.filter(external_id=reference).order_by().values_list("pk", flat=True)[:10])
-
-
-def as_uuid(text: str) -> uuid.UUID | None:
-    """A bare UUID, as logs and SQL show it."""
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        return None

@@ -137,7 +137,7 @@ class OperatorAdmin(WellFormedSelection):
     def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
         """Back to the front page, by the id as it was typed, which is no UUID."""
         text = unquote(object_id)
-        pk = finding.as_uuid(text)
+        pk = ids.as_uuid(text)
         known_as = ids.encode(self.prefix, pk) if self.prefix and pk else text
         messages.warning(request, f"Nothing is known by {known_as!r}.")
         return HttpResponseRedirect(reverse("admin:index"))

@@ -17,9 +17,10 @@ from django.views.decorators.cache import never_cache
 
 from delivery.dispatch import overview
 from meshes.console.display import span
-from meshes.console.finding import as_uuid, workspace_ids
+from meshes.console.finding import workspace_ids
 from meshes.console.signin import steps, views
 from meshes.kit import clock, ids
+from meshes.kit.ids import as_uuid
 from meshes.kit.snapshots import snapshot
 from workspaces.models import Workspace
 

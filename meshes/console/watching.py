@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from django.http import HttpRequest, HttpResponse
 
-from connections.models import AccessRecord
 from meshes.console.pages import OperatorAdmin, operator_name
 from workspaces.vault import recording
+from workspaces.vault.models import AccessRecord
 
 PURPOSE = "viewed in the admin"
 LOG = "access_log"

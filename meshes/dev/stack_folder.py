@@ -18,11 +18,9 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from meshes.data_folder import RUN_ID, data_folder, parse_variables
 from meshes.kit.private_files import write_private
 
-PROJECT = Path(__file__).resolve().parent.parent
-RUN_ID = "MESHES_RUN_ID"
-"""The environment variable by which every process of one run is known, also after its supervisor was killed."""
 PREDECESSOR_SECONDS = 10.0
 """How long what a killed supervisor left may take to end by itself: PostgreSQL writes a checkpoint."""
 
@@ -49,11 +47,6 @@ LOST_KEYS_WORDS = (
 )
 
 
-def data_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """MESHES_DATA_DIR, or ``.meshes`` beside manage.py."""
-    return Path(environment.get("MESHES_DATA_DIR") or PROJECT / ".meshes")
-
-
 def prepare_for(command: str) -> None:
     """Make the secrets of ``up`` and ``demo`` before the settings ask for them; ``demo`` gets a folder of its own."""
     if command == "demo":
@@ -69,11 +62,6 @@ def prepare_for(command: str) -> None:
             sys.exit(f"{error.filename} is another user's; MESHES_DATA_DIR names another folder.")
         except OSError as error:
             sys.exit(f"{data_folder()} cannot be written: {error.strerror}.")
-
-
-def parse_variables(text: str) -> dict[str, str]:
-    """The lines ``NAME=value`` of a file such as ``stack.env``."""
-    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
 
 
 class StackFolder:

@@ -44,3 +44,11 @@ def is_type_id(text: str) -> bool:
 def milliseconds(value: uuid.UUID) -> int:
     """Unix milliseconds of a UUIDv7's moment."""
     return value.int >> 80
+
+
+def as_uuid(text: str) -> uuid.UUID | None:
+    """A bare UUID, as logs and SQL show it."""
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None

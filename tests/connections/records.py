@@ -8,8 +8,8 @@ from typing import Any
 
 from django.db import connection
 
-from connections.models import AccessRecord
 from meshes.kit import ids, partitions
+from workspaces.vault.models import AccessRecord
 
 TABLE = "access_records"
 

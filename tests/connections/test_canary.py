@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from django.test import override_settings
 
 from connections import lifecycle, providers
-from connections.models import AccessRecord, Connection, SealedDocument
+from connections.models import Connection
 from connections.providers.vendor import CHECK_MAPPING
 from delivery.dispatch import dispatch, settling
 from delivery.lanes import publishing
@@ -29,6 +29,7 @@ from tests.operators import superuser
 from tests.receivers import Receiver, receiver
 from tests.workspaces.callers import caller, post
 from workspaces.models import IdempotencyRecord
+from workspaces.vault.models import AccessRecord, SealedDocument
 
 pytestmark = pytest.mark.django_db
 

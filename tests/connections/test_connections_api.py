@@ -7,13 +7,14 @@ import standardwebhooks
 from django.db import connection as database
 
 from connections import lifecycle
-from connections.models import AccessRecord, Connection, SealedDocument
+from connections.models import Connection
 from connections.providers.base import Secret
 from connections.signals import connection_changed
 from meshes.kit import ids
 from tests.factories import make_workspace
 from tests.workspaces.callers import caller, post
 from workspaces.vault import vault
+from workspaces.vault.models import AccessRecord, SealedDocument
 
 URL = "https://8.8.8.8/hook"
 CANARY = "canary-token-4242"

@@ -7,7 +7,8 @@ import pytest
 
 from connections import credentials as keeping
 from connections import lifecycle, probing
-from connections.models import AccessRecord, Connection
+from workspaces.vault.models import AccessRecord
+from connections.models import Connection
 from connections.oauth import refresh
 from connections.oauth import tokens as token_documents
 from connections.oauth.refresh import Authorization

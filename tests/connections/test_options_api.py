@@ -7,12 +7,12 @@ import pytest
 from django.core.cache import cache
 
 from connections import providers
-from connections.models import AccessRecord
 from connections.options import MOST_PAGES
 from meshes.dev.vendors.registry import VENDORS
 from tests.factories import make_connection, make_workspace
 from tests.receivers import Answer
 from tests.workspaces.callers import caller, post
+from workspaces.vault.models import AccessRecord
 
 TOKEN = "pat-na1-canary-0123456789"
 LISTS = {"lists": [{"listId": "7", "name": "Newsletter"}, {"listId": "9", "name": "Trial"}]}

@@ -26,7 +26,7 @@ from connections.outbound import (
 from connections.outbound import door as door_module
 from connections.outbound.faults import Fault, explain
 from connections.outbound.keeping import Handles
-from meshes.dev.stack_folder import PROJECT
+from meshes.data_folder import PROJECT
 from tests.connections.outbound_receivers import (
     LOOPBACK,
     OK,

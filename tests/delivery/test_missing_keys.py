@@ -7,12 +7,12 @@ import pytest
 
 from connections import probing, recovering
 from connections.credentials import KEY_MISSING_WORDS, REFUSED_WORDS
-from connections.models import AccessRecord, Connection, SealedDocument
+from connections.models import Connection
 from delivery.dispatch import connection_health, sweep
-from tests.connections.conftest import use_keys  # noqa: F401
-from tests.delivery.test_dispatch import attempts_of, deliver, health_of, make_due
+from tests.delivery.dispatch.test_dispatch import attempts_of, deliver, health_of, make_due
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.workspaces.callers import caller, post
+from workspaces.vault.models import AccessRecord, SealedDocument
 
 pytestmark = pytest.mark.django_db
 
@@ -21,7 +21,7 @@ def end_pause(target):
     Connection.objects.filter(pk=target.pk).update(paused_until=None)
 
 
-def test_deliveries_wait_and_go_on_when_the_key_is_back(endpoint, use_keys):  # noqa: F811
+def test_deliveries_wait_and_go_on_when_the_key_is_back(endpoint, use_keys):
     use_keys("old")
     target = make_connection(make_workspace(), url=endpoint.url, retry_schedule=[0])
     (delivery,) = make_deliveries(target)
@@ -48,7 +48,7 @@ def test_deliveries_wait_and_go_on_when_the_key_is_back(endpoint, use_keys):  # 
     assert (target.status, target.paused_until, health_of(target).breaker) == ("active", None, "closed")
 
 
-def test_a_test_of_the_connection_changes_no_status(endpoint, use_keys):  # noqa: F811
+def test_a_test_of_the_connection_changes_no_status(endpoint, use_keys):
     use_keys("old")
     target = make_connection(make_workspace(), url=endpoint.url)
     use_keys("another")
@@ -64,7 +64,7 @@ def test_a_test_of_the_connection_changes_no_status(endpoint, use_keys):  # noqa
     assert probing.probe(target, actor="test").ok is True
 
 
-def test_what_meshes_made_is_not_made_anew_over_a_document_that_waits_for_its_key(endpoint, use_keys):  # noqa: F811
+def test_what_meshes_made_is_not_made_anew_over_a_document_that_waits_for_its_key(endpoint, use_keys):
     use_keys("old")
     workspace = make_workspace()
     target = make_connection(workspace, url=endpoint.url)
@@ -92,7 +92,7 @@ def health_shown(target):
     return found.status, found.reason, found.until
 
 
-def test_health_says_credential_error_and_the_connection_stays_active(endpoint, use_keys):  # noqa: F811
+def test_health_says_credential_error_and_the_connection_stays_active(endpoint, use_keys):
     use_keys("old")
     target = make_connection(make_workspace(), url=endpoint.url)
     other = make_connection(make_workspace(), url=endpoint.url)
@@ -115,7 +115,7 @@ def test_health_says_credential_error_and_the_connection_stays_active(endpoint, 
     assert (delivery.status, health_shown(target)[:2]) == ("succeeded", ("ok", ""))
 
 
-def test_a_hold_of_the_owners_is_told_rather_than_a_missing_key(endpoint, use_keys):  # noqa: F811
+def test_a_hold_of_the_owners_is_told_rather_than_a_missing_key(endpoint, use_keys):
     use_keys("old")
     target = make_connection(make_workspace(), url=endpoint.url)
     Connection.objects.filter(pk=target.pk).update(status="paused", status_reason="Paused by its owner.")
@@ -144,7 +144,7 @@ def recover(target):
 
 
 @pytest.mark.parametrize("words", recovering.EARLIER_WORDS)
-def test_what_an_earlier_version_stopped_goes_on_when_the_key_is_back(endpoint, use_keys, words):  # noqa: F811
+def test_what_an_earlier_version_stopped_goes_on_when_the_key_is_back(endpoint, use_keys, words):
     use_keys("old")
     target, delivery = stopped_before(endpoint, words)
     assert recover(target) == ("active", "")
@@ -154,7 +154,7 @@ def test_what_an_earlier_version_stopped_goes_on_when_the_key_is_back(endpoint, 
     assert (delivery.status, len(endpoint.got)) == ("succeeded", 1)
 
 
-def test_while_the_key_is_missing_it_rests_as_others_do(endpoint, use_keys):  # noqa: F811
+def test_while_the_key_is_missing_it_rests_as_others_do(endpoint, use_keys):
     use_keys("old")
     target, delivery = stopped_before(endpoint)
     use_keys("another")
@@ -172,7 +172,7 @@ def test_while_the_key_is_missing_it_rests_as_others_do(endpoint, use_keys):  # 
     assert delivery.status == "succeeded"
 
 
-def test_what_somebody_changed_stays_stopped_and_is_looked_at_once(endpoint, use_keys):  # noqa: F811
+def test_what_somebody_changed_stays_stopped_and_is_looked_at_once(endpoint, use_keys):
     use_keys("old")
     target, _ = stopped_before(endpoint)
     other = make_connection(target.workspace, url=endpoint.url)
@@ -188,13 +188,13 @@ def test_what_somebody_changed_stays_stopped_and_is_looked_at_once(endpoint, use
     assert sweep.release_held(datetime.now(UTC)) == 0
 
 
-def test_what_this_version_stopped_is_never_restarted(endpoint, use_keys):  # noqa: F811
+def test_what_this_version_stopped_is_never_restarted(endpoint, use_keys):
     use_keys("old")
     target, _ = stopped_before(endpoint, REFUSED_WORDS)
     assert recover(target) == ("credential_error", REFUSED_WORDS)
 
 
-def test_deleted_workspaces_stay_as_they_are(endpoint, use_keys):  # noqa: F811
+def test_deleted_workspaces_stay_as_they_are(endpoint, use_keys):
     use_keys("old")
     target, _ = stopped_before(endpoint)
     target.workspace.deleted_at = datetime.now(UTC)
@@ -202,7 +202,7 @@ def test_deleted_workspaces_stay_as_they_are(endpoint, use_keys):  # noqa: F811
     assert recover(target) == ("credential_error", recovering.EARLIER_WORDS[0])
 
 
-def test_the_sweeper_looks_for_them(endpoint, use_keys):  # noqa: F811
+def test_the_sweeper_looks_for_them(endpoint, use_keys):
     use_keys("old")
     target, _ = stopped_before(endpoint)
     (each,) = (each for each in sweep.sweeps() if each.name == "recover")

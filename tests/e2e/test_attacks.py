@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from meshes.dev.stack_folder import parse_variables
+from meshes.data_folder import parse_variables
 from meshes.worker_answers import SHOWN_SETTINGS
 from tests.e2e.running import RunningUp
 from tests.meshes.test_monitor_secrets import paths_of

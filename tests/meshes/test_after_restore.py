@@ -8,7 +8,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from connections import lifecycle as connections
-from connections.models import Connection, OAuthGrant, SealedDocument
+from connections.models import Connection, OAuthGrant
 from delivery.dispatch import dispatch
 from delivery.events import erasure
 from delivery.models import Attempt, Delivery, Payload
@@ -18,6 +18,7 @@ from tests.factories import make_connection, make_deliveries, make_workspace
 from workspaces import installation, keys
 from workspaces import lifecycle as workspaces
 from workspaces.models import ApiKey, Installation, Workspace
+from workspaces.vault.models import SealedDocument
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_client")]
 

@@ -7,16 +7,15 @@ import pytest
 from django.db import OperationalError, connection
 from django.test import Client
 
-from connections.models import AccessRecord
 from delivery.dispatch import sweep
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, SweepRun, Unrouted
 from meshes import health
 from meshes.kit import partitions
-from tests.connections.conftest import use_keys  # noqa: F401
 from tests.factories import make_connection, make_event, make_workspace
 from workspaces import installation
 from workspaces.models import JournalEntry
 from workspaces.vault import stored_keys, vault
+from workspaces.vault.models import AccessRecord
 
 
 def ready():
@@ -62,7 +61,7 @@ def test_a_sweep_that_has_stopped_is_told_and_it_is_ready(swept):
 
 
 @pytest.mark.django_db
-def test_while_stored_documents_need_a_key_that_is_not_at_hand_it_is_not_ready(use_keys):  # noqa: F811
+def test_while_stored_documents_need_a_key_that_is_not_at_hand_it_is_not_ready(use_keys):
     use_keys("old")
     needed = vault.newest_key_id()
     make_connection(make_workspace())
@@ -79,7 +78,7 @@ def test_while_stored_documents_need_a_key_that_is_not_at_hand_it_is_not_ready(u
 
 
 @pytest.mark.django_db
-def test_the_look_for_missing_keys_reads_no_document(use_keys):  # noqa: F811
+def test_the_look_for_missing_keys_reads_no_document(use_keys):
     for name in ("a", "b", "c"):
         use_keys(name)
         make_connection(make_workspace())

@@ -9,15 +9,14 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from meshes.api import searching
 from meshes.api.problems import Problem
-from meshes.api.searching import TURN_SECONDS, bounded_search
 from meshes.kit import ids
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.polling import eventually
 from tests.workspaces.callers import bearer, caller, issue, post
-from workspaces import limits
+from workspaces import limits, searches
 from workspaces.buckets import Bucket
+from workspaces.searches import TURN_SECONDS, bounded_search
 
 pytestmark = pytest.mark.django_db
 
@@ -141,7 +140,7 @@ INDEXED = [
 @pytest.fixture
 def searching_key(monkeypatch):
     """A key whose two searches are running, in another process."""
-    monkeypatch.setattr(searching, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(searches, "WAIT_SECONDS", 0.1)
     key = issue()
     with ExitStack() as stack:
         for _ in range(2):
@@ -195,7 +194,7 @@ def test_the_access_log_is_searched_in_turns(searching_key):
 
 
 def test_a_search_waits_for_the_end_of_another(monkeypatch):
-    monkeypatch.setattr(searching, "WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(searches, "WAIT_SECONDS", 60.0)
     key = issue()
     path, first = f"searches:{key.row.pk}", ExitStack()
     for _ in range(2):
@@ -208,7 +207,7 @@ def test_a_search_waits_for_the_end_of_another(monkeypatch):
 
     waiting = threading.Thread(target=search)
     waiting.start()
-    eventually(lambda: searching._threads[key.row.pk] == 1, seconds=10)
+    eventually(lambda: searches._threads[key.row.pk] == 1, seconds=10)
     assert done == []
     first.close()
     waiting.join(60)
@@ -217,7 +216,7 @@ def test_a_search_waits_for_the_end_of_another(monkeypatch):
 
 def bounded_search_elsewhere(key_id):
     """Only the turn: a thread's own connection would see no rows of this test."""
-    return searching._turn_of(key_id)
+    return searches._turn_of(key_id)
 
 
 def test_turns_are_given_back_however_a_search_ends(settings):
@@ -230,12 +229,12 @@ def test_turns_are_given_back_however_a_search_ends(settings):
             raise Problem(422)
     with bounded_search(key_id):
         pass
-    assert not searching._threads
+    assert not searches._threads
 
 
 def test_the_turn_of_a_process_that_was_lost_lapses(monkeypatch, settings):
     settings.MESHES_SEARCHES = 1
-    monkeypatch.setattr(searching, "WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(searches, "WAIT_SECONDS", 60.0)
     key_id = uuid.uuid4()
     assert limits._turns().enter(f"meshes:turns:searches:{key_id}", 1, 0.2) is not None
     with bounded_search(key_id):
@@ -247,7 +246,7 @@ def test_of_one_key_as_many_wait_in_a_process_as_may_search(settings):
     key_id = uuid.uuid4()
     with ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(searching._thread_for(key_id, 1))
+            stack.enter_context(searches._thread_for(key_id, 1))
         with pytest.raises(Problem) as refused, bounded_search(key_id):
             pass
     assert refused.value.status == 429
@@ -271,7 +270,7 @@ def test_without_valkey_each_process_counts_for_itself(settings, monkeypatch):
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     for kept in (limits._shared, limits._turns):
         kept.cache_clear()
-    monkeypatch.setattr(searching, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(searches, "WAIT_SECONDS", 0.1)
     settings.MESHES_SEARCHES = 1
     api = caller()
     assert api.get("/api/v1/deliveries?outcome=retry").status_code == 200

@@ -9,7 +9,7 @@ import pytest
 from kombu.connection import Connection
 
 from meshes import clear_text
-from meshes.dev.stack_folder import PROJECT
+from meshes.data_folder import PROJECT
 from meshes.environment import envdatabase
 
 LOCAL = "redis://:password@127.0.0.1:6379/0"

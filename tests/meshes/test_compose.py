@@ -20,11 +20,11 @@ from connections import probing
 from delivery.dispatch import dispatch, retention
 from delivery.management.commands import sweep
 from meshes import checks, services
-from meshes.api import searching
 from meshes.dev.binaries import valkey_binary
 from meshes.dev.embedded import free_port
 from meshes.environment import SECRETS
 from tests.polling import eventually
+from workspaces import searches
 
 PROJECT = Path(__file__).resolve().parents[2]
 SAMPLES = {
@@ -103,7 +103,7 @@ def test_commands_are_those_of_up(compose, name, arguments):
 def test_what_is_in_progress_has_time_to_end_before_its_service_is_killed(compose):
     test_of_a_connection = 2 * (probing.TOKEN_SECONDS + checks.LONGEST_ATTEMPT_SECONDS)
     longest = {
-        "web": max(test_of_a_connection, searching.SEARCH_SECONDS),
+        "web": max(test_of_a_connection, searches.SEARCH_SECONDS),
         "fanout": settings.MESHES_LEASE_SECONDS * dispatch.USABLE_SHARE,
         "deliver": settings.MESHES_LEASE_SECONDS * dispatch.USABLE_SHARE,
         "sweep": sweep.STOP_SECONDS - 1,

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from meshes.dev.stack_folder import PROJECT
+from meshes.data_folder import PROJECT
 
 SECRETS = {"SECRET_KEY": "s" * 50, "FERNET_KEYS": "A" * 43}
 

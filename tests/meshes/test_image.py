@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from meshes import services
-from meshes.dev.stack_folder import PROJECT
+from meshes.data_folder import PROJECT
 from tools import locked
 
 LINES = (PROJECT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
@@ -97,7 +97,7 @@ def test_it_has_the_license_and_no_stack_of_its_own():
     absent = {"binaries", "children", "die_with_parent", "embedded", "stack", "supervisor"}
     assert {f"meshes/{name}.py" for name in absent} & files == set()
     assert {f"meshes/management/commands/{name}.py" for name in ("up", "demo", "provision")} & files == set()
-    assert [path for path in files if path.startswith(("meshes/dev/demo/", "meshes/dev/")) or "test" in path] == []
+    assert [path for path in files if path.startswith("meshes/dev/") or "test" in path] == []
 
 
 def test_nothing_of_source_control_or_of_a_developer_reaches_the_builder():

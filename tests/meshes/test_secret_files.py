@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from meshes.dev.stack_folder import PROJECT
+from meshes.data_folder import PROJECT
 from meshes.environment import SECRETS, read_secret_files
 from meshes.services import SECRETS_OF
 
@@ -121,7 +121,7 @@ def test_what_is_left_out_is_one_line(given, words):
 VAULT = """
 import django
 django.setup()
-from connections import vault
+from workspaces.vault import vault
 vault.newest_key_id()
 """
 

@@ -13,7 +13,7 @@ print(json.dumps([connection.connection is None, threading.active_count(), len(p
 """
 MAKE_IDS = """
 import os
-from workspaces import ids
+from meshes.kit import ids
 ids.uuid7()
 for _ in range(4):
     if os.fork() == 0:

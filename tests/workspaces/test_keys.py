@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from connections.models import SealedDocument
 from meshes.kit import ids
 from tests.factories import make_workspace
 from tests.polling import eventually
 from tests.workspaces.callers import issue, why_refused
 from workspaces import keyring, keys
 from workspaces.models import ApiKey
+from workspaces.vault.models import SealedDocument
 
 FORM = re.compile(r"mesh_live_[0-9a-z]{26}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}")
 

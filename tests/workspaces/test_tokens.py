@@ -10,13 +10,12 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from connections.models import AccessRecord, SealedDocument
-from tests.connections.conftest import use_keys  # noqa: F401
 from tests.factories import make_workspace
 from tests.workspaces.callers import bearer, issue, why_refused
 from workspaces import keys, tokens
 from workspaces.models import ApiKey
-from workspaces.signing import SigningSecretUnavailable
+from workspaces.vault.models import AccessRecord, SealedDocument
+from workspaces.vault.signing_secrets import SigningSecretUnavailable
 
 pytestmark = pytest.mark.django_db
 
@@ -266,7 +265,7 @@ def test_a_secret_that_does_not_open_lets_nobody_in(caplog):
 # --- without the key of the document ---------------------------------------------------------------------------------
 
 
-def test_a_token_whose_signing_secret_waits_for_its_key_is_nobodys_fault(use_keys):  # noqa: F811
+def test_a_token_whose_signing_secret_waits_for_its_key_is_nobodys_fault(use_keys):
     use_keys("old")
     issued = issue("account", ["config"])
     use_keys("another")
@@ -279,7 +278,7 @@ def test_a_token_whose_signing_secret_waits_for_its_key_is_nobodys_fault(use_key
     assert bearer(sign(issued)).get("/api/v1/workspaces").status_code == 200
 
 
-def test_a_rotation_does_not_end_a_signing_secret_that_waits_for_its_key(use_keys):  # noqa: F811
+def test_a_rotation_does_not_end_a_signing_secret_that_waits_for_its_key(use_keys):
     use_keys("old")
     issued = issue("account", ["config"])
     use_keys("another")

@@ -21,10 +21,10 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Min
 
-from connections.models import AccessLogSeal, AccessRecord
 from meshes.kit import ids, partitions
 from meshes.kit.partitions import Partition
 from workspaces.vault import seal_heads
+from workspaces.vault.models import AccessLogSeal, AccessRecord
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def read_week(week: date, after: int, last: int) -> list[Row]:
 def seal(now: datetime) -> int:
     """Seal the records that are final and not sealed yet, for some seconds; how many were. One caller at a time.
 
-    The heads are logged after the commit, and kept in a file where there is one (`workspaces.vault.seal_heads`). A chain
+    The heads are logged after the commit, and kept in a file where there is one (`seal_heads`). A chain
     that the file has known longer, or otherwise, is not gone on with: the database was restored, or somebody was at it.
     """
     if not seal_heads.keep(line_of):

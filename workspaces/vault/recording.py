@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Collection
 from typing import Literal, get_args
 
-from connections.models import AccessRecord, Connection
 from meshes.kit import ids
+from workspaces.vault.models import AccessRecord
 
 OwnerKind = Literal["workspace", "connection", "api_key", "oauth_app", "rule", "event", "delivery", "attempt", "replay"]
 Purpose = Literal["moved", "viewed", "link_made", "link_used"]
@@ -40,17 +40,6 @@ def record_action(
     `actor` is an API key's public id, `operator ada`, `connect link`, a command, or a process.
     """
     record_actions({(workspace_id, owner_kind, owner_id)}, actor=actor, purpose=purpose)
-
-
-def record_move(connection: Connection, actor: str) -> None:
-    """Record that the connection's requests go to another scheme, host or port from now on."""
-    record_action(
-        workspace_id=connection.workspace_id,
-        owner_kind="connection",
-        owner_id=connection.pk,
-        actor=actor,
-        purpose="moved",
-    )
 
 
 def record_actions(

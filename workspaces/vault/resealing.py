@@ -15,8 +15,8 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import QuerySet
 
-from connections.models import AccessRecord, SealedDocument
 from workspaces.vault import sealing
+from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.sealing import GIVEN_UP, newest_key_id, sealing_keys
 from workspaces.vault.vault import BOUND_TO, OwnerKind, binding_of, with_token
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from django.conf import settings
 
-from connections.models import AccessLogSeal
 from meshes.kit.durable_files import append_line
+from workspaces.vault.models import AccessLogSeal
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from fernet_fields import EncryptedTextField
 
-from connections.models import SealedDocument
+from workspaces.vault.models import SealedDocument
 
 FERNET: Final = "FERNET"
 AES_256_GCM: Final = "AES-256-GCM"

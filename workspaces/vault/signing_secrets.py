@@ -1,57 +1,65 @@
-"""The signing secrets of API keys, kept in the vault for the layer below (`MESHES_SIGNING_SECRETS`)."""
+"""The signing secrets of API keys, kept in the vault: one document a key, its versions those of the key."""
 
 import uuid
 
-from workspaces.signing import SigningSecretRefused, SigningSecretUnavailable
+from rest_framework.exceptions import APIException
+
 from workspaces.vault import vault
 from workspaces.vault.secret import Secret
 
 KIND = "signing_secret"
 
 
-class KeySigningSecrets:
-    """Seals one secret per API key; `workspaces.signing.SigningSecrets` says what is asked of it."""
+class SigningSecretUnavailable(APIException):
+    """The key that opens the secret is missing here: the operator's fault, and nothing against who calls. A 503."""
 
-    def seal(
-        self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, secret: str, *, actor: str = "", purpose: str = ""
-    ) -> None:
-        """Keep the signing secret of a key's present version. One seal per version: both count from 1."""
-        vault.seal(
-            {"signing_secret": secret},
+    status_code = 503
+    default_detail = "The encryption key of this key's signing secret is missing here; the operator has to put it back."
+
+
+def seal(key_id: uuid.UUID, workspace_id: uuid.UUID | None, secret: str, *, actor: str = "", purpose: str = "") -> None:
+    """Keep the signing secret of a key's present version, inside the caller's transaction.
+
+    `actor` and `purpose` stand in the access record; empty: this process, and "created" or "replaced".
+    """
+    vault.seal(
+        {"signing_secret": secret},
+        workspace_id=workspace_id,
+        owner_kind="api_key",
+        owner_id=key_id,
+        kind=KIND,
+        actor=actor,
+        purpose=purpose,
+    )
+
+
+def open(key_id: uuid.UUID, workspace_id: uuid.UUID | None, version: int, purpose: str) -> Secret:
+    """The secret of that version or a later one, with an access record in the name of this process.
+
+    A document older than the key's version is refused. A newer one opens: the caller has not yet seen a rotation.
+    Raises vault.CredentialRefused, and SigningSecretUnavailable where a key of the operator's is missing.
+    """
+    try:
+        opened = vault.open(
             workspace_id=workspace_id,
             owner_kind="api_key",
             owner_id=key_id,
             kind=KIND,
-            actor=actor,
+            actor=vault.this_process(),
             purpose=purpose,
+            oldest_version=version,
         )
+    except vault.KeyMissing as missing:
+        raise SigningSecretUnavailable from missing
+    secret: Secret = opened.secret["signing_secret"]
+    return secret
 
-    def open(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, version: int, purpose: str) -> Secret:
-        """The secret, with an access record in the name of this process. Raises SigningSecretRefused,
-        and SigningSecretUnavailable.
 
-        A document older than the key's version is refused. A newer one opens: the caller has not yet seen a rotation.
-        """
-        try:
-            opened = vault.open(
-                workspace_id=workspace_id,
-                owner_kind="api_key",
-                owner_id=key_id,
-                kind=KIND,
-                actor=vault.this_process(),
-                purpose=purpose,
-                oldest_version=version,
-            )
-        except vault.KeyMissing as missing:
-            raise SigningSecretUnavailable from missing
-        except vault.CredentialRefused as error:
-            raise SigningSecretRefused(error.reason) from error
-        secret: Secret = opened.secret["signing_secret"]
-        return secret
+def imitate_opening() -> None:
+    """Cost what `open` costs, and open nothing: whether a key exists is nobody's to measure."""
+    vault.imitate_opening(KIND)
 
-    def imitate_opening(self) -> None:
-        vault.imitate_opening(KIND)
 
-    def destroy(self, key_id: uuid.UUID, workspace_id: uuid.UUID | None, *, actor: str = "") -> None:
-        """Forget the secret of a key that was revoked."""
-        vault.destroy(workspace_id=workspace_id, owner_kind="api_key", owner_id=key_id, actor=actor)
+def destroy(key_id: uuid.UUID, workspace_id: uuid.UUID | None, *, actor: str = "") -> None:
+    """Forget the secret of a key that was revoked, with an access record."""
+    vault.destroy(workspace_id=workspace_id, owner_kind="api_key", owner_id=key_id, actor=actor)

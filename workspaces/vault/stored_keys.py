@@ -12,8 +12,8 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import Count
 
-from connections.models import Connection, OAuthApp, SealedDocument
 from workspaces.vault import sealing, vault
+from workspaces.vault.models import SealedDocument
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ def find_missing() -> list[str]:
         return sorted({key_id for (key_id,) in cursor.fetchall()} - sealing.key_ids() - {sealing.GIVEN_UP})
 
 
-def is_missing_for(owner: Connection) -> bool:
+def is_missing_for(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> bool:
     """Whether the key of this connection's credentials is not among `FERNET_KEYS`."""
-    documents = SealedDocument.objects.filter(connection=owner, workspace_id=owner.workspace_id)
+    documents = SealedDocument.objects.filter(connection_id=connection_id, workspace_id=workspace_id)
     return documents.exclude(key_id__in=[*sealing.key_ids(), sealing.GIVEN_UP]).exists()
 
 
@@ -88,7 +88,7 @@ def _name(row: SealedDocument) -> str:
     whose = "of no workspace" if row.workspace is None else f"of the workspace {row.workspace}"
     if owner is None:
         return f"the {row.kind} {row.pk} of what is gone, {whose}"
-    called = owner.type if isinstance(owner, OAuthApp) else owner.name
+    called = owner.type if owner is row.oauth_app else owner.name
     return f'{owner.public_id} "{called}" {whose}'
 
 

@@ -1,12 +1,12 @@
 """The one place that seals and opens credentials.
 
 A sealed document is JSON that carries, beside the secret, the workspace, owner, kind and version it was sealed for,
-encrypted as a whole with the newest of `FERNET_KEYS` (`workspaces.vault.sealing`). Opening compares all five with the row at
+encrypted as a whole with the newest of `FERNET_KEYS` (`sealing`). Opening compares all five with the row at
 hand and refuses when one differs, so a document that was copied to another row opens nowhere. Whatever does not open
 raises CredentialRefused: nothing is sent without credentials.
 
 Every opening, granted or refused, and every change leaves an `AccessRecord`, in the transaction that opens or changes.
-A new version replaces the old one in its row: nobody can read the old one any more. `workspaces.vault.resealing` encrypts
+A new version replaces the old one in its row: nobody can read the old one any more. `resealing` encrypts
 documents anew when the keys change.
 """
 
@@ -25,9 +25,9 @@ from django.db import transaction
 from django.db.models import Func, QuerySet, TextField, Value
 from django.db.models.functions import Now
 
-from connections.models import AccessRecord, SealedDocument
 from meshes.kit import ids
 from workspaces.vault import sealing
+from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.sealing import key_ids as key_ids
 from workspaces.vault.sealing import newest_key_id as newest_key_id
 from workspaces.vault.secret import Secret
@@ -305,8 +305,8 @@ def record_refusals(refusals: Iterable[Refusal]) -> None:
     )
 
 
-def record_uses(keys: Iterable[tuple[uuid.UUID, uuid.UUID | None, int]], **_: Any) -> None:
-    """Receiver of `keys_used`: record that requests were authenticated with these API keys."""
+def record_uses(keys: Iterable[tuple[uuid.UUID, uuid.UUID | None, int]]) -> None:
+    """Record that requests were authenticated with these API keys: id, workspace, version of each."""
     AccessRecord.objects.bulk_create(
         AccessRecord(
             workspace_id=workspace_id,

@@ -13,11 +13,11 @@ from datetime import date, datetime
 from django.conf import settings
 from django.db import connection
 
-from connections.models import AccessLogSeal, AccessRecord
 from meshes.kit import ids, partitions
 from meshes.kit.partitions import Partition
 from workspaces.vault import access_log, seal_heads
 from workspaces.vault.access_log import TABLE, Row, Tip
+from workspaces.vault.models import AccessLogSeal, AccessRecord
 from workspaces.vault.seal_heads import Line
 
 MOST_NAMED = 10

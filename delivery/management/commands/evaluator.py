@@ -1,4 +1,4 @@
-"""`manage.py evaluator FD`: a worker's process for heavy events, see `delivery.rules.evaluator`. Nobody else runs it."""
+"""`manage.py evaluator FD`: a worker's process for heavy events (`delivery.rules.evaluator`). Nobody else runs it."""
 
 from argparse import ArgumentParser
 from multiprocessing.connection import Connection

@@ -21,8 +21,8 @@ from connections.models import Connection
 from delivery.lanes import steering
 from delivery.lanes.names import RINGS
 from delivery.lanes.survey import MOST_LOOKED_AT, NamedStats, Survey, survey
-from meshes.console.finding import as_uuid
 from meshes.kit.database_faults import describe
+from meshes.kit.ids import as_uuid
 from workspaces.models import Workspace
 
 PLAIN_WIDTH = 140

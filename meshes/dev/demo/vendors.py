@@ -25,7 +25,7 @@ class Vendors:
     def __init__(self, environment: dict[str, str]) -> None:
         self._log = Path(tempfile.mkdtemp(prefix="meshes-vendors-")) / "vendors.log"
         command = (sys.executable, "-m", "meshes.dev.vendors", *SLUGS)
-        root = Path(__file__).parents[2]
+        root = Path(__file__).parents[3]
         self._child = Child(Program(name="vendors", command=command, cwd=root, log=self._log, environment=environment))
         self.urls = self._read_urls()
 

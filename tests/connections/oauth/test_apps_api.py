@@ -6,7 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from django.db import IntegrityError, transaction
 
-from connections.models import AccessRecord, OAuthApp, OAuthGrant, SealedDocument
+from workspaces.vault.models import AccessRecord, SealedDocument
+from connections.models import OAuthApp, OAuthGrant
 from connections.oauth import grants
 from connections.oauth.refresh import DIRECT, renew
 from connections.oauth.tokens import NoTokenError

@@ -8,7 +8,8 @@ from django.db import connections as databases
 from django.test import Client as Browser
 
 from connections import lifecycle
-from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState
+from workspaces.vault.models import AccessRecord
+from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import authorize as authorizing
 from connections.oauth.refresh import DIRECT, renew
 from tests.connections.oauth.making import authorized, need_of, opened

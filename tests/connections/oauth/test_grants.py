@@ -6,7 +6,8 @@ import pytest
 from django.db import transaction
 
 from connections import lifecycle, providers
-from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState, SealedDocument
+from workspaces.vault.models import AccessRecord, SealedDocument
+from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import grants, tokens
 from delivery.dispatch import deletion
 from tests.connections.oauth.making import authorized, expired, is_somebody_waiting, opened

@@ -7,7 +7,8 @@ import pytest
 from django.db import IntegrityError, transaction
 
 from connections import lifecycle
-from connections.models import AccessRecord, Connection, OAuthGrant, OAuthState, SealedDocument
+from workspaces.vault.models import AccessRecord, SealedDocument
+from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import grants, refresh
 from connections.oauth.refresh import Busy, Lease, Lost, Need, Renewed
 from connections.oauth.tokens import Tokens, ended, unavailable

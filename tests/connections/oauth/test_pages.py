@@ -10,7 +10,8 @@ from django.core import signing
 from django.test import Client as Browser
 
 from connections import lifecycle
-from connections.models import AccessRecord, Connection, OAuthState
+from workspaces.vault.models import AccessRecord
+from connections.models import Connection, OAuthState
 from connections.oauth import pages as pages_module
 from connections.oauth.pages import LINK_SALT, read_link
 from tests.connections.oauth.making import authorized

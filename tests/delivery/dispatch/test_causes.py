@@ -9,7 +9,7 @@ from delivery import search
 from delivery.dispatch import causes
 from meshes.console.wording import cause as in_words
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MAKERS = {"retry", "rejected", "reauthorize", "disabled", "throttled", "uncertain", "Verdict"}
 
 

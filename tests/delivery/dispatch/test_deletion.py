@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from connections.models import AccessRecord, Connection, ConnectionHealth, SealedDocument
+from connections.models import Connection, ConnectionHealth
 from connections.signals import connection_changed
 from delivery.dispatch import deletion, reopening
 from delivery.models import (
@@ -21,6 +21,7 @@ from meshes.kit import ids
 from tests.delivery.api import account, tenant
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
 from workspaces.models import ApiKey, IdempotencyRecord, Workspace
+from workspaces.vault.models import AccessRecord, SealedDocument
 
 pytestmark = pytest.mark.django_db
 

@@ -8,13 +8,14 @@ import standardwebhooks
 from django.db import connection, connections
 
 from connections import lifecycle
-from connections.models import AccessRecord, ConnectionHealth, SealedDocument
+from connections.models import ConnectionHealth
 from connections.providers.webhook import new_signing_secret
 from delivery.dispatch import dispatch, reopening, settling
 from delivery.lanes import steering
 from delivery.models import Attempt, Delivery, Replay
 from tests.factories import lapse_lease, make_connection, make_deliveries, make_workspace
 from workspaces.vault import vault
+from workspaces.vault.models import AccessRecord, SealedDocument
 
 pytestmark = pytest.mark.django_db
 

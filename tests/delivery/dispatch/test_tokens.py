@@ -8,7 +8,8 @@ from django.db import connection as database
 from django.db import connections
 
 from connections import lifecycle, probing, providers
-from connections.models import AccessRecord, Connection, ConnectionHealth, OAuthGrant
+from workspaces.vault.models import AccessRecord
+from connections.models import Connection, ConnectionHealth, OAuthGrant
 from connections.oauth import refresh
 from connections.oauth import tokens as token_documents
 from delivery import tasks

@@ -228,7 +228,7 @@ def test_siblings_do_not_clash():
 
 
 def test_the_mapping_of_the_docs_compiles():
-    page = (Path(__file__).parents[2] / "docs" / "routing.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "routing.md").read_text()
     rule = json.loads(page.split("```json\n")[1].split("```")[0])
     context = {"payload": {"lead": {"email": " A@B.com"}}}
     assert shape(*rule["mapping"], context=context) == {"properties": {"email": "a@b.com", "source": "our app"}}

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from connections.models import AccessRecord
 from delivery.models import Attempt, Delivery, Event, Payload, Rule
 from meshes.kit import ids
 from tests.delivery.api import account, mistakes, tenant
 from tests.factories import make_connection, make_event, make_rule, make_workspace
+from workspaces.vault.models import AccessRecord
 
 pytestmark = pytest.mark.django_db
 

@@ -9,15 +9,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from connections import lifecycle
-from connections.models import (
-    AccessLogSeal,
-    AccessRecord,
-    Connection,
-    ConnectionHealth,
-    OAuthGrant,
-    OAuthState,
-    SealedDocument,
-)
+from workspaces.vault.models import AccessLogSeal, AccessRecord, SealedDocument
+from connections.models import Connection, ConnectionHealth, OAuthGrant, OAuthState
 from connections.oauth import grants
 from delivery.lanes import steering
 from meshes.console import display

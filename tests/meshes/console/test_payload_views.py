@@ -6,12 +6,13 @@ import pytest
 from django.contrib import admin
 from django.urls import NoReverseMatch, reverse
 
-from connections.models import AccessRecord, Connection, ConnectionHealth
+from connections.models import Connection, ConnectionHealth
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger
 from meshes.kit import ids
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
 from tests.operators import operator, superuser
 from tests.workspaces.callers import caller, post
+from workspaces.vault.models import AccessRecord
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 

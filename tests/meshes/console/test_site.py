@@ -9,16 +9,7 @@ from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from connections.models import (
-    AccessLogSeal,
-    AccessRecord,
-    Connection,
-    ConnectionHealth,
-    OAuthApp,
-    OAuthGrant,
-    OAuthState,
-    SealedDocument,
-)
+from connections.models import Connection, ConnectionHealth, OAuthApp, OAuthGrant, OAuthState
 from delivery.dispatch import overview, sweep
 from delivery.events import setting_aside
 from delivery.models import (
@@ -42,6 +33,7 @@ from tests.operators import operator, said, superuser, words
 from workspaces import keys
 from workspaces.models import ApiKey, IdempotencyRecord, Installation, JournalEntry, Workspace
 from workspaces.vault import access_log
+from workspaces.vault.models import AccessLogSeal, AccessRecord, SealedDocument
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 

@@ -21,10 +21,10 @@ from meshes.dev.children import Child, stop_together
 from meshes.dev.embedded import EmbeddedServers, Postgres, ServerStartError, Valkey, free_port, private_folder
 from tests.polling import eventually
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 STARTS_SERVERS = """
 import sys, time
-from meshes.embedded import EmbeddedServers
+from meshes.dev.embedded import EmbeddedServers
 servers = EmbeddedServers()
 servers.start()
 print(*(child.pid for child in servers._children), flush=True)

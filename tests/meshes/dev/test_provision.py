@@ -3,13 +3,13 @@
 import pytest
 from django.core.management import CommandError, call_command
 
-from connections.models import AccessRecord, SealedDocument
 from meshes.dev.management.commands import provision
 from meshes.dev.stack_folder import StackFolder
 from tests.factories import make_connection, make_workspace
 from workspaces import keys
 from workspaces.models import ApiKey, Installation
 from workspaces.vault import sealing, stored_keys
+from workspaces.vault.models import AccessRecord, SealedDocument
 
 
 @pytest.fixture

@@ -13,21 +13,15 @@ import pytest
 from cryptography.fernet import Fernet
 from django.conf import settings
 
+from meshes.data_folder import data_folder, parse_variables
 from meshes.dev.stack import Stack
-from meshes.dev.stack_folder import (
-    FolderInUseError,
-    LostKeysError,
-    StackFolder,
-    data_folder,
-    parse_variables,
-    processes_of_run,
-)
+from meshes.dev.stack_folder import FolderInUseError, LostKeysError, StackFolder, processes_of_run
 from tests.polling import eventually
 
 LOCKS = """
 import sys, time
 from pathlib import Path
-from meshes.stack_folder import StackFolder
+from meshes.dev.stack_folder import StackFolder
 folder = StackFolder(Path(sys.argv[1]))
 folder.lock()
 print("locked", flush=True)

@@ -14,14 +14,14 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from django.db import IntegrityError, connection, connections, transaction
 
-from connections.models import AccessLogSeal, AccessRecord
 from delivery.dispatch import retention
-from meshes.dev.stack_folder import PROJECT
+from meshes.data_folder import PROJECT
 from meshes.kit import ids, partitions
 from tests.connections.records import TABLE, id_at, make_record
 from tests.factories import make_connection, make_workspace
 from tests.polling import eventually
 from workspaces.vault import access_log, vault, verifying
+from workspaces.vault.models import AccessLogSeal, AccessRecord
 
 pytestmark = pytest.mark.django_db
 

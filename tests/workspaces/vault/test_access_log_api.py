@@ -8,13 +8,14 @@ import jwt
 import pytest
 from django.db import transaction
 
-from connections.models import AccessRecord, Connection
+from connections.models import Connection
 from delivery.dispatch import dispatch, settling
 from meshes.kit import ids
 from tests.connections.records import make_record
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.workspaces.callers import bearer, caller, issue, post
 from workspaces.vault import recording, vault
+from workspaces.vault.models import AccessRecord
 
 pytestmark = pytest.mark.django_db
 

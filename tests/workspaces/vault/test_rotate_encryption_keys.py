@@ -13,14 +13,15 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
 
-from connections.models import AccessRecord, Connection, SealedDocument
+from workspaces.vault.models import AccessRecord, SealedDocument
+from connections.models import Connection
 from connections.oauth import grants
 from connections.oauth.refresh import DIRECT, renew
 from connections.providers.webhook import new_signing_secret
 from delivery.dispatch import dispatch, settling
 from delivery.rules import fanout
-from meshes.dev.stack_folder import PROJECT
-from tests.connections.conftest import key_named
+from meshes.data_folder import PROJECT
+from tests.conftest import key_named
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import expired, need_of
 from tests.factories import make_connection, make_event, make_rule, make_workspace
@@ -28,7 +29,7 @@ from tests.polling import eventually, patient
 from tests.workspaces.callers import caller, issue, post
 from workspaces.vault import resealing, stored_keys, vault
 from workspaces.vault.secret import Secret
-from workspaces.vault.signing_secrets import KeySigningSecrets
+from workspaces.vault import signing_secrets
 
 pytestmark = pytest.mark.django_db
 
@@ -189,7 +190,7 @@ def test_a_lost_key_is_given_up_by_its_id(owners, use_keys):
     assert f'emptied: {owners[0].public_id} "{owners[0].name}" of the workspace {owners[0].workspace}\n' in out
     assert out.endswith(f"7 documents that the key {lost} sealed were emptied.\n")
     assert (stored_keys.find_missing(), list(stored_keys.find_unopenable())) == ([], [])
-    assert not stored_keys.is_missing_for(owners[0])
+    assert not stored_keys.is_missing_for(owners[0].workspace_id, owners[0].pk)
     assert "to re-seal: 0\n" in rotate()
     records = AccessRecord.objects.filter(purpose="deleted", actor="manage.py rotate_encryption_keys")
     assert {record.owner_id for record in records} == {owner.pk for owner in owners}
@@ -204,7 +205,7 @@ def test_a_lost_key_is_given_up_by_its_id(owners, use_keys):
         kind=vault.CREDENTIALS,
     )
     assert (version, tokens(owners[:1])) == (2, ["anew"])
-    assert KeySigningSecrets().open(key.pk, None, 1, "testing").reveal()
+    assert signing_secrets.open(key.pk, None, 1, "testing").reveal()
 
 
 def test_a_key_at_hand_is_not_given_up(owners):

@@ -7,10 +7,10 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
-from connections.models import AccessLogSeal, AccessRecord
 from meshes.kit import clock
 from tests.connections.records import TABLE, make_record, tampering
 from workspaces.vault import access_log, seal_heads
+from workspaces.vault.models import AccessLogSeal, AccessRecord
 
 pytestmark = pytest.mark.django_db
 

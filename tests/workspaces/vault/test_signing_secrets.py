@@ -1,10 +1,10 @@
 import pytest
 
-from connections.models import AccessRecord, SealedDocument
 from tests.factories import make_workspace
 from workspaces import keys
-from workspaces.signing import SigningSecretRefused
-from workspaces.vault.signing_secrets import KeySigningSecrets
+from workspaces.vault import signing_secrets
+from workspaces.vault.models import AccessRecord, SealedDocument
+from workspaces.vault.vault import CredentialRefused
 
 pytestmark = pytest.mark.django_db
 
@@ -15,7 +15,7 @@ def key():
 
 
 def test_a_key_s_secret_opens_for_its_own_key(key):
-    secrets = KeySigningSecrets()
+    secrets = signing_secrets
     secrets.seal(key.pk, key.workspace_id, "a signing secret")
     version = SealedDocument.objects.get(api_key=key).version
     assert secrets.open(key.pk, key.workspace_id, version, "testing").reveal() == "a signing secret"
@@ -30,7 +30,7 @@ def test_a_key_s_secret_opens_for_its_own_key(key):
 
 def test_an_account_key_has_no_workspace(db):
     key = keys.create_key(name="k", kind="account", scopes=["config"]).row
-    assert KeySigningSecrets().open(key.pk, None, key.version, "testing").reveal()
+    assert signing_secrets.open(key.pk, None, key.version, "testing").reveal()
 
 
 def test_the_version_of_a_rotated_key_follows(key):
@@ -41,13 +41,13 @@ def test_the_version_of_a_rotated_key_follows(key):
 
 @pytest.mark.parametrize("versions_ahead", [1, 5])
 def test_a_version_that_does_not_exist_is_refused(key, versions_ahead):
-    with pytest.raises(SigningSecretRefused):
-        KeySigningSecrets().open(key.pk, key.workspace_id, key.version + versions_ahead, "testing")
+    with pytest.raises(CredentialRefused):
+        signing_secrets.open(key.pk, key.workspace_id, key.version + versions_ahead, "testing")
     assert not AccessRecord.objects.get(purpose="testing").granted
 
 
 def test_a_destroyed_secret_is_refused(key):
-    secrets = KeySigningSecrets()
+    secrets = signing_secrets
     secrets.destroy(key.pk, key.workspace_id)
-    with pytest.raises(SigningSecretRefused):
+    with pytest.raises(CredentialRefused):
         secrets.open(key.pk, key.workspace_id, key.version, "testing")

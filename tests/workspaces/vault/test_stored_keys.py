@@ -9,11 +9,11 @@ import pytest
 from django.db import OperationalError
 from django.db import connection as database
 
-from connections.models import AccessRecord
 from meshes import checks
-from meshes.dev.stack_folder import PROJECT
+from meshes.data_folder import PROJECT
 from tests.factories import make_connection, make_workspace
 from workspaces.vault import stored_keys, vault
+from workspaces.vault.models import AccessRecord
 
 
 def ids() -> list[str]:

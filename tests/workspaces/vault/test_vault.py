@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from django.db import connection as database
 
-from connections.models import AccessRecord, Connection, SealedDocument
+from connections.models import Connection
 from meshes.kit import ids
 from tests.factories import make_connection, make_workspace
 from workspaces.vault import vault
+from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.secret import Secret
 
 CANARY = "canary-7d1f0a52"

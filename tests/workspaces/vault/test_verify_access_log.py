@@ -6,11 +6,11 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
-from connections.models import AccessLogSeal, AccessRecord
 from delivery.dispatch import retention
 from meshes.kit import ids, partitions
 from tests.connections.records import TABLE, id_at, make_record, tampering
 from workspaces.vault import access_log, recording, verifying
+from workspaces.vault.models import AccessLogSeal, AccessRecord
 
 pytestmark = pytest.mark.django_db
 

@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.status import Status
 
+from meshes.data_folder import data_folder
 from meshes.dev.demo import copied, proof, second_proof, show
 from meshes.dev.demo.act import Act
 from meshes.dev.demo.client import Api
@@ -21,7 +22,7 @@ from meshes.dev.demo.vendors import Vendors
 from meshes.dev.embedded import ServerStartError
 from meshes.dev.management.commands.up import stop_on_signals
 from meshes.dev.stack import Stack, StackError
-from meshes.dev.stack_folder import StackFolder, data_folder
+from meshes.dev.stack_folder import StackFolder
 
 TEND_SECONDS = 0.1
 PLAIN_WIDTH = 120

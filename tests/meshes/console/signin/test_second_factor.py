@@ -18,7 +18,6 @@ from django.urls import URLPattern, URLResolver
 from meshes.console.signin import factors
 from meshes.console.signin.models import Authenticator, OperatorSession, RecoveryCode
 from meshes.kit import clock
-from tests.connections.conftest import use_keys  # noqa: F401
 from tests.meshes.console.signin.people import (
     OTHER,
     PASSWORD,
@@ -365,7 +364,7 @@ def test_a_secret_opens_for_its_own_user_alone():
 
 @pytest.mark.parametrize("first", [sealing.FERNET, sealing.AES_256_GCM])
 @pytest.mark.parametrize("then", [sealing.FERNET, sealing.AES_256_GCM])
-def test_a_rotation_of_the_sealing_keys_moves_the_secrets_too(settings, use_keys, first, then):  # noqa: F811
+def test_a_rotation_of_the_sealing_keys_moves_the_secrets_too(settings, use_keys, first, then):
     use_keys("old")
     settings.MESHES_SEALING = first
     user = make_user()
@@ -381,7 +380,7 @@ def test_a_rotation_of_the_sealing_keys_moves_the_secrets_too(settings, use_keys
     assert factors.use_code(user, app.code()) == "totp"
 
 
-def test_a_secret_that_does_not_open_is_named_and_left(use_keys):  # noqa: F811
+def test_a_secret_that_does_not_open_is_named_and_left(use_keys):
     use_keys("old")
     user = make_user()
     app, _ = set_up(user)
@@ -400,7 +399,7 @@ def test_a_recovery_code_has_more_than_128_random_bits():
     assert len(set(codes)) == 10
 
 
-def test_with_the_wrong_keys_recovery_codes_still_let_in(settings, caplog, use_keys):  # noqa: F811
+def test_with_the_wrong_keys_recovery_codes_still_let_in(settings, caplog, use_keys):
     user = make_user()
     app, codes = set_up(user)
     use_keys("another")
