@@ -7,7 +7,6 @@ from django.contrib import admin
 from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest
 
-from workspaces.vault.models import AccessRecord, SealedDocument
 from connections.models import OAuthApp, OAuthGrant, OAuthState
 from connections.oauth import authorize, grants
 from meshes.console import columns, display
@@ -16,6 +15,7 @@ from meshes.console.filters import WorkspaceFilter
 from meshes.console.pages import OperatorAdmin
 from meshes.console.watching import WatchedAdmin
 from meshes.kit import clock, ids
+from workspaces.vault.models import AccessRecord, SealedDocument
 
 OF_CONNECTION = {ids.CONNECTION: "connection_id", ids.WORKSPACE: "workspace_id"}
 

@@ -7,7 +7,6 @@ import pytest
 
 from connections import credentials as keeping
 from connections import lifecycle, probing
-from workspaces.vault.models import AccessRecord
 from connections.models import Connection
 from connections.oauth import refresh
 from connections.oauth import tokens as token_documents
@@ -19,6 +18,7 @@ from tests.connections.oauth.vendor import CLIENT_ID
 from tests.factories import make_workspace
 from tests.receivers import receiver
 from tests.workspaces.callers import caller, post
+from workspaces.vault.models import AccessRecord
 
 pytestmark = pytest.mark.django_db
 

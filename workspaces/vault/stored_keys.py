@@ -88,7 +88,7 @@ def _name(row: SealedDocument) -> str:
     whose = "of no workspace" if row.workspace is None else f"of the workspace {row.workspace}"
     if owner is None:
         return f"the {row.kind} {row.pk} of what is gone, {whose}"
-    called = owner.type if owner is row.oauth_app else owner.name
+    called = row.oauth_app.type if owner == row.oauth_app else getattr(owner, "name", "")
     return f'{owner.public_id} "{called}" {whose}'
 
 

@@ -6,7 +6,6 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from django.db import IntegrityError, transaction
 
-from workspaces.vault.models import AccessRecord, SealedDocument
 from connections.models import OAuthApp, OAuthGrant
 from connections.oauth import grants
 from connections.oauth.refresh import DIRECT, renew
@@ -18,6 +17,7 @@ from tests.factories import make_workspace
 from tests.polling import eventually
 from tests.workspaces.callers import caller
 from workspaces.vault import resealing, vault
+from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.secret import Secret
 
 pytestmark = pytest.mark.django_db

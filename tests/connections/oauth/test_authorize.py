@@ -8,7 +8,6 @@ from django.db import connections as databases
 from django.test import Client as Browser
 
 from connections import lifecycle
-from workspaces.vault.models import AccessRecord
 from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import authorize as authorizing
 from connections.oauth.refresh import DIRECT, renew
@@ -17,6 +16,7 @@ from tests.connections.oauth.vendor import CLIENT_ID, Reply, challenge
 from tests.factories import make_connection, make_workspace
 from tests.workspaces.callers import bearer, caller, issue, post
 from workspaces import keys
+from workspaces.vault.models import AccessRecord
 from workspaces.vault.secret import Secret
 
 pytestmark = pytest.mark.django_db

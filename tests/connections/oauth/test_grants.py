@@ -6,7 +6,6 @@ import pytest
 from django.db import transaction
 
 from connections import lifecycle, providers
-from workspaces.vault.models import AccessRecord, SealedDocument
 from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import grants, tokens
 from delivery.dispatch import deletion
@@ -17,6 +16,7 @@ from tests.connections.oauth.vendor import Gate
 from tests.factories import make_connection, make_workspace
 from tests.polling import eventually
 from tests.workspaces.callers import caller, post
+from workspaces.vault.models import AccessRecord, SealedDocument
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -7,7 +7,6 @@ import pytest
 from django.db import IntegrityError, transaction
 
 from connections import lifecycle
-from workspaces.vault.models import AccessRecord, SealedDocument
 from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import grants, refresh
 from connections.oauth.refresh import Busy, Lease, Lost, Need, Renewed
@@ -19,6 +18,7 @@ from tests.connections.oauth.vendor import CLIENT_ID
 from tests.factories import make_connection, make_workspace
 from workspaces import installation
 from workspaces.vault import vault
+from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.secret import Secret
 
 pytestmark = pytest.mark.django_db

@@ -10,7 +10,6 @@ from django.core import signing
 from django.test import Client as Browser
 
 from connections import lifecycle
-from workspaces.vault.models import AccessRecord
 from connections.models import Connection, OAuthState
 from connections.oauth import pages as pages_module
 from connections.oauth.pages import LINK_SALT, read_link
@@ -18,6 +17,7 @@ from tests.connections.oauth.making import authorized
 from tests.connections.oauth.test_authorize import CALLBACK, come_back, make, person, start
 from tests.workspaces.callers import bearer, caller, issue, post
 from workspaces import limits
+from workspaces.vault.models import AccessRecord
 
 pytestmark = pytest.mark.django_db
 

@@ -21,7 +21,6 @@ from django.db import connection as database
 from django.db import connections as databases
 
 from connections import lifecycle, providers
-from workspaces.vault.models import AccessRecord
 from connections.models import OAuthGrant
 from connections.oauth import refresh, tokens
 from connections.oauth.refresh import DIRECT, KEEP_SECONDS, Authorization, Lost, Renewed, Steps
@@ -34,6 +33,7 @@ from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Gate, Reply
 from tests.factories import make_workspace
 from tests.faults import raise_sqlstate
 from tests.polling import eventually, patient
+from workspaces.vault.models import AccessRecord
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

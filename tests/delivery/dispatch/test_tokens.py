@@ -8,7 +8,6 @@ from django.db import connection as database
 from django.db import connections
 
 from connections import lifecycle, probing, providers
-from workspaces.vault.models import AccessRecord
 from connections.models import Connection, ConnectionHealth, OAuthGrant
 from connections.oauth import refresh
 from connections.oauth import tokens as token_documents
@@ -20,6 +19,7 @@ from tests.connections.oauth.making import access_token, authorized, expired, ne
 from tests.connections.oauth.vendor import CANARY, Reply
 from tests.factories import make_connection, make_deliveries, make_rule, make_workspace
 from tests.receivers import Answer
+from workspaces.vault.models import AccessRecord
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 

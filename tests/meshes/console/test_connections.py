@@ -9,7 +9,6 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from connections import lifecycle
-from workspaces.vault.models import AccessLogSeal, AccessRecord, SealedDocument
 from connections.models import Connection, ConnectionHealth, OAuthGrant, OAuthState
 from connections.oauth import grants
 from delivery.lanes import steering
@@ -20,6 +19,7 @@ from tests.factories import make_connection, make_event, make_workspace
 from tests.operators import operator, said, superuser, words
 from workspaces import keys
 from workspaces.vault import access_log, recording
+from workspaces.vault.models import AccessLogSeal, AccessRecord, SealedDocument
 from workspaces.vault.secret import Secret
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]

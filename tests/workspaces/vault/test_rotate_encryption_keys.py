@@ -13,7 +13,6 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
 
-from workspaces.vault.models import AccessRecord, SealedDocument
 from connections.models import Connection
 from connections.oauth import grants
 from connections.oauth.refresh import DIRECT, renew
@@ -27,9 +26,9 @@ from tests.connections.oauth.making import expired, need_of
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from tests.polling import eventually, patient
 from tests.workspaces.callers import caller, issue, post
-from workspaces.vault import resealing, stored_keys, vault
+from workspaces.vault import resealing, signing_secrets, stored_keys, vault
+from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.secret import Secret
-from workspaces.vault import signing_secrets
 
 pytestmark = pytest.mark.django_db
 
