@@ -158,19 +158,19 @@ def test_a_refresh_token_gives_another_access_token(refreshing):
     first = connected(refreshing)
     second = refresh(refreshing, first["refresh_token"]).json()
     assert second["access_token"] != first["access_token"]
-    assert refresh.tokens[second["access_token"]] == refresh.account
+    assert refreshing.tokens[second["access_token"]] == refreshing.account
 
 
 def test_an_unknown_refresh_token_is_refused(refreshing):
     answer = refresh(refreshing, "made-up")
-    error = "invalid_refresh_token" if refresh.slug == "slack" else "invalid_grant"
+    error = "invalid_refresh_token" if refreshing.slug == "slack" else "invalid_grant"
     assert answer.json()["error"] == error
-    assert answer.status_code == (200 if refresh.slug == "slack" else 400)
+    assert answer.status_code == (200 if refreshing.slug == "slack" else 400)
 
 
 def test_expired_access_tokens_open_nothing_and_refresh_tokens_live_on(refreshing):
     first = connected(refreshing)
-    refresh.expire_access_tokens()
+    refreshing.expire_access_tokens()
     assert not opens(refreshing, first["access_token"])
     second = refresh(refreshing, first["refresh_token"]).json()
     assert opens(refreshing, second["access_token"])
@@ -178,7 +178,7 @@ def test_expired_access_tokens_open_nothing_and_refresh_tokens_live_on(refreshin
 
 def test_an_uninstalled_app_has_no_tokens(refreshing):
     first = connected(refreshing)
-    refresh.uninstall(refresh.account)
+    refreshing.uninstall(refreshing.account)
     assert not opens(refreshing, first["access_token"])
     assert "access_token" not in refresh(refreshing, first["refresh_token"]).json()
 
