@@ -1,5 +1,5 @@
 """What all tests share: property tests that try the same examples in every run, a database that can be emptied,
-receivers on loopback, other encryption keys."""
+receivers on loopback, a caller of the API, other encryption keys."""
 
 import base64
 import hashlib
@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from django.conf import settings as project
 from django.db.backends.postgresql.operations import DatabaseOperations
+from django.test import Client
 from hypothesis import HealthCheck, settings
 
 from meshes.kit import clock
 from meshes.kit.clock import Reading
 from tests.receivers import Receiver, receiver
+from tests.workspaces.callers import caller
 from workspaces import security_log
 from workspaces.vault.models import SealedDocument
 
@@ -73,6 +75,12 @@ def endpoint(loopback) -> Iterator[Receiver]:
     """A receiver that answers 200."""
     with receiver() as here:
         yield here
+
+
+@pytest.fixture
+def api(db) -> Client:
+    """A caller with all rights over all workspaces."""
+    return caller()
 
 
 def key_named(name: str) -> str:

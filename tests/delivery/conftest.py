@@ -8,6 +8,6 @@ from tests.delivery.api import Caller, account
 
 @pytest.fixture
 def api(db) -> Caller:
-    """A caller with all rights over all workspaces, of a process that has counted no backlog yet."""
+    """In the place of the one of all tests: a caller of a process that has counted no backlog yet."""
     backlog.forget()
     return account()

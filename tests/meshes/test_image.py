@@ -94,9 +94,6 @@ def test_it_has_the_license_and_no_stack_of_its_own():
     files = copied()
     assert {"LICENSE", "manage.py", "meshes/wsgi.py", "meshes/celery.py", "workspaces/vault/vault.py"} <= files
     assert {path.split("/")[0] for path in files} == {"LICENSE", "manage.py", *CODE}
-    absent = {"binaries", "children", "die_with_parent", "embedded", "stack", "supervisor"}
-    assert {f"meshes/{name}.py" for name in absent} & files == set()
-    assert {f"meshes/management/commands/{name}.py" for name in ("up", "demo", "provision")} & files == set()
     assert [path for path in files if path.startswith("meshes/dev/") or "test" in path] == []
 
 
