@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -25,6 +25,7 @@ from rest_framework.response import Response
 from meshes.api.bodies import received_body
 from meshes.api.problems import Problem
 from workspaces import idempotency
+from workspaces.endpoints import Endpoint
 from workspaces.idempotency import Answer, InvalidKey, KeyReused, Stamp
 
 HEADER = "Idempotency-Key"
@@ -35,15 +36,6 @@ MOST_WAITING = 2
 
 Act = Callable[[], HttpResponseBase]
 Handler = Callable[..., Any]
-
-
-class Acting(Protocol):
-    """What a view must say of a request: see `workspaces.endpoints.Endpoint`."""
-
-    request: Request
-
-    def named_place(self) -> tuple[UUID, str]: ...
-    def holds_credentials(self) -> bool: ...
 
 
 class ShownOnce(Response):
@@ -82,7 +74,7 @@ def _marked(handler: Any, mark: str) -> Any:
 
 def _taking(handler: Any, answer: Callable[[Any, Callable[[], Any]], HttpResponseBase]) -> Any:
     @functools.wraps(handler)
-    def handle(view: Acting, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    def handle(view: Endpoint, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
         return answer(view, functools.partial(handler, view, request, *args, **kwargs))
 
     return takes_idempotency_key(handle)
@@ -119,7 +111,7 @@ def send(answer: Answer) -> HttpResponse:
 # --- in one transaction ---------------------------------------------------------------------------------------------
 
 
-def _within(view: Acting, prepare: Callable[[], Act]) -> HttpResponseBase:
+def _within(view: Endpoint, prepare: Callable[[], Act]) -> HttpResponseBase:
     stamp = _stamp(view)
     if stamp is None:
         return prepare()()
@@ -135,7 +127,7 @@ def _within(view: Acting, prepare: Callable[[], Act]) -> HttpResponseBase:
     return response
 
 
-def _stamp(view: Acting) -> Stamp | None:
+def _stamp(view: Endpoint) -> Stamp | None:
     if HEADER not in view.request.headers:
         return None
     scope, path = view.named_place()
@@ -160,7 +152,7 @@ def _keep(stamp: Stamp, response: HttpResponseBase) -> None:
 _waiting = threading.BoundedSemaphore(MOST_WAITING)
 
 
-def _outside(view: Acting, act: Act) -> HttpResponseBase:
+def _outside(view: Endpoint, act: Act) -> HttpResponseBase:
     stamp = _stamp(view)
     if stamp is None:
         return act()

@@ -93,7 +93,8 @@ def client_for(workspace_id: uuid.UUID, type: str, *, actor: str, purpose: str, 
 
 # --- what is kept ---------------------------------------------------------------------------------------------------
 
-_UNLEASED: dict[str, Any] = {"lease_id": None, "lease_until": None}
+UNLEASED: dict[str, Any] = {"lease_id": None, "lease_until": None}
+"""The columns of a grant under whose lease nobody asks."""
 _HEALTHY: dict[str, Any] = {"refresh_failures": 0, "not_before": None, "last_error": "", "ended_at": None}
 
 
@@ -108,7 +109,7 @@ def establish(connection: Connection, tokens: Tokens, client_id: str, started: O
     started; a refresh that is under way keeps nothing."""
     shared_callback = started is not None and started.redirect_uri.endswith(reverse("oauth-callback"))
     values = {"workspace_id": connection.workspace_id, "client_id": client_id, "scope": ""}
-    values |= {"shared_callback": shared_callback, **columns_of(tokens), **_UNLEASED}
+    values |= {"shared_callback": shared_callback, **columns_of(tokens), **UNLEASED}
     OAuthGrant.objects.update_or_create(
         connection=connection,
         defaults={**values, "link_generation": F("link_generation") + 1},
@@ -125,7 +126,7 @@ def clear(connection: Connection, *, ends_starts: bool = False) -> None:
     """
     rows = {"connection": connection, "workspace_id": connection.workspace_id}
     values = {"client_id": "", "scope": "", "shared_callback": False, "expires_at": None, "refreshed_at": None}
-    values |= {**_HEALTHY, **_UNLEASED}
+    values |= {**_HEALTHY, **UNLEASED}
     if ends_starts:
         values["link_generation"] = F("link_generation") + 1
     OAuthGrant.objects.filter(**rows).update(**values)

@@ -211,8 +211,7 @@ class Authorization:
 
 
 def renew(need: Need, steps: Steps, until: float, patience: float = WAIT_SECONDS) -> Renewed:
-    """A newer document than the need's: asked for here, or by another within `patience` seconds. Raises
-    NoTokenError."""
+    """A newer document than the need's: asked for here, or by another within the patience (s). Raises NoTokenError."""
     patient_until = min(time.monotonic() + patience, until)
     while True:
         begun: Begun | None = steps.begin(need)
@@ -360,7 +359,7 @@ def _begin(need: Need, state: GrantState | None, is_ours: bool) -> Begun:
     else:
         return Busy()
     if is_ours and not isinstance(begun, Lease):
-        _leased(need).update(lease_id=None, lease_until=None)
+        _leased(need).update(**grants.UNLEASED)
     return begun
 
 
@@ -442,7 +441,7 @@ def _keep(lease: Lease, new: Tokens) -> Renewed | Lost:
             is_by_person = oauth is not None and oauth.is_by_person  # a client of the customer's may have had none yet
             return Lost(connection is None or (is_by_person and "access_token" not in connection.credential_hints))
         kept = _seal(lease, new, connection.config)
-        changed: dict[str, Any] = {"lease_id": None, "lease_until": None}
+        changed = dict(grants.UNLEASED)
         if isinstance(kept, Renewed):
             changed |= grants.columns_of(new)
             hints = hints_of(kept.credentials)
@@ -480,8 +479,7 @@ def _fail(lease: Lease, verdict: Verdict) -> Lost:
     need, now, oauth = lease.need, database_now(), lease.provider.oauth
     is_end = verdict.hold == Connection.Status.NEEDS_REAUTH
     changed: dict[str, Any] = {
-        "lease_id": None,
-        "lease_until": None,
+        **grants.UNLEASED,
         "refresh_failures": F("refresh_failures") + (0 if verdict.is_ours else 1),
         "last_error": verdict.words[:300],
     }

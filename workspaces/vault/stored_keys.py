@@ -84,12 +84,12 @@ def name_owners(document_ids: Sequence[uuid.UUID]) -> list[str]:
 
 
 def _name(row: SealedDocument) -> str:
-    owner = row.connection or row.api_key or row.oauth_app
     whose = "of no workspace" if row.workspace is None else f"of the workspace {row.workspace}"
-    if owner is None:
-        return f"the {row.kind} {row.pk} of what is gone, {whose}"
-    called = row.oauth_app.type if owner == row.oauth_app else getattr(owner, "name", "")
-    return f'{owner.public_id} "{called}" {whose}'
+    if owner := row.connection or row.api_key:
+        return f'{owner.public_id} "{owner.name}" {whose}'
+    if app := row.oauth_app:
+        return f'{app.public_id} "{app.type}" {whose}'
+    return f"the {row.kind} {row.pk} of what is gone, {whose}"
 
 
 def open_nothing() -> bool:
