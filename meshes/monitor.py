@@ -26,8 +26,7 @@ from flower.views.monitor import Healthcheck
 from flower.views.tasks import TasksDataTable
 from tornado.web import HTTPError, RequestHandler
 
-from delivery.lanes.options import CELERY_SETTINGS
-from delivery.lanes.worker import install
+from delivery.lanes.worker import CELERY_SETTINGS, install
 from meshes.environment import LEVELS, check_logins, env, envbool, envbroker, envchoice, envint
 from meshes.flower_logins import WORDS, note_failure, note_login, try_guess, write_failures
 from meshes.headers import HEADERS

@@ -20,7 +20,7 @@ from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, Error, connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from delivery.lanes.lease import is_taking, set_owner, set_taking
+from delivery.lanes.transport import Channel
 from meshes.kit import ids
 from meshes.kit.database_faults import describe
 from workspaces import installation
@@ -73,22 +73,22 @@ class Keeper:
     def _keep(self) -> None:
         database, failures = connections[DIRECT], 0
         while True:
-            was_taking = is_taking()
+            was_taking = Channel.is_taking
             try:
                 if self._join(database):
                     failures, was_taking = 0, True
                     self._watch(database)
                 rest, why = NOT_DIRECT_SECONDS, f"MESHES_DIRECT_DATABASE_URL {NOT_DIRECT_WORDS}"
             except Exception as error:  # noqa: BLE001  (whatever it was, the worker is without a session)
-                set_taking(False)  # until it is known whether more than the session is lost
+                Channel.is_taking = False  # until it is known whether more than the session is lost
                 rest, why = min(RECONNECT_SECONDS * 2**failures, RECONNECT_AT_MOST_SECONDS), describe(error)
             self._is_held.clear()
-            set_owner("")
+            Channel.owner = ""
             database.close()
             takes = _answers(connections[DEFAULT_DB_ALIAS])
             if not failures or takes != was_taking:
                 logger.warning(LAPSE_WORDS if takes else IDLE_WORDS, why)
-            set_taking(takes)
+            Channel.is_taking = takes
             failures = min(failures + 1, 10)
             time.sleep(rest)
 
@@ -113,8 +113,8 @@ class Keeper:
                     "INSERT INTO worker_sessions (id, lock_key, worker) VALUES (%s, %s, %s)",
                     [self._id, key, self._worker],
                 )
-        set_owner(str(self._id))
-        set_taking(True)
+        Channel.owner = str(self._id)
+        Channel.is_taking = True
         self._is_held.set()
         return True
 

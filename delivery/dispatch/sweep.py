@@ -23,7 +23,7 @@ from delivery.dispatch import deletion, replay, retention, sessions, settling
 from delivery.dispatch.budgets import Limits, limits_of
 from delivery.events import setting_aside
 from delivery.lanes import publishing, steering
-from delivery.lanes.options import CAPACITY
+from delivery.lanes.control import CAPACITY
 from delivery.rules import fanout
 from workspaces import installation, journal
 from workspaces.vault import access_log

@@ -1,4 +1,7 @@
-"""What an operator, a sweeper or a task can do with a lane. Every call is idempotent and one round trip.
+"""What lanes are, the scripts that move their messages, and what an operator, a sweeper or a task can do with one.
+
+A lane is the queue of one connection (``conn.<id>``) or of one workspace (``fanout.<id>``). A ring holds the lanes of
+one kind that have work and may run; a worker consumes the ring as if it were a queue (``-Q deliver``).
 
 All keys of a ring begin with ``meshes:lanes:{<ring>}:`` and are made and removed by the scripts alone:
 
@@ -34,18 +37,81 @@ A lane that is empty, idle and unpaused has no key, and no member in any but ``l
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from redis import Redis
 
-from delivery.lanes import options
-from delivery.lanes.names import RINGS, bucket_name, key_prefix, ring_named, ring_of_lane
-from delivery.lanes.scripts import Scripts
+IN_FLIGHT: Final = 8
+"""Messages of one lane that may be leased at once, unless the lane has a limit of its own."""
+FIRST_WINDOW: Final = 2
+"""Of a lane that begins to run, so many messages may be leased at first, and one more for each that does not fail."""
+LATENESS_SECONDS: Final = 0.1
+"""A lane with a rate and no burst of its own may make good so much, for tokens whose taker came late."""
+CAPACITY: Final = 1000
+"""Messages that may wait in one lane. The backlog itself is in PostgreSQL."""
+PUT_AT_ONCE: Final = 32
+"""Messages that one call appends. It bounds how long the server is busy with it (about half a millisecond)."""
+LEASE_SECONDS: Final = 90.0
+"""A message that is neither settled nor handed back for so long goes back to its lane. Above the longest task."""
+REPAIR_AT_MOST: Final = 200
+"""Lapsed leases that one call of repair puts back; it is called again until fewer are left."""
+MOST_LOOKED_AT = 2_000
+"""Lanes among which the busiest are sought: those that have been busy for longest. As many sleepers are looked at."""
 
+RINGS: Final = frozenset({"deliver", "fanout"})
+SCRIPTS: Final = (
+    *("put", "take", "settle", "hand_back", "repair", "release", "pause"),
+    *("limit", "bucket", "share", "purge", "wake", "stats"),
+)
+_PARTS = ("keys", "limits", "ring", "offer", "health")
+_LANE = re.compile(r"(conn|fanout)\.[A-Za-z0-9_-]{1,128}")
+_BUCKET = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def ring_of(queue: str) -> str | None:
+    """The ring of a lane; None for a queue that is no lane."""
+    match = _LANE.fullmatch(queue)
+    return match and {"conn": "deliver", "fanout": "fanout"}[match[1]]
+
+
+def key_prefix(ring: str) -> str:
+    """The prefix of all keys of a ring. The braces keep them in one slot, so that scripts also run in cluster mode.
+
+    Raises ValueError for what is no ring.
+    """
+    if ring not in RINGS:
+        raise ValueError(f"{ring!r} is not a ring.")
+    return f"meshes:lanes:{{{ring}}}:"
+
+
+@cache
+def source(name: str) -> str:
+    """The whole text of a script: the parts that all share (key names, limits, the ring, who may run) and its own."""
+    folder = Path(__file__).with_name("lua")
+    return "".join(folder.joinpath(f"{part}.lua").read_text() for part in (*_PARTS, name))
+
+
+class Scripts:
+    """The scripts of one server, each atomic and O(1) or O(log n) in the number of lanes.
+
+    What a script is given after the caps, and what it returns, says its file. redis-py loads it again when the server
+    has forgotten it.
+    """
+
+    def __init__(self, client: Redis, in_flight: int = IN_FLIGHT, first_window: int = FIRST_WINDOW) -> None:
+        self.caps = f"{in_flight} {first_window}"
+        self.by_name = {name: client.register_script(source(name)) for name in SCRIPTS}
+
+    def run(self, name: str, ring: str, *arguments: Any, client: Redis | None = None) -> Any:
+        """Call a script on a ring. In a pipeline (``client``), the answer comes with the pipeline's."""
+        return self.by_name[name](keys=[key_prefix(ring)], args=(self.caps, *arguments), client=client)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +134,7 @@ class LaneStats:
     throttled_until: datetime | None = None
     """When its next token comes."""
     is_troubled: bool = False
+    """Slow or failing."""
     workspace: str | None = None
     """Known while it has messages."""
 
@@ -92,7 +159,22 @@ class RingStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Repairs:
+class Survey:
+    """A ring at one moment: its figures, and a few lanes each that an operator asks for first."""
+
+    ring: str
+    stats: RingStats
+    busiest: list[tuple[str, LaneStats]]
+    """By messages that wait, of the lanes that were looked at."""
+    paused: list[tuple[str, LaneStats]]
+    """The first to end first."""
+    oldest: list[tuple[str, LaneStats]]
+    """By the message that has waited longest."""
+    is_whole: bool
+    """Whether all busy and sleeping lanes were looked at."""
+
+
+class Repairs(NamedTuple):
     """What a repair found: messages whose lease had lapsed, pauses that had ended, lanes missing in their ring."""
 
     lapsed: int
@@ -100,84 +182,58 @@ class Repairs:
     fallen: int
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What one lane may do, as `Lanes.limit` says; `bucket` is the budget that it shares: name, in-flight cap, rate."""
-
-    lane: str
-    in_flight: int | None
-    rate: float | None
-    bucket: tuple[str, int | None, float | None] | None = None
-
-
 class Lanes:
-    """Control of the lanes of one server. Raises ValueError for a name that is no lane, and redis-py's errors."""
+    """Control of the lanes of one server. Every call is idempotent, and one round trip unless it says otherwise.
+
+    Raises ValueError for a name that is no lane, ring or bucket, and redis-py's errors.
+    """
 
     def __init__(
         self,
         client: Redis,
         *,
-        in_flight: int = options.IN_FLIGHT,
-        first_window: int = options.FIRST_WINDOW,
-        lease_seconds: float = options.LEASE_SECONDS,
+        in_flight: int = IN_FLIGHT,
+        first_window: int = FIRST_WINDOW,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         """``in_flight`` and ``first_window``: of lanes without limits of their own, as their workers know them."""
         self._client = client
-        self._caps = f"{in_flight} {first_window}"
         self._lease_micros = round(lease_seconds * 1_000_000)
-        self._scripts = Scripts.of(client)
+        self._scripts = Scripts(client, in_flight, first_window)
 
     def put(self, messages: Iterable[tuple[str, str, str] | tuple[str, str, str, str]]) -> int:
-        """Append encoded messages in one round trip: `(lane, message id, body)` and, if known, the lane's workspace,
-        whose lanes then share its turns. Returns how many were appended.
+        """Append encoded messages: `(lane, message id, body)` and, if known, the lane's workspace, whose lanes then
+        share its turns. Returns how many were appended.
 
         A lane refuses a message that it has, and any beyond its capacity.
         """
         by_ring: dict[str, list[str]] = {}
-        for message in messages:
-            lane, message_id, body = message[:3]
-            workspace = message[3] if len(message) == 4 else ""
-            by_ring.setdefault(ring_of_lane(lane), []).extend((lane, workspace, message_id, body))
-        calls = [
-            (ring, fields[start : start + 4 * options.PUT_AT_ONCE])
-            for ring, fields in by_ring.items()
-            for start in range(0, len(fields), 4 * options.PUT_AT_ONCE)
-        ]
+        for lane, message_id, body, *workspace in messages:
+            by_ring.setdefault(_ring_of_lane(lane), []).extend((lane, *(workspace or [""]), message_id, body))
+        size = 4 * PUT_AT_ONCE
+        calls = [(r, fields[i : i + size]) for r, fields in by_ring.items() for i in range(0, len(fields), size)]
         if len(calls) == 1:  # a pipeline would first ask whether the server knows the script
-            answers: list[int] = self._put(self._client, *calls[0])
-            return answers.count(1)
+            ring, fields = calls[0]
+            return int(self._scripts.run("put", ring, CAPACITY, *fields).count(1))
         with self._client.pipeline(transaction=False) as pipeline:
             for ring, fields in calls:
-                self._put(pipeline, ring, fields)
-            return sum(each.count(1) for each in pipeline.execute())
-
-    def _put(self, client: Redis, ring: str, fields: list[str]) -> Any:
-        args = (self._caps, str(options.CAPACITY), *fields)
-        return self._scripts.put(keys=[key_prefix(ring)], args=args, client=client)
+                self._scripts.run("put", ring, CAPACITY, *fields, client=pipeline)
+            return sum(answers.count(1) for answers in pipeline.execute())
 
     def limit(
-        self, lane: str, in_flight: int | None = None, *, rate: float | None = None, burst: float | None = None
+        self,
+        lane: str,
+        in_flight: int | None = None,
+        *,
+        rate: float | None = None,
+        burst: float | None = None,
+        client: Redis | None = None,
     ) -> None:
         """What the lane may do: at most ``in_flight`` messages leased at once (at least 1; None: the default), and
         ``rate`` messages per second (above 0; None: as fast as they go), in bursts of up to ``burst`` (at least 1;
         None: what makes good a tenth of a second of lateness). In s seconds it gives out at most burst + rate · s.
         """
-        self._limit(self._client, lane, in_flight, rate, burst)
-
-    def limit_many(self, limits: Iterable[Terms]) -> None:
-        """Limit many lanes, and let them share their buckets or none, in one round trip."""
-        with self._client.pipeline(transaction=False) as pipeline:
-            for each in limits:
-                self._limit(pipeline, each.lane, each.in_flight, each.rate, None)
-                if each.bucket is not None:
-                    name, in_flight, rate = each.bucket
-                    self._bucket(pipeline, key_prefix(ring_of_lane(each.lane)), name, _terms(in_flight, rate, None))
-                self._share(pipeline, each.lane, each.bucket[0] if each.bucket else None)
-            pipeline.execute()
-
-    def _limit(self, client: Redis, lane: str, in_flight: int | None, rate: float | None, burst: float | None) -> None:
-        args = (self._caps, lane, _terms(in_flight, rate, burst))
-        self._scripts.limit(keys=_keys(lane), args=args, client=client)
+        self._run("limit", lane, _terms(in_flight, rate, burst), client=client)
 
     def bucket(
         self,
@@ -187,34 +243,41 @@ class Lanes:
         rate: float | None = None,
         burst: float | None = None,
         ring: str = "deliver",
+        client: Redis | None = None,
     ) -> None:
         """Define a budget that lanes of one ring may share, in the terms of `limit`; without any it is forgotten."""
-        self._bucket(self._client, key_prefix(ring_named(ring)), name, _terms(in_flight, rate, burst))
+        self._scripts.run("bucket", ring, _bucket_name(name), _terms(in_flight, rate, burst), client=client)
 
-    def _bucket(self, client: Redis, prefix: str, name: str, terms: str) -> None:
-        self._scripts.bucket(keys=[prefix], args=(self._caps, bucket_name(name), terms), client=client)
-
-    def share(self, lane: str, bucket: str | None) -> None:
+    def share(self, lane: str, bucket: str | None, client: Redis | None = None) -> None:
         """Let the lane draw on a bucket, beside limits of its own; None ends it. The bucket may be defined later."""
-        self._share(self._client, lane, bucket)
+        self._run("share", lane, "" if bucket is None else _bucket_name(bucket), client=client)
 
-    def _share(self, client: Redis, lane: str, bucket: str | None) -> None:
-        name = "" if bucket is None else bucket_name(bucket)
-        self._scripts.share(keys=_keys(lane), args=(self._caps, lane, name), client=client)
+    def limit_many(
+        self,
+        limits: Iterable[tuple[str, int | None, float | None, tuple[str, int | None, float | None] | None]],
+    ) -> None:
+        """Limit many lanes, and let them share their buckets or none, in one round trip: `(lane, in-flight cap, rate,
+        bucket)`, where a bucket is `(name, in-flight cap, rate)`."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            for lane, in_flight, rate, bucket in limits:
+                self.limit(lane, in_flight, rate=rate, client=pipeline)
+                if bucket:
+                    self.bucket(bucket[0], bucket[1], rate=bucket[2], ring=_ring_of_lane(lane), client=pipeline)
+                self.share(lane, bucket[0] if bucket else None, client=pipeline)
+            pipeline.execute()
 
     def pause(self, lane: str, seconds: float) -> None:
         """Take nothing from the lane for so long, from now on, by the server's clock. What is leased goes on. 0 or
         less resumes."""
-        micros = max(0, round(seconds * 1_000_000))
-        self._scripts.pause(keys=_keys(lane), args=(self._caps, lane, micros))
+        self._run("pause", lane, max(0, round(seconds * 1_000_000)))
 
     def resume(self, lane: str) -> None:
         """End a pause now, and wake a worker."""
-        self._scripts.pause(keys=_keys(lane), args=(self._caps, lane, 0))
+        self.pause(lane, 0)
 
     def purge(self, lane: str) -> int:
         """Forget the waiting messages of the lane. Returns how many they were."""
-        return int(self._scripts.purge(keys=_keys(lane), args=(self._caps, lane)))
+        return int(self._run("purge", lane))
 
     def depth(self, lane: str) -> int:
         """The number of waiting messages."""
@@ -224,55 +287,68 @@ class Lanes:
         """The numbers of waiting messages of many lanes, in their order."""
         with self._client.pipeline(transaction=False) as pipeline:
             for lane in lanes:
-                pipeline.llen(f"{key_prefix(ring_of_lane(lane))}waiting:{lane}")
+                pipeline.llen(f"{key_prefix(_ring_of_lane(lane))}waiting:{lane}")
             return [int(length) for length in pipeline.execute()]
 
     def stats(self, lane: str) -> LaneStats:
         return self.stats_of([lane])[0]
 
     def stats_of(self, lanes: Sequence[str]) -> list[LaneStats]:
-        """The stats of many lanes, in one round trip."""
+        """The stats of many lanes, in their order."""
         with self._client.pipeline(transaction=False) as pipeline:
             for lane in lanes:
-                self._scripts.stats(keys=_keys(lane), args=(self._caps, lane), client=pipeline)
+                self._run("stats", lane, client=pipeline)
             return [_stats(reply) for reply in pipeline.execute()]
 
-    def busy_for_longest(self, ring: str, most: int) -> list[str]:
-        """Lanes that have had waiting messages for longest, the longest first."""
-        return [_text(lane) for lane in self._client.zrange(key_prefix(ring_named(ring)) + "busy", 0, most - 1)]
-
-    def asleep(self, ring: str, most: int) -> list[str]:
-        """Lanes that are paused or out of tokens, the first to wake first. Buckets that sleep are left out."""
-        found = self._client.zrange(key_prefix(ring_named(ring)) + "asleep", 0, most - 1)
-        return [name for name in map(_text, found) if not name.startswith("@")]
-
-    def oldest(self, lane: str) -> datetime | None:
-        """When the first waiting message arrived; None if none waits."""
-        return self.stats(lane).oldest_at
-
     def ring_stats(self, ring: str) -> RingStats:
-        prefix = key_prefix(ring_named(ring))
+        prefix = key_prefix(ring)
         with self._client.pipeline() as pipeline:
             pipeline.hlen(prefix + "ready")
             pipeline.zcard(prefix + "busy")
             pipeline.scard(prefix + "paused")
-            pipeline.zcard(prefix + "leases")
-            pipeline.zcard(prefix + "asleep")
-            pipeline.zcard(prefix + "troubled")
+            for name in ("leases", "asleep", "troubled"):
+                pipeline.zcard(prefix + name)
             ready, busy, paused, in_flight, asleep, troubled = pipeline.execute()
         return RingStats(ready, busy, paused, in_flight, throttled=asleep - paused, troubled=troubled)
+
+    def survey(self, ring: str, most: int) -> Survey:
+        """Look at ``most`` lanes of each kind, in five round trips, however many lanes there are."""
+        stats, prefix = self.ring_stats(ring), key_prefix(ring)
+        busy = [_text(lane) for lane in self._client.zrange(prefix + "busy", 0, MOST_LOOKED_AT - 1)]
+        sleepers = [_text(name) for name in self._client.zrange(prefix + "asleep", 0, MOST_LOOKED_AT - 1)]
+        asleep = [name for name in sleepers if not name.startswith("@")]  # buckets sleep too
+        by_depth = sorted(zip(busy, self.depths(busy), strict=True), key=lambda found: -found[1])
+        deepest = [lane for lane, depth in by_depth[:most] if depth]
+        looked_at = sorted({*deepest, *busy[:most], *asleep})
+        found = dict(zip(looked_at, self.stats_of(looked_at), strict=True))
+        oldest = [(lane, found[lane]) for lane in busy[:most] if found[lane].oldest_at]
+        return Survey(
+            ring=ring,
+            stats=stats,
+            busiest=[(lane, found[lane]) for lane in deepest],
+            paused=[(lane, found[lane]) for lane in asleep if found[lane].paused_until][:most],
+            oldest=sorted(oldest, key=lambda named: named[1].oldest_at or _EPOCH),
+            is_whole=stats.busy <= MOST_LOOKED_AT and stats.paused + stats.throttled <= MOST_LOOKED_AT,
+        )
 
     def repair(self, rings: Iterable[str] = RINGS) -> Repairs:
         """Put back every message whose lease has lapsed, wake what is due, and return fallen lanes to their rings.
 
-        Workers do so by themselves every few seconds; this walks all busy lanes at once.
+        Workers do so by themselves every few seconds; this walks all busy lanes at once, in several round trips.
         """
-        found = [self._repair_ring(ring) for ring in rings]
-        return Repairs(sum(f.lapsed for f in found), sum(f.woken for f in found), sum(f.fallen for f in found))
+        found = [0, 0, 0]
+        for ring in rings:
+            cursor, has_more = "0", True
+            while has_more:
+                reply = self._scripts.run("repair", ring, REPAIR_AT_MOST, cursor, self._lease_micros)
+                found = [total + count for total, count in zip(found, reply[:3], strict=True)]
+                cursor = _text(reply[3])
+                has_more = cursor != "0" or max(reply[:2]) >= REPAIR_AT_MOST
+        return Repairs(*found)
 
     def leased_to(self, owner: str, ring: str) -> list[tuple[str, str]]:
         """The lanes and messages that a worker has leased from one ring."""
-        found = self._client.hscan_iter(key_prefix(ring_named(ring)) + "owners", count=500)
+        found = self._client.hscan_iter(key_prefix(ring) + "owners", count=500)
         members = [_text(member) for member, holder in found if _text(holder) == owner]
         return [(lane, message_id) for lane, _, message_id in (member.partition(" ") for member in members)]
 
@@ -282,43 +358,29 @@ class Lanes:
         for ring in rings:
             cursor = ""
             while cursor != "0":
-                args = (self._caps, owner, cursor or "0")
-                count, reached = self._scripts.release(keys=[key_prefix(ring)], args=args)
+                count, reached = self._scripts.run("release", ring, owner, cursor or "0")
                 released, cursor = released + int(count), _text(reached)
         return released
 
-    def _repair_ring(self, ring: str) -> Repairs:
-        lapsed = woken = fallen = 0
-        cursor, most = "0", options.REPAIR_AT_MOST
-        while True:
-            args = (self._caps, most, cursor, self._lease_micros)
-            reply = self._scripts.repair(keys=[key_prefix(ring)], args=args)
-            lapsed, woken, fallen = lapsed + reply[0], woken + reply[1], fallen + reply[2]
-            cursor = _text(reply[3])
-            if cursor == "0" and reply[0] < most and reply[1] < most:
-                return Repairs(lapsed, woken, fallen)
+    def _run(self, script: str, lane: str, *arguments: Any, client: Redis | None = None) -> Any:
+        return self._scripts.run(script, _ring_of_lane(lane), lane, *arguments, client=client)
 
 
-def _stats(reply: list[Any]) -> LaneStats:
-    waiting, in_flight, limit, in_ring, until, arrival, rate, burst, bucket, token_at, troubled, workspace = reply
-    return LaneStats(
-        waiting,
-        in_flight,
-        limit,
-        bool(in_ring),
-        _moment(until),
-        _moment(arrival),
-        rate=float(rate) if rate else None,
-        burst=float(burst) if burst else None,
-        bucket=_text(bucket) or None,
-        throttled_until=_moment(token_at),
-        is_troubled=bool(troubled),
-        workspace=_text(workspace) or None,
-    )
+def _ring_of_lane(lane: str) -> str:
+    ring = ring_of(lane)
+    if ring is None:
+        raise ValueError(f"{lane!r} is not the name of a lane.")
+    return ring
+
+
+def _bucket_name(name: str) -> str:
+    if not _BUCKET.fullmatch(name):
+        raise ValueError(f"{name!r} cannot be the name of a bucket.")
+    return name
 
 
 def _terms(in_flight: int | None, rate: float | None, burst: float | None) -> str:
-    """`<in-flight cap> <rate> <burst>` as the scripts read it; '' for no terms at all. Raises ValueError."""
+    """`<in-flight cap> <rate> <burst>` as the scripts read it; '' for no terms at all."""
     if in_flight is not None and in_flight < 1:
         raise ValueError("A limit is at least 1; to stop a lane, pause it.")
     if rate is not None and not (rate > 0 and math.isfinite(rate)):
@@ -328,12 +390,21 @@ def _terms(in_flight: int | None, rate: float | None, burst: float | None) -> st
     if in_flight is None and rate is None:
         return ""
     if rate is not None and burst is None:
-        burst = 1 + rate * options.LATENESS_SECONDS
+        burst = 1 + rate * LATENESS_SECONDS
     return " ".join("-" if term is None else repr(term) for term in (in_flight, rate, burst))
 
 
-def _keys(lane: str) -> list[str]:
-    return [key_prefix(ring_of_lane(lane))]
+def _stats(reply: list[Any]) -> LaneStats:
+    waiting, in_flight, limit, in_ring, until, arrival, rate, burst, bucket, token_at, troubled, workspace = reply
+    return LaneStats(
+        *(waiting, in_flight, limit, bool(in_ring), _moment(until), _moment(arrival)),
+        rate=float(rate) if rate else None,
+        burst=float(burst) if burst else None,
+        bucket=_text(bucket) or None,
+        throttled_until=_moment(token_at),
+        is_troubled=bool(troubled),
+        workspace=_text(workspace) or None,
+    )
 
 
 def _text(value: Any) -> str:

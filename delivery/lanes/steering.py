@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from delivery.dispatch.budgets import Limits
-from delivery.lanes.control import Lanes, Terms
+from delivery.lanes.control import Lanes
 
 logger = logging.getLogger(__name__)
 
@@ -97,10 +97,10 @@ def purge(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:
 
 def limit(limits: Sequence[Limits]) -> None:
     """Give lanes their limits and buckets, in one round trip a broker."""
-    by_shard: dict[str, list[Terms]] = {}
+    by_shard: dict[str, list[tuple[str, int | None, float | None, tuple[str, int | None, float | None] | None]]] = {}
     for each in limits:
         bucket = (each.bucket.name, each.bucket.in_flight, each.bucket.rate) if each.bucket else None
-        terms = Terms(lane_of(each.connection_id), each.in_flight, each.rate, bucket)
+        terms = (lane_of(each.connection_id), each.in_flight, each.rate, bucket)
         by_shard.setdefault(shard_of(each.workspace_id), []).append(terms)
     for url, rows in by_shard.items():
         _try(lanes_at(url).limit_many, rows)

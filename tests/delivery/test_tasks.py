@@ -23,11 +23,11 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 @pytest.mark.parametrize(
     ("verdict", "reported"),
     [
-        (Verdict(Outcome.DELIVERED), lease.Report(1.5, False)),
-        (Verdict(Outcome.REJECTED, "refused"), lease.Report(1.5, False)),
-        (Verdict(Outcome.RETRY, "server_error"), lease.Report(1.5, True)),
-        (Verdict(Outcome.UNCERTAIN, "timeout"), lease.Report(1.5, True)),
-        (Verdict(Outcome.RETRY, "too_many_requests", throttled=True), lease.Report(1.5, False)),
+        (Verdict(Outcome.DELIVERED), (1.5, False)),
+        (Verdict(Outcome.REJECTED, "refused"), (1.5, False)),
+        (Verdict(Outcome.RETRY, "server_error"), (1.5, True)),
+        (Verdict(Outcome.UNCERTAIN, "timeout"), (1.5, True)),
+        (Verdict(Outcome.RETRY, "too_many_requests", throttled=True), (1.5, False)),
         (Verdict(Outcome.RETRY, "our_fault", is_ours=True), None),
     ],
     ids=lambda value: getattr(value, "error_class", None),

@@ -1,5 +1,11 @@
--- What is known of lanes that are slow or fail: delivery/lanes/health.py has the numbers, and says why. Kept only while it says
--- something, and no longer than KEEP_SECONDS after the last message.
+-- What is known of lanes that are slow or fail, which share a small part of every worker's slots: averages of how long their
+-- messages take and of the share that fails, beside the lane. Kept only while they say something: a healthy lane has none.
+
+local WEIGHT = 0.3  -- of the latest message in the averages: one that takes 7 s, or two failures in a row, are enough
+-- A lane is slow or failing from above the one until below the other, so that it does not flutter.
+local ENTER_SECONDS, LEAVE_SECONDS, ENTER_FAILURES, LEAVE_FAILURES = 2, 1, 0.5, 0.25
+local FORGET_SECONDS, FORGET_FAILURES = 0.5, 0.05  -- below these a lane's averages are not worth keeping
+local KEEP_SECONDS = 900  -- a lane of which nothing was heard for so long counts as healthy again
 
 local function observe(lane, seconds, failure)
   local key = base .. 'health:' .. lane

@@ -19,8 +19,7 @@ from rich.text import Text
 
 from connections.models import Connection
 from delivery.lanes import steering
-from delivery.lanes.names import RINGS
-from delivery.lanes.survey import MOST_LOOKED_AT, NamedStats, Survey, survey
+from delivery.lanes.control import MOST_LOOKED_AT, RINGS, LaneStats, Survey
 from meshes.kit.database_faults import describe
 from meshes.kit.ids import as_uuid
 from workspaces.models import Workspace
@@ -73,13 +72,13 @@ class Command(BaseCommand):
             raise CommandError("--most is from 1 to 1000.")
         try:
             found = [
-                (address(url), survey(steering.lanes_at(url), ring, most))
+                (address(url), steering.lanes_at(url).survey(ring, most))
                 for url in steering.shards()
                 for ring in sorted(RINGS)
             ]
         except redis.RedisError as error:
             raise CommandError(f"A broker does not answer: {error}") from error
-        owners = self._owners({named.lane for _, each in found for named in lanes_of(each)})
+        owners = self._owners({lane for _, each in found for lane, _ in [*each.busiest, *each.paused, *each.oldest]})
         if json:
             self.stdout.write(as_json(found, owners))
             return
@@ -93,10 +92,6 @@ class Command(BaseCommand):
         except Error as error:
             self.stderr.write(f"The database does not tell whose the lanes are: {describe(error)}")
             return {}
-
-
-def lanes_of(found: Survey) -> list[NamedStats]:
-    return [*found.busiest, *found.paused, *found.oldest]
 
 
 def address(url: str) -> str:
@@ -115,10 +110,8 @@ def as_json(found: Sequence[tuple[str, Survey]], owners: Mapping[str, Owner]) ->
         document = {"broker": broker} | asdict(each)
         for kind in ("busiest", "paused", "oldest"):
             document[kind] = [
-                {"lane": named["lane"]}
-                | (asdict(owners[named["lane"]]) if named["lane"] in owners else NOBODY)
-                | named["stats"]
-                for named in document[kind]
+                {"lane": lane} | (asdict(owners[lane]) if lane in owners else NOBODY) | stats
+                for lane, stats in document[kind]
             ]
         rings.append(document)
     return json.dumps({"rings": rings}, cls=DjangoJSONEncoder, indent=2)
@@ -135,22 +128,23 @@ def print_survey(console: Console, broker: str, found: Survey, owners: Mapping[s
     if not found.is_whole:
         console.print(f"Of the {MOST_LOOKED_AT:,} lanes that have been busy for longest, and the first to wake:")
     kinds = [("Busiest", found.busiest), ("Paused", found.paused), ("Oldest", found.oldest)]
-    for title, named in kinds:
-        if named:
-            console.print(lanes_table(title, named, owners, now))
+    for title, lanes in kinds:
+        if lanes:
+            console.print(lanes_table(title, lanes, owners, now))
 
 
-def lanes_table(title: str, found: Sequence[NamedStats], owners: Mapping[str, Owner], now: datetime) -> Table:
+def lanes_table(
+    title: str, found: Sequence[tuple[str, LaneStats]], owners: Mapping[str, Owner], now: datetime
+) -> Table:
     table = Table(title=title, title_justify="left", show_edge=False)
     table.add_column("lane, its connection, its workspace", no_wrap=True)
     for column in ("waiting", "in flight", "limit", "rate/s", "oldest"):
         table.add_column(column, justify="right")
     table.add_column("runs")
-    for named in found:
-        stats = named.stats
+    for lane, stats in found:
         rate = "" if stats.rate is None else f"{stats.rate:g}"
         cells = (f"{stats.waiting:,}", f"{stats.in_flight:,}", f"{stats.limit:,}", rate, age(stats.oldest_at, now))
-        table.add_row(lane_cell(named.lane, owners.get(named.lane)), *cells, runs(named, now))
+        table.add_row(lane_cell(lane, owners.get(lane)), *cells, runs(stats, now))
     return table
 
 
@@ -164,9 +158,8 @@ def lane_cell(lane: str, owner: Owner | None) -> Text:
     return Text(text, overflow="ellipsis", no_wrap=True)
 
 
-def runs(named: NamedStats, now: datetime) -> str:
+def runs(stats: LaneStats, now: datetime) -> str:
     """In words, whether the lane runs, and if not, what it waits for."""
-    stats = named.stats
     trouble = ", in trouble" if stats.is_troubled else ""
     if stats.paused_until:
         return f"paused for {age(now, stats.paused_until)} more{trouble}"

@@ -48,7 +48,7 @@ def keeper(wrapper, monkeypatch):
     monkeypatch.setattr(sessions, "_keeper", kept)
     assert kept._join(wrapper)
     yield kept
-    sessions.set_owner("")
+    sessions.Channel.owner = ""
 
 
 def run_sweep() -> int:
@@ -155,8 +155,7 @@ def in_lane(delivery: Delivery) -> str:
     """Put a delivery's message in its lane, and lease it there as its worker would have."""
     lane, lanes = steering.lane_of(delivery.connection_id), steering.lanes()
     lanes.put([(lane, str(delivery.pk), "{}")])
-    scripts, prefix = lanes._scripts, "meshes:lanes:{deliver}:"
-    scripts.take(keys=[prefix], args=("8 8", 90_000_000, 64, 16, str(sessions.current())))
+    lanes._scripts.run("take", "deliver", 90_000_000, 64, 16, str(sessions.current()))
     return lane
 
 

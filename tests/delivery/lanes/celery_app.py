@@ -8,8 +8,7 @@ from typing import Any
 from celery import Celery
 
 from delivery.lanes.lease import report
-from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
-from delivery.lanes.worker import install
+from delivery.lanes.worker import CELERY_SETTINGS, TRANSPORT_OPTIONS, install
 
 app = Celery("lanes-test", broker=os.environ["LANES_TEST_BROKER"], set_as_current=False)
 install(app)

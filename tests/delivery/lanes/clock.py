@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import pytest
 from redis import Redis
 
-from delivery.lanes import scripts
-from delivery.lanes.scripts import source
+from delivery.lanes import control
+from delivery.lanes.control import source
 
 REAL = "redis.call('TIME')"
 FAKE = "{redis.call('GET', 'test:seconds'), redis.call('GET', 'test:micros')}"
@@ -40,5 +40,5 @@ def fake_clock() -> Iterator[None]:
     """Whatever is bound to scripts meanwhile goes by the clock of the test."""
     assert REAL in source("take")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scripts, "source", lambda name: source(name).replace(REAL, FAKE))
+        patch.setattr(control, "source", lambda name: source(name).replace(REAL, FAKE))
         yield

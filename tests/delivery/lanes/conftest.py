@@ -3,8 +3,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from delivery.lanes import options
-from delivery.lanes.control import Lanes
+from delivery.lanes.control import CAPACITY, Lanes
 from tests.delivery.lanes.valkey import PrivateValkey
 
 
@@ -26,7 +25,7 @@ def client(shared_valkey: PrivateValkey) -> Iterator[Redis]:
 
 @pytest.fixture
 def lanes(client: Redis) -> Lanes:
-    return Lanes(client, first_window=options.CAPACITY)
+    return Lanes(client, first_window=CAPACITY)
 
 
 @pytest.fixture

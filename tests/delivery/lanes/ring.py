@@ -1,15 +1,14 @@
 """The scripts of one ring in the words of the tests."""
 
-from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from redis import Redis
 
-from delivery.lanes import options
-from delivery.lanes.lease import Lease, Report, hand_back_all, settle_all
-from delivery.lanes.names import key_prefix
-from delivery.lanes.scripts import Scripts
+from delivery.lanes.control import CAPACITY, IN_FLIGHT, Scripts, key_prefix
+from delivery.lanes.lease import Lease, end_leases
 
+Report = tuple[float, bool]
+"""The seconds that a message took, and whether it failed."""
 HOUR = 3_600_000_000
 
 
@@ -28,22 +27,20 @@ class Ring:
         client: Redis,
         name: str = "deliver",
         *,
-        in_flight: int = options.IN_FLIGHT,
-        first_window: int = options.CAPACITY,
+        in_flight: int = IN_FLIGHT,
+        first_window: int = CAPACITY,
     ) -> None:
         self.client, self.name, self.prefix, self.in_flight = client, name, key_prefix(name), in_flight
-        self.caps = f"{in_flight} {first_window}"
-        self.scripts = Scripts.of(client)
+        self.scripts = Scripts(client, in_flight, first_window)
 
     def put(
-        self, lane: str, message_id: str, body: str = "{}", *, capacity: int = options.CAPACITY, workspace: str = ""
+        self, lane: str, message_id: str, body: str = "{}", *, capacity: int = CAPACITY, workspace: str = ""
     ) -> int:
-        args = (self.caps, capacity, lane, workspace, message_id, body)
-        return int(self.scripts.put(keys=[self.prefix], args=args)[0])
+        return int(self.scripts.run("put", self.name, capacity, lane, workspace, message_id, body)[0])
 
     def take(self, most: int, *, lease_micros: int = HOUR, slow: int = 1000, owner: str = "") -> list[Lease]:
         """At most `slow` of the messages are of lanes in trouble. Keeps the time to the next wake in `next_wake`."""
-        reply = self.scripts.take(keys=[self.prefix], args=(self.caps, lease_micros, most, slow, owner))
+        reply = self.scripts.run("take", self.name, lease_micros, most, slow, owner)
         ends_at, self.next_wake = reply[0].decode(), int(reply[1])
         return [
             Lease(self.name, lane.decode(), message_id.decode(), ends_at, bool(is_slow))
@@ -51,17 +48,19 @@ class Ring:
         ]
 
     def wake(self) -> int:
-        return int(self.scripts.wake(keys=[self.prefix], args=(self.caps,)))
+        return int(self.scripts.run("wake", self.name))
 
     def settle(self, leases: list[Lease], *reports: Report) -> int:
         """Reports are of the first leases."""
-        return settle_all(self.scripts.settle, self.caps, zip_longest(leases, reports))
+        told: list[tuple[float | str, int]] = [(seconds, int(is_failure)) for seconds, is_failure in reports]
+        told += [("", 0)] * (len(leases) - len(told))
+        return end_leases(self.scripts, "settle", ((lease, *said) for lease, said in zip(leases, told, strict=True)))
 
     def hand_back(self, leases: list[Lease]) -> int:
-        return hand_back_all(self.scripts.hand_back, self.caps, leases)
+        return end_leases(self.scripts, "hand_back", ((lease,) for lease in leases))
 
     def repair(self, most: int = 200) -> Repaired:
-        return Repaired(*self.scripts.repair(keys=[self.prefix], args=(self.caps, most, "0", HOUR)))
+        return Repaired(*self.scripts.run("repair", self.name, most, "0", HOUR))
 
     def existing_keys(self) -> set[str]:
         """The keys that exist now, without their prefix."""

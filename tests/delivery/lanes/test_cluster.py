@@ -12,11 +12,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from delivery.lanes import scripts
-from delivery.lanes.control import Lanes
-from delivery.lanes.lease import Report
-from delivery.lanes.names import RINGS, key_prefix
-from delivery.lanes.scripts import Scripts, source
+from delivery.lanes import control
+from delivery.lanes.control import RINGS, SCRIPTS, Lanes, key_prefix, source
 from tests.delivery.lanes.ring import Ring
 from tests.delivery.lanes.valkey import BINARY
 from tests.polling import eventually
@@ -96,13 +93,13 @@ def owner(ports: list[int], ring: str) -> Redis:
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     """A script that begins so may touch one slot only; others may touch all slots of their node."""
-    monkeypatch.setattr(scripts, "source", lambda name: "#!lua\n" + source(name))
+    monkeypatch.setattr(control, "source", lambda name: "#!lua\n" + source(name))
 
 
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("name", sorted(RINGS))
 def test_every_script_runs_on_the_node_of_its_ring(ports: list[int], name: str) -> None:
-    assert len(Scripts.__slots__) == 13  # each of which is called below
+    assert len(SCRIPTS) == 13  # each of which is called below
     prefix = "conn" if name == "deliver" else "fanout"
     with owner(ports, name) as client:
         ring, lanes = Ring(client, name), Lanes(client)
@@ -113,7 +110,7 @@ def test_every_script_runs_on_the_node_of_its_ring(ports: list[int], name: str) 
         lanes.put((lane, f"m{number}", "{}", "w") for number in range(4) for lane in (first, second))
         leases = ring.take(4)
         assert len(leases) == 4
-        assert ring.settle(leases[:2], Report(30.0, True), Report(30.0, True)) == 2
+        assert ring.settle(leases[:2], (30.0, True), (30.0, True)) == 2
         assert ring.hand_back(leases[2:]) == 2
         assert lanes.ring_stats(name).troubled == 2
         lanes.pause(first, 0.05)

@@ -3,8 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from redis import Redis
 
-from delivery.lanes import options
-from delivery.lanes.control import Lanes, LaneStats, RingStats
+from delivery.lanes.control import PUT_AT_ONCE, Lanes, LaneStats, RingStats
 from tests.delivery.lanes.ring import Ring, ids
 from tests.polling import eventually
 
@@ -139,7 +138,7 @@ def test_stats_of_a_lane(ring: Ring, lanes: Lanes) -> None:
     assert stats == LaneStats(1, 1, 8, True, None, stats.oldest_at)
     assert stats.oldest_at is not None
     assert before <= stats.oldest_at <= datetime.now(UTC)
-    assert lanes.oldest("conn.a") == stats.oldest_at
+    assert lanes.stats("conn.a").oldest_at == stats.oldest_at
 
 
 def test_stats_of_a_paused_and_of_an_unknown_lane(ring: Ring, lanes: Lanes) -> None:
@@ -196,7 +195,7 @@ def test_many_messages_are_put_at_once_each_where_it_belongs(lanes: Lanes, clien
 
 
 def test_more_messages_than_one_call_takes_keep_their_order(lanes: Lanes, ring: Ring) -> None:
-    messages = [("conn.a", f"m{number}", "{}") for number in range(2 * options.PUT_AT_ONCE + 1)]
+    messages = [("conn.a", f"m{number}", "{}") for number in range(2 * PUT_AT_ONCE + 1)]
     lanes.limit("conn.a", len(messages))
     assert lanes.put([*messages[:1], *messages]) == len(messages)  # what is refused holds up nothing behind it
     assert ids(ring.take(len(messages))) == [message_id for _, message_id, _ in messages]

@@ -7,13 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from delivery.lanes import health
 from delivery.lanes.control import Lanes
-from delivery.lanes.health import HEALTHY, Health, after
-from delivery.lanes.lease import Report
-from tests.delivery.lanes.ring import Ring
+from tests.delivery.lanes import health
+from tests.delivery.lanes.health import HEALTHY, Health, after
+from tests.delivery.lanes.ring import Report, Ring
 
-GOOD, FAILED, HUNG = Report(0.05, False), Report(0.05, True), Report(15.0, False)
+GOOD, FAILED, HUNG = (0.05, False), (0.05, True), (15.0, False)
 samples = st.lists(st.tuples(st.floats(0, 40), st.booleans()), max_size=30)
 
 
@@ -53,7 +52,7 @@ def test_successes_end_trouble_and_then_everything_is_forgotten() -> None:
 
 
 def test_a_lane_between_the_bounds_stays_what_it_is() -> None:
-    between = [Report(1.5, False)] * 30
+    between = [(1.5, False)] * 30
     assert not judge(*between).is_troubled
     assert judge(HUNG, *between).is_troubled
 
@@ -61,12 +60,12 @@ def test_a_lane_between_the_bounds_stays_what_it_is() -> None:
 @given(st.floats(0, health.LEAVE_SECONDS))
 def test_quick_successes_never_leave_anything(seconds: float) -> None:
 
-    assert not judge(*[Report(seconds, False)] * 50).is_troubled
+    assert not judge(*[(seconds, False)] * 50).is_troubled
 
 
 @given(samples)
 def test_averages_stay_within_what_was_seen(reports: list[tuple[float, bool]]) -> None:
-    found = judge(*(Report(*report) for report in reports))
+    found = judge(*reports)
     assert 0 <= found.seconds <= max([seconds for seconds, _ in reports], default=0)
     assert 0 <= found.failures <= 1
 
@@ -78,7 +77,7 @@ def test_the_scripts_judge_as_the_function_does(client: Redis) -> None:
         client.flushall()
         ring, lanes, expected = Ring(client), Lanes(client), HEALTHY
         for seconds, is_failure in reports:
-            observe(ring, "conn.a", Report(seconds, is_failure))
+            observe(ring, "conn.a", (seconds, is_failure))
             expected = after(expected, seconds, is_failure)
             kept = client.get(f"{ring.prefix}health:conn.a")
             assert lanes.stats("conn.a").is_troubled == expected.is_troubled

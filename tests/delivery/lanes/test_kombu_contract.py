@@ -12,15 +12,10 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.client import Pipeline
 
-from delivery.lanes.channel import Channel
-from delivery.lanes.qos import QoS
-from delivery.lanes.transport import Poller, Transport
+from delivery.lanes.transport import Channel, Poller, QoS, Transport
 
 SIGNATURES = [
     (kombu_redis.Channel._put, "(self, queue, message, **kwargs)"),
-    (kombu_redis.Channel._get, "(self, queue)"),
-    (kombu_redis.Channel._size, "(self, queue)"),
-    (kombu_redis.Channel._purge, "(self, queue)"),
     (kombu_redis.Channel._queue_bind, "(self, exchange, routing_key, pattern, queue)"),
     (kombu_redis.Channel._brpop_start, "(self, timeout=None)"),
     (kombu_redis.Channel._brpop_read, "(self, **options)"),

@@ -3,7 +3,7 @@
 import pytest
 from redis import Redis
 
-from delivery.lanes.control import Lanes, Terms
+from delivery.lanes.control import Lanes
 from tests.delivery.lanes.ring import Ring, ids
 from tests.polling import eventually
 
@@ -92,7 +92,7 @@ def test_a_limit_that_is_set_again_changes_nothing(ring: Ring, lanes: Lanes) -> 
     lanes.limit("conn.a", rate=0.01, burst=2)
     fill(ring, "conn.a")
     ring.take(9)
-    lanes.limit_many([Terms("conn.b", 3, None), Terms("conn.c", None, 5.0)])
+    lanes.limit_many([("conn.b", 3, None, None), ("conn.c", None, 5.0, None)])
     lanes.limit("conn.a", rate=0.01, burst=2)
     assert ring.take(9) == []
     assert (lanes.stats("conn.b").limit, lanes.stats("conn.c").rate) == (3, 5)

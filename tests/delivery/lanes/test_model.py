@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from delivery.lanes.control import Lanes
-from delivery.lanes.lease import Lease, Report
+from delivery.lanes.lease import Lease
 from tests.delivery.lanes.ring import HOUR, Ring, ids
 
 NAMES = ["conn.a", "conn.b", "conn.c"]
@@ -143,7 +143,7 @@ class LanesMachine(RuleBasedStateMachine):
     def settle(self, data: st.DataObject) -> None:
         leases = self.some(data)
         failed = data.draw(st.none() | st.sampled_from(leases))
-        reports = [Report(0.0, lease is failed) for lease in leases]
+        reports = [(0.0, lease is failed) for lease in leases]
         assert self.ring.settle(leases, *reports) == self.model.settle(leases, failed)
         for lane in NAMES:  # one failure is no trouble, which is another test's
             self.client.delete(f"{self.ring.prefix}health:{lane}")

@@ -3,7 +3,6 @@
 import pytest
 from redis import Redis
 
-from delivery.lanes import lease
 from delivery.lanes.control import Lanes
 from tests.delivery.lanes.ring import Ring, ids, text
 
@@ -80,9 +79,3 @@ def test_many_leases_are_walked_to_the_end(client: Redis, lanes: Lanes) -> None:
     gone = len(lanes.leased_to("gone", "deliver"))
     assert (700 < gone < 800, lanes.release("gone")) == (True, gone)
     assert set(owners(ring).values()) == {"other"}
-
-
-def test_a_process_takes_as_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "_owner", "")
-    lease.set_owner("a session")
-    assert lease.current_owner() == "a session"

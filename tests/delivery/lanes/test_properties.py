@@ -20,12 +20,11 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from delivery.lanes import options
-from delivery.lanes.control import Lanes
-from delivery.lanes.health import HEALTHY, Health, after
-from delivery.lanes.lease import Lease, Report
+from delivery.lanes.control import CAPACITY, Lanes
+from delivery.lanes.lease import Lease
 from tests.delivery.lanes.clock import Clock, fake_clock
-from tests.delivery.lanes.ring import HOUR, Ring, text
+from tests.delivery.lanes.health import HEALTHY, Health, after
+from tests.delivery.lanes.ring import HOUR, Report, Ring, text
 
 WORKSPACES = {"conn.a": "w1", "conn.b": "w1", "conn.c": "w1", "conn.d": "w2", "conn.e": ""}
 NAMES = sorted(WORKSPACES)
@@ -37,7 +36,7 @@ CLOSE = 1e-5
 lane_names = st.sampled_from(NAMES)
 messages = st.lists(st.tuples(lane_names, st.integers(0, 30)), min_size=1, max_size=15)
 rates = st.none() | st.tuples(st.sampled_from([0.5, 2.0, 3.0]), st.sampled_from([1.0, 1.5, 3.0]))
-reports = st.sampled_from([Report(0.1, False), Report(0.1, True), Report(20.0, False)])
+reports = st.sampled_from([(0.1, False), (0.1, True), (20.0, False)])
 
 
 @dataclass
@@ -82,7 +81,7 @@ class Properties(RuleBasedStateMachine):
         self.client.flushall()
         self.clock = Clock(self.client)
         self.ring = Ring(self.client, in_flight=IN_FLIGHT)
-        self.control = Lanes(self.client, in_flight=IN_FLIGHT, first_window=options.CAPACITY)
+        self.control = Lanes(self.client, in_flight=IN_FLIGHT, first_window=CAPACITY)
         self.lanes = {name: Lane() for name in NAMES}
         self.buckets = {name: Budget() for name in BUCKETS}
         self.lapsing: list[Lease] = []

@@ -3,10 +3,9 @@
 import pytest
 from redis import Redis
 
-from delivery.lanes.lease import Report
-from tests.delivery.lanes.ring import Ring, ids
+from tests.delivery.lanes.ring import Report, Ring, ids
 
-GOOD, FAILED = Report(0.01, is_failure=False), Report(0.01, is_failure=True)
+GOOD, FAILED = (0.01, False), (0.01, True)
 
 
 @pytest.fixture

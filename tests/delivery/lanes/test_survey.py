@@ -1,9 +1,8 @@
 import pytest
 from redis import Redis
 
-from delivery.lanes import survey as survey_module
-from delivery.lanes.control import Lanes
-from delivery.lanes.survey import NamedStats, survey
+from delivery.lanes import control
+from delivery.lanes.control import Lanes, LaneStats
 from tests.delivery.lanes.ring import Ring
 
 
@@ -12,12 +11,12 @@ def ring(client: Redis) -> Ring:
     return Ring(client)
 
 
-def names(found: list[NamedStats]) -> list[str]:
-    return [named.lane for named in found]
+def names(found: list[tuple[str, LaneStats]]) -> list[str]:
+    return [lane for lane, _ in found]
 
 
 def test_an_empty_ring_has_nothing_to_show(lanes: Lanes) -> None:
-    found = survey(lanes, "deliver", 5)
+    found = lanes.survey("deliver", 5)
     assert (found.busiest, found.paused, found.oldest, found.is_whole) == ([], [], [], True)
 
 
@@ -29,8 +28,8 @@ def test_the_busiest_the_paused_and_the_oldest(ring: Ring, lanes: Lanes) -> None
     lanes.pause("conn.idle", 3600)
     lanes.limit("conn.c", rate=0.01, burst=1)
     ring.take(3)
-    found = survey(lanes, "deliver", 3)
-    assert [(named.lane, named.stats.waiting) for named in found.busiest] == [
+    found = lanes.survey("deliver", 3)
+    assert [(lane, stats.waiting) for lane, stats in found.busiest] == [
         ("conn.d", 3),
         ("conn.b", 2),
         ("conn.c", 2),
@@ -41,9 +40,9 @@ def test_the_busiest_the_paused_and_the_oldest(ring: Ring, lanes: Lanes) -> None
 
 
 def test_the_cost_is_bounded_and_said(ring: Ring, lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey_module, "MOST_LOOKED_AT", 2)
+    monkeypatch.setattr(control, "MOST_LOOKED_AT", 2)
     for lane in ("conn.a", "conn.b", "conn.c"):
         ring.put(lane, "m1")
-    found = survey(lanes, "deliver", 9)
+    found = lanes.survey("deliver", 9)
     assert names(found.busiest) == ["conn.a", "conn.b"]
     assert not found.is_whole

@@ -16,9 +16,11 @@ from kombu.messaging import Consumer
 from redis import Redis
 from redis.exceptions import RedisError
 
-from delivery.lanes import channel, lease, transport, worker
+from delivery.lanes import transport, worker
 from delivery.lanes.control import Lanes
-from delivery.lanes.options import CELERY_SETTINGS, TRANSPORT_OPTIONS
+from delivery.lanes.lease import settlers
+from delivery.lanes.transport import Channel
+from delivery.lanes.worker import CELERY_SETTINGS, TRANSPORT_OPTIONS
 from tests.delivery.lanes.ring import Ring, ids
 from tests.delivery.lanes.valkey import PrivateValkey
 from tests.polling import eventually
@@ -28,7 +30,7 @@ transport.register()
 
 @pytest.fixture
 def connection(shared_valkey: PrivateValkey, client: Redis) -> Iterator[Connection]:
-    channel.settlers.clear()  # of tests before, which left messages open
+    settlers.clear()  # of tests before, which left messages open
     with Connection(shared_valkey.url, transport_options=TRANSPORT_OPTIONS | {"lane_first_window": 8}) as connection:
         yield connection
 
@@ -98,10 +100,17 @@ def test_a_message_goes_through_its_lane_and_its_ring(connection: Connection, cl
     assert Ring(client).existing_keys() == {"turn"}
 
 
+def test_a_process_takes_as_who_it_is(connection: Connection, client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Channel, "owner", "a session")
+    publish(connection, "conn.a", "m1")
+    Inbox(connection, "deliver").receive(1)
+    assert client.hgetall(f"{Ring(client).prefix}owners") == {b"conn.a m1": b"a session"}
+
+
 @pytest.fixture
 def taking() -> Iterator[None]:
     yield
-    lease.set_taking(True)
+    Channel.is_taking = True
 
 
 @pytest.mark.usefixtures("taking")
@@ -113,12 +122,12 @@ def test_who_stops_taking_leaves_what_waits_and_gives_back_the_wake_token(
     inbox.drain()  # takes nothing, and then waits for a token
     publish(connection, "conn.a", "m1")
     assert client.llen(f"{ring.prefix}wake") == 0  # the server has given it to who waits
-    lease.set_taking(False)
+    Channel.is_taking = False
     for _ in range(5):
         inbox.drain()
     assert (received(inbox), lanes.stats("conn.a").in_flight, ring.waiting("conn.a")) == ([], 0, ["m1"])
     assert client.llen(f"{ring.prefix}wake") == 1
-    lease.set_taking(True)
+    Channel.is_taking = True
     inbox.receive(1)
     assert received(inbox) == ["m1"]
 
@@ -130,11 +139,11 @@ def test_who_stops_taking_hands_back_what_it_is_taking(connection: Connection, c
         publish(connection, "conn.a", f"m{number}")
     connection.transport.cycle.on_poll_start()
     eventually(lambda: lanes.stats("conn.a").in_flight == 3)
-    lease.set_taking(False)
+    Channel.is_taking = False
     inbox.drain()
     assert (received(inbox), lanes.stats("conn.a").in_flight) == ([], 0)
     assert Ring(client).waiting("conn.a") == ["m0", "m1", "m2"]
-    lease.set_taking(True)
+    Channel.is_taking = True
     inbox.receive(3)
     assert received(inbox) == ["m0", "m1", "m2"]
 
@@ -143,7 +152,7 @@ def test_who_stops_taking_hands_back_what_it_is_taking(connection: Connection, c
 def test_who_stops_taking_asks_the_server_nothing_while_it_does(connection: Connection, client: Redis) -> None:
     inbox = Inbox(connection, "deliver")
     inbox.drain()
-    lease.set_taking(False)
+    Channel.is_taking = False
     inbox.drain()
     before = client.info("stats")["total_commands_processed"]
     for _ in range(20):

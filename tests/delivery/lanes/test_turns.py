@@ -6,8 +6,7 @@ from collections import Counter
 import pytest
 from redis import Redis
 
-from delivery.lanes import options
-from delivery.lanes.control import Lanes
+from delivery.lanes.control import CAPACITY, Lanes
 from tests.delivery.lanes.ring import Ring, ids
 
 
@@ -22,7 +21,7 @@ def owner(lane: str) -> str:
 
 
 def fill(ring: Ring, workspace: str, lanes: int, count: int = 1) -> None:
-    Lanes(ring.client, in_flight=ring.in_flight, first_window=options.CAPACITY).put(
+    Lanes(ring.client, in_flight=ring.in_flight, first_window=CAPACITY).put(
         (f"conn.{workspace}-{lane}", f"m{number}", "{}", workspace) for number in range(count) for lane in range(lanes)
     )
 

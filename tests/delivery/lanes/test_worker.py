@@ -17,7 +17,7 @@ import pytest
 from kombu.exceptions import BatchPublishError
 
 from delivery.lanes.control import Lanes, RingStats
-from delivery.lanes.events import REST_SECONDS
+from delivery.lanes.worker import EVENTS_EVERY_SECONDS
 from meshes.dev.embedded import free_port
 from tests.delivery.lanes.ring import Ring
 from tests.delivery.lanes.valkey import PrivateValkey
@@ -78,7 +78,7 @@ def test_every_event_of_every_task_is_told_in_a_few_messages_and_the_last_at_the
             publisher.send(300, lanes=40)
             eventually(lambda: journal.has_ended(300), 20)
             assert worker.stop() == 0
-            most = (time.monotonic() - began) / REST_SECONDS + 2
+            most = (time.monotonic() - began) / EVENTS_EVERY_SECONDS + 2
         messages = list(iter(partial(listening.get_message, timeout=0.2), None))
     bodies = [json.loads(b64decode(json.loads(message["data"])["body"])) for message in messages]
     told = Counter((event["type"], event["uuid"]) for body in bodies for event in body)

@@ -10,8 +10,7 @@ from typing import Any
 
 from celery import Celery
 
-from delivery.lanes import worker as lanes_worker
-from delivery.lanes.options import CELERY_SETTINGS
+from delivery.lanes.worker import CELERY_SETTINGS, install
 from tests.polling import eventually
 
 ROOT = Path(__file__).parents[3]
@@ -102,7 +101,7 @@ class Publisher:
 
     def __init__(self, broker: str) -> None:
         self.app = Celery("publisher", broker=broker, set_as_current=False)
-        lanes_worker.install(self.app)
+        install(self.app)
         self.app.conf.update(CELERY_SETTINGS)
         self.sent: list[str] = []
 
