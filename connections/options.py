@@ -6,7 +6,8 @@ from functools import partial
 from django.core.cache import cache
 
 from connections import credentials as keeping
-from connections import outbound, outside, probing, providers
+from connections import outbound, outside, providers
+from connections.conversation import ask
 from connections.models import Connection
 from connections.oauth.tokens import NoTokenError
 from connections.providers.base import Choice, NotAuthorized, Outcome, Unsendable
@@ -64,7 +65,7 @@ def _ask_page(connection: Connection, field: str, cursor: str, actor: str) -> tu
     provider = providers.get(connection.type)
     build = partial(provider.build_options, field, cursor=cursor)
     try:
-        asked = probing.ask(connection, build, actor=actor, purpose="options")
+        asked = ask(connection, build, actor=actor, purpose="options")
         if asked is None:
             raise UnknownField(field)
         with asked.redactor.guarding():

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -18,16 +18,16 @@ from django.db import Error, connection
 
 from connections import credentials as keeping
 from connections import outbound, providers
+from connections.conversation import Build, Conversation, shipment_of
 from connections.masking import Redactor
 from connections.messages import Request, Response
 from connections.models import Connection
 from connections.oauth.refresh import DIRECT, Authorization, Need, Steps
 from connections.oauth.tokens import NoTokenError
-from connections.providers.base import NotAuthorized, Outcome, Shipment, Unsendable, Verdict, reauthorize
+from connections.providers.base import Exchange, NotAuthorized, Outcome, Unsendable, Verdict, reauthorize
 from connections.providers.verdicts import of_repeatable
 from delivery.dispatch import sessions
 from delivery.dispatch.breaker import HALF_OPEN, OPEN
-from delivery.dispatch.conversing import Conversation
 from delivery.lanes import steering
 from delivery.models import event_time
 from meshes.kit import ids
@@ -271,8 +271,10 @@ def _attempt(job: Job, steps: Steps, room: outbound.Room) -> Result:
     calls: Conversation | None = None
     answer: Response | Verdict | Exception
     try:
-        calls = _begin(job, steps, room, started_at, clock)
-        answer = calls.run()
+        credentials = _open_credentials(job)
+        build = _builder(job, credentials, started_at)
+        calls = _begin(job, credentials, steps, room, clock)
+        answer = calls.run(build) or TypeError(f"{job.connection_type} builds no request")
     except Exception as error:  # noqa: BLE001  (judged below, by its type)
         answer = error
     last = calls.last if calls else None
@@ -296,15 +298,13 @@ def _attempt(job: Job, steps: Steps, room: outbound.Room) -> Result:
     )
 
 
-def _begin(job: Job, steps: Steps, room: outbound.Room, now: datetime, clock: float) -> Conversation:
-    provider = providers.get(job.connection_type)
-    credentials, actor = _open_credentials(job), vault.this_process()
+def _begin(job: Job, credentials: Mapping[str, Any], steps: Steps, room: outbound.Room, clock: float) -> Conversation:
+    provider, actor = providers.get(job.connection_type), vault.this_process()
     version, number = job.sealed_version or 0, job.attempt_number
     need = Need(job.workspace_id, job.connection_id, version, actor, job.delivery_id, number)
     return Conversation(
         provider,
         Authorization(need, provider, job.config, credentials, job.clock, steps),
-        _shipment(job, credentials, now),
         seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS,
         until=clock + settings.MESHES_LEASE_SECONDS * USABLE_SHARE,
         pool_key=(job.workspace_id, job.connection_id),
@@ -337,23 +337,22 @@ def _open_credentials(job: Job) -> dict[str, Any]:
     )
 
 
-def _shipment(job: Job, credentials: dict[str, Any], now: datetime) -> Shipment:
+def _builder(job: Job, credentials: Mapping[str, Any], now: datetime) -> Build:
+    """The requests of the delivery's action, one after the other."""
     if job.body is None:
         raise PayloadGone
-    return Shipment(
-        delivery_id=ids.encode(ids.DELIVERY, job.delivery_id),
-        event_id=ids.encode(ids.EVENT, job.event_id),
-        event_type=job.event_type,
-        occurred_at=event_time(job.event_id),
-        body=job.body,
-        action=job.action,
-        config=job.config,
-        frozen=job.frozen,
-        credentials=credentials,
-        attempt_number=job.attempt_number,
-        now=now,
-        replay=job.replay,
-    )
+    provider = providers.get(job.connection_type)
+    first = shipment_of(
+        provider, job.config, credentials, delivery_id=job.delivery_id, event_id=job.event_id,
+        event_type=job.event_type, occurred_at=event_time(job.event_id), body=job.body, action=job.action, now=now,
+        frozen=job.frozen, attempt_number=job.attempt_number, replay=job.replay,
+    )  # fmt: skip
+
+    def build(credentials: Mapping[str, Any], exchanges: Sequence[Exchange]) -> Request | Verdict | None:
+        shipment = first if credentials is first.credentials else replace(first, credentials=credentials)
+        return provider.follow(shipment, exchanges) if exchanges else provider.prepare(shipment)
+
+    return build
 
 
 def _judge(job: Job, answer: Response | Verdict | Exception, redactor: Redactor) -> Verdict:

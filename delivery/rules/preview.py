@@ -7,16 +7,16 @@ credentials, a signature as well as a token, and is masked; the rest is exact.
 import secrets
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from connections import providers
+from connections.conversation import shipment_of
 from connections.masking import Redactor
 from connections.messages import Request
 from connections.models import Connection
-from connections.providers.base import Provider, Shipment, Unsendable
+from connections.providers.base import Provider, Unsendable
 from delivery.models import event_time
-from meshes.kit import clock, ids
+from meshes.kit import clock
 from workspaces.vault.secret import MASK, Secret
 
 
@@ -43,8 +43,16 @@ def render(connection: Connection, draft: Draft) -> dict[str, Any]:
     provider = providers.get(connection.type)
     now = clock.now()
     first, second = (
-        provider.prepare(_shipment(provider, connection, draft, _made_up(provider, connection), now)) for _ in range(2)
-    )
+        provider.prepare(
+            shipment_of(
+                provider, connection.config, _made_up(provider, connection), delivery_id=draft.delivery_id,
+                event_id=draft.event_id, event_type=draft.event_type, occurred_at=event_time(draft.event_id),
+                body=draft.body, action=draft.action, now=now, frozen=draft.frozen,
+                attempt_number=draft.attempt_number, replay=draft.replay,
+            )
+        )
+        for _ in range(2)
+    )  # fmt: skip
     return {
         "method": first.method,
         "url": _common(first.url, second.url) if first.url != second.url else Redactor({}).url(first.url),
@@ -78,25 +86,6 @@ def _made_up_like(example: str) -> str:
 
 def _as_secrets(document: dict[str, Any]) -> dict[str, Any]:
     return {key: Secret(value) if isinstance(value, str) else value for key, value in document.items()}
-
-
-def _shipment(
-    provider: Provider, connection: Connection, draft: Draft, credentials: dict[str, Any], now: datetime
-) -> Shipment:
-    return Shipment(
-        delivery_id=ids.encode(ids.DELIVERY, draft.delivery_id),
-        event_id=ids.encode(ids.EVENT, draft.event_id),
-        event_type=draft.event_type,
-        occurred_at=event_time(draft.event_id),
-        body=draft.body,
-        action=draft.action,
-        config=connection.config,
-        frozen=provider.frozen_config(connection.config) if draft.frozen is None else draft.frozen,
-        credentials=credentials,
-        attempt_number=draft.attempt_number,
-        now=now,
-        replay=draft.replay,
-    )
 
 
 def _masked_headers(first: Request, second: Request) -> list[list[str]]:

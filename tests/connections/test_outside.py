@@ -157,9 +157,9 @@ SOURCES = [
     if path.parent.name != "demo"
 ]
 CALLERS = {
-    ("connections/probing.py", "send"),  # tests and options: `outside.place_of`, in `connections.views` and `.options`
+    # of workers; and of tests and options: `outside.place_of`, in `connections.views` and `.options`
+    ("connections/conversation.py", "_call"),
     ("connections/oauth/tokens.py", "_send"),  # tokens, details, revocation: below
-    ("delivery/dispatch/conversing.py", "_call"),  # workers
 }
 EXCHANGES = {
     ("connections/oauth/authorize.py", "by_code"),  # the callback, in its place

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 import pytest
 
 from connections import providers
+from connections.conversation import STEP_BODY_BYTES
 from connections.masking import SHORTEST_NEEDLE
 from connections.models import Connection
 from connections.outbound import DELIVERY_BODY_LIMIT
 from delivery.dispatch import dispatch, settling
-from delivery.dispatch.conversing import STEP_BODY_BYTES
 from delivery.lanes import steering
 from delivery.models import Attempt, Delivery, RoutingLedger
 from delivery.rules import fanout

@@ -16,7 +16,7 @@ from django.conf import settings
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from connections import probing
+from connections import conversation
 from delivery.dispatch import dispatch, retention
 from delivery.management.commands import sweep
 from meshes import checks, services
@@ -101,7 +101,7 @@ def test_commands_are_those_of_up(compose, name, arguments):
 
 
 def test_what_is_in_progress_has_time_to_end_before_its_service_is_killed(compose):
-    test_of_a_connection = 2 * (probing.TOKEN_SECONDS + checks.LONGEST_ATTEMPT_SECONDS)
+    test_of_a_connection = 2 * (conversation.TOKEN_SECONDS + checks.LONGEST_ATTEMPT_SECONDS)
     longest = {
         "web": max(test_of_a_connection, searches.SEARCH_SECONDS),
         "fanout": settings.MESHES_LEASE_SECONDS * dispatch.USABLE_SHARE,

@@ -1,8 +1,11 @@
 """What a person asks of a vendor beside deliveries, a test or live choices, has a good token too."""
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
 
-from connections import lifecycle, options, probing
+from connections import conversation, lifecycle, options, outbound, probing
 from tests.connections.oauth.making import access_token, authorized, expired
 from tests.connections.oauth.vendor import CANARY, Reply
 
@@ -23,6 +26,20 @@ def test_a_test_renews_a_refused_token(vendor):
     vendor.expire_access()
     found = probing.probe(connection, actor="a test")
     assert (found.ok, len(vendor.refreshes), len(vendor.api_requests)) == (True, 1, 2)
+
+
+def test_a_test_that_is_made_again_has_its_whole_time(vendor, monkeypatch):
+    """Also where the first call took long before its token was refused: here each look at the clock takes a second."""
+    deadlines, send, seconds = [], outbound.send, itertools.count()
+    monkeypatch.setattr(conversation, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    monkeypatch.setattr(
+        outbound, "send", lambda *given, **more: (deadlines.append(more["deadline_seconds"]), send(*given, **more))[1]
+    )
+    connection = authorized(vendor, timeout_seconds=30)
+    vendor.expire_access()
+    monkeypatch.setattr(conversation, "TOKEN_SECONDS", float("inf"))
+    assert probing.probe(connection, actor="a test").ok
+    assert deadlines == [29.0, 29.0]
 
 
 def test_a_test_says_that_the_authorization_has_ended(vendor):

@@ -1,0 +1,261 @@
+"""One conversation with a vendor: a token that is good, requests one after the other until an answer decides, and
+their record without secrets. Deliveries, tests, lists of options and previews all go this way.
+
+It touches the database through what it is given alone: an `Authorization`, whose steps renew tokens. `ask`, for calls
+that somebody waits for, opens the credentials itself.
+"""
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+
+from connections import credentials as keeping
+from connections import outbound, providers
+from connections.masking import Redactor
+from connections.messages import Request, Response
+from connections.models import Connection
+from connections.oauth.refresh import Authorization, Need
+from connections.providers.base import Exchange, Provider, Shipment, Unsendable, Verdict
+from meshes.kit import clock, ids
+from workspaces.vault import vault
+
+MOST_CALLS = 5
+"""Of one attempt; no action declares as many."""
+STEP_BODY_BYTES = 4096
+"""Of a step's request and of its answer as much is recorded."""
+TOKEN_SECONDS = 15.0
+"""For a new token, where one is needed, waiting for another worker's included."""
+TOKEN_RESERVE_SECONDS = 5.0
+"""Left after that for the request that needs it."""
+
+Build = Callable[[Mapping[str, Any], Sequence[Exchange]], Request | Verdict | None]
+"""The next request, by the credentials of this moment and the exchanges so far. None: the last answer decides, or there
+is nothing to ask; a verdict is one on all of them. The same exchanges lead to the same request."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request of a conversation, and its answer if one came."""
+
+    request: Request
+    response: Response | None = None
+
+
+class Conversation:
+    """Calls as they are made, one deadline of `seconds` over all but for what a new token takes.
+
+    With `fresh_after_renewal` a call that is made again has the `seconds` anew. `until` (of the monotonic clock) ends
+    everything. Sockets are kept for `pool_key`. `room` bounds what long answers take of the process's memory, until the
+    last one is judged.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        authorization: Authorization,
+        *,
+        seconds: float,
+        until: float = math.inf,
+        fresh_after_renewal: bool = False,
+        pool_key: Hashable = None,
+        room: outbound.Room | None = None,
+    ) -> None:
+        self.calls: list[Call] = []
+        self._provider, self._authorization = provider, authorization
+        self._seconds, self._until, self._fresh_after_renewal = seconds, until, fresh_after_renewal
+        self._pool_key, self._room = pool_key, room
+
+    def run(self, build: Build) -> Response | Verdict | None:
+        """The answer that decides, or the provider's verdict on all of them; None where nothing was asked.
+
+        A call whose token was refused is made again, once, with a new one. Raises NoTokenError, OutboundError, and what
+        `build` raises.
+        """
+        self._authorization.prepare(self._token_until())
+        ends_at = time.monotonic() + self._seconds
+        exchanges: list[Exchange] = []
+        response: Response | None = None
+        following = build(self._authorization.credentials, exchanges)
+        while isinstance(following, Request):
+            response = self._call(following, ends_at)
+            asked_at = time.monotonic()
+            if self._authorization.renew_after(response, self._token_until()):
+                now = time.monotonic()
+                ends_at = now + self._seconds if self._fresh_after_renewal else ends_at + now - asked_at
+            else:
+                exchanges.append(Exchange(following, response))
+            following = build(self._authorization.credentials, exchanges)
+            if isinstance(following, Request):  # of a long answer before it only what is recorded stays in memory
+                self.calls[-1].response = response.cut(outbound.DELIVERY_BODY_LIMIT)
+                if exchanges:
+                    cut = exchanges[-1].response.cut(outbound.DELIVERY_BODY_LIMIT)
+                    exchanges[-1] = replace(exchanges[-1], response=cut)
+        return response if following is None else following
+
+    @property
+    def last(self) -> Call | None:
+        return self.calls[-1] if self.calls else None
+
+    @property
+    def version(self) -> int:
+        """Of the credentials that the last call was made with."""
+        return self._authorization.version
+
+    def redactor(self) -> Redactor:
+        """For the records of these calls: it knows every secret that was opened for them."""
+        return Redactor({"opened": self._authorization.opened}, *(call.request for call in self.calls))
+
+    def steps(self, redactor: Redactor) -> list[dict[str, Any]] | None:
+        """Every call as it is recorded, where there were several."""
+        return [_step(call, redactor) for call in self.calls] if len(self.calls) > 1 else None
+
+    def _call(self, request: Request, ends_at: float) -> Response:
+        left = min(ends_at, self._until) - time.monotonic()
+        if left <= 0 or len(self.calls) == MOST_CALLS:
+            raise outbound.DeadlineExceeded("The calls of this attempt took too long together.", sent=False)
+        call = Call(self._provider.fitting(request))
+        self.calls.append(call)
+        call.response = outbound.send(
+            request,
+            deadline_seconds=left,
+            body_limit=self._provider.answer_bytes,
+            pool_key=self._pool_key,
+            room=self._room,
+        )
+        return call.response
+
+    def _token_until(self) -> float:
+        return min(time.monotonic() + TOKEN_SECONDS, self._until - TOKEN_RESERVE_SECONDS)
+
+
+def _step(call: Call, redactor: Redactor) -> dict[str, Any]:
+    """`{method, url, request_body, status, response_body}`; without an answer status and body are null."""
+    response = call.response.cut(outbound.DELIVERY_BODY_LIMIT) if call.response else None
+    answered = redactor.body(response.body, is_cut=response.truncated) if response else None
+    return {
+        "method": call.request.method,
+        "url": redactor.url(call.request.url),
+        "request_body": _excerpt(redactor.body(call.request.body)),
+        "status": response.status if response else None,
+        "response_body": None if answered is None else _excerpt(answered),
+    }
+
+
+def _excerpt(body: bytes) -> str:
+    return body[:STEP_BODY_BYTES].decode("utf-8", "replace").replace("\x00", "\ufffd")
+
+
+def shipment_of(
+    provider: Provider,
+    config: Mapping[str, Any],
+    credentials: Mapping[str, Any],
+    *,
+    delivery_id: uuid.UUID,
+    event_id: uuid.UUID,
+    event_type: str,
+    occurred_at: datetime,
+    body: str,
+    action: str,
+    now: datetime,
+    frozen: Mapping[str, Any] | None = None,
+    attempt_number: int = 1,
+    replay: str = "",
+) -> Shipment:
+    """What a provider builds a request from. `frozen`: as stored with a delivery; None: as the config is now."""
+    return Shipment(
+        delivery_id=ids.encode(ids.DELIVERY, delivery_id),
+        event_id=ids.encode(ids.EVENT, event_id),
+        event_type=event_type,
+        occurred_at=occurred_at,
+        body=body,
+        action=action,
+        config=config,
+        frozen=provider.frozen_config(config) if frozen is None else frozen,
+        credentials=credentials,
+        attempt_number=attempt_number,
+        now=now,
+        replay=replay,
+    )
+
+
+# --- calls that somebody waits for ----------------------------------------------------------------------------------
+
+EVENT_TYPE = "meshes.test"
+EVENT_BODY = '{"message":"This is a test of your connection. Nothing has happened."}'
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a vendor was asked beside deliveries, and what came of it."""
+
+    request: Request
+    answer: Response | outbound.OutboundError
+    redactor: Redactor
+
+
+def ask(
+    connection: Connection, build: Callable[[Shipment], Request | None], *, actor: str, purpose: str
+) -> Asked | None:
+    """Send what `build` makes of a made-up event, with a token that is renewed where it is due or refused.
+
+    None where `build` makes nothing. Raises vault.CredentialRefused, NoTokenError, and what `build` raises.
+    """
+    provider = providers.get(connection.type)
+    opened = _open_unchanged(connection, actor, purpose)
+    need, now = Need(connection.workspace_id, connection.pk, opened.version, actor), clock.Reading.take()
+    authorization = Authorization(need, provider, connection.config, opened.secret, now)
+
+    def build_once(credentials: Mapping[str, Any], exchanges: Sequence[Exchange]) -> Request | None:
+        return None if exchanges else _build_masked(build, provider, connection, authorization)
+
+    seconds = connection.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
+    conversation = Conversation(provider, authorization, seconds=seconds, fresh_after_renewal=True)
+    answer: Response | Verdict | outbound.OutboundError | None
+    try:
+        answer = conversation.run(build_once)
+    except outbound.OutboundError as error:
+        answer = error
+    if conversation.last is None or not isinstance(answer, Response | outbound.OutboundError):
+        return None
+    return Asked(conversation.last.request, answer, conversation.redactor())
+
+
+def _open_unchanged(connection: Connection, actor: str, purpose: str) -> vault.Opened:
+    """The document of the connection as it is now: an edit may have replaced the config and the document meanwhile.
+
+    The row is read again, until it is the same before and after the opening: what was sealed for one host must not be
+    sent to the other.
+    """
+    while True:
+        version = connection.version
+        opened = keeping.open_document(connection, actor, purpose)
+        connection.refresh_from_db(fields=["version", "config"])
+        if connection.version == version:
+            return opened
+
+
+def _build_masked(
+    build: Callable[[Shipment], Request | None],
+    provider: Provider,
+    connection: Connection,
+    authorization: Authorization,
+) -> Request | None:
+    """What `build` makes of a made-up event. What it raises quotes no secret."""
+    redactor, now = Redactor({"opened": authorization.opened}), clock.now()
+    shipment = shipment_of(
+        provider, connection.config, authorization.credentials, delivery_id=ids.uuid7(), event_id=ids.uuid7(),
+        event_type=EVENT_TYPE, occurred_at=now, body=EVENT_BODY, action=provider.actions[0].slug, now=now,
+    )  # fmt: skip
+    refusal: Unsendable | None = None
+    with redactor.guarding():
+        try:
+            return build(shipment)
+        except Unsendable as error:
+            refusal = type(error)(redactor.text(error.words))
+    raise refusal
