@@ -14,11 +14,13 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
+from meshes.api.fields import store
 from meshes.kit import clock, ids
 from workspaces import journal, keyring
 from workspaces.keyring import CredentialError, KeyRecord
@@ -67,13 +69,13 @@ def create_key(
     kind: str,
     scopes: Sequence[str],
     workspace: Workspace | None = None,
-    expires_at: datetime | None = None,
-    allowed_origins: Sequence[str] = (),
     actor: str = "",
+    **columns: Any,
 ) -> IssuedKey:
     """Make a key. Who may make which is the caller's to check; the database refuses a kind without its workspace.
 
-    `actor` is who makes it, for the access record; empty: this process. Raises TooManyKeys.
+    `columns` are others of its row, such as `expires_at`. `actor` is who makes it, for the access record; empty: this
+    process. Raises TooManyKeys.
     """
     if workspace is not None:
         _check_room(workspace)
@@ -86,8 +88,7 @@ def create_key(
         workspace=workspace,
         scopes=sorted(set(scopes), key=SCOPES.index),
         secret_hash=digest(text),
-        expires_at=expires_at,
-        allowed_origins=list(allowed_origins),
+        **columns,
     )
     return IssuedKey(row, text, _renew_signing_secret(row, "", actor, "created"))
 
@@ -112,13 +113,14 @@ def rotate_key(key_id: uuid.UUID, overlap_seconds: int, now: datetime, *, actor:
     if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
         raise KeyNotLive
     text, previous = _generate(row.pk), _open_signing_secret(row) if overlap_seconds else ""
-    row.previous_hash = row.secret_hash if overlap_seconds else None
-    row.previous_expires_at = now + timedelta(seconds=overlap_seconds) if overlap_seconds else None
-    row.secret_hash = digest(text)
-    row.version += 1
-    row.audience_from_version = row.audience_from_version or row.version
-    changed = ["previous_hash", "previous_expires_at", "secret_hash", "version", "audience_from_version"]
-    row.save(update_fields=changed)
+    store(
+        row,
+        previous_hash=row.secret_hash if overlap_seconds else None,
+        previous_expires_at=now + timedelta(seconds=overlap_seconds) if overlap_seconds else None,
+        secret_hash=digest(text),
+        version=row.version + 1,
+        audience_from_version=row.audience_from_version or row.version + 1,
+    )
     signing_secret = _renew_signing_secret(row, previous, actor, "rotated")
     ends_at = (row.previous_expires_at or now).isoformat()
     journal.note("key_rotated", key=row.public_id, version=row.version, ends_at=ends_at)
@@ -131,8 +133,7 @@ def revoke_key(key_id: uuid.UUID, now: datetime, *, actor: str = "") -> None:
     """End a key, for ever and at once; doing it twice changes nothing."""
     row = ApiKey.objects.select_for_update().get(pk=key_id)
     if row.revoked_at is None:
-        row.revoked_at = now
-        row.save(update_fields=["revoked_at"])
+        store(row, revoked_at=now)
         signing_secrets.destroy(row.pk, row.workspace_id, actor=actor)
         journal.note("key_revoked", key=row.public_id)
     transaction.on_commit(lambda: keyring.forget(key_id))

@@ -7,6 +7,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from psycopg2.errorcodes import UNIQUE_VIOLATION
 
+from meshes.api.fields import store
 from meshes.kit.database_faults import sqlstate
 from workspaces import directory, journal
 from workspaces.models import Workspace
@@ -30,11 +31,9 @@ def create_workspace(fields: Mapping[str, Any]) -> Workspace:
 
 def change_workspace(workspace: Workspace, fields: Mapping[str, Any]) -> None:
     """Set these fields. Raises ExternalIdTaken."""
-    for name, value in fields.items():
-        setattr(workspace, name, value)
     try:
         with transaction.atomic():
-            workspace.save(update_fields=[*fields, "updated_at"])
+            store(workspace, **fields)
             transaction.on_commit(directory.forget)
     except IntegrityError as error:
         if sqlstate(error) != UNIQUE_VIOLATION:

@@ -6,7 +6,7 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
-from meshes.api.fields import OneOfField, PublicIdField, SecretShownField, StrictSerializer
+from meshes.api.fields import AnswerSerializer, FieldsOf, OneOfField, PublicIdField, SecretShownField, StrictSerializer
 from meshes.api.searching import MomentField
 from meshes.kit import clock, ids
 from workspaces import keys
@@ -56,12 +56,9 @@ class WorkspaceIn(StrictSerializer):
         return value
 
 
-class WorkspaceOut(serializers.Serializer[Any]):
+class WorkspaceOut(AnswerSerializer):
     id = PublicIdField(ids.WORKSPACE, source="pk")
-    name = serializers.CharField()
-    external_id = serializers.CharField(allow_null=True)
-    ingest_rate = serializers.FloatField(allow_null=True)
-    backlog_limit = serializers.IntegerField(allow_null=True)
+    settings = FieldsOf(WorkspaceIn)
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
     deleted_at = serializers.DateTimeField(allow_null=True)
@@ -158,7 +155,7 @@ class RotationIn(StrictSerializer):
     )
 
 
-class ApiKeyOut(serializers.Serializer[Any]):
+class ApiKeyOut(AnswerSerializer):
     """A key without its secrets, which nobody can read again."""
 
     id = PublicIdField(ids.KEY, source="pk")
@@ -167,8 +164,7 @@ class ApiKeyOut(serializers.Serializer[Any]):
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id", allow_null=True)
     workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
     workspace_name = serializers.CharField(source="workspace.name", allow_null=True)
-    scopes = serializers.ListField(child=serializers.ChoiceField(keys.SCOPES))
-    allowed_origins = serializers.ListField(child=serializers.CharField())
+    rights = FieldsOf(ApiKeyIn)
     version = serializers.IntegerField(help_text="1, and one more with each rotation.")
     previous_expires_at = serializers.DateTimeField(
         allow_null=True, help_text="Until when the secrets before the last rotation stay good."

@@ -1,9 +1,15 @@
-"""Serializers that take a document at its word: no unknown fields, no types made to fit."""
+"""Serializers that take a document at its word, and resources whose fields are declared once.
+
+A resource has a body, a `StrictSerializer` with the fields that a caller may give, and an answer, an
+`AnswerSerializer` whose `FieldsOf(body)` shows each of them again. `store` writes what was given and nothing else. So a
+column that joins the API is one line in the body.
+"""
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
+from django.db.models import Model
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
@@ -49,6 +55,54 @@ class StrictSerializer(serializers.Serializer[Any]):
             if expected and not _is_exactly(value, expected[0]):
                 errors[name] = [ErrorDetail(f"This must be {expected[1]}.", code="type")]
         return errors
+
+
+class FieldsOf(serializers.Field[Any, Any, Any, Any]):
+    """In an `AnswerSerializer`: here stand the fields of a body, but for those that the answer declares itself."""
+
+    def __init__(self, body: type[StrictSerializer]) -> None:
+        super().__init__(read_only=True)
+        self.body = body
+
+
+class AnswerSerializer(serializers.Serializer[Any]):
+    # What is answered of a row. Fields that `FieldsOf` brings have the types of the body, without its limits: what was
+    # stored under other limits is shown all the same. (A docstring would describe each answer in the API's schema.)
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        declared = super().get_fields()
+        fields: dict[str, serializers.Field[Any, Any, Any, Any]] = {}
+        for name, field in declared.items():
+            if isinstance(field, FieldsOf):
+                of_body = field.body().fields.items()
+                fields |= {key: _as_answered(each) for key, each in of_body if key not in declared}
+            else:
+                fields[name] = field
+        return fields
+
+
+def _as_answered(field: Any) -> serializers.Field[Any, Any, Any, Any]:
+    options: dict[str, Any] = {"allow_null": field.allow_null}
+    if isinstance(field, serializers.ChoiceField):
+        return serializers.ChoiceField(field.choices, **options)
+    if isinstance(field, serializers.ListField):
+        return serializers.ListField(child=_as_answered(field.child), **options)
+    if isinstance(field, serializers.CharField):
+        return serializers.CharField(**options)
+    answered: serializers.Field[Any, Any, Any, Any] = type(field)(*field._args, **options)
+    return answered
+
+
+def store(row: Model, **columns: Any) -> None:
+    """Set these columns and write them, and the columns that tell of each change (`auto_now`), but no other.
+
+    Raises FieldDoesNotExist for a name that is no column: it would be answered and not kept.
+    """
+    for name, value in columns.items():
+        row._meta.get_field(name)
+        setattr(row, name, value)
+    touched = [each.name for each in row._meta.concrete_fields if getattr(each, "auto_now", False)]
+    row.save(update_fields=[*columns, *touched])
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
