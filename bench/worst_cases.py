@@ -9,7 +9,8 @@ from typing import Any
 
 from connections.providers.markup import ESCAPES
 from delivery.rules.expressions import FUNCTIONS
-from delivery.rules.filters import OPERATORS, compile_filter
+from delivery.rules.filter_spelling import OPERATORS
+from delivery.rules.filters import compile_filter
 from delivery.rules.jsonvalues import ShapingError
 from delivery.rules.mapping import MappingFailed, compile_mapping
 from delivery.rules.transforms import TRANSFORMS

@@ -16,7 +16,7 @@ from rest_framework.exceptions import ValidationError
 
 from delivery.dispatch import causes
 from delivery.models import Delivery, Event, Unrouted
-from delivery.rules.matching import is_event_type
+from delivery.rules.patterns import is_event_type
 from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer, StrictSerializer
 from meshes.api.searching import PeriodIn, period_bounds
 from meshes.kit import ids

@@ -245,7 +245,7 @@ def shape_now(delivery: Delivery, meter: Meter) -> Shape | Refusal:
     compiled = CompiledRule(delivery.rule)
     try:
         if delivery.cause == EVALUATION_LIMIT and (clause := compiled.failed_clause(context, meter)):
-            return Refusal(FILTERED, f"{DOES_NOT_MATCH}: {clause.path} {clause.operator}".rstrip())
+            return Refusal(FILTERED, f"{DOES_NOT_MATCH}: {clause['path']} {clause['operator']}".rstrip())
         return Shape(compiled.shaped_body(context, meter), delivery.rule.action, compiled.frozen)
     except mapping.MappingFailed as error:
         return Refusal(MAPPING_FAILED, f"{STILL_FAILS}: {error}")

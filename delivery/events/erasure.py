@@ -19,8 +19,7 @@ from django.db.models import Q
 from delivery.dispatch import cancelling
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
 from delivery.rules import evaluation
-from delivery.rules.filters import Filter
-from delivery.rules.folding import fold_addresses
+from delivery.rules.filters import Filter, compile_filter
 from meshes.kit import ids
 from meshes.kit.metering import OutOfWorkError
 from workspaces import journal
@@ -67,7 +66,7 @@ def erase_events(
 
 def erase_matching(
     workspace: Workspace,
-    wanted: Filter,
+    document: dict[str, Any],
     period: Q,
     after: uuid.UUID | None,
     now: datetime,
@@ -81,7 +80,7 @@ def erase_matching(
     came before is erased.
     """
     ended = time.monotonic() + BUDGET_SECONDS
-    done, wanted = Erased(is_dry, next=after), fold_addresses(wanted)
+    done, wanted = Erased(is_dry, next=after), compile_filter(document, folds_addresses=True)
     while time.monotonic() < ended:
         events = Event.objects.filter(period, workspace=workspace)
         if done.next is not None:

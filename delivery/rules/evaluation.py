@@ -151,7 +151,7 @@ def shape(fact: Fact, compiled: CompiledRule, context: dict[str, Any], meter: Me
     meter.charge(STEPS_PER_RULE)
     clause = compiled.failed_clause(context, meter)
     if clause is not None:
-        return Shaped(entry | {"result": "filtered", "clause": clause.as_dict()})
+        return Shaped(entry | {"result": "filtered", "clause": clause})
     made = delivery_id(fact.event_id, rule.pk)
     entry = entry | {"delivery": ids.encode(ids.DELIVERY, made)}
     try:

@@ -2,8 +2,8 @@
 
 import re
 
-from delivery.rules.context import misread, paths_from_root
-from delivery.rules.expressions import ExpressionError, compile_expression
+from delivery.rules.expressions import ExpressionError, compile_expression, paths_from_root
+from delivery.rules.patterns import misread
 
 _WRAPPED = re.compile(r"(?:\{\{\{?|\$\{|#\{|<%=?)\s*(.+?)\s*(?:\}?\}\}|\}|%>)", re.DOTALL)
 _STEPS = (

@@ -6,7 +6,7 @@ from a meter for every node visited and for everything that a function or a comp
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -247,3 +247,30 @@ class _Functions(Functions):
 
 FUNCTIONS = _Functions.FUNCTION_TABLE
 """By name, with the types that each takes."""
+
+_ALL_CHILDREN = frozenset(
+    {
+        "multi_select_list", "multi_select_dict", "key_val_pair", "function_expression", "or_expression",
+        "and_expression", "not_expression", "comparator",
+    }
+)  # fmt: skip
+"""Nodes of JMESPath whose parts look at what the node itself looks at."""
+
+
+def paths_from_root(tree: Any) -> Iterator[list[str]]:
+    """The names, two at most, by which a JMESPath expression goes down from the root, for each place where it does."""
+    kind, children = tree["type"], [child for child in tree["children"] if isinstance(child, dict)]
+    if kind == "field":
+        yield [tree["value"]]
+    elif kind in _ALL_CHILDREN:
+        for child in children:
+            yield from paths_from_root(child)
+    elif kind == "subexpression":
+        chain = children[1:] if children[0]["type"] == "current" else children
+        names = [child["value"] for child in chain[:2] if child["type"] == "field"]
+        if chain and chain[0]["type"] == "field":
+            yield names
+        elif chain:
+            yield from paths_from_root(chain[0])
+    elif children and kind != "expref":  # pipes, projections, slices: what follows looks at what the first part found
+        yield from paths_from_root(children[0])

@@ -65,24 +65,6 @@ def _scalar_size(value: Any) -> int:
     raise ShapingError("the value is not a number that JSON can carry")
 
 
-def written_size(document: Any) -> int:
-    """About how long a document is: the characters of its names and strings, and 8 for every other value.
-
-    Unlike the length of its text it is the same before and after PostgreSQL's jsonb, which writes 1e300 as 301 digits,
-    so a rule that was accepted stays acceptable. `document` has passed `check_value`.
-    """
-    size, stack = 0, [document]
-    while stack:
-        current = stack.pop()
-        size += len(current) if isinstance(current, str) else 8
-        if isinstance(current, dict):
-            size += sum(map(len, current))
-            stack.extend(current.values())
-        elif isinstance(current, list):
-            stack.extend(current)
-    return size
-
-
 def text_of(value: Any, meter: Meter) -> str:
     """A string as it is, anything else as compact JSON text."""
     if isinstance(value, str):

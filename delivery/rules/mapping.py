@@ -20,7 +20,8 @@ from typing import Any, Literal
 from connections.providers.markup import ESCAPES, escape_values
 from delivery.rules.expression_spelling import expression_meant
 from delivery.rules.expressions import Expression, ExpressionError, compile_expression
-from delivery.rules.jsonvalues import MAX_SIZE, ShapingError, measure, writing_steps, written_size
+from delivery.rules.jsonvalues import MAX_SIZE, ShapingError, measure, writing_steps
+from delivery.rules.patterns import written_size
 from delivery.rules.transforms import OperandError, Transform, compile_transform
 from meshes.kit.jsonpaths import join_path, pointer, split_path
 from meshes.kit.metering import RULE_STEPS, Meter, stripping_steps

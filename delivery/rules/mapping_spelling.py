@@ -9,18 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from connections.providers.base import Action
-from delivery.rules.context import misread, paths_from_root
 from delivery.rules.expression_spelling import expression_meant
 from delivery.rules.expression_types import ANY, NULL, NeverFindsError, Types, find_types, in_words, types_of
-from delivery.rules.expressions import ExpressionError, compile_expression
+from delivery.rules.expressions import ExpressionError, compile_expression, paths_from_root
 from delivery.rules.mapping import MappingError, MappingFailed, compile_mapping
+from delivery.rules.patterns import Note, misread
 from delivery.rules.transforms import MADE_BY, TRANSFORMS
 from meshes.kit.jsonpaths import pointer
 from meshes.kit.metering import OutOfWorkError
 from meshes.kit.spelling import nearest
-
-Note = dict[str, str]
-"""`{"pointer", "detail", "rule"}`."""
 
 _TEXT: Types = frozenset({"string"})
 _LIST: Types = frozenset({"array"})

@@ -16,7 +16,10 @@ from typing import Any
 from connections import providers
 from connections.providers.base import Action
 from delivery.models import RoutingStamp, Rule
-from delivery.rules import mapping, matching, shaping
+from delivery.rules import mapping, shaping
+from delivery.rules.conditions import Clause
+from delivery.rules.filters import Filter, compile_filter
+from delivery.rules.patterns import RuleError, pattern_matches
 from delivery.rules.regexes import estimate_work
 from meshes.kit import ids
 from meshes.kit.metering import Meter
@@ -65,8 +68,8 @@ class CompiledRule:
         return self.rule.filter is not None or self.mapping is not None
 
     @cached_property
-    def filter(self) -> matching.Filter | None:
-        return None if self.rule.filter is None else matching.compile_filter(self.rule.filter)
+    def filter(self) -> Filter | None:
+        return None if self.rule.filter is None else compile_filter(self.rule.filter)
 
     @cached_property
     def mapping(self) -> mapping.Mapping | None:
@@ -90,7 +93,7 @@ class CompiledRule:
 
     def compile(self) -> None:
         """Compile what is not yet. What does not compile raises where it is used."""
-        with suppress(matching.FilterError, mapping.MappingError):
+        with suppress(RuleError, mapping.MappingError):
             _ = self.filter, self.mapping
         self._was_compiled = True
 
@@ -107,7 +110,7 @@ class CompiledRule:
     def is_live(self) -> bool:
         return self.rule.enabled and self.rule.connection.status != "deleted"
 
-    def failed_clause(self, context: dict[str, Any], meter: Meter) -> matching.Clause | None:
+    def failed_clause(self, context: dict[str, Any], meter: Meter) -> Clause | None:
         """The first clause of the filter that does not hold, if any. Raises `metering.OutOfWorkError`."""
         return None if self.filter is None else self.filter.explain(context, meter)
 
@@ -165,7 +168,7 @@ class Routing:
         if found is None:
             if len(self._by_type) >= MOST_TYPES_KEPT:
                 self._by_type.clear()
-            found = [each for each in self.rules if matching.pattern_matches(each.rule.event, event_type)]
+            found = [each for each in self.rules if pattern_matches(each.rule.event, event_type)]
             self._by_type[event_type] = found
         return found
 

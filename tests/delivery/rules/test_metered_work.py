@@ -7,7 +7,8 @@ import pytest
 from bench import worst_cases
 from connections.providers.markup import ESCAPES
 from delivery.rules.expressions import FUNCTIONS
-from delivery.rules.filters import OPERATORS, compile_filter
+from delivery.rules.filter_spelling import OPERATORS
+from delivery.rules.filters import compile_filter
 from delivery.rules.mapping import MappingFailed, compile_mapping
 from delivery.rules.transforms import TRANSFORMS
 from meshes.kit.metering import EVENT_STEPS, Meter, OutOfWorkError, reading_steps, searching_steps, stripping_steps
