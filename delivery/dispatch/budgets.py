@@ -50,7 +50,7 @@ def limits_of(
     """The limits of a connection with these columns. An owner may ask for less than the vendor allows, not for more."""
     try:
         provider = providers.get(connection_type)
-    except providers.UnknownProvider:
+    except KeyError:
         return Limits(workspace_id, connection_id, in_flight, rate)
     vendor, bucket = provider.limits, _bucket(provider, account_id)
     least_in_flight = min((each for each in (in_flight, vendor.in_flight) if each is not None), default=None)
