@@ -20,9 +20,10 @@ from connections.models import Connection
 from connections.providers.base import Outcome
 from delivery.lanes import publishing
 from delivery.models import Attempt, Delivery, Payload
-from delivery.rules import evaluation, mapping
+from delivery.rules import evaluation
 from delivery.rules.evaluation import EVALUATION_LIMIT
 from delivery.rules.routing import CompiledRule
+from delivery.rules.transforms import ShapingError
 from meshes.kit import ids
 from meshes.kit.metering import RULE_STEPS, Meter, OutOfWorkError
 
@@ -247,7 +248,7 @@ def shape_now(delivery: Delivery, meter: Meter) -> Shape | Refusal:
         if delivery.cause == EVALUATION_LIMIT and (clause := compiled.failed_clause(context, meter)):
             return Refusal(FILTERED, f"{DOES_NOT_MATCH}: {clause['path']} {clause['operator']}".rstrip())
         return Shape(compiled.shaped_body(context, meter), delivery.rule.action, compiled.frozen)
-    except mapping.MappingFailed as error:
+    except ShapingError as error:
         return Refusal(MAPPING_FAILED, f"{STILL_FAILS}: {error}")
     except OutOfWorkError:
         return Refusal(EVALUATION_LIMIT, evaluation.limit_words(delivery.rule, meter))

@@ -12,8 +12,9 @@ from django.db import transaction
 from connections import providers
 from connections.models import Connection
 from delivery.models import Rule
-from delivery.rules import evaluation, preview, routing, shaping
+from delivery.rules import evaluation, preview, routing
 from delivery.rules.filters import filter_mistakes, filter_warnings
+from delivery.rules.mapping import field_mistakes
 from delivery.rules.mapping_spelling import mapping_mistakes, mapping_warnings
 from delivery.rules.patterns import RuleError, check_pattern, odd_pattern, pattern_matches
 from delivery.rules.routing import CompiledRule
@@ -126,8 +127,7 @@ def _choose_action(rule: Rule, fields: Mapping[str, Any]) -> list[Mistake]:
 def _mistakes_about_fields(rule: Rule) -> list[Mistake]:
     """What a mapping that is right in itself gets wrong about its action: it is asked once the action is known."""
     action = providers.get(rule.connection.type).action(rule.action)
-    found = shaping.mistakes(action, rule.mapping)
-    return [_mistake(f"/mapping{each.pointer}", each.message, each.rule) for each in found]
+    return [each | {"pointer": f"/mapping{each['pointer']}"} for each in field_mistakes(action, rule.mapping)]
 
 
 def _mistake(pointer: str, detail: str, rule: str) -> Mistake:
