@@ -375,16 +375,3 @@ def _replace(deliveries: Sequence[tuple[uuid.UUID, Shape]], terms: Terms) -> lis
             chain = {"ids": [row[0] for row in written], "new_ids": [row[3] for row in written]}
             cursor.execute(_NAME_NEWEST, chain)
     return written
-
-
-def unlink(delivery_ids: Sequence[uuid.UUID]) -> None:
-    """Let no other delivery name these any more: they are about to be deleted, and the database would refuse it.
-
-    Deliveries that name each other are of one event, whose millisecond their ids begin with.
-    """
-    if not delivery_ids:
-        return
-    lowest, highest = ids.milliseconds(min(delivery_ids)) << 80, (ids.milliseconds(max(delivery_ids)) + 1) << 80
-    near = Delivery.objects.filter(pk__gte=uuid.UUID(int=lowest), pk__lt=uuid.UUID(int=highest)).order_by()
-    near.filter(replay_of__in=delivery_ids).update(replay_of=None)
-    near.filter(replaced_by__in=delivery_ids).update(replaced_by=None)
