@@ -38,7 +38,7 @@ from meshes.api.problems import Problem
 from meshes.kit import ids
 from meshes.kit.spelling import none_of
 from workspaces.endpoints import Endpoint
-from workspaces.once import ShownOnce, once, once_outside, once_prepared
+from workspaces.idempotency import ShownOnce, once, once_outside, once_prepared
 
 
 class IntegrationViewSet(Endpoint, ViewSet):
@@ -58,7 +58,7 @@ class IntegrationViewSet(Endpoint, ViewSet):
         """One integration."""
         try:
             return Response(providers.get(type).describe())
-        except KeyError:
+        except providers.UnknownProvider:
             raise Problem(404, detail=f"There is no such integration: {none_of(type, slugs())}") from None
 
 

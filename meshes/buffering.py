@@ -185,8 +185,8 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     """Overrides how gthread accepts, waits for data, ends a request and refuses; its threads and its loop stay."""
 
     def init_process(self) -> None:
-        # What proxies say is believed by `workspaces.addresses` alone; gunicorn would let any peer on this machine set
-        # the scheme, and by headers of those names even the path.
+        # What proxies say is believed by `workspaces.security_log` alone; gunicorn would let any peer on this machine
+        # set the scheme, and by headers of those names even the path.
         self.cfg.set("secure_scheme_headers", {})
         self.cfg.set("forwarder_headers", "")
         _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)

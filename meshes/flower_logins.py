@@ -14,8 +14,8 @@ from flower.views import BaseHandler
 from tornado.ioloop import IOLoop
 from tornado.web import HTTPError, RequestHandler
 
-from workspaces.addresses import client_network
-from workspaces.buckets import LocalBuckets, per_hour, per_minute
+from workspaces.limits import LocalBuckets, per_hour, per_minute
+from workspaces.security_log import client_network
 
 logger = logging.getLogger("meshes.security")
 
@@ -31,7 +31,7 @@ _failed: Counter[tuple[str, str]] = Counter()
 """What was wrong, or not tried, in this minute, and its address; what exceeds `MOST_KEPT` counts as of others."""
 WORDS = {401: 'login_failed service="flower"', 429: 'refused kind="429 password" service="flower"'}
 HOURS_SHARE = 10
-"""As for operators, in workspaces.guesses."""
+"""As for operators, in workspaces.limits."""
 _guesses = LocalBuckets()
 
 

@@ -11,7 +11,7 @@ from meshes.api.problems import ProblemResponse, speaks_json
 from meshes.console.logins import NEW_DEVICE
 from workspaces import security_log
 from workspaces.authentication import REFUSED_KEY, Identity
-from workspaces.guesses import DEVICE_SECONDS, TooManyGuessesError
+from workspaces.limits import DEVICE_SECONDS, TooManyGuessesError
 
 REFUSED = (401, 403, 429)
 """Answers of the API that are counted: no key, no right, too much."""

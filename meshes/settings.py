@@ -216,7 +216,7 @@ SILENCED_SYSTEM_CHECKS = [
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["workspaces.authentication.KeyAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["workspaces.permissions.HasScope"],
+    "DEFAULT_PERMISSION_CLASSES": ["workspaces.authentication.HasScope"],
     "DEFAULT_PARSER_CLASSES": ["meshes.api.bodies.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "meshes.api.schema.ProblemSchema",
@@ -276,7 +276,8 @@ MESHES_BACKLOG_LIMIT = envint("MESHES_BACKLOG_LIMIT", 1_000_000, least=0)
 """Open deliveries and unrouted events of one workspace above which new events are answered 429."""
 
 CORS_ALLOW_ALL_ORIGINS = False
-CORS_URLS_REGEX = r"^/api/v1/events$"  # and there only the origins that a publishable key lists: workspaces.cors
+CORS_URLS_REGEX = r"^/api/v1/events$"
+"""And there only the origins that a publishable key lists: see workspaces.authentication."""
 CORS_ALLOW_METHODS = ["POST"]
 CORS_ALLOW_HEADERS = ["authorization", "content-type", "idempotency-key"]
 CORS_EXPOSE_HEADERS = ["retry-after"]

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponseBase, HttpResponsePermanentRedi
 from django.http.request import split_domain_port, validate_host
 
 from meshes.api.problems import Problem, handler404, render, speaks_json
-from workspaces import addresses, security_log
+from workspaces import security_log
 from workspaces.authentication import named_key
 
 HEALTH = ("/healthz", "/readyz")
@@ -35,7 +35,7 @@ class RequireHttps:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if not settings.MESHES_HTTPS:
             return self.get_response(request)
-        if addresses.came_over_https(request.META):
+        if security_log.came_over_https(request.META):
             request.META["wsgi.url_scheme"] = "https"
         if request.is_secure() or request.path_info in HEALTH:
             return self.get_response(request)

@@ -21,7 +21,7 @@ from tests.access_world import Things, World, snapshot
 from tests.delivery.api import Caller, account, mistakes, tenant
 from tests.factories import make_connection, make_deliveries, make_rule, make_workspace
 from tests.receivers import receiver
-from workspaces import idempotency, once
+from workspaces import idempotency
 from workspaces.models import IdempotencyRecord, Workspace
 
 TAKES_NONE = {"/api/v1/rules/{id}/test": "It sends and stores nothing."}
@@ -99,7 +99,7 @@ def test_an_act_that_could_not_be_remembered_was_not_done(world, route):
     caller, things = account(), world.things["own"]
     before = snapshot()
     comes_in = route.name in {"POST /events", "POST /events/bulk"}
-    where = "delivery.events.ingest.insert_events" if comes_in else "workspaces.once.idempotency.fulfil"
+    where = "delivery.events.ingest.insert_events" if comes_in else "workspaces.idempotency.fulfil"
     with patch(where, side_effect=RuntimeError("lost")):
         assert send(caller, route, things, "once").status_code == 500
     changed = {table for table, digest in snapshot().items() if digest != before[table]}
@@ -234,7 +234,7 @@ def test_a_test_whose_process_was_lost_is_made_again_after_two_minutes(api, loop
 
 
 def test_before_that_its_repetition_is_told_to_wait(api, loopback, monkeypatch):
-    monkeypatch.setattr(once, "TWIN_SECONDS", 0.0)
+    monkeypatch.setattr(idempotency, "TWIN_SECONDS", 0.0)
     with receiver() as endpoint:
         path = reserve(make_connection(make_workspace(), url=endpoint.url), timedelta(minutes=1))
         answer = api.post(path, "{}", idempotency_key="k")
@@ -246,8 +246,8 @@ def test_before_that_its_repetition_is_told_to_wait(api, loopback, monkeypatch):
 
 def test_no_more_than_two_twins_wait_in_a_process(api, monkeypatch):
     path = reserve(make_connection(make_workspace()), timedelta(0))
-    monkeypatch.setattr(once, "_waiting", threading.BoundedSemaphore(1))
-    with once._waiting:
+    monkeypatch.setattr(idempotency, "_waiting", threading.BoundedSemaphore(1))
+    with idempotency._waiting:
         assert api.post(path, "{}", idempotency_key="k").status_code == 409
 
 

@@ -18,7 +18,7 @@ from tests.connections.oauth.making import opened
 from tests.connections.oauth.test_authorize import come_back, make, person, start
 from tests.connections.oauth.test_pages import link_of, path_of, proof_on
 from tests.workspaces.callers import caller
-from workspaces import guesses
+from workspaces import limits
 
 pytestmark = pytest.mark.django_db
 PROJECT = Path(__file__).resolve().parent.parent
@@ -132,13 +132,13 @@ def test_the_page_that_tells_how_an_authorization_ended(key):
 
 def test_the_cookie_of_a_browser_in_which_somebody_has_logged_in(key, settings):
     request = RequestFactory().get("/")
-    request.COOKIES[settings.MESHES_DEVICE_COOKIE_NAME] = guesses.make_device_cookie("ada")
-    device = guesses._device_of(request, "ada")
+    request.COOKIES[settings.MESHES_DEVICE_COOKIE_NAME] = limits.make_device_cookie("ada")
+    device = limits._device_of(request, "ada")
     assert device is not None
     key.rotate()
-    assert guesses._device_of(request, "ada") == device
+    assert limits._device_of(request, "ada") == device
     key.retire()
-    assert guesses._device_of(request, "ada") is None
+    assert limits._device_of(request, "ada") is None
 
 
 def test_nothing_else_is_derived_from_it():
@@ -153,5 +153,5 @@ def test_nothing_else_is_derived_from_it():
         "connections/oauth/authorize.py",
         "meshes/checks.py",  # whether it is strong
         "meshes/api/pages.py",
-        "workspaces/guesses.py",
+        "workspaces/limits.py",
     }

@@ -10,7 +10,7 @@ class WorkspacesConfig(AppConfig):
         from corsheaders.signals import check_request_enabled
         from django.core.signals import request_finished
 
-        from workspaces import cors, usage
+        from workspaces import authentication, keys
 
-        check_request_enabled.connect(cors.is_allowed, dispatch_uid="workspaces.cors")
-        request_finished.connect(usage.write_pending, dispatch_uid="workspaces.usage")
+        check_request_enabled.connect(authentication.is_cors_allowed, dispatch_uid="workspaces.authentication")
+        request_finished.connect(keys.write_uses, dispatch_uid="workspaces.keys")

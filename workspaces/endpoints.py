@@ -1,15 +1,25 @@
-"""Views that know who calls, and the base of a resource whose rows belong to workspaces."""
+"""Views that know who calls, the base of a resource whose rows belong to workspaces, and how long a search may take.
+
+No search may keep PostgreSQL busy for long: a filter that hardly anything matches can mean a look at everything. A
+search that no index serves takes a turn: its key has `MESHES_SEARCHES` at a time, so that whoever searches leaves
+threads, and PostgreSQL's time, to those that post events.
+"""
 
 import math
+import threading
 import uuid
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, TypeVar
 
 from django.conf import settings
+from django.db import OperationalError, connection, transaction
 from django.db.models import Model, QuerySet
+from django.http import Http404
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
 from drf_spectacular.openapi import AutoSchema
+from psycopg2.errors import QueryCanceled
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
@@ -21,12 +31,12 @@ from meshes.api.problems import Problem
 from meshes.api.views import View
 from meshes.kit import ids
 from workspaces import limits
-from workspaces.access import UnknownWorkspace, resolve_workspace, scope
+from workspaces.access import resolve_workspace, scope
 from workspaces.authentication import Identity
 from workspaces.models import Workspace
-from workspaces.searches import bounded_search
 
 _Row = TypeVar("_Row", bound=Model)
+_ROOT = "/api/v1"
 
 
 class WorkspaceField(serializers.Field[Workspace, str, str, Any]):
@@ -37,7 +47,7 @@ class WorkspaceField(serializers.Field[Workspace, str, str, Any]):
     def to_internal_value(self, data: Any) -> Workspace:
         try:
             return resolve_workspace(self.context["identity"], data)
-        except UnknownWorkspace:
+        except Http404:
             self.fail("unknown")
 
     def to_representation(self, value: Workspace) -> str:
@@ -45,7 +55,7 @@ class WorkspaceField(serializers.Field[Workspace, str, str, Any]):
 
 
 class Endpoint(View):
-    """A view that knows who calls. Each declares `required_scope` (see workspaces.permissions.HasScope)."""
+    """A view that knows who calls. Each declares `required_scope` (see workspaces.authentication.HasScope)."""
 
     required_scope: ClassVar[str | tuple[str, ...] | Mapping[str, str | tuple[str, ...]]] = {}
     publishable_actions: ClassVar[Collection[str]] = ()
@@ -81,19 +91,12 @@ class Endpoint(View):
         reference = body.get("workspace") if isinstance(body, dict) else None
         try:
             scope = resolve_workspace(self.identity, reference).pk if reference is not None else None
-        except UnknownWorkspace:
+        except Http404:
             scope = None  # the handler says so
-        return scope or self.identity.workspace_id or self.identity.key_id, _below_root(self.request)
-
-    def holds_credentials(self) -> bool:
-        return getattr(self, "action", "post") in self.credential_actions
+        return scope or self.identity.workspace_id or self.identity.key_id, self.request.path.removeprefix(_ROOT)
 
     def context(self) -> dict[str, Any]:
         return super().context() | {"identity": self.request.auth}
-
-
-def _below_root(request: Request) -> str:
-    return request.path.removeprefix("/api/v1")
 
 
 class TenantViewSet(Endpoint, GenericViewSet[Any]):
@@ -116,7 +119,7 @@ class TenantViewSet(Endpoint, GenericViewSet[Any]):
     def named_place(self) -> tuple[uuid.UUID, str]:
         if "id" not in self.kwargs:
             return super().named_place()
-        return self.get_object().workspace_id or self.identity.key_id, _below_root(self.request)
+        return self.get_object().workspace_id or self.identity.key_id, self.request.path.removeprefix(_ROOT)
 
     def get_object(self) -> Any:
         """The row that the path names. Raises 404, for foreign and unknown alike."""
@@ -151,6 +154,83 @@ class TenantViewSet(Endpoint, GenericViewSet[Any]):
         """One page of rows, as the serializer shows them."""
         page = self.paginate_queryset(rows)
         return self.get_paginated_response(serializer_class(page, many=True, context=self.context()).data)
+
+
+# --- searches -------------------------------------------------------------------------------------------------------
+
+SEARCH_SECONDS = 10.0
+WAIT_SECONDS = 1.0
+"""How long a search that no index serves waits for its turn."""
+TURN_SECONDS = 60.0
+"""When the turn of a process that was lost lapses: above what the few queries of one search may take."""
+RETRY_SECONDS = 2
+NARROWER = "Wait for one to end, or name what an index serves; docs/api.md has the list."
+NO_THREAD = "Too many searches that no index serves are running. Try again, or name what an index serves."
+BOUND = """
+SELECT set_config('statement_timeout', %s, true), set_config('max_parallel_workers_per_gather', '0', true)
+"""
+"""A search has one core at most."""
+TOO_WIDE = "It was looked for longer than is allowed. Name a workspace, a status, or a shorter time from … to."
+
+
+@contextmanager
+def bounded_search(unindexed_by: uuid.UUID | None = None) -> Iterator[None]:
+    """Queries inside end after `SEARCH_SECONDS` each. Raises Problem 422 then.
+
+    For a search that no index serves, `unindexed_by` is the key that asks: it then also waits for its turn. Raises
+    Problem 429 where that does not come, and 503 where this process has no thread left for it.
+    """
+    with nullcontext() if unindexed_by is None else _turn_of(unindexed_by):
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(BOUND, [str(int(SEARCH_SECONDS * 1000))])
+                yield
+                cursor.execute("SET LOCAL statement_timeout TO DEFAULT")
+        except OperationalError as error:
+            if isinstance(error.__cause__, QueryCanceled):
+                raise Problem(422, "search-too-wide", "The search is too wide", TOO_WIDE) from error
+            raise
+
+
+@contextmanager
+def _turn_of(key_id: uuid.UUID) -> Iterator[None]:
+    """One of the key's turns, over all processes, and one of this process's threads for searches."""
+    most = settings.MESHES_SEARCHES
+    with _thread_for(key_id, most), limits.turn(f"searches:{key_id}", most, TURN_SECONDS, WAIT_SECONDS) as is_mine:
+        if not is_mine:
+            raise _too_many(most)
+        yield
+
+
+_lock = threading.Lock()
+_threads: Counter[uuid.UUID] = Counter()
+"""Of this process, those that are in a search or wait for its turn, by key."""
+
+
+@contextmanager
+def _thread_for(key_id: uuid.UUID, most: int) -> Iterator[None]:
+    """Of one key as many wait in a process as may search; searches of all keys have half of its threads."""
+    with _lock:
+        if _threads[key_id] >= 2 * most:
+            raise _too_many(most)
+        if _threads.total() >= max(1, settings.MESHES_WEB_THREADS // 2):
+            raise Problem(503, detail=NO_THREAD, headers={"Retry-After": str(RETRY_SECONDS)})
+        _threads[key_id] += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _threads[key_id] -= 1
+            if not _threads[key_id]:
+                del _threads[key_id]
+
+
+def _too_many(most: int) -> Problem:
+    words = f"{most} searches of this key that no index serves are running. {NARROWER}"
+    return Problem(429, detail=words, headers={"Retry-After": str(RETRY_SECONDS)})
+
+
+# --- for the API's schema -------------------------------------------------------------------------------------------
 
 
 class KeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # the library is typed in part

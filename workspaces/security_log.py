@@ -1,4 +1,4 @@
-"""The logger `meshes.security`: who got in and who did not, and who changed whose rights, with the client's address.
+"""The logger `meshes.security`: who got in and who did not, who changed whose rights, and from which address.
 
     login_failed user="ada" address="203.0.113.7"
     refused kind="401 unknown" address="203.0.113.7" key="key_01m7…" count=30
@@ -9,18 +9,23 @@ may have been a password.
 """
 
 import atexit
+import ipaddress
 import json
 import logging
+import re
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from django.contrib.auth.base_user import AbstractBaseUser
-from django.contrib.auth.models import AnonymousUser, User
+from django.conf import settings
+from django.contrib import auth
 from django.http import HttpRequest
 
-from workspaces import addresses
+if TYPE_CHECKING:  # Flower, which has no database, asks for addresses here
+    from django.contrib.auth.base_user import AbstractBaseUser
+    from django.contrib.auth.models import AnonymousUser
 
 logger = logging.getLogger("meshes.security")
 
@@ -31,7 +36,76 @@ WINDOW_SECONDS = 60.0
 MOST_GATHERED = 1_000
 """Combinations of a minute that are told apart; what exceeds them counts as of others."""
 
-Person = AbstractBaseUser | AnonymousUser | None
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Person: TypeAlias = "AbstractBaseUser | AnonymousUser | None"
+
+# --- from where -----------------------------------------------------------------------------------------------------
+
+_IPV6_SITE_BITS = 64
+"""What one subscriber of IPv6 has at least, and may change addresses within."""
+_WITH_PORT = re.compile(r"\[(?P<six>[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|(?P<four>[0-9.]+):[0-9]{1,5}")
+"""As some proxies write it into `X-Forwarded-For`: an address in brackets, or one with its port."""
+
+
+def client_address(meta: Mapping[str, Any]) -> str:
+    """The client's address; empty on a Unix socket.
+
+    From the peer, each address of `X-Forwarded-For` is believed, last to first, as long as the one before it is a
+    trusted proxy's (`MESHES_TRUSTED_PROXIES`): the right-most that is not one of them is the client's. What is no
+    address ends the search, and elements that are empty are passed over (RFC 9110, 5.6.1).
+    """
+    return str(_client(meta) or "")
+
+
+def client_network(meta: Mapping[str, Any]) -> str:
+    """What guesses are counted by: the client's IPv4 address, or its IPv6 network; empty on a Unix socket."""
+    found = _client(meta)
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((found, _IPV6_SITE_BITS), strict=False))
+    return str(found or "")
+
+
+def came_over_https(meta: Mapping[str, Any]) -> bool:
+    """Whether a proxy that is believed says so in `X-Forwarded-Proto`: once `MESHES_TRUSTED_PROXIES` names proxies,
+    those; before, whoever sends the request. Where it says several things, all must be https."""
+    peer = _parse_address(str(meta.get("REMOTE_ADDR", "")))
+    if settings.MESHES_TRUSTED_PROXIES and not (peer and _is_trusted(peer)):
+        return False
+    schemes = str(meta.get("HTTP_X_FORWARDED_PROTO", "")).split(",")
+    return all(scheme.strip().lower() == "https" for scheme in schemes)
+
+
+def _client(meta: Mapping[str, Any]) -> Address | None:
+    found = _parse_address(str(meta.get("REMOTE_ADDR", "")))
+    claims = [claim for claim in str(meta.get("HTTP_X_FORWARDED_FOR", "")).split(",") if claim.strip()]
+    while claims and found is not None and _is_trusted(found):
+        claimed = _parse_address(claims.pop())
+        if claimed is None:
+            break
+        found = claimed
+    return found
+
+
+def _parse_address(text: str) -> Address | None:
+    """An address without its port and zone; one of IPv4 that is mapped into IPv6, as what it is."""
+    text = text.strip(" \t")
+    if form := _WITH_PORT.fullmatch(text):
+        text = form["six"] or form["four"]
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_trusted(address: Address) -> bool:
+    return any(address in _network(text) for text in settings.MESHES_TRUSTED_PROXIES)
+
+
+_network = cache(ipaddress.ip_network)
+
+
+# --- what happened --------------------------------------------------------------------------------------------------
 
 
 def log_login(request: HttpRequest | None, user: Person) -> None:
@@ -41,7 +115,7 @@ def log_login(request: HttpRequest | None, user: Person) -> None:
 
 def log_failed_login(request: HttpRequest | None, username: str) -> None:
     """A password was tried, and wrong; or whoever it belongs to may not log in."""
-    known = username.isprintable() and User.objects.filter(username=username).exists()
+    known = username.isprintable() and auth.get_user_model().objects.filter(username=username).exists()
     _write(logging.WARNING, "login_failed", request, user=username if known else NO_SUCH_USER)
 
 
@@ -85,29 +159,10 @@ def log_ended_sessions(request: HttpRequest | None, user: Person, number: int) -
     _write(logging.WARNING, "sessions_ended", request, user=_name(user), count=number, by=_by(request))
 
 
-def count_refusal(meta: Mapping[str, Any], kind: str, *, key: str = "", user: str = "") -> None:
-    """Something was refused that a flood can repeat. `kind` is one of few; `key` (its public id) and `user` exist."""
-    whose = ("key", key) if key else ("user", user) if user else ("", "")
-    _gathered.add(_Refused(addresses.client_network(meta), *whose, kind))
-
-
-def write_refusals() -> None:
-    """Write what was gathered, now."""
-    _gathered.write()
-
-
 def _write(level: int, word: str, request: HttpRequest | None, **facts: Any) -> None:
     if request is not None:
-        facts["address"] = addresses.client_address(request.META)
-    _write_pairs(level, word, facts)
-
-
-def _write_pairs(level: int, word: str, facts: Mapping[str, Any]) -> None:
-    logger.log(level, "%s %s", word, _pairs(facts))
-
-
-def _pairs(facts: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={json.dumps(value)}" for name, value in facts.items())
+        facts["address"] = client_address(request.META)
+    logger.log(level, "%s %s", word, " ".join(f"{name}={json.dumps(value)}" for name, value in facts.items()))
 
 
 def _name(user: Person) -> str:
@@ -118,43 +173,36 @@ def _by(request: HttpRequest | None) -> str:
     return _name(getattr(request, "user", None)) if request is not None else "(command)"
 
 
-class _Refused(NamedTuple):
-    address: str
-    who: str
-    """`key`, `user` or empty."""
-    name: str
-    kind: str
+# --- refusals that a flood can repeat -------------------------------------------------------------------------------
+
+_gathered: Counter[tuple[str, str, str, str]] = Counter()
+"""Refusals of one window by address, `key` or `user` or nothing, its name, and kind. A timer that the first one of them
+starts writes them, and so does the process's end."""
+_lock = threading.Lock()
 
 
-class _Refusals:
-    """Counts of one window; a timer that the first refusal of it starts writes them, and so does the process's end."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[_Refused] = Counter()
-        self._lock = threading.Lock()
-
-    def add(self, what: _Refused) -> None:
-        with self._lock:
-            is_first = not self._counts
-            if what not in self._counts and len(self._counts) >= MOST_GATHERED:
-                what = _Refused(OTHERS, "", "", what.kind)
-            self._counts[what] += 1
-        if is_first:
-            timer = threading.Timer(WINDOW_SECONDS, self.write)
-            timer.daemon = True
-            try:
-                timer.start()
-            except RuntimeError:  # no thread is to be had: that is no reason to fail a request
-                self.write()
-
-    def write(self) -> None:
-        with self._lock:
-            counts, self._counts = self._counts, Counter()
-        for what, count in counts.items():
-            who = {what.who: what.name} if what.who else {}
-            facts = {"kind": what.kind, "address": what.address} | who | {"count": count}
-            _write_pairs(logging.WARNING, "refused", facts)
+def count_refusal(meta: Mapping[str, Any], kind: str, *, key: str = "", user: str = "") -> None:
+    """Something was refused that a flood can repeat. `kind` is one of few; `key` (its public id) and `user` exist."""
+    who, name = ("key", key) if key else ("user", user) if user else ("", "")
+    refused = (client_network(meta), who, name, kind)
+    with _lock:
+        is_first = not _gathered
+        _gathered[refused if refused in _gathered or len(_gathered) < MOST_GATHERED else (OTHERS, "", "", kind)] += 1
+    if is_first:
+        timer = threading.Timer(WINDOW_SECONDS, write_refusals)
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError:  # no thread is to be had: that is no reason to fail a request
+            write_refusals()
 
 
-_gathered = _Refusals()
-atexit.register(_gathered.write)
+@atexit.register
+def write_refusals() -> None:
+    """Write what was gathered, now."""
+    with _lock:
+        counts = dict(_gathered)
+        _gathered.clear()
+    for (address, who, name, kind), count in counts.items():
+        facts = {"kind": kind, "address": address} | ({who: name} if who else {}) | {"count": count}
+        _write(logging.WARNING, "refused", None, **facts)

@@ -24,8 +24,8 @@ from meshes.api.problems import Problem
 from meshes.kit import ids
 from workspaces.access import resolve_workspace
 from workspaces.endpoints import Endpoint, TenantViewSet
+from workspaces.idempotency import ShownOnce, once
 from workspaces.models import Workspace
-from workspaces.once import ShownOnce, once
 from workspaces.vault.secret import Secret
 
 
@@ -199,14 +199,14 @@ class OAuthAppViewSet(Endpoint, ViewSet):
         return Response(status=204)
 
     def workspace(self, reference: str) -> Workspace:
-        """Raises UnknownWorkspace, a 404."""
+        """Raises Http404."""
         return resolve_workspace(self.identity, reference)
 
     def integration(self, type: str) -> str:
         """The slug of an integration that authorizes connections. Raises 404."""
         try:
             provider = providers.get(type)
-        except KeyError:
+        except providers.UnknownProvider:
             raise NotFound from None
         if provider.oauth is None or not provider.oauth.is_by_person:
             raise NotFound

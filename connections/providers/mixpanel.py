@@ -14,7 +14,10 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     Verdict,
+    reauthorize,
     region,
+    rejected,
+    throttled,
 )
 from connections.providers.vendor import (
     USER,
@@ -31,7 +34,6 @@ from connections.providers.vendor import (
     unix_milliseconds,
     uuid_of,
 )
-from connections.providers.verdicts import reauthorize, rejected, throttled
 
 PLACEHOLDERS = frozenset(
     {

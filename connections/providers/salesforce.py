@@ -24,6 +24,12 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     Verdict,
+    disabled,
+    header,
+    reauthorize,
+    rejected,
+    retry,
+    throttled,
 )
 from connections.providers.vendor import (
     Vendor,
@@ -39,7 +45,6 @@ from connections.providers.vendor import (
     text_at,
     url_part,
 )
-from connections.providers.verdicts import disabled, header, reauthorize, rejected, retry, throttled
 
 VERSION = "v67.0"
 DATA = f"/services/data/{VERSION}"

@@ -16,10 +16,11 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Q
 
-from delivery.dispatch import deletion
+from delivery.dispatch import cancelling
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
 from delivery.rules import evaluation
-from delivery.rules.filters import Filter, compile_filter
+from delivery.rules.filters import Filter
+from delivery.rules.folding import fold_addresses
 from meshes.kit import ids
 from meshes.kit.metering import OutOfWorkError
 from workspaces import journal
@@ -66,7 +67,7 @@ def erase_events(
 
 def erase_matching(
     workspace: Workspace,
-    document: dict[str, Any],
+    wanted: Filter,
     period: Q,
     after: uuid.UUID | None,
     now: datetime,
@@ -80,7 +81,7 @@ def erase_matching(
     came before is erased.
     """
     ended = time.monotonic() + BUDGET_SECONDS
-    done, wanted = Erased(is_dry, next=after), compile_filter(document, folds_addresses=True)
+    done, wanted = Erased(is_dry, next=after), fold_addresses(wanted)
     while time.monotonic() < ended:
         events = Event.objects.filter(period, workspace=workspace)
         if done.next is not None:
@@ -126,7 +127,7 @@ def _erase(workspace: Workspace, event_ids: Sequence[uuid.UUID], now: datetime, 
         delivery_ids = [pk for pk, event_id, _ in locked if event_id not in busy]
         done.events += len(free)
         done.busy += sorted(busy)
-        done.cancelled += deletion.cancel(delivery_ids, deletion.ERASED, now)
+        done.cancelled += cancelling.cancel(delivery_ids, cancelling.ERASED, now)
         _empty(free, delivery_ids, now)
         _empty_answers(workspace, delivery_ids)
         _close_unrouted(workspace, [event_id for event_id, *_ in waiting if event_id not in busy], now)
@@ -137,7 +138,7 @@ def _erase(workspace: Workspace, event_ids: Sequence[uuid.UUID], now: datetime, 
 
 def _empty(event_ids: Sequence[uuid.UUID], delivery_ids: Sequence[uuid.UUID], now: datetime) -> None:
     Payload.objects.filter(pk__in=event_ids, erased_at=None).update(body="", erased_at=now)
-    Delivery.objects.filter(pk__in=delivery_ids).update(body=None, detail=deletion.CANCELLED_WORDS[deletion.ERASED])
+    Delivery.objects.filter(pk__in=delivery_ids).update(body=None, detail=cancelling.WORDS[cancelling.ERASED])
     Attempt.objects.filter(delivery_id__in=delivery_ids).update(
         request_body=None, response_body=None, response_headers=[], error="", steps=None, omitted_fields=None
     )

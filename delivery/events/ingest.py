@@ -50,8 +50,8 @@ def accept(events: Sequence[NewEvent], answer: Answer, stamp: Stamp | None = Non
 
     Without a stamp (a request without `Idempotency-Key`) that is `answer`. With one it is `answer` too, kept for 24
     hours in the transaction of the events, unless the key was used before: then nothing is stored, and the earlier
-    answer is returned. A twin that runs at the same time waits for the first to commit. Raises
-    `idempotency.KeyReused` where the key belongs to another body, and StaleWorkspace.
+    answer is returned. A twin that runs at the same time waits for the first to commit. Raises Problem
+    where the key belongs to another body, and StaleWorkspace.
     """
     if stamp is None and len(events) == 1 and not connection.in_atomic_block:
         group = _large_singles if len(events[0].payload) > LARGE_CHARACTERS else _singles

@@ -14,13 +14,13 @@ from django.conf import settings
 
 from delivery.events import backlog
 from delivery.events.ingest import NewEvent
-from delivery.rules.patterns import is_event_type
+from delivery.rules.matching import is_event_type
 from meshes.api.fields import unknown_field
 from meshes.api.problems import Problem
 from meshes.kit import ids, strictjson
 from meshes.kit.jsonpaths import pointer
 from meshes.kit.strictjson import InvalidJson, Parsed
-from workspaces import directory, limits
+from workspaces import access, limits
 from workspaces.authentication import Identity
 from workspaces.models import Workspace
 
@@ -144,7 +144,9 @@ class Admission:
 
     def __init__(self, identity: Identity, drafts: Sequence[Draft | Problem]) -> None:
         self._identity = identity
-        self._workspaces = directory.find(identity, (draft.workspace for draft in drafts if isinstance(draft, Draft)))
+        self._workspaces = access.find_workspaces(
+            identity, (draft.workspace for draft in drafts if isinstance(draft, Draft))
+        )
         self._places = [
             draft if isinstance(draft, Problem) or draft.workspace in self._workspaces else _unknown_workspace(draft)
             for draft in drafts

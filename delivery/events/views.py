@@ -15,7 +15,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from delivery.dispatch import connection_health
+from delivery.dispatch import waiting
 from delivery.events import ingest, intake, setting_aside
 from delivery.events.intake import Admission, Admitted
 from delivery.lanes import publishing
@@ -36,10 +36,9 @@ from meshes.api.fields import StrictSerializer
 from meshes.api.problems import Problem
 from meshes.kit import ids
 from meshes.kit.snapshots import snapshot
-from workspaces import directory, idempotency
+from workspaces import access, idempotency
 from workspaces.endpoints import TenantViewSet
-from workspaces.idempotency import Answer, Stamp
-from workspaces.once import once, refusing_reuse, send, stamp_of, takes_idempotency_key
+from workspaces.idempotency import Answer, Stamp, once, send, stamp_of, takes_idempotency_key
 
 MOST_LOOKS = 3
 """A workspace would have to change between each of them and the next statement."""
@@ -71,7 +70,7 @@ class EventViewSet(TenantViewSet):
         admission = Admission(self.identity, [intake.read_one(body)])
         stamp = stamp_of(request, admission.workspace(0).pk, "/events", body.text.encode())
         admission.take_rate()
-        if stamp is not None and (earlier := _recall(stamp)) is not None:
+        if stamp is not None and (earlier := idempotency.recall(stamp)) is not None:
             return send(earlier)
         admission.take_room()
         (result,) = admission.results()
@@ -160,7 +159,7 @@ class BulkViewSet(TenantViewSet):
         scope = self.identity.workspace_id or self.identity.key_id
         stamp = stamp_of(request, scope, "/events/bulk", body.text.encode())
         admission.take_rate()
-        if stamp is not None and (earlier := _recall(stamp)) is not None:
+        if stamp is not None and (earlier := idempotency.recall(stamp)) is not None:
             return send(earlier)
         admission.take_room()
         results = admission.results()
@@ -176,18 +175,12 @@ def _with_fresh_workspaces(accept: Callable[[], HttpResponse]) -> HttpResponse:
         try:
             return accept()
         except ingest.StaleWorkspace:
-            directory.forget()
+            access.forget_workspaces()
     raise Problem(503, headers={"Retry-After": "1"})
 
 
-def _recall(stamp: Stamp) -> Answer | None:
-    with refusing_reuse():
-        return idempotency.recall(stamp)
-
-
 def _accept(admitted: Sequence[Admitted], answer: Answer, stamp: Stamp | None) -> HttpResponse:
-    with refusing_reuse():
-        return send(ingest.accept([one.event for one in admitted], answer, stamp))
+    return send(ingest.accept([one.event for one in admitted], answer, stamp))
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -223,5 +216,5 @@ def _unrouted(events: Sequence[Event]) -> Mapping[str, Any]:
 def _deliveries(event_id: uuid.UUID) -> "Prefetch[Any]":
     unread = ("request_headers", "request_body", "response_headers", "response_body")
     attempts = Attempt.objects.defer(*unread).order_by("number")
-    deliveries = connection_health.shown(Delivery.objects.filter(deliveries_of(event_id))).order_by("pk")
+    deliveries = waiting.shown(Delivery.objects.filter(deliveries_of(event_id))).order_by("pk")
     return Prefetch("deliveries", deliveries.prefetch_related(Prefetch("attempts", attempts)))

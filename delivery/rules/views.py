@@ -17,7 +17,7 @@ from meshes.api.bodies import parsed_body
 from meshes.api.problems import Problem, invalid
 from meshes.kit import clock, ids, strictjson
 from workspaces.endpoints import TenantViewSet
-from workspaces.once import once
+from workspaces.idempotency import once
 
 
 class RuleViewSet(TenantViewSet):

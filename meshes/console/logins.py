@@ -1,4 +1,4 @@
-"""Logging in: passwords are tried no faster than `workspaces.guesses` allows, and what comes of it is logged."""
+"""Logging in: passwords are tried no faster than `workspaces.limits` allows, and what comes of it is logged."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import User
 from django.http import HttpRequest
 
-from workspaces import guesses, security_log
+from workspaces import limits, security_log
 
 NEW_DEVICE = "meshes.new_device"
 """In `request.META`, the value of the cookie that the answer is to set."""
@@ -28,14 +28,14 @@ class GuardedBackend(ModelBackend):
                 found.append(user)
             return bool(found)
 
-        return found[0] if guesses.try_guess(request, "password", username, is_right) else None
+        return found[0] if limits.try_guess(request, "password", username, is_right) else None
 
 
 def note_login(sender: Any, request: HttpRequest | None, user: AbstractBaseUser, **_: Any) -> None:
     """Receiver of `user_logged_in`."""
     security_log.log_login(request, user)
     if request is not None:
-        request.META[NEW_DEVICE] = guesses.make_device_cookie(user.get_username())
+        request.META[NEW_DEVICE] = limits.make_device_cookie(user.get_username())
 
 
 def note_failure(sender: Any, credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:

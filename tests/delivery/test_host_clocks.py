@@ -25,7 +25,7 @@ from tests.factories import make_connection, make_deliveries, make_event, make_r
 from tests.operators import superuser
 from workspaces import idempotency, keys
 from workspaces.idempotency import Answer
-from workspaces.keyring import CredentialError
+from workspaces.keys import CredentialError
 from workspaces.models import IdempotencyRecord
 
 pytestmark = pytest.mark.django_db

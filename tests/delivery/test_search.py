@@ -10,7 +10,7 @@ from delivery.search import narrow_deliveries, narrow_events
 from meshes.api.problems import Problem
 from meshes.api.searching import first_id_at
 from meshes.kit import ids, partitions
-from workspaces import searches
+from workspaces import endpoints
 
 pytestmark = pytest.mark.django_db
 
@@ -74,8 +74,8 @@ def test_bounds_are_of_the_millisecond_and_stay_in_range():
 
 
 def test_a_search_that_takes_too_long_is_ended(monkeypatch):
-    monkeypatch.setattr(searches, "SEARCH_SECONDS", 0.05)
-    with pytest.raises(Problem) as refused, searches.bounded_search(), connection.cursor() as cursor:
+    monkeypatch.setattr(endpoints, "SEARCH_SECONDS", 0.05)
+    with pytest.raises(Problem) as refused, endpoints.bounded_search(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_sleep(5)")
     assert (refused.value.status, refused.value.slug) == (422, "search-too-wide")
     with connection.cursor() as cursor:

@@ -14,9 +14,8 @@ from meshes.kit import ids
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.polling import eventually
 from tests.workspaces.callers import bearer, caller, issue, post
-from workspaces import limits, searches
-from workspaces.buckets import Bucket
-from workspaces.searches import TURN_SECONDS, bounded_search
+from workspaces import endpoints, limits
+from workspaces.endpoints import TURN_SECONDS, bounded_search
 
 pytestmark = pytest.mark.django_db
 
@@ -44,7 +43,7 @@ def operations():
 
 def drained(key_id):
     """The key has asked a thousand times more than it may, so that no machine is slow enough to fill its bucket."""
-    assert limits._shared().take({f"meshes:api:key:{key_id}": Bucket(1, 1)}, 1000) is None
+    assert limits._shared().take({f"meshes:api:key:{key_id}": (1, 1)}, 1000) is None
 
 
 def call(key, method, path):
@@ -140,7 +139,7 @@ INDEXED = [
 @pytest.fixture
 def searching_key(monkeypatch):
     """A key whose two searches are running, in another process."""
-    monkeypatch.setattr(searches, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(endpoints, "WAIT_SECONDS", 0.1)
     key = issue()
     with ExitStack() as stack:
         for _ in range(2):
@@ -194,7 +193,7 @@ def test_the_access_log_is_searched_in_turns(searching_key):
 
 
 def test_a_search_waits_for_the_end_of_another(monkeypatch):
-    monkeypatch.setattr(searches, "WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(endpoints, "WAIT_SECONDS", 60.0)
     key = issue()
     path, first = f"searches:{key.row.pk}", ExitStack()
     for _ in range(2):
@@ -207,7 +206,7 @@ def test_a_search_waits_for_the_end_of_another(monkeypatch):
 
     waiting = threading.Thread(target=search)
     waiting.start()
-    eventually(lambda: searches._threads[key.row.pk] == 1, seconds=10)
+    eventually(lambda: endpoints._threads[key.row.pk] == 1, seconds=10)
     assert done == []
     first.close()
     waiting.join(60)
@@ -216,7 +215,7 @@ def test_a_search_waits_for_the_end_of_another(monkeypatch):
 
 def bounded_search_elsewhere(key_id):
     """Only the turn: a thread's own connection would see no rows of this test."""
-    return searches._turn_of(key_id)
+    return endpoints._turn_of(key_id)
 
 
 def test_turns_are_given_back_however_a_search_ends(settings):
@@ -229,12 +228,12 @@ def test_turns_are_given_back_however_a_search_ends(settings):
             raise Problem(422)
     with bounded_search(key_id):
         pass
-    assert not searches._threads
+    assert not endpoints._threads
 
 
 def test_the_turn_of_a_process_that_was_lost_lapses(monkeypatch, settings):
     settings.MESHES_SEARCHES = 1
-    monkeypatch.setattr(searches, "WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(endpoints, "WAIT_SECONDS", 60.0)
     key_id = uuid.uuid4()
     assert limits._turns().enter(f"meshes:turns:searches:{key_id}", 1, 0.2) is not None
     with bounded_search(key_id):
@@ -246,7 +245,7 @@ def test_of_one_key_as_many_wait_in_a_process_as_may_search(settings):
     key_id = uuid.uuid4()
     with ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(searches._thread_for(key_id, 1))
+            stack.enter_context(endpoints._thread_for(key_id, 1))
         with pytest.raises(Problem) as refused, bounded_search(key_id):
             pass
     assert refused.value.status == 429
@@ -270,7 +269,7 @@ def test_without_valkey_each_process_counts_for_itself(settings, monkeypatch):
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     for kept in (limits._shared, limits._turns):
         kept.cache_clear()
-    monkeypatch.setattr(searches, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(endpoints, "WAIT_SECONDS", 0.1)
     settings.MESHES_SEARCHES = 1
     api = caller()
     assert api.get("/api/v1/deliveries?outcome=retry").status_code == 200

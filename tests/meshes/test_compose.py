@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from meshes.dev.binaries import valkey_binary
 from meshes.dev.embedded import free_port
 from meshes.environment import SECRETS
 from tests.polling import eventually
-from workspaces import searches
+from workspaces import endpoints
 
 PROJECT = Path(__file__).resolve().parents[2]
 SAMPLES = {
@@ -102,7 +103,7 @@ def test_commands_are_those_of_up(compose, name, arguments):
 def test_what_is_in_progress_has_time_to_end_before_its_service_is_killed(compose):
     test_of_a_connection = 2 * (conversation.TOKEN_SECONDS + checks.LONGEST_ATTEMPT_SECONDS)
     longest = {
-        "web": max(test_of_a_connection, searches.SEARCH_SECONDS),
+        "web": max(test_of_a_connection, endpoints.SEARCH_SECONDS),
         "fanout": settings.MESHES_LEASE_SECONDS * dispatch.USABLE_SHARE,
         "deliver": settings.MESHES_LEASE_SECONDS * dispatch.USABLE_SHARE,
         "sweep": sweep.STOP_SECONDS - 1,
@@ -219,14 +220,11 @@ def test_the_docs_say_who_speaks_to_whom(compose):
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-def test_images_are_pinned_by_version_and_digest_and_flower_has_its_own(compose):
+def test_images_are_pinned_by_version_and_digest_and_ours_has_the_projects_version(compose):
     for name in ("postgres", "valkey"):
         assert re.fullmatch(r"[a-z/]+:\d+\.\d+(\.\d+)?-trixie@sha256:[0-9a-f]{64}", compose[name]["image"]), name
-    assert {compose[name]["image"] for name in OURS - {"flower"}} == {"${MESHES_IMAGE:-meshes}"}
-    assert compose["flower"]["image"] == "${MESHES_FLOWER_IMAGE:-meshes-flower}"
-    assert {name: compose[name]["build"] for name in OURS} == dict.fromkeys(OURS, ".") | {
-        "flower": {"context": ".", "target": "flower"}
-    }
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    assert {compose[name]["image"] for name in OURS} == {f"${{MESHES_IMAGE:-meshes:{version}}}"}
 
 
 # --- settings and secrets --------------------------------------------------------------------------------------------

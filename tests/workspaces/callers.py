@@ -6,8 +6,7 @@ from typing import Any
 from django.test import Client
 
 from workspaces import keys
-from workspaces.keyring import CredentialError
-from workspaces.keys import IssuedKey
+from workspaces.keys import CredentialError, IssuedKey
 from workspaces.models import Workspace
 
 

@@ -4,11 +4,12 @@ import uuid
 from datetime import UTC, datetime
 
 import pytest
+from django.http import Http404
 
 from connections.models import Connection
 from meshes.kit import ids
 from tests.factories import make_connection, make_workspace
-from workspaces.access import UnknownWorkspace, resolve_workspace, scope, visible_workspaces
+from workspaces.access import resolve_workspace, scope, visible_workspaces
 from workspaces.authentication import Identity
 from workspaces.models import Workspace
 
@@ -32,20 +33,20 @@ def test_by_id_and_by_external_id():
 
 @pytest.mark.parametrize("reference", [None, 5, "", [], {"id": "x"}, "a b", "\x00", "é", "x" * 129, True])
 def test_what_is_no_reference_is_unknown(reference):
-    with pytest.raises(UnknownWorkspace):
+    with pytest.raises(Http404):
         resolve_workspace(account(), reference)
 
 
 def test_foreign_is_unknown():
     own, foreign = make_workspace(), make_workspace()
     for reference in (foreign.public_id, foreign.external_id, ids.encode(ids.WORKSPACE, ids.uuid7())):
-        with pytest.raises(UnknownWorkspace):
+        with pytest.raises(Http404):
             resolve_workspace(tenant(own), reference)
 
 
 def test_a_deleted_one_is_unknown_unless_asked_for():
     workspace = make_workspace(deleted_at=datetime.now(UTC))
-    with pytest.raises(UnknownWorkspace):
+    with pytest.raises(Http404):
         resolve_workspace(account(), workspace.public_id)
     assert resolve_workspace(account(), workspace.external_id, include_deleted=True) == workspace
 

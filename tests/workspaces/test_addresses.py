@@ -2,7 +2,7 @@
 
 import pytest
 
-from workspaces import addresses
+from workspaces import security_log
 
 TRUSTED = ["10.0.0.0/8", "fd00::/8"]
 ZONE = "fe80::1%eth0\nlogin_succeeded"
@@ -43,7 +43,7 @@ ZONE = "fe80::1%eth0\nlogin_succeeded"
 def test_where_a_request_comes_from(settings, peer, forwarded, address, network):
     settings.MESHES_TRUSTED_PROXIES = TRUSTED
     meta = {"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded}
-    assert (addresses.client_address(meta), addresses.client_network(meta)) == (address, network)
+    assert (security_log.client_address(meta), security_log.client_network(meta)) == (address, network)
 
 
 @pytest.mark.parametrize("header", ["X_FORWARDED_FOR", "FORWARDED", "X_REAL_IP", "TRUE_CLIENT_IP", "CLIENT_IP"])
@@ -51,4 +51,4 @@ def test_where_a_request_comes_from(settings, peer, forwarded, address, network)
 def test_nobody_says_another_address_than_by_that_header_and_that_setting(settings, header, trusted):
     settings.MESHES_TRUSTED_PROXIES = trusted
     meta = {"REMOTE_ADDR": "203.0.113.7", f"HTTP_{header}": "198.51.100.1"}
-    assert addresses.client_address(meta) == "203.0.113.7"
+    assert security_log.client_address(meta) == "203.0.113.7"

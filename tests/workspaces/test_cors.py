@@ -7,7 +7,7 @@ from django.test import Client
 
 from tests.factories import make_workspace
 from tests.workspaces.callers import bearer, issue, post
-from workspaces import cors, keys
+from workspaces import authentication, keys
 
 EVENTS = "/api/v1/events"
 PAGE = "https://app.example.com"
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def forget():
-    cors._known.clear()
+    authentication.any_key_lists.cache_clear()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""How fast passwords may be guessed, and that nobody is locked out by somebody else's guesses."""
+"""How fast passwords may be guessed, and that nobody is locked out by somebody else's limits."""
 
 import threading
 
@@ -7,8 +7,8 @@ from django.conf import settings as configured
 from django.contrib.auth.models import User
 from django.test import Client, RequestFactory
 
-from workspaces import guesses, limits, security_log
-from workspaces.guesses import TooManyGuessesError
+from workspaces import limits, security_log
+from workspaces.limits import TooManyGuessesError
 
 PASSWORD = "correct horse battery staple"
 LOGIN = "/admin/login/"
@@ -96,7 +96,7 @@ def test_guesses_at_once_are_not_more_than_one_after_the_other():
 
     def guess():
         try:
-            guesses.try_guess(request, "password", "ada", lambda: bool(tried.append(1)))
+            limits.try_guess(request, "password", "ada", lambda: bool(tried.append(1)))
         except TooManyGuessesError:
             refused.append(1)
 
@@ -120,7 +120,7 @@ def test_without_a_broker_guesses_are_counted_in_the_process(settings):
 def test_codes_and_confirmations_are_counted_by_user_wherever_they_come_from(kind, most):
     def guess(address, username="ada", is_right=False):
         request = RequestFactory().get("/", REMOTE_ADDR=address)
-        return guesses.try_guess(request, kind, username, lambda: is_right)
+        return limits.try_guess(request, kind, username, lambda: is_right)
 
     assert [guess(HERE, is_right=True) for _ in range(10)] == [True] * 10
     assert [guess(f"192.0.2.{number}") for number in range(most)] == [False] * most
@@ -136,9 +136,9 @@ def test_the_wait_grows_to_that_of_the_hour_and_no_further(redis_client):
         for key in redis_client.keys("meshes:guesses:*:minute"):
             redis_client.delete(key)
         for _ in range(4):
-            guesses.try_guess(request, "password", "ada", lambda: False)
+            limits.try_guess(request, "password", "ada", lambda: False)
     with pytest.raises(TooManyGuessesError) as refused:
-        guesses.try_guess(request, "password", "ada", lambda: False)
+        limits.try_guess(request, "password", "ada", lambda: False)
     assert 60 < refused.value.seconds <= 90  # 40 an hour
 
 

@@ -10,8 +10,7 @@ from meshes.kit import ids
 from tests.factories import make_workspace
 from tests.polling import eventually
 from workspaces import limits
-from workspaces.buckets import LocalBuckets, per_minute, per_second
-from workspaces.limits import SharedBuckets, SharedTurns
+from workspaces.limits import LocalBuckets, SharedBuckets, SharedTurns, per_minute, per_second
 
 
 @pytest.fixture(params=["shared", "local"])

@@ -3,8 +3,8 @@
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from workspaces.authentication import accepted_scopes
 from workspaces.endpoints import Endpoint
-from workspaces.permissions import accepted_scopes
 
 
 class Declared(Endpoint):

@@ -5,8 +5,8 @@ import pytest
 from meshes.kit import ids
 from tests.factories import make_workspace
 from tests.workspaces.callers import caller, post
+from workspaces.lifecycle import workspace_deleted
 from workspaces.models import Workspace
-from workspaces.signals import workspace_deleted
 
 PATH = "/api/v1/workspaces"
 

@@ -5,7 +5,7 @@ from django.test import Client
 
 from meshes.kit import ids
 from tests.workspaces.callers import issue
-from workspaces import keyring, keys, limits
+from workspaces import keys, limits
 
 PATH = "/api/v1/workspaces"
 
@@ -57,7 +57,7 @@ def test_right_keys_are_not_counted_and_none_at_all_neither():
 def test_a_key_that_has_ended_is_no_wrong_one():
     issued = issue()
     keys.revoke_key(issued.row.pk, issued.row.created_at)
-    keyring.forget(issued.row.pk)
+    keys.forget(issued.row.pk)
     assert [ask(issued.key).status_code for _ in range(8)] == [401] * 8
 
 
@@ -106,7 +106,7 @@ def test_a_401_says_what_the_key_is():
     assert rule_of(ask(keys._generate(issued.row.pk))) == "unknown"
     issued.row.expires_at = issued.row.created_at
     issued.row.save(update_fields=["expires_at"])
-    keyring.forget(issued.row.pk)
+    keys.forget(issued.row.pk)
     assert rule_of(ask(issued.key)) == "expired"
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.http import HttpRequest
 
-from workspaces import guesses, security_log
+from workspaces import limits, security_log
 
 PASSWORD_FIELD = "operator_password"  # noqa: S105 - the name of a field
 WRONG_PASSWORD = "This is not your present password."  # noqa: S105 - what is said of one
@@ -31,7 +31,7 @@ def is_present_password(request: HttpRequest, password: str) -> bool:
     user = request.user
     if not password:
         return False
-    passed = guesses.try_guess(request, "confirmation", user.get_username(), lambda: user.check_password(password))
+    passed = limits.try_guess(request, "confirmation", user.get_username(), lambda: user.check_password(password))
     security_log.log_password_confirmation(request, user, passed=passed)
     if passed:
         request.session.cycle_key()

@@ -19,7 +19,7 @@ from django.http import HttpRequest
 
 from meshes.console.signin.models import OperatorSession
 from meshes.kit import clock
-from workspaces import addresses
+from workspaces import security_log
 
 SEEN_EVERY_SECONDS = 30
 """A session in use is written to so seldom."""
@@ -90,7 +90,7 @@ def describe(request: HttpRequest) -> None:
     """Note from where, and with which browser, the session of a request was begun."""
     browser = request.headers.get("User-Agent", "").replace("\x00", "")[:BROWSER_LENGTH]
     OperatorSession.objects.filter(pk=stored(request.session.session_key)).update(
-        address=addresses.client_address(request.META), browser=browser
+        address=security_log.client_address(request.META), browser=browser
     )
 
 

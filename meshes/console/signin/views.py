@@ -24,7 +24,7 @@ from meshes.console.signin.forms import CodeForm, FactorForm, FirstCodeForm, Own
 from meshes.console.signin.models import OperatorSession, RecoveryCode
 from meshes.console.signin.sessions import stored
 from meshes.kit import clock
-from workspaces import guesses, security_log
+from workspaces import limits, security_log
 
 NEW_SECRET = "signin.new_secret"  # noqa: S105 - the name of a value
 """In a session: the secret that is being set up, sealed."""
@@ -67,7 +67,7 @@ def use_code(request: HttpRequest, user: User, code: str) -> bool:
         kinds.extend(kind for kind in [factors.use_code(user, code)] if kind)
         return bool(kinds)
 
-    passed = guesses.try_guess(request, "code", user.get_username(), is_right)
+    passed = limits.try_guess(request, "code", user.get_username(), is_right)
     security_log.log_second_factor(request, user, passed=passed, kind=kinds[0] if kinds else "code")
     return passed
 
@@ -154,7 +154,7 @@ def _first_step(request: HttpRequest, user: User, secret: bytes, code: str) -> i
         steps_found.extend([] if step is None else [step])
         return bool(steps_found)
 
-    return steps_found[0] if guesses.try_guess(request, "code", user.get_username(), is_right) else None
+    return steps_found[0] if limits.try_guess(request, "code", user.get_username(), is_right) else None
 
 
 def _confirm_factor(request: HttpRequest, user: User, secret: bytes, step: int) -> HttpResponse:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from connections import providers
-from connections.apps import install_providers
 from connections.oauth.tokens import Client
 from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Vendor, serving
 from workspaces.vault.secret import Secret
@@ -18,10 +17,9 @@ EXTRA = ["instanced", "rotating"]
 def integrations(settings) -> Iterator[None]:
     """The providers of these tests, beside those that are installed."""
     settings.MESHES_PROVIDERS = [*settings.MESHES_PROVIDERS, *(f"tests.connections.oauth.{name}" for name in EXTRA)]
-    install_providers()
+    providers._registry.cache_clear()
     yield
-    settings.MESHES_PROVIDERS = settings.MESHES_PROVIDERS[: -len(EXTRA)]
-    install_providers()
+    providers._registry.cache_clear()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from meshes.kit import clock
 from tests.factories import make_workspace
 from tests.workspaces.callers import caller, post
 from workspaces.models import ApiKey, Workspace
-from workspaces.serializers import ApiKeyIn, WorkspaceIn
+from workspaces.views import ApiKeyIn, WorkspaceIn
 
 
 class PlanIn(StrictSerializer):

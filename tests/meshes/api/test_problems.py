@@ -15,7 +15,6 @@ from meshes.api import problems
 from meshes.api.problems import Problem, to_problem
 from tests.faults import raise_sqlstate
 from tests.workspaces.callers import bearer, caller
-from workspaces.access import UnknownWorkspace
 
 
 def is_problem(answer, status, slug):
@@ -98,7 +97,6 @@ def test_a_foreign_host():
     ("error", "status"),
     [
         (Http404(), 404),
-        (UnknownWorkspace(), 404),
         (PermissionDenied(), 403),
         (exceptions.ParseError(), 400),
         (exceptions.UnsupportedMediaType("text/plain"), 415),
@@ -164,7 +162,7 @@ def test_an_unforeseen_error_in_a_middleware(monkeypatch):
     def fail(*args):
         raise ZeroDivisionError("secret inside")
 
-    monkeypatch.setattr("workspaces.cors.read_credential", fail)
+    monkeypatch.setattr("workspaces.authentication.read_credential", fail)
     client = bearer("mesh_live_x")
     client.raise_request_exception = False
     answer = client.post("/api/v1/events", headers={"origin": "https://a.example"})

@@ -26,7 +26,8 @@ from tests.connections.oauth.making import expired, need_of
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from tests.polling import eventually, patient
 from tests.workspaces.callers import caller, issue, post
-from workspaces.vault import resealing, signing_secrets, stored_keys, vault
+from workspaces import keys
+from workspaces.vault import resealing, stored_keys, vault
 from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.secret import Secret
 
@@ -204,7 +205,7 @@ def test_a_lost_key_is_given_up_by_its_id(owners, use_keys):
         kind=vault.CREDENTIALS,
     )
     assert (version, tokens(owners[:1])) == (2, ["anew"])
-    assert signing_secrets.open(key.pk, None, 1, "testing").reveal()
+    assert keys.open_signing_secrets(key, "testing")
 
 
 def test_a_key_at_hand_is_not_given_up(owners):

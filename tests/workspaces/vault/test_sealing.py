@@ -15,9 +15,9 @@ from tests.delivery.dispatch.test_dispatch import attempts_of, deliver
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.workspaces.callers import issue
 from tests.workspaces.vault.test_rotate_encryption_keys import rotate
-from workspaces.vault import resealing, sealing, signing_secrets, stored_keys, vault
+from workspaces import keys
+from workspaces.vault import resealing, sealing, stored_keys, vault
 from workspaces.vault.models import SealedDocument
-from workspaces.vault.secret import Secret
 
 BINDING = {"workspace": "w", "owner_kind": "connection", "owner": "o", "kind": "credentials", "version": 3}
 CONTENT = b'{"secret": {"token": "known"}}'
@@ -203,7 +203,7 @@ def test_without_its_key_it_is_the_operators_fault(gcm, use_keys):
 @pytest.mark.django_db
 def test_the_secrets_of_api_keys_are_sealed_likewise(gcm):
     row = issue("account", ["config"]).row
-    assert isinstance(signing_secrets.open(row.pk, None, 1, "testing"), Secret)
+    assert keys.open_signing_secrets(row, "testing")
     token = vault.with_token(SealedDocument.objects.filter(api_key=row)).values_list("token", flat=True).get()
     assert token.startswith("v2.")
 

@@ -2,7 +2,7 @@ import pytest
 
 from tests.factories import make_workspace
 from workspaces import keys
-from workspaces.vault import signing_secrets
+from workspaces.vault import vault
 from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.vault import CredentialRefused
 
@@ -15,10 +15,15 @@ def key():
 
 
 def test_a_key_s_secret_opens_for_its_own_key(key):
-    secrets = signing_secrets
-    secrets.seal(key.pk, key.workspace_id, "a signing secret")
-    version = SealedDocument.objects.get(api_key=key).version
-    assert secrets.open(key.pk, key.workspace_id, version, "testing").reveal() == "a signing secret"
+    vault.seal(
+        {"signing_secret": "a-signing-secret"},
+        workspace_id=key.workspace_id,
+        owner_kind="api_key",
+        owner_id=key.pk,
+        kind=keys.SIGNING_SECRET,
+    )
+    key.version = SealedDocument.objects.get(api_key=key).version
+    assert keys.open_signing_secrets(key, "testing") == ["a-signing-secret"]
     record = AccessRecord.objects.get(purpose="testing")
     assert (record.owner_kind, record.owner_id, record.purpose, record.granted) == (
         "api_key",
@@ -30,7 +35,7 @@ def test_a_key_s_secret_opens_for_its_own_key(key):
 
 def test_an_account_key_has_no_workspace(db):
     key = keys.create_key(name="k", kind="account", scopes=["config"]).row
-    assert signing_secrets.open(key.pk, None, key.version, "testing").reveal()
+    assert len(keys.open_signing_secrets(key, "testing")) == 1
 
 
 def test_the_version_of_a_rotated_key_follows(key):
@@ -41,13 +46,13 @@ def test_the_version_of_a_rotated_key_follows(key):
 
 @pytest.mark.parametrize("versions_ahead", [1, 5])
 def test_a_version_that_does_not_exist_is_refused(key, versions_ahead):
+    key.version += versions_ahead
     with pytest.raises(CredentialRefused):
-        signing_secrets.open(key.pk, key.workspace_id, key.version + versions_ahead, "testing")
+        keys.open_signing_secrets(key, "testing")
     assert not AccessRecord.objects.get(purpose="testing").granted
 
 
 def test_a_destroyed_secret_is_refused(key):
-    secrets = signing_secrets
-    secrets.destroy(key.pk, key.workspace_id)
+    vault.destroy(workspace_id=key.workspace_id, owner_kind="api_key", owner_id=key.pk)
     with pytest.raises(CredentialRefused):
-        secrets.open(key.pk, key.workspace_id, key.version, "testing")
+        keys.open_signing_secrets(key, "testing")

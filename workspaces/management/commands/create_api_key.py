@@ -8,9 +8,10 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Q
 from django.utils.dateparse import parse_datetime
 
+from meshes.api.problems import Problem
 from meshes.kit import clock, ids
 from workspaces import keys
-from workspaces.cors import ORIGIN
+from workspaces.authentication import ORIGIN
 from workspaces.keys import IssuedKey
 from workspaces.models import ApiKey, Workspace
 
@@ -38,8 +39,8 @@ class Command(BaseCommand):
                 expires_at=_read_expiry(options["expires"]),
                 allowed_origins=_read_origins(options["origin"], kind),
             )
-        except keys.TooManyKeys as full:
-            raise CommandError(str(full)) from None
+        except Problem as full:
+            raise CommandError(full.errors[0]["detail"]) from None
         self.stdout.write(issued.key if options["quiet"] else _describe(issued))
 
 

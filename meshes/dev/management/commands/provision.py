@@ -18,7 +18,7 @@ from meshes.dev.stack import ADMIN_USER
 from meshes.dev.stack_folder import NEW_KEYS, StackFolder
 from meshes.kit import clock
 from workspaces import keys
-from workspaces.keyring import CredentialError
+from workspaces.keys import CredentialError
 from workspaces.models import ApiKey, Installation
 from workspaces.vault import resealing, stored_keys
 
@@ -110,4 +110,4 @@ def is_full_account_key(text: str) -> bool:
         record = keys.verify(text)
     except CredentialError:
         return False
-    return record.kind == ApiKey.Kind.ACCOUNT and record.scopes >= set(keys.SCOPES)
+    return record.kind == ApiKey.Kind.ACCOUNT and set(record.scopes) >= set(keys.SCOPES)
