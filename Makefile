@@ -8,7 +8,7 @@ BIN := .venv/bin
 FLOCK := $(if $(shell command -v flock),flock .venv/.lock)
 # Throw-away values: lint loads the settings, and opens no connection.
 LINT := SECRET_KEY=a-throw-away-value-with-which-lint-loads-the-settings-only FERNET_KEYS=VGhyb3ctYXdheSBrZXkgZm9yIGxpbnQsIG5vIG1vcmU= MESHES_DATA_DIR=/nonexistent PYTHONWARNINGS=ignore::RuntimeWarning
-PIP_COMPILE := $(BIN)/pip-compile -q --allow-unsafe --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links
+PIP_COMPILE := $(BIN)/pip-compile -q --no-allow-unsafe --unsafe-package=meshes --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links
 
 # $(call install,base): the locked packages, checked by hash. The lock lets two makes run at the same time.
 install = mkdir -p .venv && $(FLOCK) sh -ec '\
@@ -65,13 +65,15 @@ bench-quick: .venv/dev.stamp
 bench-lanes: .venv/dev.stamp
 	$(BIN)/python -m bench.lanes
 
-# image.txt is what the image has; base.txt is that and the servers of `make up`.
+# image.txt is what the image has, flower.txt that and Flower, base.txt what `make demo` and `make up` run on.
 lock: .venv/dev.stamp
 	$(PIP_COMPILE) --output-file=requirements/image.txt pyproject.toml
-	$(PIP_COMPILE) --extra=local --constraint=requirements/image.txt --output-file=requirements/base.txt pyproject.toml
-	$(PIP_COMPILE) --extra=local --extra=dev --constraint=requirements/base.txt --output-file=requirements/dev.txt pyproject.toml
-	$(PIP_COMPILE) --extra=local --extra=dev --extra=bench --constraint=requirements/dev.txt --output-file=requirements/bench.txt pyproject.toml
-	$(PIP_COMPILE) --extra=local --extra=dev --extra=vendors --constraint=requirements/dev.txt --output-file=requirements/vendors.txt pyproject.toml
+	$(PIP_COMPILE) --extra=flower --constraint=requirements/image.txt --output-file=requirements/flower.txt pyproject.toml
+	$(PIP_COMPILE) --extra=stack --constraint=requirements/flower.txt --output-file=requirements/base.txt pyproject.toml
+	$(PIP_COMPILE) --extra=dev --constraint=requirements/base.txt --output-file=requirements/dev.txt pyproject.toml
+	$(PIP_COMPILE) --extra=bench --constraint=requirements/dev.txt --output-file=requirements/bench.txt pyproject.toml
+	$(PIP_COMPILE) --extra=vendors --constraint=requirements/dev.txt --output-file=requirements/vendors.txt pyproject.toml
+	echo setuptools | $(PIP_COMPILE) --output-file=requirements/build.txt -
 	$(BIN)/python -m tools.write_sbom
 
 # The present digests of the images' versions, into compose.yaml and Dockerfile. Needs docker.

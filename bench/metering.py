@@ -17,9 +17,9 @@ from typing import Any
 from bench import worst_cases
 from bench.worst_cases import Case
 from delivery.rules.filters import compile_filter
-from delivery.rules.jsonvalues import ShapingError
-from delivery.rules.mapping import MappingFailed, compile_mapping
+from delivery.rules.mapping import compile_mapping
 from delivery.rules.regexes import BYTES_PER_STEP, compile_regex
+from delivery.rules.transforms import ShapingError
 from meshes.kit.metering import EVENT_STEPS, Meter, OutOfWorkError, reading_steps
 
 RESULTS = Path(__file__).parent / "results" / "metering.json"
@@ -115,7 +115,7 @@ class Corpus:
         def run(meter: Meter) -> object:
             try:
                 return compiled.apply(context, meter)
-            except (MappingFailed, ShapingError) as error:
+            except ShapingError as error:
                 return error
 
         return Case("mapping", json.dumps(entries)[:300], run)

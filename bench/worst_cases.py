@@ -9,10 +9,10 @@ from typing import Any
 
 from connections.providers.markup import ESCAPES
 from delivery.rules.expressions import FUNCTIONS
-from delivery.rules.filters import OPERATORS, compile_filter
-from delivery.rules.jsonvalues import ShapingError
-from delivery.rules.mapping import MappingFailed, compile_mapping
-from delivery.rules.transforms import TRANSFORMS
+from delivery.rules.filter_spelling import OPERATORS
+from delivery.rules.filters import compile_filter
+from delivery.rules.mapping import compile_mapping
+from delivery.rules.transforms import TAKES, ShapingError
 from meshes.kit.metering import Meter, reading_steps
 
 LETTERS = (
@@ -103,7 +103,7 @@ ARGUMENTS: dict[str, list[Any]] = {
 
 
 def _transforms(name: str, payload: dict[str, Any]) -> Iterator[Case]:
-    for transform in TRANSFORMS:
+    for transform in TAKES:
         for argument in ARGUMENTS.get(transform, [None]):
             written = transform if argument is None else {transform: argument}
             entry = {"from": "payload.v", "transforms": [written, {"substring": {"end": 1}}]}
@@ -144,7 +144,7 @@ def _mapping(name: str, kind: str, entries: list[dict[str, Any]], payload: dict[
     def run(meter: Meter) -> object:
         try:
             return compiled.apply(context, meter)
-        except (MappingFailed, ShapingError) as error:
+        except ShapingError as error:
             return error
 
     return Case(kind, name, run)

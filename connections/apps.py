@@ -1,6 +1,9 @@
 """Where to: connections, their credentials, and the one door out."""
 
 from django.apps import AppConfig
+from django.conf import settings
+
+from connections import providers
 
 
 class ConnectionsConfig(AppConfig):
@@ -8,3 +11,10 @@ class ConnectionsConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401  (registers the system checks)
+
+        install_providers()
+
+
+def install_providers() -> None:
+    """Those that the settings name."""
+    providers.install(settings.MESHES_PROVIDERS, settings.MESHES_VENDOR_URLS, settings.MESHES_PUBLIC_URL)

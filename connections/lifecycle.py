@@ -71,7 +71,7 @@ def create(
     *,
     actor: str = "",
 ) -> Change:
-    """A new connection: active, or waiting to be authorized. Raises UnknownProvider and InvalidFields.
+    """A new connection: active, or waiting to be authorized. Raises KeyError for an unknown type, and InvalidFields.
 
     `actor` is for the access record.
     """

@@ -58,7 +58,7 @@ class IntegrationViewSet(Endpoint, ViewSet):
         """One integration."""
         try:
             return Response(providers.get(type).describe())
-        except providers.UnknownProvider:
+        except KeyError:
             raise Problem(404, detail=f"There is no such integration: {none_of(type, slugs())}") from None
 
 

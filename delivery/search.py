@@ -14,9 +14,11 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
-from delivery.dispatch import causes
+from connections.models import Connection
+from connections.providers.verdicts import ERROR_CLASSES
+from delivery.dispatch.deletion import CANCELLED_WORDS
 from delivery.models import Delivery, Event, Unrouted
-from delivery.rules.matching import is_event_type
+from delivery.rules.patterns import is_event_type
 from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer, StrictSerializer
 from meshes.api.searching import PeriodIn, period_bounds
 from meshes.kit import ids
@@ -25,6 +27,13 @@ IN_FLIGHT = "in_flight"
 STATES = (*Delivery.Status.values, IN_FLIGHT)
 OUTCOMES = ("delivered", "retry", "rejected", "broken", "uncertain")
 EVENT_STATUSES = ("accepted", "routed", "set_aside")
+DEAD_CAUSES = ("exhausted", "rejected", "uncertain", "our_fault", "poison", "mapping_failed", "evaluation_limit")
+HELD_CAUSES = tuple(
+    status.value for status in Connection.Status if status not in (Connection.Status.ACTIVE, Connection.Status.DELETED)
+)
+CANCELLED_CAUSES = (*CANCELLED_WORDS, "replaced", "filtered")
+CAUSES = tuple(dict.fromkeys((*DEAD_CAUSES, *HELD_CAUSES, *CANCELLED_CAUSES, *ERROR_CLASSES)))
+"""Why a delivery is in its state, in one word; what is pending has the error class of its last attempt."""
 REPLAYABLE = (Delivery.Status.DEAD.value, Delivery.Status.SUCCEEDED.value)
 
 Wanted = Mapping[str, Any]
@@ -100,11 +109,11 @@ class EventQuery(WorkspaceIn, PeriodIn, QuerySerializer):
 class DeadLetterQuery(WorkspaceIn, PeriodIn, QuerySerializer):
     connection = PublicIdField(ids.CONNECTION, required=False)
     event = EventReferenceField(required=False)
-    cause = OneOfField(causes.DEAD, required=False)
+    cause = OneOfField(DEAD_CAUSES, required=False)
 
 
 class DeliveryQuery(DeadLetterQuery):
-    cause = OneOfField(causes.ALL, required=False, help_text="Of what is pending: the class of its last error.")
+    cause = OneOfField(CAUSES, required=False, help_text="Of what is pending: the class of its last error.")
     status = OneOfField(STATES, required=False)
     outcome = OneOfField(OUTCOMES, required=False)
 
@@ -118,7 +127,7 @@ class ReplayFilter(_WhichDeliveries):
     """What a replay is about; deliveries of status `dead` unless it says `succeeded`."""
 
     event = EventReferenceField(required=False)
-    cause = OneOfField(causes.DEAD, required=False)
+    cause = OneOfField(DEAD_CAUSES, required=False)
 
 
 class StoredReplayFilter(_WhichDeliveries):

@@ -1,8 +1,11 @@
 """Events, deliveries and attempts as the API shows them."""
 
 import base64
+import re
+import shlex
 import uuid
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +13,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from connections.models import Connection
-from delivery.dispatch import curl, waiting
+from delivery.dispatch.connection_health import REASONS, waiting_for
 from delivery.dispatch.reopening import CURRENT, ORIGINAL
 from delivery.events.setting_aside import CAUSES, NOT_RECORDED
 from delivery.models import Attempt, Delivery, Event, Rule, Unrouted, state_of
@@ -121,6 +124,48 @@ def body_out(body: bytes | memoryview, truncated: bool) -> dict[str, Any]:
     return {"encoding": encoding, "content": content, "truncated": truncated}
 
 
+MOST_IN_ARGUMENT = 100_000
+"""Bytes of a body that stand in curl's arguments; Linux takes 128 KB in one. More are piped from `printf`, which the
+shell runs itself."""
+_PLAIN = re.compile(rb"[ !-$&(-,./-\[\]-~]")
+"""What stands for itself in the single-quoted format of `printf`: ASCII but for `%`, quote, dash and backslash."""
+
+
+def curl_of(attempt: Attempt) -> str | None:
+    """The attempt's last request as a command, with its secrets masked; None where its body is not kept whole."""
+    if not attempt.request_url or attempt.request_body is None or attempt.request_truncated:
+        return None
+    body = bytes(attempt.request_body)
+    return curl_command(attempt.request_method, attempt.request_url, attempt.request_headers, body)
+
+
+def curl_command(method: str, url: str, headers: Iterable[Iterable[str]], body: bytes) -> str:
+    """A command for a POSIX shell with curl that sends these bytes.
+
+    Headers that curl would add by itself to a body are left out where the request had none. What could not be pasted
+    into a terminal, control characters and what is not UTF-8, is written in octal.
+    """
+    lines = [f"curl --globoff -X {shlex.quote(method)} {shlex.quote(url)}"]
+    names = set()
+    for name, value in headers:
+        names.add(name.lower())
+        lines.append(f"-H {shlex.quote(f'{name}: {value}' if value else f'{name};')}")
+    if not body and method in ("GET", "HEAD", "DELETE"):
+        return " \\\n  ".join(lines)
+    if "content-type" not in names:
+        lines.append("-H 'content-type:'")
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        text = "\x00"
+    is_pasteable = text.replace("\n", "").isprintable()
+    if is_pasteable and len(body) <= MOST_IN_ARGUMENT:
+        return " \\\n  ".join([*lines, f"--data-raw {shlex.quote(text)}"])
+    octal = (chr(byte) if _PLAIN.match(bytes([byte])) else f"\\{byte:03o}" for byte in body)
+    printed = f"%s {shlex.quote(text)}" if is_pasteable else f"'{''.join(octal)}'"
+    return f"printf {printed} |\n" + " \\\n  ".join([*lines, "--data-binary @-"])
+
+
 class AttemptRequestOut(serializers.Serializer[Any]):
     method = serializers.CharField(source="request_method")
     url = serializers.CharField(source="request_url")
@@ -136,7 +181,7 @@ class AttemptRequestOut(serializers.Serializer[Any]):
 
     @extend_schema_field(serializers.CharField(allow_null=True))
     def get_curl(self, attempt: Attempt) -> str | None:
-        return curl.of_attempt(attempt)
+        return curl_of(attempt)
 
 
 class StepOut(serializers.Serializer[Any]):
@@ -185,7 +230,7 @@ class AttemptOut(AttemptSummaryOut):
 class WaitingOut(serializers.Serializer[Any]):
     """What an open delivery waits for."""
 
-    reason = serializers.ChoiceField(waiting.REASONS)
+    reason = serializers.ChoiceField(REASONS)
     until = serializers.DateTimeField(allow_null=True, help_text="null: no moment is known.")
     detail = serializers.CharField(source="words")
 
@@ -224,12 +269,12 @@ class DeliveryOut(serializers.Serializer[Any]):
 
     @extend_schema_field(serializers.DateTimeField(allow_null=True))
     def get_next_attempt_at(self, delivery: Delivery) -> datetime | None:
-        found = waiting.waiting_for(delivery, clock.now())
+        found = waiting_for(delivery, clock.now())
         return found.until if found else None
 
     @extend_schema_field(WaitingOut(allow_null=True))
     def get_waiting_for(self, delivery: Delivery) -> Any:
-        found = waiting.waiting_for(delivery, clock.now())
+        found = waiting_for(delivery, clock.now())
         return WaitingOut(found).data if found else None
 
     @extend_schema_field(serializers.ChoiceField(STATES))

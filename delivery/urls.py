@@ -3,9 +3,7 @@
 from django.urls import path
 from rest_framework.routers import SimpleRouter
 
-from delivery.dispatch.connection_views import ConnectionViewSet
-from delivery.dispatch.replay_views import ReplayViewSet
-from delivery.dispatch.views import DeadLetterViewSet, DeliveryViewSet
+from delivery.dispatch.views import ConnectionViewSet, DeadLetterViewSet, DeliveryViewSet, ReplayViewSet
 from delivery.events.erasure_views import ErasureView
 from delivery.events.views import BulkViewSet, EventViewSet
 from delivery.rules.views import RuleViewSet

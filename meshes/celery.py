@@ -48,6 +48,6 @@ def _begin_session(**kwargs: Any) -> None:
 @worker_ready.connect  # type: ignore[untyped-decorator]  # Celery has no types
 def _warm_up(**kwargs: Any) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
-    from delivery.warm import warm_up  # needs the applications, which are not loaded yet where this module is imported
+    from delivery.apps import warm_up  # needs the applications, which are not loaded yet where this module is imported
 
     warm_up()

@@ -12,7 +12,7 @@ with exit_where_misconfigured(code=3):  # at which gunicorn gives up, and starts
     refuse_unsound_keys()
     application = get_wsgi_application()
 
-from delivery.warm import warm_up
+from delivery.apps import warm_up
 from meshes.logs import adopt
 
 adopt("gunicorn.error", "gunicorn.access")

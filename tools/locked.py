@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-IMAGE_LOCK = PROJECT / "requirements" / "image.txt"
+SERVED_LOCK = PROJECT / "requirements" / "flower.txt"
+"""What both images have: image.txt, and Flower."""
 IMAGE_FILES = (PROJECT / "compose.yaml", PROJECT / "Dockerfile")
 _PIN = re.compile(
     r"^([a-z0-9][a-z0-9.-]*)==(\S+) \\\n((?: {4}--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)((?: {4}#.*\n?)*)", re.MULTILINE
@@ -23,7 +24,7 @@ class Package:
     needed_by: tuple[str, ...]
 
 
-def packages(lock: Path = IMAGE_LOCK) -> list[Package]:
+def packages(lock: Path = SERVED_LOCK) -> list[Package]:
     return [
         Package(
             name,

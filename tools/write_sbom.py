@@ -15,6 +15,7 @@ from cyclonedx.model.license import DisjunctiveLicense
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
+from meshes import __version__
 from tools.locked import PROJECT, images, packages
 
 TARGET = PROJECT / "requirements" / "sbom.cdx.json"
@@ -25,7 +26,7 @@ def make_sbom() -> str:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     root = Component(
         name=project["name"],
-        version=project["version"],
+        version=__version__,
         type=ComponentType.APPLICATION,
         bom_ref=project["name"],
         licenses=[DisjunctiveLicense(id=project["license"])],

@@ -179,7 +179,7 @@ def needs_revoking(connection: Connection) -> bool:
     """Whether ending the connection's authorization asks its vendor."""
     try:
         oauth = providers.get(connection.type).oauth
-    except providers.UnknownProvider:
+    except KeyError:
         return False
     return oauth is not None and oauth.is_by_person and "access_token" in connection.credential_hints
 

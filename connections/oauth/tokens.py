@@ -16,18 +16,9 @@ from urllib.parse import quote_plus, urlsplit, urlunsplit
 
 from connections import outbound
 from connections.outbound.urls import parse_url
-from connections.providers.base import (
-    OAuth,
-    Outcome,
-    Provider,
-    Verdict,
-    disabled,
-    reauthorize,
-    retry_after,
-    throttled,
-)
-from connections.providers.oauth import FIELD_IN_URL
+from connections.providers.base import FIELD_IN_URL, OAuth, Outcome, Provider, Verdict, disabled, reauthorize
 from connections.providers.vendor import read_object
+from connections.providers.verdicts import retry_after, throttled
 from workspaces.vault.secret import Secret
 
 # --- apps -----------------------------------------------------------------------------------------------------------

@@ -206,7 +206,7 @@ class OAuthAppViewSet(Endpoint, ViewSet):
         """The slug of an integration that authorizes connections. Raises 404."""
         try:
             provider = providers.get(type)
-        except providers.UnknownProvider:
+        except KeyError:
             raise NotFound from None
         if provider.oauth is None or not provider.oauth.is_by_person:
             raise NotFound

@@ -1,36 +1,27 @@
-"""The providers that `MESHES_PROVIDERS` names: one module each, whose `PROVIDER` is the instance."""
+"""The providers that are installed: one module each, whose `PROVIDER` is the instance."""
 
-from functools import cache
+from collections.abc import Iterable, Mapping
 from importlib import import_module
-
-from django.conf import settings
 
 from connections.providers.base import Provider
 
+_INSTALLED: dict[str, Provider] = {}
 
-class UnknownProvider(LookupError):  # noqa: N818 - names what was looked up
-    """No provider has this slug."""
+
+def install(modules: Iterable[str], urls: Mapping[str, str], public_url: str) -> None:
+    """Have these and no others. `urls` stand for the hosts of the vendors with these slugs."""
+    _INSTALLED.clear()
+    for path in modules:
+        provider: Provider = import_module(path).PROVIDER
+        provider.override, provider.public_url = urls.get(provider.slug, ""), public_url.rstrip("/")
+        _INSTALLED[provider.slug] = provider
 
 
 def get(slug: str) -> Provider:
-    """The provider. Raises UnknownProvider."""
-    try:
-        return _registry()[slug]
-    except KeyError:
-        raise UnknownProvider(slug) from None
+    """The provider. Raises KeyError."""
+    return _INSTALLED[slug]
 
 
 def all() -> list[Provider]:
     """All providers, in the order of the setting."""
-    return list(_registry().values())
-
-
-@cache
-def _registry() -> dict[str, Provider]:
-    found = {}
-    for path in settings.MESHES_PROVIDERS:
-        provider = import_module(path).PROVIDER
-        provider.override = settings.MESHES_VENDOR_URLS.get(provider.slug, "")
-        provider.public_url = settings.MESHES_PUBLIC_URL.rstrip("/")
-        found[provider.slug] = provider
-    return found
+    return list(_INSTALLED.values())

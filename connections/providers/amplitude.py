@@ -5,19 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.base import (
-    Action,
-    Field,
-    Limits,
-    MappingField,
-    Shipment,
-    Unsendable,
-    reauthorize,
-    region,
-    rejected,
-    retry,
-    throttled,
-)
+from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable, region
 from connections.providers.vendor import (
     USER,
     Vendor,
@@ -33,6 +21,7 @@ from connections.providers.vendor import (
     unix_milliseconds,
     without_nulls,
 )
+from connections.providers.verdicts import reauthorize, rejected, retry, throttled
 
 MIN_ID_LENGTH = 5
 THROTTLED_SECONDS = 30

@@ -6,19 +6,7 @@ It answers 200 before it has looked at the values, so what it drops later shows 
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.base import (
-    Account,
-    Action,
-    Field,
-    Limits,
-    MappingField,
-    Shipment,
-    Unsendable,
-    disabled,
-    reauthorize,
-    region,
-    rejected,
-)
+from connections.providers.base import Account, Action, Field, Limits, MappingField, Shipment, Unsendable, region
 from connections.providers.vendor import (
     FIRST_NAME,
     Vendor,
@@ -32,6 +20,7 @@ from connections.providers.vendor import (
     text_at,
     url_part,
 )
+from connections.providers.verdicts import disabled, reauthorize, rejected
 
 MAX_ATTRIBUTES = 300
 MAX_NAME_BYTES = 150

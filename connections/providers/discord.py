@@ -11,21 +11,7 @@ import re
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.base import (
-    USER_AGENT,
-    Account,
-    Action,
-    Field,
-    Limits,
-    MappingField,
-    Shipment,
-    Unsendable,
-    disabled,
-    reauthorize,
-    rejected,
-    retry,
-    throttled,
-)
+from connections.providers.base import USER_AGENT, Account, Action, Field, Limits, MappingField, Shipment, Unsendable
 from connections.providers.markup import escape_markdown
 from connections.providers.vendor import (
     SUMMARY,
@@ -42,6 +28,7 @@ from connections.providers.vendor import (
     text_at,
     without_nulls,
 )
+from connections.providers.verdicts import disabled, reauthorize, rejected, retry, throttled
 
 MAX_CONTENT = 2000
 MAX_EMBEDS = 10

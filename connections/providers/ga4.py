@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable, region, rejected
+from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable, region
 from connections.providers.vendor import (
     Vendor,
     given,
@@ -25,6 +25,7 @@ from connections.providers.vendor import (
     url_part,
     without_nulls,
 )
+from connections.providers.verdicts import rejected
 
 MAX_PARAMS = 25
 MAX_AGE = timedelta(hours=72)

@@ -23,10 +23,6 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     Verdict,
-    reauthorize,
-    rejected,
-    retry,
-    throttled,
 )
 from connections.providers.markup import escape_html
 from connections.providers.vendor import (
@@ -44,6 +40,7 @@ from connections.providers.vendor import (
     rows_at,
     text_at,
 )
+from connections.providers.verdicts import reauthorize, rejected, retry, throttled
 
 OBJECTS = "/crm/objects/2026-09"
 NOTE_TO_CONTACT = 202

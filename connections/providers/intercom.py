@@ -23,13 +23,7 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     Verdict,
-    disabled,
-    header,
-    reauthorize,
     region,
-    rejected,
-    retry,
-    throttled,
 )
 from connections.providers.vendor import (
     FULL_NAME,
@@ -48,6 +42,7 @@ from connections.providers.vendor import (
     url_part,
     without_nulls,
 )
+from connections.providers.verdicts import disabled, header, reauthorize, rejected, retry, throttled
 
 VERSION = "2.16"
 MAX_CALLS = 3

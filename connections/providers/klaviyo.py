@@ -20,9 +20,6 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     Verdict,
-    disabled,
-    reauthorize,
-    rejected,
 )
 from connections.providers.phones import NotE164, is_country, to_e164
 from connections.providers.vendor import (
@@ -40,6 +37,7 @@ from connections.providers.vendor import (
     text_at,
     without_nulls,
 )
+from connections.providers.verdicts import disabled, reauthorize, rejected
 
 REVISION = "2026-07-15"
 PROFILE_BYTES = 100_000

@@ -25,10 +25,6 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     Verdict,
-    disabled,
-    reauthorize,
-    rejected,
-    throttled,
 )
 from connections.providers.vendor import (
     FIRST_NAME,
@@ -46,6 +42,7 @@ from connections.providers.vendor import (
     url_part,
     without_nulls,
 )
+from connections.providers.verdicts import disabled, reauthorize, rejected, throttled
 
 DATA_CENTRE = r"[a-z]{2}[0-9]{1,3}"
 NO_AUDIENCE = disabled("The audience does not exist any more. Set list_id to another, then resume.", "no_audience")

@@ -14,10 +14,7 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     Verdict,
-    reauthorize,
     region,
-    rejected,
-    throttled,
 )
 from connections.providers.vendor import (
     USER,
@@ -34,6 +31,7 @@ from connections.providers.vendor import (
     unix_milliseconds,
     uuid_of,
 )
+from connections.providers.verdicts import reauthorize, rejected, throttled
 
 PLACEHOLDERS = frozenset(
     {

@@ -20,11 +20,6 @@ from connections.providers.base import (
     OAuth,
     Shipment,
     Verdict,
-    disabled,
-    reauthorize,
-    rejected,
-    retry,
-    throttled,
 )
 from connections.providers.vendor import (
     FULL_NAME,
@@ -40,6 +35,7 @@ from connections.providers.vendor import (
     text_at,
     url_part,
 )
+from connections.providers.verdicts import disabled, reauthorize, rejected, retry, throttled
 
 PERSONS = "/api/v2/persons"
 BURST_SECONDS = 2.0

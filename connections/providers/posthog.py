@@ -7,17 +7,7 @@ It would place an event where our server stands: `$geoip_disable` says not to, u
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.base import (
-    Action,
-    Field,
-    Limits,
-    MappingField,
-    Shipment,
-    reauthorize,
-    region,
-    rejected,
-    throttled,
-)
+from connections.providers.base import Action, Field, Limits, MappingField, Shipment, region
 from connections.providers.vendor import (
     USER,
     Vendor,
@@ -32,6 +22,7 @@ from connections.providers.vendor import (
     text_at,
     uuid_of,
 )
+from connections.providers.verdicts import reauthorize, rejected, throttled
 
 MAX_ID = 200
 """Characters of a distinct id and of an event's name; PostHog cuts longer ones, and two people could become one."""

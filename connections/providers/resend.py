@@ -18,11 +18,6 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     Verdict,
-    disabled,
-    reauthorize,
-    rejected,
-    retry,
-    throttled,
 )
 from connections.providers.vendor import (
     FIRST_NAME,
@@ -39,6 +34,7 @@ from connections.providers.vendor import (
     url_part,
     without_nulls,
 )
+from connections.providers.verdicts import disabled, reauthorize, rejected, retry, throttled
 
 DAY = 24 * 3600.0
 MAX_RECIPIENTS = 50
@@ -166,7 +162,7 @@ class Resend(Vendor):
         if not is_of_sender or given(self.fields(shipment), "from") is None:
             return None
         words = "Resend does not accept the sender that the rule's mapping gives. Mend the field from."
-        return self._completed(rejected(words), response, error.message)
+        return self.completed(rejected(words), response, error.message)
 
     def error_of(self, response: Response) -> VendorError:
         if response.status < 300:

@@ -24,12 +24,6 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     Verdict,
-    disabled,
-    header,
-    reauthorize,
-    rejected,
-    retry,
-    throttled,
 )
 from connections.providers.vendor import (
     Vendor,
@@ -45,6 +39,7 @@ from connections.providers.vendor import (
     text_at,
     url_part,
 )
+from connections.providers.verdicts import disabled, header, reauthorize, rejected, retry, throttled
 
 VERSION = "v67.0"
 DATA = f"/services/data/{VERSION}"

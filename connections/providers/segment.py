@@ -5,17 +5,7 @@ is addressed in the US. So nothing but a look into the source's debugger proves 
 """
 
 from connections.messages import Request, Response
-from connections.providers.base import (
-    Action,
-    Field,
-    Limits,
-    MappingField,
-    Shipment,
-    Unsendable,
-    region,
-    rejected,
-    retry,
-)
+from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable, region
 from connections.providers.vendor import (
     USER,
     Vendor,
@@ -30,6 +20,7 @@ from connections.providers.vendor import (
     revealed,
     without_nulls,
 )
+from connections.providers.verdicts import rejected, retry
 
 WHO = (
     MappingField("user_id", "User id", source=USER),

@@ -25,12 +25,6 @@ from connections.providers.base import (
     Shipment,
     Unsendable,
     Verdict,
-    disabled,
-    reauthorize,
-    rejected,
-    retry,
-    throttled,
-    uncertain,
 )
 from connections.providers.markup import escape_slack
 from connections.providers.vendor import (
@@ -48,6 +42,7 @@ from connections.providers.vendor import (
     url_part,
     without_nulls,
 )
+from connections.providers.verdicts import disabled, reauthorize, rejected, retry, throttled, uncertain
 
 MAX_TEXT = 40_000
 """Characters of a text; Slack cuts what is longer."""

@@ -9,18 +9,7 @@ import re
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.base import (
-    Action,
-    Field,
-    Limits,
-    MappingField,
-    Shipment,
-    Unsendable,
-    disabled,
-    reauthorize,
-    rejected,
-    throttled,
-)
+from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable
 from connections.providers.markup import escape_markdown
 from connections.providers.vendor import (
     SUMMARY,
@@ -36,6 +25,7 @@ from connections.providers.vendor import (
     revealed,
     text_at,
 )
+from connections.providers.verdicts import disabled, reauthorize, rejected, throttled
 
 CARD = "AdaptiveCard"
 MAX_BODY = 28_000

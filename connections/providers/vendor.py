@@ -8,7 +8,7 @@ import base64
 import json
 import re
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote
 
 from connections.messages import OutboundError, Request, Response
-from connections.providers.base import MappingField, NotAuthorized, Provider, Shipment, Unsendable
+from connections.providers.base import Account, MappingField, NotAuthorized, Provider, Shipment, Unsendable
 from connections.providers.verdicts import (
     MAX_RETRY_AFTER_SECONDS,
     Outcome,
@@ -65,16 +65,93 @@ class VendorError(NamedTuple):
     message: str = ""
 
 
+STANDARD = {
+    401: reauthorize("{name} does not accept the credentials (401). Replace them, then test the connection."),
+    402: disabled("The {name} account is not paid for (402). Settle that there, then resume.", "unpaid"),
+    403: reauthorize(
+        "The credentials may not do this at {name} (403). Give them the permission, then test.", "forbidden"
+    ),
+    410: disabled("{name} no longer offers this address (410): Meshes must be updated."),
+    429: throttled("{name} asks for fewer requests (429)."),
+}
+"""What a status means at most vendors, where their code is not declared; `read_status` has the others."""
+VALUE_REFUSED = rejected("{name} refuses a value. Mend the rule's mapping.")
+"""For the `answers` of vendors whose 400 is about a value."""
+
+
+class Fields(dict[str, Any]):
+    """What a mapping made of an event. Each way to read one of them raises Unsendable for what `vendor` cannot take."""
+
+    vendor: str
+
+    def needed(self, key: str, longest: int | None = None, shortest: int = 1) -> str:
+        """A field that the request cannot be made without, as text of so many characters."""
+        value = self.get(key)
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+            raise Unsendable(f"The field {key} is required, and this event has nothing usable for it.")
+        text = value.strip() if isinstance(value, str) else number_text(value)
+        return text if longest is None else limited(key, text, longest, self.vendor, shortest)
+
+    def given(self, key: str) -> str | None:
+        """A field as text; None where this event has nothing for it."""
+        value = self.get(key)
+        if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+            raise Unsendable(f"The field {key} must be text.")
+        if value is None:
+            return None
+        return value.strip() or None if isinstance(value, str) else number_text(value)
+
+    def object(self, key: str) -> dict[str, Any]:
+        """A field that holds an object; empty where this event has none."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise Unsendable(f"The field {key} must be an object.")
+        return value or {}
+
+    def array(self, key: str) -> list[Any]:
+        """A field that holds an array; empty where this event has none."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, list):
+            raise Unsendable(f"The field {key} must be an array.")
+        return value or []
+
+
 class Vendor(Provider):
-    """A provider with a JSON API. `name` stands in the words that its customers read."""
+    """A provider with a JSON API: its subclass declares how it is called and where its answers say what.
+
+    Paths are keys and indexes into the answer's document, as `text_at` follows them.
+    """
 
     answer_bytes = 4 * 1024 * 1024
-    answers: ClassVar[Mapping[str | int, Verdict]] = {}
-    """By the vendor's error code, or by status; the code comes first."""
+    answers: ClassVar[Mapping[Any, Verdict]] = {}
+    """By the vendor's error code, or by status, or by several in a tuple; the code comes first. `{name}` is `name`."""
+    authorization: ClassVar[str] = "Bearer {access_token}"
+    """The header's value, with the names of credentials; after `Basic` in plain text. Empty: none is sent."""
+    headers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """What `call` sends beside content type and authorization."""
+    content_type: ClassVar[str] = "application/json"
+    code_at: ClassVar[Sequence[str | int]] = ()
+    message_at: ClassVar[Sequence[str | int]] = ()
+    """Where the body of an answer of 300 and above has its error's code and message."""
+    account_at: ClassVar[tuple[Sequence[str | int], Sequence[str | int]] | None] = None
+    """Where the test's answer has the account's id and its name."""
+    test_path: ClassVar[str] = ""
+    """What the test asks for by GET."""
+    limit_headers: ClassVar[tuple[str, str, float | None] | None] = None
+    """Header of the requests that are left, header of the seconds until there are more, and what stands for 0 or none
+    of them."""
 
-    def error_of(self, response: Response) -> VendorError:
-        """What went wrong by the body, also below a 200. Total: any bytes."""
-        return VendorError()
+    def __init_subclass__(cls) -> None:
+        listed = ((keys if isinstance(keys, tuple) else (keys,), verdict) for keys, verdict in cls.answers.items())
+        cls.answers = {key: verdict for keys, verdict in listed for key in keys}
+
+    def error_of(self, response: Response) -> tuple[str, str]:
+        """Code and message of what went wrong by the body, also below a 200; empty where it says nothing. Total."""
+        if response.status < 300:
+            return "", ""
+        document = read_json(response)
+        code, message = (text_at(document, *path) if path else "" for path in (self.code_at, self.message_at))
+        return code, message
 
     def is_done(self, response: Response, action: str) -> bool:
         """Whether a 2xx to the last call of a delivery, whose body tells of no error, proves that it was done. Total.
@@ -85,7 +162,33 @@ class Vendor(Provider):
 
     def rest_of(self, response: Response) -> float | None:
         """Seconds for which nothing is left of the vendor's limit, by its headers; None where something is."""
-        return None
+        if self.limit_headers is None:
+            return None
+        left, reset, otherwise = self.limit_headers
+        if number_header(response, left) != 0:
+            return None
+        seconds = number_header(response, reset)
+        return seconds or otherwise or seconds  # 0 is not the same as no header: it asks for a retry at once
+
+    def build_test(self, shipment: Shipment) -> Request | None:
+        return self.call("GET", self.test_path, shipment) if self.test_path else None
+
+    def read_account(self, response: Response) -> Account | None:
+        if self.account_at is None:
+            return None
+        account, name = (text_at(response, *path) for path in self.account_at)
+        return Account(account, name) if account else None
+
+    def call(
+        self, method: str, path: str, shipment: Shipment, document: object = None, *headers: tuple[str, str]
+    ) -> Request:
+        """A request below `root`, with the credentials. Raises NotAuthorized where there are none yet."""
+        own = (*self.authorized(shipment), *self.headers, *headers)
+        return json_request(method, self.root(shipment) + path, document, *own, content_type=self.content_type)
+
+    def authorized(self, shipment: Shipment) -> tuple[tuple[str, str], ...]:
+        """The headers that carry the credentials. Raises NotAuthorized."""
+        return filled(self.authorization, shipment)
 
     def classify(self, answer: Response | OutboundError, action: str) -> Verdict:
         if isinstance(answer, OutboundError):
@@ -94,14 +197,44 @@ class Vendor(Provider):
         if verdict.outcome == Outcome.DELIVERED and not (is_cut_object(answer) or self.is_done(answer, action)):
             words = f"{self.name}'s answer does not say that it was done."
             unproven = retry if self.is_idempotent(action) else uncertain
-            return self._completed(unproven(words, "unproven"), answer, "")
+            return self.completed(unproven(words, "unproven"), answer, "")
         return verdict if self.is_idempotent(action) else with_known_end(verdict, answer, self.name)
 
     def read(self, response: Response) -> Verdict:
         """What an answer means, whatever was asked: by its code, else its status."""
-        error = self.error_of(response)
-        verdict = self.answers.get(error.code) or self.answers.get(response.status) or self.read_status(response, error)
-        return self._completed(verdict, response, error.message)
+        code, message = self.error_of(response)
+        verdict = self.answers.get(code) or self.answers.get(response.status) or self.read_status(response.status, code)
+        return self.completed(verdict, response, message)
+
+    def read_status(self, status: int, code: str) -> Verdict:
+        """What a status means at most vendors, with a code that is not declared."""
+        if 200 <= status <= 299 and not code:
+            return Verdict(Outcome.DELIVERED)
+        if 200 <= status <= 299:
+            return rejected(f"{{name}} did not accept it ({shown(code)}). {CHECK_MAPPING}", "vendor_error")
+        if status in STANDARD:
+            return STANDARD[status]
+        if status in (408, 409, 423, 425) or status >= 500:
+            return retry(f"{{name}} cannot take it just now ({status}).")
+        if status >= 400:
+            return rejected(f"{{name}} refuses the request ({status}). {CHECK_MAPPING}")
+        return retry(f"{{name}}'s answer is not a final one ({status}).", "unexpected_status")
+
+    def completed(self, verdict: Verdict, response: Response, message: str) -> Verdict:
+        """With the vendor's name and its own words, and with what its headers ask for."""
+        rest = self.rest_of(response)
+        if rest:
+            rest = min(rest, MAX_RETRY_AFTER_SECONDS)
+            verdict = replace(verdict, rest_seconds=rest)
+        if verdict.outcome == Outcome.DELIVERED:
+            return verdict
+        message = shown(message)
+        words = verdict.words.replace("{name}", self.name) + (f" {self.name}: “{message}”" if message else "")
+        verdict = replace(verdict, words=words)
+        if verdict.outcome == Outcome.RETRY:
+            asked = [wait for wait in (retry_after(response), rest, verdict.retry_after_seconds) if wait is not None]
+            return replace(verdict, retry_after_seconds=max(asked, default=None))
+        return verdict
 
     def classify_test(self, answer: Response | OutboundError) -> Verdict:
         """Tests ask for objects, so a page, or nothing, is no answer of the vendor's."""
@@ -112,81 +245,40 @@ class Vendor(Provider):
             return retry(f"{self.name}'s answer cannot be read. Look for a proxy in its stead.", "unproven")
         return verdict
 
-    def fields(self, shipment: Shipment) -> dict[str, Any]:
+    def classify_options(self, answer: Response | OutboundError) -> Verdict:
+        """In words about a list, where those about a delivery would mislead."""
+        if isinstance(answer, OutboundError):
+            return read_error(answer)
+        verdict = self.read(answer)
+        if verdict.outcome == Outcome.RETRY:
+            wait = verdict.retry_after_seconds
+            when = f"in {wait:,.0f} seconds" if wait else "later"
+            words = f"{self.name} does not list the choices just now ({answer.status}). Ask again {when}."
+        elif verdict.hold == "disabled" or (answer.status == 400 and verdict.outcome != Outcome.DELIVERED):
+            words = f"{self.name} refuses to list the choices ({answer.status})."
+        else:
+            return verdict
+        return self.completed(replace(verdict, words=words), answer, self.error_of(answer)[1])
+
+    def fields(self, shipment: Shipment) -> Fields:
         """What the mapping made: an object, whose declared fields have their declared types where nothing is lost by
         that, and no spaces around texts; a copy of such a text, as in a payload mapped whole, has none either. Raises
         Unsendable."""
-        fields, texts = json.loads(shipment.body), set[str]()
-        if not isinstance(fields, dict):
+        made, texts = json.loads(shipment.body), set[str]()
+        if not isinstance(made, dict):
             raise Unsendable("The mapping must make an object of fields.")
         for declared in self.action(shipment.action).fields:
             *path, last = split_path(declared.key)
-            place: Any = fields
+            place: Any = made
             for name in path:
                 place = place.get(name) if isinstance(place, dict) else None
             if isinstance(place, dict) and place.get(last) is not None:
                 place[last] = typed(declared, place[last])
                 if isinstance(place[last], str):
                     texts.add(place[last])
-        return {key: _as_known(value, texts) for key, value in fields.items()}
-
-    def classify_options(self, answer: Response | OutboundError) -> Verdict:
-        """In words about a list, where those about a delivery would mislead."""
-        if isinstance(answer, OutboundError):
-            return read_error(answer)
-        verdict = self.read(answer)
-        if verdict.outcome == Outcome.DELIVERED:
-            return verdict
-        if verdict.outcome == Outcome.RETRY:
-            wait = verdict.retry_after_seconds
-            when = f"in {wait:,.0f} seconds" if wait else "later"
-            words = f"{self.name} does not list the choices just now ({answer.status}). Ask again {when}."
-        elif verdict.hold == "disabled" or answer.status == 400:
-            words = f"{self.name} refuses to list the choices ({answer.status})."
-        else:
-            return verdict
-        return self._completed(replace(verdict, words=words), answer, self.error_of(answer).message)
-
-    def read_status(self, response: Response, error: VendorError) -> Verdict:
-        """What a status means at most vendors, where its code is not declared."""
-        status = response.status
-        if 200 <= status <= 299:
-            if not error.code:
-                return Verdict(Outcome.DELIVERED)
-            return rejected(f"{self.name} did not accept it ({shown(error.code)}). {CHECK_MAPPING}", "vendor_error")
-        if status == 401:
-            return reauthorize(
-                f"{self.name} does not accept the credentials (401). Replace them, then test the connection."
-            )
-        if status == 403:
-            words = f"The credentials may not do this at {self.name} (403). Give them the permission, then test."
-            return reauthorize(words, "forbidden")
-        if status == 402:
-            return disabled(f"The {self.name} account is not paid for (402). Settle that there, then resume.", "unpaid")
-        if status == 429:
-            return throttled(f"{self.name} asks for fewer requests (429).")
-        if status in (408, 409, 423, 425) or status >= 500:
-            return retry(f"{self.name} cannot take it just now ({status}).")
-        if status == 410:
-            return disabled(f"{self.name} no longer offers this address (410): Meshes must be updated.")
-        if status >= 400:
-            return rejected(f"{self.name} refuses the request ({status}). {CHECK_MAPPING}")
-        return retry(f"{self.name}'s answer is not a final one ({status}).", "unexpected_status")
-
-    def _completed(self, verdict: Verdict, response: Response, message: str) -> Verdict:
-        """With the vendor's own words, and with what its headers ask for."""
-        rest = self.rest_of(response)
-        if rest:
-            rest = min(rest, MAX_RETRY_AFTER_SECONDS)
-            verdict = replace(verdict, rest_seconds=rest)
-        if verdict.outcome == Outcome.DELIVERED:
-            return verdict
-        if message := shown(message):
-            verdict = replace(verdict, words=f"{verdict.words} {self.name}: “{message}”")
-        if verdict.outcome == Outcome.RETRY:
-            asked = [wait for wait in (retry_after(response), rest, verdict.retry_after_seconds) if wait is not None]
-            return replace(verdict, retry_after_seconds=max(asked, default=None))
-        return verdict
+        fields = Fields({key: _as_known(value, texts) for key, value in made.items()})
+        fields.vendor = self.name
+        return fields
 
 
 def _as_known(value: Any, texts: Collection[str]) -> Any:
@@ -307,6 +399,15 @@ def basic(user: str, password: str = "") -> tuple[str, str]:
     return ("authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
 
 
+def filled(authorization: str, shipment: Shipment) -> tuple[tuple[str, str], ...]:
+    """The header of `Vendor.authorization`; Basic is in UTF-8 (RFC 7617, section 2.1). Raises NotAuthorized."""
+    value = re.sub(r"\{(\w+)\}", lambda found: revealed(shipment, found[1]), authorization)
+    scheme, _, pair = value.partition(" ")
+    if scheme == "Basic":
+        value = "Basic " + base64.b64encode(pair.encode()).decode()
+    return (("authorization", value),) if value else ()
+
+
 def revealed(shipment: Shipment, key: str) -> str:
     """A credential in plain text, for a header. Raises NotAuthorized where the connection has none yet."""
     secret = shipment.credentials.get(key)
@@ -355,8 +456,9 @@ def is_no_page(response: Response) -> bool:
 
 
 def text_at(document: Any, *path: str | int) -> str:
-    """The string (or number, as text) at a path of keys and indexes; empty where there is none. It can be stored and
-    sent: what PostgreSQL or UTF-8 does not take is replaced."""
+    """The string (or number, as text) at a path of keys and indexes into a document or an answer; empty where there is
+    none. It can be stored and sent: what PostgreSQL or UTF-8 does not take is replaced."""
+    document = read_json(document) if isinstance(document, Response) else document
     for step in path:
         if isinstance(step, str) and isinstance(document, dict):
             document = document.get(step)
@@ -370,7 +472,8 @@ def text_at(document: Any, *path: str | int) -> str:
 
 
 def rows_at(document: Any, *path: str | int) -> list[Any]:
-    """The list at a path; empty where there is none."""
+    """The list at a path into a document or an answer; empty where there is none."""
+    document = read_json(document) if isinstance(document, Response) else document
     for step in path:
         document = document.get(step) if isinstance(document, dict) else None
     return document if isinstance(document, list) else []

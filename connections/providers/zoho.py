@@ -15,11 +15,6 @@ from connections.providers.base import (
     OAuth,
     Shipment,
     Unsendable,
-    disabled,
-    reauthorize,
-    rejected,
-    retry,
-    throttled,
 )
 from connections.providers.vendor import (
     Vendor,
@@ -32,6 +27,7 @@ from connections.providers.vendor import (
     text_at,
     without_nulls,
 )
+from connections.providers.verdicts import disabled, reauthorize, rejected, retry, throttled
 
 ACCOUNTS = (
     "accounts.zoho.com", "accounts.zoho.eu", "accounts.zoho.in", "accounts.zoho.com.au", "accounts.zoho.jp",

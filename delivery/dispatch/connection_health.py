@@ -1,21 +1,38 @@
-"""How a connection does, as its owner is told: one word, why, since when, and what waits because of it."""
+"""What a delivery waits for, and how its connection does: one word, why, since when, and what waits because of it.
 
-import uuid
+A moment that is past is nobody's next attempt.
+"""
+
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db import connection as database
+from django.db.models import QuerySet
 
 from connections.credentials import KEY_MISSING, KEY_MISSING_WORDS
 from connections.models import Connection, ConnectionHealth
 from connections.providers.base import Outcome
-from delivery.dispatch.breaker import NO_CREDENTIALS
-from delivery.dispatch.waiting import HALF_OPEN_WORDS, HOLDS, breaker_of, cooling_down, health_of
+from delivery.dispatch.breaker import CLOSED, NO_CREDENTIALS
+from delivery.models import Delivery
 from workspaces.vault import stored_keys
 
+RETRY, COOL_DOWN, PROBE, TURN = "retry", "cool_down", "probe", "turn"
+HOLDS = ("paused", "disabled", "needs_reauth", "credential_error")
+REASONS = (RETRY, COOL_DOWN, PROBE, TURN, *HOLDS)
 OK, FAILING, COOLING_DOWN = "ok", "failing", "cooling_down"
 STATUSES = (OK, FAILING, COOLING_DOWN, *HOLDS)
+
+TURN_WORDS = "It is due, and goes out in its connection's turn."
+RETRY_WORDS = "Its schedule: the next attempt is made then."
+PROBE_WORDS = "One delivery tries whether the destination is back; the others wait for what becomes of it."
+HALF_OPEN_WORDS = "The circuit breaker is half open: the next delivery tries whether the destination is back."
+COOL_DOWN_WORDS = {
+    "failures": "The circuit breaker is open: attempts in a row have failed. Then one delivery tries again.",
+    "throttled": "The destination has asked for a pause (429). Then one delivery tries again.",
+    "no_credentials": "The credentials cannot be used for now: no token, or no key. Then one delivery tries again.",
+    "": "The vendor's limit of requests is used up until then.",
+}
 MOST_WAITING = 10_000
 """Waiting deliveries are counted no further."""
 NEWEST = 100
@@ -26,69 +43,108 @@ NOT_THE_RECEIVERS = ("our_fault", "worker_lost", "key_missing", "credential_refu
 """Classes of what failed on this side: the receiver was not asked, or it is not known what it said."""
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """`since` and `until` are None where no moment is known; `waiting` is at least so many where not `is_exact`."""
+# --- what a delivery waits for --------------------------------------------------------------------------------------
 
-    status: str
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """`reason` is one of `REASONS`; `until` is None where no moment is known."""
+
     reason: str
-    since: datetime | None
     until: datetime | None
-    last_success_at: datetime | None
-    last_failure_at: datetime | None
-    consecutive_failures: int
-    waiting: int
-    is_exact: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An attempt that came to nothing at the receiver, or on the way there."""
-
-    failed_at: datetime
-    outcome: str
     words: str
 
 
-@dataclass(frozen=True, slots=True)
-class Streak:
-    """What failed since the last success, or since somebody put the connection back to work: `number` attempts, the
-    first of them `since`."""
+def waiting_for(delivery: Delivery, now: datetime) -> Waiting | None:
+    """What an open delivery waits for; None for one that is over or in flight."""
+    connection = delivery.connection
+    if delivery.status not in (Delivery.Status.PENDING, Delivery.Status.HELD):
+        return None
+    if delivery.status == Delivery.Status.PENDING and delivery.lease_until is not None and delivery.lease_until > now:
+        return None
+    if connection.status in HOLDS:
+        return Waiting(connection.status, None, connection.status_reason or f"The connection is {connection.status}.")
+    due = delivery.next_attempt_at if delivery.status == Delivery.Status.PENDING else None
+    cool_down = cooling_down(connection, now)
+    if cool_down is not None and (due is None or due <= (cool_down.until or now)):
+        return cool_down
+    return Waiting(RETRY, due, RETRY_WORDS) if due is not None and due > now else Waiting(TURN, None, TURN_WORDS)
 
-    number: int
-    since: datetime | None
-    has_failed: bool
-    """Whether any of them is the breaker's to count: it was not refused for good."""
+
+def cooling_down(connection: Connection, now: datetime) -> Waiting | None:
+    """The pause that an active connection takes at this moment, if any."""
+    health = health_of(connection)
+    is_closed = health is None or health.breaker == CLOSED
+    if connection.paused_until is not None and connection.paused_until > now:
+        opened_by = "" if health is None or is_closed else health.opened_by or "failures"
+        return Waiting(COOL_DOWN, connection.paused_until, COOL_DOWN_WORDS[opened_by])
+    if health is not None and not is_closed and health.probe_until is not None and health.probe_until > now:
+        return Waiting(PROBE, health.probe_until, PROBE_WORDS)
+    return None
 
 
-def examine(connection: Connection, now: datetime) -> Health | None:
-    """The health of a connection at this moment; None for a deleted one. Five short queries."""
+def breaker_of(connection: Connection, now: datetime) -> str:
+    """The breaker as it is at this moment: where the pause of an open one is over, the next delivery is its probe."""
+    health = health_of(connection)
+    return ConnectionHealth.Breaker.CLOSED if health is None else health.breaker_at(connection.paused_until, now)
+
+
+def health_of(connection: Connection) -> ConnectionHealth | None:
+    """The counters of a connection's health; None before its first attempt."""
+    found: ConnectionHealth | None = getattr(connection, "health", None)
+    return found
+
+
+def shown(deliveries: QuerySet[Delivery]) -> QuerySet[Delivery]:
+    """The deliveries with all that lists and pages show of them, in one query, and without what those do not show."""
+    unread = ("body", "frozen", "connection__config", "connection__credential_hints", "connection__retry_schedule")
+    related = deliveries.select_related("workspace", "connection", "connection__health", "rule")
+    return related.defer(*unread, "rule__filter", "rule__mapping")
+
+
+# --- how a connection does ------------------------------------------------------------------------------------------
+
+
+def examine(connection: Connection, now: datetime) -> dict[str, Any] | None:
+    """The health of a connection at this moment; None for a deleted one. Five short queries.
+
+    The names are the API's. `since` and `until` are None where no moment is known; at least so many are waiting where
+    not `waiting_is_exact`.
+    """
     if connection.status == Connection.Status.DELETED:
         return None
     counters = health_of(connection) or ConnectionHealth()
-    waiting = _count_waiting(connection.pk)
-    failures = _failures(connection.pk)
-    succeeded_at = _newest(counters.last_success_at, _last_success(connection.pk))
+    waiting = int(_first(WAITING, [connection.pk, MOST_WAITING + 1]))
+    with database.cursor() as cursor:
+        cursor.execute(FAILURES, [connection.pk, MOST_LOOKED_AT, NEWEST, list(NOT_THE_RECEIVERS)])
+        failures = cursor.fetchall()
+    succeeded_at = _newest(counters.last_success_at, _first(LAST_SUCCESS, [connection.pk, NEWEST]))
     put_back_at = connection.status_changed_at if connection.status == Connection.Status.ACTIVE else None
-    streak = _streak(counters, failures, _newest(succeeded_at, put_back_at))
-    words = failures[0].words if failures else ""
+    ended_at = _newest(succeeded_at, put_back_at)
+    # what was refused for good, which the breaker does not count, since the last success or since a person put it back
+    refused = [
+        failed_at
+        for failed_at, outcome, _ in failures
+        if outcome in (Outcome.REJECTED, Outcome.BROKEN) and (ended_at is None or failed_at > ended_at)
+    ]
     if _lacks_key(connection, counters, now):
-        resting = cooling_down(connection, now)
+        pause = cooling_down(connection, now)
         status, reason = Connection.Status.CREDENTIAL_ERROR.value, KEY_MISSING_WORDS
-        since, until = None, None if resting is None else resting.until
+        since, until = None, None if pause is None else pause.until
     else:
-        status, reason, since, until = _judge(connection, counters, streak, words, now)
-    return Health(
-        status=status,
-        reason=reason,
-        since=since,
-        until=until,
-        last_success_at=succeeded_at,
-        last_failure_at=_newest(counters.last_failure_at, *(failure.failed_at for failure in failures[:1])),
-        consecutive_failures=streak.number,
-        waiting=min(waiting, MOST_WAITING),
-        is_exact=waiting <= MOST_WAITING,
-    )
+        newest_words = failures[0][2] if failures else ""
+        status, reason, since, until = _judge(connection, counters, refused, newest_words, now)
+    return {
+        "status": status,
+        "reason": reason,
+        "since": since,
+        "until": until,
+        "last_success_at": succeeded_at,
+        "last_failure_at": _newest(counters.last_failure_at, *(failed_at for failed_at, *_ in failures[:1])),
+        "consecutive_failures": counters.consecutive_failures + len(refused),
+        "waiting_deliveries": min(waiting, MOST_WAITING),
+        "waiting_is_exact": waiting <= MOST_WAITING,
+    }
 
 
 def _lacks_key(connection: Connection, counters: ConnectionHealth, now: datetime) -> bool:
@@ -102,45 +158,28 @@ def _lacks_key(connection: Connection, counters: ConnectionHealth, now: datetime
     return bool(_first(KEY_MISSED, [connection.pk, KEY_MISSING]))
 
 
-def _streak(counters: ConnectionHealth, failures: list[Failure], ended_at: datetime | None) -> Streak:
-    """What the breaker counts, and what was refused for good (which it does not count) since `ended_at`."""
-    refused = [
-        failure.failed_at
-        for failure in failures
-        if failure.outcome in (Outcome.REJECTED, Outcome.BROKEN) and (ended_at is None or failure.failed_at > ended_at)
-    ]
-    counted = counters.consecutive_failures
-    first = [moment for moment in (counters.first_failure_at if counted else None, *refused[-1:]) if moment is not None]
-    return Streak(counted + len(refused), min(first, default=None), has_failed=bool(counted))
-
-
 def _judge(
-    connection: Connection, counters: ConnectionHealth, streak: Streak, words: str, now: datetime
+    connection: Connection, counters: ConnectionHealth, refused: list[datetime], newest_words: str, now: datetime
 ) -> tuple[str, str, datetime | None, datetime | None]:
+    """The status, the reason, since when and until when; `refused` are moments, the newest first."""
+    newest = f" The newest failure: {newest_words}" if newest_words else ""
     if connection.status in HOLDS:
         held, why = connection.status, connection.status_reason
-        is_told = held != Connection.Status.DISABLED or words in why
-        return held, why if is_told else _sentences(why, words), connection.status_changed_at, None
-    cool_down, breaker = cooling_down(connection, now), breaker_of(connection, now)
-    is_closed = breaker == ConnectionHealth.Breaker.CLOSED
-    failed = words if streak.number or not is_closed else ""
+        is_told = held != Connection.Status.DISABLED or newest_words in why
+        return held, why if is_told else why + newest, connection.status_changed_at, None
+    cool_down, is_closed = cooling_down(connection, now), breaker_of(connection, now) == CLOSED
+    counted = counters.consecutive_failures
+    number = counted + len(refused)
     if cool_down is not None:
         since = None if is_closed else counters.last_failure_at
-        return COOLING_DOWN, _sentences(cool_down.words, failed), since, cool_down.until
-    if streak.number or not is_closed:
-        reason = " ".join(part for part in (_count(streak), "" if is_closed else HALF_OPEN_WORDS) if part)
-        return FAILING, _sentences(reason, failed), streak.since, None
-    return OK, "", _newest(connection.created_at, connection.status_changed_at, counters.last_failure_at), None
-
-
-def _count(streak: Streak) -> str:
-    verb = "failed" if streak.has_failed else "was refused" if streak.number == 1 else "were refused"
-    which = "attempt" if streak.number == 1 else f"{streak.number} attempts"
-    return f"The last {which} {verb}." if streak.number else ""
-
-
-def _sentences(words: str, failed: str) -> str:
-    return f"{words} The newest failure: {failed}" if failed else words
+        return COOLING_DOWN, cool_down.words + (newest if number or not is_closed else ""), since, cool_down.until
+    if not number and is_closed:
+        return OK, "", _newest(connection.created_at, connection.status_changed_at, counters.last_failure_at), None
+    verb = "failed" if counted else "was refused" if number == 1 else "were refused"
+    told = [f"The last {'attempt' if number == 1 else f'{number} attempts'} {verb}."] if number else []
+    reason = " ".join(told if is_closed else [*told, HALF_OPEN_WORDS])
+    first = [moment for moment in (counters.first_failure_at if counted else None, *refused[-1:]) if moment is not None]
+    return FAILING, reason + newest, min(first, default=None), None
 
 
 def _newest(*moments: datetime | None) -> datetime | None:
@@ -148,28 +187,17 @@ def _newest(*moments: datetime | None) -> datetime | None:
 
 
 KEY_MISSED = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE connection_id = %s AND status = 'pending' AND cause = %s)"
-
-
-def _count_waiting(connection_id: uuid.UUID) -> int:
-    return int(
-        _first(
-            "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE connection_id = %s AND status IN ('pending', 'held')"
-            " LIMIT %s) AS waiting",
-            [connection_id, MOST_WAITING + 1],
-        )
-    )
-
-
-def _last_success(connection_id: uuid.UUID) -> datetime | None:
-    """By the newest events; of one that came late the counters know, to the minute."""
-    found: datetime | None = _first(
-        "SELECT max(finished_at) FROM (SELECT finished_at FROM deliveries WHERE connection_id = %s"
-        " AND status = 'succeeded' ORDER BY id DESC LIMIT %s) AS newest",
-        [connection_id, NEWEST],
-    )
-    return found
-
-
+WAITING = """
+SELECT count(*) FROM (
+    SELECT 1 FROM deliveries WHERE connection_id = %s AND status IN ('pending', 'held') LIMIT %s
+) AS waiting
+"""
+LAST_SUCCESS = """
+SELECT max(finished_at) FROM (
+    SELECT finished_at FROM deliveries WHERE connection_id = %s AND status = 'succeeded' ORDER BY id DESC LIMIT %s
+) AS newest
+"""
+"""By the newest events; of one that came late the counters know, to the minute."""
 FAILURES = """
 WITH failed AS (
     SELECT looked.id, looked.claimed_at, looked.outcome, looked.detail
@@ -190,14 +218,8 @@ FROM failed LEFT JOIN LATERAL (
 WHERE coalesce(a.error_class, '') <> ALL (%s) AND coalesce(a.started_at, failed.claimed_at) IS NOT NULL
 ORDER BY failed_at DESC
 """
-"""By the newest attempts of deliveries that have not succeeded since; where these have expired the delivery tells."""
-
-
-def _failures(connection_id: uuid.UUID) -> list[Failure]:
-    """The newest failures, the newest first."""
-    with database.cursor() as cursor:
-        cursor.execute(FAILURES, [connection_id, MOST_LOOKED_AT, NEWEST, list(NOT_THE_RECEIVERS)])
-        return [Failure(*row) for row in cursor.fetchall()]
+"""Moment, outcome, words, the newest first, by the newest attempts of deliveries that have not succeeded since; where
+these have expired the delivery tells. It is an attempt that came to nothing at the receiver, or on the way there."""
 
 
 def _first(sql: str, parameters: list[Any]) -> Any:

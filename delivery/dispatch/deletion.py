@@ -1,43 +1,103 @@
-"""What the deletion of a workspace or a connection means for what was to be delivered.
+"""Cancelling: an open delivery will not be tried again, and its cause says why. And what deletion cancels and removes.
 
-A connection leaves a tombstone: its rules are disabled, its open deliveries cancelled, its history stays readable.
-A workspace refuses new events at once and sends nothing more; then a sweep cancels what is open and removes its rows,
-children first and in batches. The workspace's own row stays, and so do the access records until their time is over.
+What is open is cancelled by one conditional UPDATE: of what is `pending` or `held` and not in flight. A delivery in
+flight is left to its attempt; whoever must not miss it asks again. Dead letters are dismissed.
+
+A deleted connection leaves a tombstone: its rules are disabled, its open deliveries cancelled, its history stays
+readable. A deleted workspace refuses new events at once and sends nothing more; then a sweep cancels what is open and
+removes its rows, children first and in batches. Its own row stays, and so do the access records until their time is
+over.
 """
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from django.db import connection, transaction
-from django.db.models import F
+from django.db import transaction
+from django.db.models import F, QuerySet, TextField, Value
+from django.db.models.functions import Concat
 from django.dispatch import receiver
 
 from connections.models import Connection, ConnectionHealth
 from connections.oauth import grants
-from delivery.dispatch import cancelling, reopening
-from delivery.models import (
-    Attempt,
-    Delivery,
-    Event,
-    Payload,
-    Replay,
-    RoutingLedger,
-    Rule,
-    Unrouted,
-)
-from meshes.kit import clock
+from delivery.models import Attempt, Delivery, Event, Payload, Replay, RoutingLedger, Rule, Unrouted
+from meshes.kit import clock, ids
 from workspaces.lifecycle import workspace_deleted
 from workspaces.models import ApiKey, IdempotencyRecord, Workspace
 from workspaces.vault import vault
 
+BY_USER = "cancelled_by_user"
+CONNECTION_DELETED = "connection_deleted"
+WORKSPACE_DELETED = "workspace_deleted"
+ERASED = "erased"
+EXPIRED = "expired"
+
+CANCELLED_WORDS = {
+    BY_USER: "Cancelled on request.",
+    CONNECTION_DELETED: "The connection was deleted.",
+    WORKSPACE_DELETED: "The workspace was deleted.",
+    ERASED: "The event's payload was erased.",
+    EXPIRED: "The event became older than the retention period.",
+}
+OPEN = (Delivery.Status.PENDING, Delivery.Status.HELD)
+CANCELLED_AT_ONCE = 1000
 BATCH = 500
 """Rows of one statement: each deletion asks the tables that refer to it, so a batch takes well below a second."""
 BUDGET_SECONDS = 2.0
 """How long one call works before it leaves the rest to the next sweep."""
-DELETED_WORDS = "The workspace was deleted."
+
+
+# --- deliveries -----------------------------------------------------------------------------------------------------
+
+
+def cancel(delivery_ids: Iterable[uuid.UUID], cause: str, now: datetime) -> int:
+    """Cancel those of these deliveries that are open and not in flight; how many were."""
+    return (
+        Delivery.objects.filter(pk__in=list(delivery_ids), status__in=OPEN, lease_id=None)
+        .order_by()
+        .update(
+            status=Delivery.Status.CANCELLED,
+            cause=cause,
+            detail=CANCELLED_WORDS[cause],
+            next_attempt_at=None,
+            finished_at=now,
+        )
+    )
+
+
+def dismiss(delivery_ids: Iterable[uuid.UUID], now: datetime) -> int:
+    """Cancel those of these deliveries that are dead letters, so that no replay sends them; how many were.
+
+    Their cause moves into the words: why they died stays readable.
+    """
+    began = Value(f"{CANCELLED_WORDS[BY_USER]} It was a dead letter (")
+    words = Concat(began, F("cause"), Value("). "), F("detail"), output_field=TextField())
+    return (
+        Delivery.objects.filter(pk__in=list(delivery_ids), status=Delivery.Status.DEAD)
+        .order_by()
+        .update(status=Delivery.Status.CANCELLED, cause=BY_USER, detail=words, next_attempt_at=None, finished_at=now)
+    )
+
+
+def cancel_some(deliveries: QuerySet[Delivery], cause: str, now: datetime, most: int = CANCELLED_AT_ONCE) -> int:
+    """Cancel up to `most` of the open deliveries in a query set; how many went. 0 means that none is left to cancel."""
+    waiting = deliveries.filter(status__in=OPEN, lease_id=None).order_by()
+    return cancel(waiting.values_list("pk", flat=True)[:most], cause, now)
+
+
+def unlink(delivery_ids: Sequence[uuid.UUID]) -> None:
+    """Let no other delivery name these any more: they are about to be deleted, and the database would refuse it.
+
+    Deliveries that name each other are of one event, whose millisecond their ids begin with.
+    """
+    if not delivery_ids:
+        return
+    lowest, highest = ids.milliseconds(min(delivery_ids)) << 80, (ids.milliseconds(max(delivery_ids)) + 1) << 80
+    near = Delivery.objects.filter(pk__gte=uuid.UUID(int=lowest), pk__lt=uuid.UUID(int=highest)).order_by()
+    near.filter(replay_of__in=delivery_ids).update(replay_of=None)
+    near.filter(replaced_by__in=delivery_ids).update(replaced_by=None)
 
 
 # --- connections ----------------------------------------------------------------------------------------------------
@@ -45,37 +105,15 @@ DELETED_WORDS = "The workspace was deleted."
 
 def on_connection_deleted(connection_id: uuid.UUID) -> None:
     """Disable its rules and cancel its open deliveries; what takes longer than two seconds is left to the sweep."""
-    now = clock.database_now()
-    Rule.objects.filter(connection_id=connection_id, enabled=True).update(
-        enabled=False, version=F("version") + 1, updated_at=now
-    )
-    _until_done(lambda: _cancel_of_connection(connection_id, now))
-
-
-def cancel_for_deleted_connections(now: datetime) -> int:
-    """Cancel held deliveries whose connection is deleted; how many went."""
-    with connection.cursor() as cursor:
-        cursor.execute(_DELETED_WITH_HELD)
-        found = [row[0] for row in cursor.fetchall()]
-    return sum(_cancel_of_connection(connection_id, now) for connection_id in found)
-
-
-_DELETED_WITH_HELD = """
-WITH RECURSIVE lanes (connection_id) AS (
-    (SELECT d.connection_id FROM deliveries d WHERE d.status = 'held' ORDER BY d.connection_id LIMIT 1)
-    UNION ALL
-    SELECT (SELECT d.connection_id FROM deliveries d WHERE d.status = 'held' AND d.connection_id > lanes.connection_id
-            ORDER BY d.connection_id LIMIT 1)
-    FROM lanes WHERE lanes.connection_id IS NOT NULL
-)
-SELECT c.id FROM lanes JOIN connections c ON c.id = lanes.connection_id WHERE c.status = 'deleted'
-"""
-"""By hopping from one connection to the next in the index `deliveries_held`."""
-
-
-def _cancel_of_connection(connection_id: uuid.UUID, now: datetime) -> int:
+    now, ended = clock.database_now(), time.monotonic() + BUDGET_SECONDS
+    _disable(Rule.objects.filter(connection_id=connection_id), now)
     deliveries = Delivery.objects.filter(connection_id=connection_id)
-    return cancelling.cancel_some(deliveries, cancelling.CONNECTION_DELETED, now)
+    while cancel_some(deliveries, CONNECTION_DELETED, now) and time.monotonic() < ended:
+        pass
+
+
+def _disable(rules: QuerySet[Rule], now: datetime) -> int:
+    return rules.filter(enabled=True).update(enabled=False, version=F("version") + 1, updated_at=now)
 
 
 # --- workspaces -----------------------------------------------------------------------------------------------------
@@ -89,28 +127,23 @@ def on_workspace_deleted(sender: Any, workspace_id: uuid.UUID, **kwargs: Any) ->
 
 def purge_deleted_workspaces(now: datetime) -> int:
     """Remove what deleted workspaces held, a few seconds' worth per call; how many rows were touched. Idempotent."""
-    ended = time.monotonic() + BUDGET_SECONDS
-    touched = 0
+    ended, touched = time.monotonic() + BUDGET_SECONDS, 0
     gone = Workspace.objects.filter(deleted_at__isnull=False, purged_at=None).order_by("deleted_at")
     for workspace_id in gone.values_list("pk", flat=True)[:100]:
-        touched += _purge(workspace_id, now, ended)
+        touched += _stop(workspace_id, now)
+        for step in STEPS:
+            while count := step(workspace_id, now):
+                touched += count
+                if time.monotonic() > ended:
+                    return touched
+            if step is _cancel and Delivery.objects.filter(workspace_id=workspace_id, status__in=OPEN).exists():
+                break  # something is in flight; it ends, and the next sweep cancels what is left of it
+        else:
+            with transaction.atomic():
+                touched += _remove_configuration(workspace_id)
+                Workspace.objects.filter(pk=workspace_id).update(purged_at=now)
         if time.monotonic() > ended:
             break
-    return touched
-
-
-def _purge(workspace_id: uuid.UUID, now: datetime, ended: float) -> int:
-    touched = _stop(workspace_id, now)
-    for step in STEPS:
-        while count := step(workspace_id, now):
-            touched += count
-            if time.monotonic() > ended:
-                return touched
-        if step is _cancel and _has_open(workspace_id):
-            return touched  # something is in flight; it ends, and the next sweep cancels what is left of it
-    with transaction.atomic():
-        touched += _remove_configuration(workspace_id)
-        Workspace.objects.filter(pk=workspace_id).update(purged_at=now)
     return touched
 
 
@@ -119,47 +152,38 @@ def _stop(workspace_id: uuid.UUID, now: datetime) -> int:
     live = Connection.objects.filter(workspace_id=workspace_id).exclude(status=Connection.Status.DELETED)
     stopped = live.update(
         status=Connection.Status.DELETED,
-        status_reason=DELETED_WORDS,
+        status_reason=CANCELLED_WORDS[WORKSPACE_DELETED],
         status_changed_at=now,
         deleted_at=now,
         version=F("version") + 1,
     )
-    rules = Rule.objects.filter(workspace_id=workspace_id, enabled=True)
-    return stopped + rules.update(enabled=False, version=F("version") + 1, updated_at=now)
-
-
-def _has_open(workspace_id: uuid.UUID) -> bool:
-    return Delivery.objects.filter(workspace_id=workspace_id, status__in=cancelling.OPEN).exists()
+    return stopped + _disable(Rule.objects.filter(workspace_id=workspace_id), now)
 
 
 def _cancel(workspace_id: uuid.UUID, now: datetime) -> int:
-    deliveries = Delivery.objects.filter(workspace_id=workspace_id)
-    return cancelling.cancel_some(deliveries, cancelling.WORKSPACE_DELETED, now)
+    return cancel_some(Delivery.objects.filter(workspace_id=workspace_id), WORKSPACE_DELETED, now)
 
 
-def _remove_unrouted(workspace_id: uuid.UUID, now: datetime) -> int:
-    found = list(Unrouted.objects.filter(workspace_id=workspace_id).values_list("pk", flat=True)[:BATCH])
-    return Unrouted.objects.filter(pk__in=found).delete()[0]
+def _remove_some(workspace_id: uuid.UUID, now: datetime) -> int:
+    """The next batch of the workspace's rows with what refers to them; 0 where none is left."""
+    for model, owner, children in REMOVED:
+        rows = model.objects.filter(**{owner: workspace_id}).order_by("pk")
+        if found := list(rows.values_list("pk", flat=True)[:BATCH]):
+            with transaction.atomic():
+                if model is Delivery:
+                    unlink(found)
+                removed = sum(_remove(child, **{f"{key}__in": found}) for child, key in children)
+                return removed + _remove(model, pk__in=found)
+    return 0
 
 
-def _remove_deliveries(workspace_id: uuid.UUID, now: datetime) -> int:
-    found = list(Delivery.objects.filter(workspace_id=workspace_id).order_by("pk").values_list("pk", flat=True)[:BATCH])
-    with transaction.atomic():
-        reopening.unlink(found)
-        removed = _remove(Attempt, delivery_id__in=found)
-        return removed + _remove(Delivery, pk__in=found)
-
-
-def _remove_events(workspace_id: uuid.UUID, now: datetime) -> int:
-    found = list(Event.objects.filter(workspace_id=workspace_id).order_by("pk").values_list("pk", flat=True)[:BATCH])
-    with transaction.atomic():
-        removed = _remove(Payload, pk__in=found) + _remove(RoutingLedger, pk__in=found)
-        return removed + _remove(Event, pk__in=found)
-
-
-def _remove_keys_kept(workspace_id: uuid.UUID, now: datetime) -> int:
-    records = IdempotencyRecord.objects.filter(scope=workspace_id)
-    return _remove(IdempotencyRecord, pk__in=list(records.values_list("pk", flat=True)[:BATCH]))
+REMOVED: tuple[tuple[Any, str, tuple[tuple[Any, str], ...]], ...] = (
+    (Unrouted, "workspace_id", ()),
+    (Delivery, "workspace_id", ((Attempt, "delivery_id"),)),
+    (Event, "workspace_id", ((Payload, "pk"), (RoutingLedger, "pk"))),
+    (IdempotencyRecord, "scope", ()),
+)
+"""In the order in which they go; each with the column that names its workspace, and its children with their keys."""
 
 
 def _revoke(workspace_id: uuid.UUID, now: datetime) -> int:
@@ -167,37 +191,22 @@ def _revoke(workspace_id: uuid.UUID, now: datetime) -> int:
     return grants.revoke_one_of(workspace_id, "purge")
 
 
-STEPS: list[Callable[[uuid.UUID, datetime], int]] = [
-    _cancel,
-    _remove_unrouted,
-    _remove_deliveries,
-    _remove_events,
-    _remove_keys_kept,
-    _revoke,
-]
+STEPS: tuple[Callable[[uuid.UUID, datetime], int], ...] = (_cancel, _remove_some, _revoke)
 
 
 def _remove_configuration(workspace_id: uuid.UUID) -> int:
     """Rules, replays, connections and every sealed secret. Keys stay as rows, revoked: records name them."""
     owned = {"workspace_id": workspace_id}
-    connections = list(Connection.objects.filter(**owned).values_list("pk", flat=True))
-    destroyed = sum(
-        vault.destroy(owner_kind="connection", owner_id=pk, workspace_id=workspace_id) for pk in connections
-    )
-    destroyed += grants.remove_apps(workspace_id)
+    destroyed = 0
+    for pk in Connection.objects.filter(**owned).values_list("pk", flat=True):
+        destroyed += vault.destroy(owner_kind="connection", owner_id=pk, workspace_id=workspace_id)
     for pk in ApiKey.objects.filter(**owned).values_list("pk", flat=True):
         destroyed += vault.destroy(owner_kind="api_key", owner_id=pk, workspace_id=workspace_id)
+    destroyed += grants.remove_apps(workspace_id)
     ApiKey.objects.filter(**owned, revoked_at=None).update(revoked_at=clock.database_now())
-    removed = _remove(Rule, **owned) + _remove(Replay, **owned)
-    return destroyed + removed + _remove(ConnectionHealth, **owned) + _remove(Connection, **owned)
+    return destroyed + sum(_remove(model, **owned) for model in (Rule, Replay, ConnectionHealth, Connection))
 
 
 def _remove(model: Any, **condition: Any) -> int:
     """Delete rows without looking for rows that refer to them: the database refuses if there are any."""
     return int(model.objects.filter(**condition)._raw_delete(using="default") or 0)
-
-
-def _until_done(step: Callable[[], int]) -> None:
-    ended = time.monotonic() + BUDGET_SECONDS
-    while step() and time.monotonic() < ended:
-        pass

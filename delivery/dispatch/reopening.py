@@ -20,9 +20,10 @@ from connections.models import Connection
 from connections.providers.base import Outcome
 from delivery.lanes import publishing
 from delivery.models import Attempt, Delivery, Payload
-from delivery.rules import evaluation, mapping
+from delivery.rules import evaluation
 from delivery.rules.evaluation import EVALUATION_LIMIT
 from delivery.rules.routing import CompiledRule
+from delivery.rules.transforms import ShapingError
 from meshes.kit import ids
 from meshes.kit.metering import RULE_STEPS, Meter, OutOfWorkError
 
@@ -245,9 +246,9 @@ def shape_now(delivery: Delivery, meter: Meter) -> Shape | Refusal:
     compiled = CompiledRule(delivery.rule)
     try:
         if delivery.cause == EVALUATION_LIMIT and (clause := compiled.failed_clause(context, meter)):
-            return Refusal(FILTERED, f"{DOES_NOT_MATCH}: {clause.path} {clause.operator}".rstrip())
+            return Refusal(FILTERED, f"{DOES_NOT_MATCH}: {clause['path']} {clause['operator']}".rstrip())
         return Shape(compiled.shaped_body(context, meter), delivery.rule.action, compiled.frozen)
-    except mapping.MappingFailed as error:
+    except ShapingError as error:
         return Refusal(MAPPING_FAILED, f"{STILL_FAILS}: {error}")
     except OutOfWorkError:
         return Refusal(EVALUATION_LIMIT, evaluation.limit_words(delivery.rule, meter))
@@ -374,16 +375,3 @@ def _replace(deliveries: Sequence[tuple[uuid.UUID, Shape]], terms: Terms) -> lis
             chain = {"ids": [row[0] for row in written], "new_ids": [row[3] for row in written]}
             cursor.execute(_NAME_NEWEST, chain)
     return written
-
-
-def unlink(delivery_ids: Sequence[uuid.UUID]) -> None:
-    """Let no other delivery name these any more: they are about to be deleted, and the database would refuse it.
-
-    Deliveries that name each other are of one event, whose millisecond their ids begin with.
-    """
-    if not delivery_ids:
-        return
-    lowest, highest = ids.milliseconds(min(delivery_ids)) << 80, (ids.milliseconds(max(delivery_ids)) + 1) << 80
-    near = Delivery.objects.filter(pk__gte=uuid.UUID(int=lowest), pk__lt=uuid.UUID(int=highest)).order_by()
-    near.filter(replay_of__in=delivery_ids).update(replay_of=None)
-    near.filter(replaced_by__in=delivery_ids).update(replaced_by=None)

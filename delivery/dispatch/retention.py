@@ -20,7 +20,7 @@ from django.db import DatabaseError, IntegrityError, OperationalError, connectio
 from django.db.models import Q, QuerySet
 from psycopg2.errors import LockNotAvailable
 
-from delivery.dispatch import cancelling, reopening
+from delivery.dispatch import deletion
 from delivery.models import Attempt, Delivery
 from meshes.kit import partitions
 from meshes.kit.partitions import Partition
@@ -231,7 +231,7 @@ def _empty(partition: Partition, ended: float) -> bool:
                 cursor.execute(REFERRED_TO[partition.table].format(name=partition.name), [last, BATCH])
                 gone = [row[0] for row in cursor.fetchall()]
                 if partition.table == "deliveries":
-                    reopening.unlink(gone)
+                    deletion.unlink(gone)
                 cursor.execute(f"DELETE FROM {partition.name} WHERE id = ANY(%s)", [gone])
         except IntegrityError as error:
             logger.warning("%s is not emptied: %s", partition.name, error)
@@ -259,8 +259,8 @@ def _close(before: uuid.UUID, now: datetime) -> bool:
     """Close what is open below an id; False while something is left, such as a delivery in flight."""
     deliveries = Delivery.objects.filter(pk__lt=before)
     for _ in range(MOST_BATCHES):
-        if not cancelling.cancel_some(deliveries, cancelling.EXPIRED, now) + _close_unrouted(before, now):
-            return not deliveries.filter(status__in=cancelling.OPEN).exists()
+        if not deletion.cancel_some(deliveries, deletion.EXPIRED, now) + _close_unrouted(before, now):
+            return not deliveries.filter(status__in=deletion.OPEN).exists()
     return False
 
 

@@ -13,10 +13,12 @@ import select
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from django.conf import settings
+from django.core.checks import CheckMessage, Tags, Warning, register
 from django.db import DEFAULT_DB_ALIAS, Error, connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -154,6 +156,34 @@ def _answers(database: BaseDatabaseWrapper) -> bool:
     finally:
         database.close()
     return True
+
+
+@register(Tags.database)
+def check_direct_connection(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """`delivery.W001`: the connection for worker sessions leads to a pooling proxy. Asks the server, if it is there."""
+    if not databases:
+        return []
+    try:
+        if is_direct(connections[DIRECT]):
+            return []
+    except Error:
+        return []  # whoever asks for the database at all is told by Django
+    finally:
+        connections[DIRECT].close()
+    return [
+        Warning(
+            f"MESHES_DIRECT_DATABASE_URL (unset: DATABASE_URL) {NOT_DIRECT_WORDS}.",
+            hint="What a worker that is gone had taken waits until its leases lapse, 90 s by default, and sweeps cannot"
+            " hold their locks. Set it to PostgreSQL's own address.",
+            id="delivery.W001",
+        )
+    ]
+
+
+@register("delivery", deploy=True)
+def check_direct_connection_of_deployment(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """The same, for a deployment."""
+    return [] if databases else check_direct_connection([DIRECT])
 
 
 def is_direct(database: BaseDatabaseWrapper) -> bool:

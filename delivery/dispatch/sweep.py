@@ -1,4 +1,4 @@
-"""Sweeps: what guarantees that nothing waits for a hint that was lost.
+"""Sweeps: what guarantees that nothing waits for a wake-up that was lost.
 
 Each sweep looks at rows and does what they say is due. It holds an advisory lock of its own while it runs, so that any
 number of sweepers may run at once, and each has a thread and a database connection of its own, so that a slow one
@@ -20,7 +20,7 @@ from django.db import close_old_connections, connection
 
 from connections import recovering
 from delivery.dispatch import deletion, replay, retention, sessions, settling
-from delivery.dispatch.budgets import Limits, limits_of
+from delivery.dispatch.hold import CONNECTIONS_WITH, cancel_held_of_deleted, hold, release_held
 from delivery.events import setting_aside
 from delivery.lanes import publishing, steering
 from delivery.lanes.control import CAPACITY
@@ -30,10 +30,8 @@ from workspaces.vault import access_log
 
 logger = logging.getLogger(__name__)
 
-HINT_GRACE = timedelta(seconds=3)
-"""An event or delivery younger than this is left to its own hint."""
-RELEASED_AT_ONCE = 100
-"""Held deliveries of one connection that go back to pending in one sweep: a mended endpoint is not run over."""
+WAKE_UP_GRACE = timedelta(seconds=3)
+"""An event or delivery younger than this is left to its own wake-up."""
 LOOK_BACK = timedelta(seconds=0.1)
 """For deliveries that were committed a little after they became due; what is later than that the top-up finds."""
 FIRST_LOOK_BACK = timedelta(minutes=1)
@@ -68,37 +66,32 @@ ORDER BY d.next_attempt_at LIMIT %s
 
 
 class DueDeliveries:
-    """Hints deliveries as they become due, each once. It looks a little back, for rows that were committed late; older
-    ones, and those of lanes that were full or paused, are the top-up's."""
+    """Enqueues deliveries as they become due, each once. It looks a little back, for rows that were committed late;
+    older ones, and those of lanes that were full or paused, are the top-up's."""
 
     def __init__(self) -> None:
         self._seen_until: datetime | None = None
-        self._hinted: set[str] = set()
+        self._enqueued: set[str] = set()
 
     def __call__(self, now: datetime) -> int:
         with connection.cursor() as cursor:
             cursor.execute(DUE, [(self._seen_until or now - FIRST_LOOK_BACK) - LOOK_BACK, now, now, MOST_DUE])
             due = cursor.fetchall()
-        fresh = [row for row in due if row[2] not in self._hinted]  # text until here: most are seen twice in a burst
+        fresh = [row for row in due if row[2] not in self._enqueued]  # text until here: most are seen twice in a burst
         publishing.publish_deliveries((uuid.UUID(row[0]), uuid.UUID(row[1]), uuid.UUID(row[2])) for row in fresh)
-        self._hinted = {row[2] for row in due}
+        self._enqueued = {row[2] for row in due}
         self._seen_until = due[-1][3] if fresh and len(due) == MOST_DUE else now  # of the rest the top-up knows
         return len(fresh)
 
 
-LANES_WITH_DUE = """
-WITH RECURSIVE lanes (connection_id) AS (
-    (SELECT d.connection_id FROM deliveries d WHERE d.status = 'pending' ORDER BY d.connection_id LIMIT 1)
-    UNION ALL
-    SELECT (SELECT d.connection_id FROM deliveries d
-            WHERE d.status = 'pending' AND d.connection_id > lanes.connection_id ORDER BY d.connection_id LIMIT 1)
-    FROM lanes WHERE lanes.connection_id IS NOT NULL
-)
+LANES_WITH_DUE = (
+    CONNECTIONS_WITH.format(status="pending")
+    + """
 SELECT c.workspace_id, c.id, c.in_flight, c.rate, c.type, c.account_id, c.status
 FROM lanes JOIN connections c ON c.id = lanes.connection_id
 WHERE c.status <> 'active' OR c.paused_until IS NULL OR c.paused_until <= clock_timestamp()
 """
-"""Every connection with pending deliveries, by hopping from one to the next in the index `deliveries_due_by_lane`."""
+)
 
 OLDEST_DUE = f"""
 SELECT d.workspace_id, lane.id, d.id, d.is_leased, d.is_over FROM unnest(%s::uuid[]) AS lane (id)
@@ -115,106 +108,39 @@ CROSS JOIN LATERAL (
 def top_up_lanes(now: datetime) -> int:
     """Fill lanes that run low with their oldest due deliveries, hold what may not run, and end lapsed leases.
 
-    PostgreSQL holds the backlog, a lane a window of it. Returns how many deliveries were hinted or moved.
+    PostgreSQL holds the backlog, a lane a window of it. Returns how many deliveries were enqueued or moved.
     """
     with connection.cursor() as cursor:
         cursor.execute(LANES_WITH_DUE)
         lanes = cursor.fetchall()
-    active = [limits_of(*row[:6]) for row in lanes if row[6] == "active"]
     stopped = [row[1] for row in lanes if row[6] != "active"]
     moved = hold(stopped) if stopped else 0
-    return moved + _top_up(_low_lanes(active), now)
-
-
-def _low_lanes(active: list[Limits]) -> list[uuid.UUID]:
-    """Those of the lanes that run low; their own limits are set again, since an emptied broker has forgotten them."""
-    if not active:
-        return []
+    active = [steering.limits_of(*row[:6]) for row in lanes if row[6] == "active"]
     depths = steering.depths([(lane.workspace_id, lane.connection_id) for lane in active])
     low = [lane for lane, depth in zip(active, depths, strict=True) if depth < TOP_UP_BELOW]
-    steering.limit([lane for lane in low if lane.says_something])
-    return [lane.connection_id for lane in low]
-
-
-def _top_up(connection_ids: list[uuid.UUID], now: datetime) -> int:
-    if not connection_ids:
-        return 0
+    steering.limit([lane for lane in low if lane.says_something])  # again, since an emptied broker has forgotten them
+    if not low:
+        return moved
     with connection.cursor() as cursor:
-        cursor.execute(OLDEST_DUE, [connection_ids, now - HINT_GRACE, CAPACITY])
+        cursor.execute(OLDEST_DUE, [[lane.connection_id for lane in low], now - WAKE_UP_GRACE, CAPACITY])
         rows = cursor.fetchall()
     due = [row[:3] for row in rows if not row[3]]
     publishing.publish_deliveries(due)  # first, so that a lease that cannot be ended keeps nobody else waiting
-    return len(due) + settling.end_lapsed_leases([row[2] for row in rows if row[4]])
-
-
-def hold(connection_ids: list[uuid.UUID]) -> int:
-    """Pending deliveries of connections that may not run become held, or cancelled where the connection is deleted."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE deliveries d SET status = CASE WHEN c.status = 'deleted' THEN 'cancelled' ELSE 'held' END,"
-            " cause = CASE WHEN c.status = 'deleted' THEN 'connection_deleted' ELSE c.status END,"
-            " detail = c.status_reason, finished_at = CASE WHEN c.status = 'deleted' THEN clock_timestamp() END"
-            " FROM connections c WHERE c.id = d.connection_id AND c.status <> 'active' AND d.status = 'pending'"
-            " AND d.lease_id IS NULL AND d.id IN (SELECT id FROM deliveries WHERE connection_id = ANY(%s)"
-            " AND status = 'pending' AND lease_id IS NULL LIMIT %s)",
-            [connection_ids, MOST_DUE],
-        )
-        held = int(cursor.rowcount)
-        cursor.execute(
-            "SELECT d.id FROM deliveries d WHERE d.connection_id = ANY(%s) AND d.status = 'pending'"
-            f" AND {settling.LEASE_IS_OVER} LIMIT 1000",
-            [connection_ids],
-        )
-        lapsed = [row[0] for row in cursor.fetchall()]
-    return held + settling.end_lapsed_leases(lapsed)
-
-
-RELEASE = """
-WITH RECURSIVE lanes (connection_id) AS (
-    (SELECT d.connection_id FROM deliveries d WHERE d.status = 'held' ORDER BY d.connection_id LIMIT 1)
-    UNION ALL
-    SELECT (SELECT d.connection_id FROM deliveries d WHERE d.status = 'held' AND d.connection_id > lanes.connection_id
-            ORDER BY d.connection_id LIMIT 1)
-    FROM lanes WHERE lanes.connection_id IS NOT NULL
-), released AS (
-    SELECT d.id FROM lanes JOIN connections c ON c.id = lanes.connection_id AND c.status = 'active'
-    CROSS JOIN LATERAL (
-        SELECT d.id FROM deliveries d WHERE d.connection_id = c.id AND d.status = 'held' ORDER BY d.id LIMIT %(most)s
-    ) d
-)
-UPDATE deliveries d SET status = 'pending', cause = '', detail = '',
-    next_attempt_at = greatest(d.next_attempt_at, %(now)s)
-FROM released WHERE d.id = released.id AND d.status = 'held'
-RETURNING d.workspace_id, d.connection_id, d.id
-"""
-
-
-def release_held(now: datetime) -> int:
-    """Held deliveries of connections that run again become pending, in order and a few at a time."""
-    with connection.cursor() as cursor:
-        cursor.execute(RELEASE, {"most": RELEASED_AT_ONCE, "now": now})
-        released = sorted(cursor.fetchall())
-    publishing.publish_deliveries(released)
-    return len(released)
+    return moved + len(due) + settling.end_lapsed_leases([row[2] for row in rows if row[4]])
 
 
 def fan_out_forgotten(now: datetime) -> int:
-    """Hint events that have waited for fan-out longer than a hint takes; set those aside that keep killing workers."""
+    """Enqueue events that have waited for fan-out for longer than a wake-up takes; set aside what kills workers."""
     lost = setting_aside.set_aside_lost()
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT workspace_id, event_id FROM unrouted WHERE created_at < %s AND poisoned_at IS NULL"
             " AND (lease_until IS NULL OR lease_until < %s) ORDER BY created_at LIMIT %s",
-            [now - HINT_GRACE, now, MOST_DUE],
+            [now - WAKE_UP_GRACE, now, MOST_DUE],
         )
         forgotten = cursor.fetchall()
     publishing.publish_fanouts(forgotten)
     return lost + len(forgotten)
-
-
-def repair_lanes(now: datetime) -> int:
-    """Messages whose lease in the broker has lapsed go back to their lanes."""
-    return steering.repair()
 
 
 def end_lost_sessions(now: datetime) -> int:
@@ -237,24 +163,15 @@ def end_lost_sessions(now: datetime) -> int:
     return ended
 
 
-def write_journal(now: datetime) -> int:
-    """What could not be written to the journal when it was done."""
-    return journal.write_pending()
-
-
 def keep_partitions(now: datetime) -> int:
     """Make partitions ahead, drop those past their retention, unless it is not known yet what they are needed for."""
     retention.ensure_partitions(now)
     return 0 if installation.is_held() else len(retention.expire(now))
 
 
-def end_logins(now: datetime) -> int:
-    """Delete sessions of operators that are over. Whoever still has the cookie of one is not let in anyway."""
-    return int(import_module(settings.SESSION_ENGINE).SessionStore.clear_expired())
-
-
 def sweeps() -> list[Sweep]:
     """All sweeps, the most urgent first."""
+    logins = import_module(settings.SESSION_ENGINE).SessionStore  # whoever has the cookie of an ended one is not let in
     return [
         Sweep("due", DUE_EVERY_SECONDS, DueDeliveries()),
         Sweep("top-up", 1.0, top_up_lanes),
@@ -262,13 +179,13 @@ def sweeps() -> list[Sweep]:
         Sweep("fan-out", 1.0, fan_out_forgotten),
         Sweep("replay", 1.0, replay.advance_replays),
         Sweep("sessions", 1.0, end_lost_sessions, runs_while_held=True),
-        Sweep("lanes", 5.0, repair_lanes, runs_while_held=True),
+        Sweep("lanes", 5.0, lambda now: steering.repair(), runs_while_held=True),
         Sweep("purge", 5.0, deletion.purge_deleted_workspaces),
-        Sweep("cancel", 5.0, deletion.cancel_for_deleted_connections),
+        Sweep("cancel", 5.0, cancel_held_of_deleted),
         Sweep("recover", 15.0, recovering.recover),
-        Sweep("journal", 5.0, write_journal, runs_while_held=True),
+        Sweep("journal", 5.0, lambda now: journal.write_pending(), runs_while_held=True),
         Sweep("access log", 60.0, access_log.seal, runs_while_held=True),
-        Sweep("logins", 60.0, end_logins, runs_while_held=True),
+        Sweep("logins", 60.0, lambda now: int(logins.clear_expired()), runs_while_held=True),
         Sweep("partitions", 60.0, keep_partitions, runs_while_held=True),
     ]
 

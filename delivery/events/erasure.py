@@ -16,11 +16,10 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Q
 
-from delivery.dispatch import cancelling
+from delivery.dispatch import deletion
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
 from delivery.rules import evaluation
-from delivery.rules.filters import Filter
-from delivery.rules.folding import fold_addresses
+from delivery.rules.filters import Filter, compile_filter
 from meshes.kit import ids
 from meshes.kit.metering import OutOfWorkError
 from workspaces import journal
@@ -67,7 +66,7 @@ def erase_events(
 
 def erase_matching(
     workspace: Workspace,
-    wanted: Filter,
+    document: dict[str, Any],
     period: Q,
     after: uuid.UUID | None,
     now: datetime,
@@ -81,7 +80,7 @@ def erase_matching(
     came before is erased.
     """
     ended = time.monotonic() + BUDGET_SECONDS
-    done, wanted = Erased(is_dry, next=after), fold_addresses(wanted)
+    done, wanted = Erased(is_dry, next=after), compile_filter(document, folds_addresses=True)
     while time.monotonic() < ended:
         events = Event.objects.filter(period, workspace=workspace)
         if done.next is not None:
@@ -127,7 +126,7 @@ def _erase(workspace: Workspace, event_ids: Sequence[uuid.UUID], now: datetime, 
         delivery_ids = [pk for pk, event_id, _ in locked if event_id not in busy]
         done.events += len(free)
         done.busy += sorted(busy)
-        done.cancelled += cancelling.cancel(delivery_ids, cancelling.ERASED, now)
+        done.cancelled += deletion.cancel(delivery_ids, deletion.ERASED, now)
         _empty(free, delivery_ids, now)
         _empty_answers(workspace, delivery_ids)
         _close_unrouted(workspace, [event_id for event_id, *_ in waiting if event_id not in busy], now)
@@ -138,7 +137,7 @@ def _erase(workspace: Workspace, event_ids: Sequence[uuid.UUID], now: datetime, 
 
 def _empty(event_ids: Sequence[uuid.UUID], delivery_ids: Sequence[uuid.UUID], now: datetime) -> None:
     Payload.objects.filter(pk__in=event_ids, erased_at=None).update(body="", erased_at=now)
-    Delivery.objects.filter(pk__in=delivery_ids).update(body=None, detail=cancelling.WORDS[cancelling.ERASED])
+    Delivery.objects.filter(pk__in=delivery_ids).update(body=None, detail=deletion.CANCELLED_WORDS[deletion.ERASED])
     Attempt.objects.filter(delivery_id__in=delivery_ids).update(
         request_body=None, response_body=None, response_headers=[], error="", steps=None, omitted_fields=None
     )

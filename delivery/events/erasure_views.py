@@ -10,8 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from delivery.events import erasure
-from delivery.rules import matching
-from delivery.rules.filter_spelling import filter_mistakes, filter_warnings
+from delivery.rules.filters import filter_mistakes, filter_warnings
 from delivery.serializers import WarningOut
 from meshes.api.fields import PublicIdField, StrictSerializer
 from meshes.api.problems import Problem, invalid
@@ -92,21 +91,16 @@ class ErasureView(Endpoint):
         if "events" in given:
             done = erasure.erase_events(workspace, given["events"], now, is_dry=is_dry)
         else:
-            wanted = _compiled(given["match"])
-            warnings = [*filter_warnings(given["match"], "match")]
+            if mistakes := filter_mistakes(given["match"], "match"):
+                raise Problem(422, errors=mistakes)
+            warnings = filter_warnings(given["match"], "match")
             try:
                 period, after = period_bounds(given), given.get("after")
-                done = erasure.erase_matching(workspace, wanted, period, after, now, is_dry=is_dry)
+                done = erasure.erase_matching(workspace, given["match"], period, after, now, is_dry=is_dry)
             except erasure.UndecidedError as error:
                 raise _too_dear(error) from None
         answer = ErasureOut(done, context={"warnings": warnings}).data
         return DryRun(answer) if is_dry else Response(answer)
-
-
-def _compiled(document: dict[str, Any]) -> matching.Filter:
-    if mistakes := filter_mistakes(document, "match"):
-        raise Problem(422, errors=mistakes)
-    return matching.compile_filter(document)
 
 
 def _too_dear(error: erasure.UndecidedError) -> Exception:

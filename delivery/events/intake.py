@@ -14,7 +14,7 @@ from django.conf import settings
 
 from delivery.events import backlog
 from delivery.events.ingest import NewEvent
-from delivery.rules.matching import is_event_type
+from delivery.rules.patterns import is_event_type
 from meshes.api.fields import unknown_field
 from meshes.api.problems import Problem
 from meshes.kit import ids, strictjson

@@ -15,7 +15,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from delivery.dispatch import waiting
+from delivery.dispatch import connection_health
 from delivery.events import ingest, intake, setting_aside
 from delivery.events.intake import Admission, Admitted
 from delivery.lanes import publishing
@@ -216,5 +216,5 @@ def _unrouted(events: Sequence[Event]) -> Mapping[str, Any]:
 def _deliveries(event_id: uuid.UUID) -> "Prefetch[Any]":
     unread = ("request_headers", "request_body", "response_headers", "response_body")
     attempts = Attempt.objects.defer(*unread).order_by("number")
-    deliveries = waiting.shown(Delivery.objects.filter(deliveries_of(event_id))).order_by("pk")
+    deliveries = connection_health.shown(Delivery.objects.filter(deliveries_of(event_id))).order_by("pk")
     return Prefetch("deliveries", deliveries.prefetch_related(Prefetch("attempts", attempts)))

@@ -1,13 +1,20 @@
 """The lanes' copies of what holds a connection. PostgreSQL decides; a copy that cannot be set is set again later.
 
-Where there are several brokers, each workspace is on one of them, by a hash of its id, with all its lanes. Nothing but
-`put` and `shards` raises: a lane that misses its pause costs claims that take nothing, never a delivery.
+A lane's limits are its connection's own and the vendor's. Vendors count requests by account, whichever connection
+sends them: a test of a connection learns its account, and from then on all connections to that account, of whatever
+workspace, draw on one bucket with the vendor's limits. Where the vendor counts by address, all connections of its kind
+draw on one.
+
+Where there are several brokers, each workspace is on one of them, by a hash of its id, with all its lanes, and lanes
+of different brokers share no bucket. Nothing but `put` and `shards` raises: a lane that misses its pause costs claims
+that take nothing, never a delivery.
 """
 
 import hashlib
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,7 +23,7 @@ from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from delivery.dispatch.budgets import Limits
+from connections import providers
 from delivery.lanes.control import Lanes
 
 logger = logging.getLogger(__name__)
@@ -25,6 +32,8 @@ TIMEOUT_SECONDS = 1.0
 
 LaneOf = tuple[uuid.UUID, uuid.UUID]
 """Workspace, connection."""
+Bucket = tuple[str, int | None, float | None]
+"""A budget that lanes share: its name, deliveries open at once, deliveries per second."""
 
 
 # --- which broker ---------------------------------------------------------------------------------------------------
@@ -92,15 +101,61 @@ def purge(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> None:
     _try(lanes_for(workspace_id).purge, lane_of(connection_id))
 
 
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLimits:
+    """What a connection's lane may do: deliveries open at once, deliveries per second. None: the default."""
+
+    workspace_id: uuid.UUID
+    connection_id: uuid.UUID
+    in_flight: int | None
+    rate: float | None
+    bucket: Bucket | None = None
+
+    @property
+    def says_something(self) -> bool:
+        return self.in_flight is not None or self.rate is not None or self.bucket is not None
+
+
+def limits_of(
+    workspace_id: uuid.UUID,
+    connection_id: uuid.UUID,
+    in_flight: int | None,
+    rate: float | None,
+    connection_type: str,
+    account_id: str,
+) -> LaneLimits:
+    """The limits of a connection with these columns. An owner may ask for less than the vendor allows, not for more."""
+    try:
+        provider = providers.get(connection_type)
+    except KeyError:
+        return LaneLimits(workspace_id, connection_id, in_flight, rate)
+    vendor, system = provider.limits, provider.system_limits
+    bucket: Bucket | None = None
+    if system.in_flight is not None or system.rate is not None:
+        bucket = (provider.slug, system.in_flight, system.rate)
+    elif account_id and (vendor.in_flight is not None or vendor.rate is not None):
+        bucket = (bucket_of(provider.slug, account_id), vendor.in_flight, vendor.rate)
+    least_in_flight = min((each for each in (in_flight, vendor.in_flight) if each is not None), default=None)
+    least_rate = min((each for each in (rate, vendor.rate) if each is not None), default=None)
+    return LaneLimits(workspace_id, connection_id, least_in_flight, least_rate, bucket)
+
+
+def bucket_of(connection_type: str, account_id: str) -> str:
+    """The bucket's name; a vendor's ids may hold any character."""
+    return f"{connection_type}.{hashlib.sha256(account_id.encode()).hexdigest()[:24]}"
+
+
 # --- many lanes -----------------------------------------------------------------------------------------------------
 
 
-def limit(limits: Sequence[Limits]) -> None:
+def limit(limits: Sequence[LaneLimits]) -> None:
     """Give lanes their limits and buckets, in one round trip a broker."""
-    by_shard: dict[str, list[tuple[str, int | None, float | None, tuple[str, int | None, float | None] | None]]] = {}
+    by_shard: dict[str, list[tuple[str, int | None, float | None, Bucket | None]]] = {}
     for each in limits:
-        bucket = (each.bucket.name, each.bucket.in_flight, each.bucket.rate) if each.bucket else None
-        terms = (lane_of(each.connection_id), each.in_flight, each.rate, bucket)
+        terms = (lane_of(each.connection_id), each.in_flight, each.rate, each.bucket)
         by_shard.setdefault(shard_of(each.workspace_id), []).append(terms)
     for url, rows in by_shard.items():
         _try(lanes_at(url).limit_many, rows)

@@ -414,6 +414,16 @@ class Channel(kombu_redis.Channel):
                 logger.debug("What is finished will be settled by the next connection: %s", error)
         super().close()
 
+    # Celery's own tools (`celery purge -Q conn.<id>`, `celery amqp queue.declare`)
+
+    def _size(self, queue: str) -> int:
+        ring = ring_of(queue)
+        return int(self._own_client.llen(f"{key_prefix(ring)}waiting:{queue}") if ring else super()._size(queue))
+
+    def _purge(self, queue: str) -> int:
+        ring = ring_of(queue)
+        return int(self.scripts.run("purge", ring, queue) if ring else super()._purge(queue))
+
 
 @contextmanager
 def _broken_if_refused(what: str) -> Iterator[None]:

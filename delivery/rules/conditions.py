@@ -7,46 +7,41 @@ there has no values, so only negative operators, and `$exist: false`, hold for i
 equal and never ordered; true and false are not numbers.
 """
 
+import json
+import math
 import operator as python
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from itertools import islice
+from typing import Any
 
-from delivery.rules.clauses import Clause, clause, showing_steps
-from delivery.rules.regexes import Regex
+from delivery.rules.regexes import compile_regex
 from meshes.kit.jsonpaths import join_path
 from meshes.kit.metering import Meter, searching_steps
 
 CHUNK = 16
 """Members of an array that are paid for at once: a question that the first one answers costs no more than these."""
-
 STEPS_PER_CLAUSE = 25
 STEPS_PER_NAME = 1
 STEPS_PER_VALUE = 1
 """To reach a clause, a name of its path, and a value; what the question costs comes on top."""
 
+Ask = Callable[[Any, Meter], bool]
+"""Does one value satisfy an operator? It pays what this value costs beyond the steps of its question."""
+Question = tuple[Ask, int]
+"""How to ask, and the steps that every value costs."""
+Clause = dict[str, Any]
+"""Why a filter did not match, as the routing ledger keeps it: `{path, operator, expected, actual, found}`.
 
-class Condition(Protocol):
-    """A node of the tree. Both methods raise OutOfWorkError and nothing else."""
-
-    def holds(self, context: dict[str, Any], meter: Meter) -> bool:
-        """Is it true of the context?"""
-
-    def explain(self, context: dict[str, Any], meter: Meter) -> Clause | None:
-        """None if it holds, else the first clause that does not."""
-
-
-class Question(NamedTuple):
-    """Does one value satisfy an operator? `steps` are paid for every value; `ask` pays what more this one costs."""
-
-    ask: Callable[[Any, Meter], bool]
-    steps: int = 1
+`expected` and `actual` are scalars, or texts of at most 201 characters, fit for PostgreSQL's jsonb. `found` is
+False where the path leads nowhere, to tell that from a null.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """An operator and its operand, asked of what a path reaches; with `open_arrays` also of the members of an array."""
+    """An operator and its operand, asked of what a path reaches. Both methods raise OutOfWorkError and nothing else."""
 
     path: tuple[str, ...]
     operator: str
@@ -54,119 +49,89 @@ class Comparison:
     """In full."""
     shown: Any
     """The operand as clauses show it."""
-    question: Question
-    negative: bool = False
-    open_arrays: bool = True
+    question: Question | None
+    """None for `$exist`: is there anything at the path, be it null?"""
+    is_negative: bool
+    opens_arrays: bool
+    """Whether the members of an array that is reached are asked too."""
 
     def __str__(self) -> str:
         return f"the clause {join_path(self.path)} {self.operator}"
 
     def holds(self, context: dict[str, Any], meter: Meter) -> bool:
+        """Is it true of the context?"""
         meter.at = self
-        return self._satisfies(reach(context, self.path, meter), meter) is not self.negative
+        return self._satisfies(reach(context, self.path, meter), meter) is not self.is_negative
 
     def explain(self, context: dict[str, Any], meter: Meter) -> Clause | None:
+        """None if it holds, else the first clause that does not."""
         meter.at = self
         values = reach(context, self.path, meter)
-        if self._satisfies(values, meter) is not self.negative:
+        if self._satisfies(values, meter) is not self.is_negative:
             return None
-        meter.charge(showing_steps(self.operand, values))
-        return clause(self.path, self.operator, self.shown, values)
+        return _tell(self, self.operand, values, meter)
 
     def _satisfies(self, values: list[Any], meter: Meter) -> bool:
-        if self._any(values, meter):
+        if self.question is None:
+            return bool(values) is self.operand
+        if any_of(values, self.question, meter):
             return True
-        if not self.open_arrays:
+        if not self.opens_arrays:
             return False
-        return any(isinstance(value, list) and self._any(value, meter) for value in values)
-
-    def _any(self, values: list[Any], meter: Meter) -> bool:
-        ask, steps = self.question
-        for start in range(0, len(values), CHUNK):
-            chunk = values[start : start + CHUNK] if len(values) > CHUNK else values
-            meter.charge((STEPS_PER_VALUE + steps) * len(chunk))
-            for value in chunk:
-                if ask(value, meter):
-                    return True
-        return False
+        return any(isinstance(value, list) and any_of(value, self.question, meter) for value in values)
 
 
 @dataclass(frozen=True, slots=True)
-class Existence:
-    """`$exist`: is there anything at the path, be it null?"""
+class Group:
+    """`$and`, which is also what the members of one object are, `$or`, and `$not` with its one part."""
 
-    path: tuple[str, ...]
-    wanted: bool
+    operator: str
+    parts: "tuple[Condition, ...]"
+    path: tuple[str, ...] = ()
+    shown: Any = None
 
     def holds(self, context: dict[str, Any], meter: Meter) -> bool:
-        meter.at = self
-        return bool(reach(context, self.path, meter)) is self.wanted
-
-    def __str__(self) -> str:
-        return f"the clause {join_path(self.path)} $exist"
+        if self.operator == "$and":
+            return all(part.holds(context, meter) for part in self.parts)
+        return any(part.holds(context, meter) for part in self.parts) is (self.operator == "$or")
 
     def explain(self, context: dict[str, Any], meter: Meter) -> Clause | None:
-        meter.at = self
-        values = reach(context, self.path, meter)
-        if bool(values) is self.wanted:
+        """`$and` fails with its first part that does, the others fail as a whole."""
+        if self.operator == "$and":
+            for part in self.parts:
+                if (failed := part.explain(context, meter)) is not None:
+                    return failed
             return None
-        meter.charge(showing_steps(self.wanted, values))
-        return clause(self.path, "$exist", self.wanted, values)
-
-
-@dataclass(frozen=True, slots=True)
-class All:
-    """Every part holds: `$and`, and the members of one object. Fails with its first part that does."""
-
-    parts: tuple[Condition, ...]
-
-    def holds(self, context: dict[str, Any], meter: Meter) -> bool:
-        return all(part.holds(context, meter) for part in self.parts)
-
-    def explain(self, context: dict[str, Any], meter: Meter) -> Clause | None:
-        for part in self.parts:
-            failed = part.explain(context, meter)
-            if failed is not None:
-                return failed
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Either:
-    """`$or`: one part holds. Fails as a whole."""
-
-    path: tuple[str, ...]
-    operand: Any
-    parts: tuple[Condition, ...]
-
-    def holds(self, context: dict[str, Any], meter: Meter) -> bool:
-        return any(part.holds(context, meter) for part in self.parts)
-
-    def explain(self, context: dict[str, Any], meter: Meter) -> Clause | None:
         if self.holds(context, meter):
             return None
-        values = reach(context, self.path, meter) if self.path else []
-        meter.charge(showing_steps(self.operand, values))
-        return clause(self.path, "$or", self.operand, values)
+        return _tell(self, self.shown, reach(context, self.path, meter) if self.path else [], meter)
 
 
-@dataclass(frozen=True, slots=True)
-class Negation:
-    """`$not`: the part does not hold."""
+Condition = Comparison | Group
 
-    path: tuple[str, ...]
-    operand: Any
-    part: Condition
 
-    def holds(self, context: dict[str, Any], meter: Meter) -> bool:
-        return not self.part.holds(context, meter)
+def compare(path: tuple[str, ...], operator: str, operand: Any, *, folds_addresses: bool = False) -> Comparison:
+    """The comparison by an operator of `QUESTIONS`, or `$exist`, whose operand has been checked.
 
-    def explain(self, context: dict[str, Any], meter: Meter) -> Clause | None:
-        if self.holds(context, meter):
-            return None
-        values = reach(context, self.path, meter) if self.path else []
-        meter.charge(showing_steps(self.operand, values))
-        return clause(self.path, "$not", self.operand, values)
+    With `folds_addresses` a person is found although the address was typed otherwise: see `FOLDED`.
+    """
+    question = QUESTIONS[operator](operand) if operator != "$exist" else None
+    if folds_addresses and question and operator in FOLDED and _holds_address(operand):
+        exact, folded = question[0], FOLDED[operator](operand)
+        question = (lambda value, meter: exact(value, meter) or folded(value, meter)), question[1]
+    is_negative = operator in ("$neq", "$nin")
+    return Comparison(path, operator, operand, preview(operand), question, is_negative, operator != "$contains")
+
+
+def any_of(values: list[Any], question: Question, meter: Meter) -> bool:
+    ask, steps = question
+    for start in range(0, len(values), CHUNK):
+        chunk = values[start : start + CHUNK] if len(values) > CHUNK else values
+        meter.charge((STEPS_PER_VALUE + steps) * len(chunk))
+        for value in chunk:
+            if ask(value, meter):
+                return True
+    return False
 
 
 # --- reaching values --------------------------------------------------------------------------------------------------
@@ -201,22 +166,17 @@ def _reach_through(array: list[Any], path: tuple[str, ...], step: int, meter: Me
             if path[step] in value:
                 stack.append((value[path[step]], step + 1))
         elif isinstance(value, list):
-            index = _index(path[step])
-            if index is None:
+            name = path[step]
+            if not (name.isascii() and name.isdigit() and len(name) <= 6):
                 meter.charge(len(value))
                 stack.extend((member, step) for member in reversed(value) if isinstance(member, (dict, list)))
-            elif index < len(value):
-                stack.append((value[index], step + 1))
+            elif int(name) < len(value):
+                stack.append((value[int(name)], step + 1))
     return values
-
-
-def _index(name: str) -> int | None:
-    return int(name) if name.isascii() and name.isdigit() and len(name) <= 6 else None
 
 
 # --- questions --------------------------------------------------------------------------------------------------------
 
-ScalarKey = tuple[str, Any]
 STEPS_PER_NODE = 8
 """Of a deep comparison."""
 TEXT_PER_STEP = 1_000
@@ -225,45 +185,52 @@ MOST_ALIKE = 4
 """Operands of one hash that cost no more than one."""
 
 
-def scalar_key(value: Any) -> ScalarKey | None:
+def scalar_key(value: Any) -> tuple[str, Any] | None:
     """A key that is equal for equal scalars only: 1 and 1.0 are, 1 and true are not. None for arrays and objects."""
     if value is None or isinstance(value, (bool, str)):
         return type(value).__name__, value
-    if isinstance(value, (int, float)):
-        return "number", value
-    return None
+    return ("number", value) if isinstance(value, (int, float)) else None
 
 
 def equals(operand: Any) -> Question:
     """Deep equality without any conversion of types. Scalars, by far the most, are compared without a further call."""
     if operand is None or isinstance(operand, bool):
-        return Question(lambda value, meter: value is operand)
+        return lambda value, meter: value is operand, 1
     if isinstance(operand, str):
-        return Question(lambda value, meter: bool(value == operand), 1 + len(operand) // TEXT_PER_STEP)
+        return lambda value, meter: bool(value == operand), 1 + len(operand) // TEXT_PER_STEP
     if isinstance(operand, (int, float)):
-        return Question(lambda value, meter: value == operand and value is not True and value is not False)
+        return lambda value, meter: value == operand and value is not True and value is not False, 1
     kind = type(operand)
-    return Question(lambda value, meter: type(value) is kind and same(value, operand, meter))
+    return lambda value, meter: type(value) is kind and same(value, operand, meter), 1
 
 
-def same(left: Any, right: Any, meter: Meter) -> bool:
-    """Are two JSON values equal, 1 and 1.0 being so, and 1 and true not? Recurses no deeper than either is nested."""
+def same(left: Any, right: Any, meter: Meter, *, folds_addresses: bool = False) -> bool:
+    """Are two JSON values equal, 1 and 1.0 being so, and 1 and true not? Recurses no deeper than either is nested.
+
+    With `folds_addresses` a text on the right that holds an @ is compared as an address.
+    """
     meter.charge(STEPS_PER_NODE)
     if isinstance(left, dict) and isinstance(right, dict):
         if len(left) != len(right):
             return False
         meter.charge(len(right) // 2)
-        return left.keys() == right.keys() and all(same(left[name], right[name], meter) for name in right)
+        return left.keys() == right.keys() and all(
+            same(left[name], right[name], meter, folds_addresses=folds_addresses) for name in right
+        )
     if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(same(*pair, meter) for pair in zip(left, right, strict=True))
+        pairs = zip(left, right, strict=False)
+        return len(left) == len(right) and all(same(*pair, meter, folds_addresses=folds_addresses) for pair in pairs)
     if isinstance(left, str) and isinstance(right, str):
+        if folds_addresses and "@" in right:
+            meter.charge(len(left) // FOLD_PER_STEP)
+            return fold(left) == fold(right)
         meter.charge(len(right) // TEXT_PER_STEP)
         return left == right
     key = scalar_key(left)
     return key is not None and key == scalar_key(right)
 
 
-def is_one_of(operands: Iterable[Any]) -> Question:
+def is_one_of(operands: list[Any]) -> Question:
     """Equality with one of several scalars, at the price of one."""
     keys = frozenset(scalar_key(operand) for operand in operands)
     alike = {each: count for each, count in Counter(map(hash, keys)).items() if count > MOST_ALIKE}
@@ -276,66 +243,194 @@ def is_one_of(operands: Iterable[Any]) -> Question:
             meter.charge(alike.get(hash(key), 0) // 3)
         return key is not None and key in keys
 
-    return Question(ask, 5)
+    return ask, 5
 
 
-_ORDERS: dict[str, Callable[[Any, Any], bool]] = {
-    "$gt": python.gt,
-    "$gte": python.ge,
-    "$lt": python.lt,
-    "$lte": python.le,
-}
-
-
-def is_ordered(name: str) -> Callable[[Any], Question]:
+def is_ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Question]:
     """`$gt` and its like: numbers by exact value whatever their size, strings by code point."""
-    compare = _ORDERS[name]
 
     def build(operand: Any) -> Question:
         if isinstance(operand, str):
-            steps = 1 + len(operand) // TEXT_PER_STEP
-            return Question(lambda value, meter: isinstance(value, str) and compare(value, operand), steps)
-        return Question(
+            return lambda value, meter: isinstance(value, str) and compare(value, operand), _steps_of(operand)
+        return (
             lambda value, meter: (
                 isinstance(value, (int, float)) and not isinstance(value, bool) and compare(value, operand)
-            ),
-            2,
-        )
+            )
+        ), 2
 
     return build
 
 
-def starts_with(operand: str) -> Question:
-    steps = 1 + len(operand) // TEXT_PER_STEP
-    return Question(lambda value, meter: isinstance(value, str) and value.startswith(operand), steps)
-
-
-def ends_with(operand: str) -> Question:
-    steps = 1 + len(operand) // TEXT_PER_STEP
-    return Question(lambda value, meter: isinstance(value, str) and value.endswith(operand), steps)
+def _steps_of(operand: str) -> int:
+    return 1 + len(operand) // TEXT_PER_STEP
 
 
 def contains(operand: Any) -> Question:
     """A string contains a string; an array contains an equal member."""
-    is_equal, steps = equals(operand)
+    is_equal = equals(operand)
 
     def ask(value: Any, meter: Meter) -> bool:
-        if isinstance(value, str):
-            if not isinstance(operand, str):
-                return False
+        if isinstance(value, str) and isinstance(operand, str):
             meter.charge(searching_steps(value, operand))
             return operand in value
-        if isinstance(value, list):
-            for start in range(0, len(value), CHUNK):
-                chunk = value[start : start + CHUNK]
-                meter.charge((STEPS_PER_VALUE + steps) * len(chunk))
-                if any(is_equal(member, meter) for member in chunk):
-                    return True
-        return False
+        return isinstance(value, list) and any_of(value, is_equal, meter)
 
-    return Question(ask, 6)
+    return ask, 6
 
 
-def matches(regex: Regex) -> Question:
+def is_found(pattern: str) -> Question:
     """A regular expression is found in a string."""
-    return Question(lambda value, meter: isinstance(value, str) and regex.is_found(value, meter))
+    regex = compile_regex(pattern)
+    return lambda value, meter: isinstance(value, str) and regex.is_found(value, meter), 1
+
+
+QUESTIONS: dict[str, Callable[[Any], Question]] = {
+    "$eq": equals,
+    "$neq": equals,
+    "$gt": is_ordered(python.gt),
+    "$gte": is_ordered(python.ge),
+    "$lt": is_ordered(python.lt),
+    "$lte": is_ordered(python.le),
+    "$in": is_one_of,
+    "$nin": is_one_of,
+    "$startsWith": lambda operand: (
+        lambda value, meter: isinstance(value, str) and value.startswith(operand), _steps_of(operand)
+    ),
+    "$endsWith": lambda operand: (
+        lambda value, meter: isinstance(value, str) and value.endswith(operand), _steps_of(operand)
+    ),
+    "$contains": contains,
+    "$regex": is_found,
+}  # fmt: skip
+
+# --- addresses as people type them ------------------------------------------------------------------------------------
+
+FOLD_PER_STEP = 16
+"""Characters that are folded in a step."""
+
+
+def fold(text: str) -> str:
+    """An address as it is compared."""
+    return text.strip().casefold()
+
+
+def _holds_address(operand: Any) -> bool:
+    """Is there an @ in one of the texts of a JSON value, which is no deeper than a filter?"""
+    if isinstance(operand, (dict, list)):
+        return any(map(_holds_address, operand.values() if isinstance(operand, dict) else operand))
+    return isinstance(operand, str) and "@" in operand
+
+
+def _on_text(test: Callable[[str], bool]) -> Ask:
+    def ask(value: Any, meter: Meter) -> bool:
+        if not isinstance(value, str):
+            return False
+        meter.charge(1 + len(value) // FOLD_PER_STEP)
+        return test(value)
+
+    return ask
+
+
+def _equals_folded(operand: Any) -> Ask:
+    return lambda value, meter: same(value, operand, meter, folds_addresses=True)
+
+
+def _is_one_of_folded(operands: list[Any]) -> Ask:
+    addresses = frozenset(fold(each) for each in operands if isinstance(each, str) and "@" in each)
+    return _on_text(lambda text: fold(text) in addresses)
+
+
+def _affix_folded(strip: Callable[[str], str], test: Callable[[str, str], bool]) -> Callable[[str], Ask]:
+    def build(operand: str) -> Ask:
+        wanted = strip(operand).casefold()
+        return _on_text(lambda text: test(strip(text).casefold(), wanted))
+
+    return build
+
+
+def _contains_folded(operand: str) -> Ask:
+    wanted, is_equal = operand.casefold(), _equals_folded(operand)
+    in_text = _on_text(lambda text: wanted in text.casefold())
+
+    def ask(value: Any, meter: Meter) -> bool:
+        return any(is_equal(member, meter) for member in value) if isinstance(value, list) else in_text(value, meter)
+
+    return ask
+
+
+FOLDED: dict[str, Callable[[Any], Ask]] = {
+    "$eq": _equals_folded,
+    "$neq": _equals_folded,
+    "$in": _is_one_of_folded,
+    "$nin": _is_one_of_folded,
+    "$startsWith": _affix_folded(str.lstrip, str.startswith),
+    "$endsWith": _affix_folded(str.rstrip, str.endswith),
+    "$contains": _contains_folded,
+}
+"""By operator, for an operand that holds an @: ` Ada@Example.com ` is ada@example.com, without case and the spaces
+around it. Everything else, regular expressions and orders too, stays as it is. Spaces that a text ends with are not
+around an address where more may follow: of `$startsWith` only those before it, of `$contains` none."""
+
+# --- what is told of a failure ----------------------------------------------------------------------------------------
+
+PREVIEW_LENGTH = 200
+"""Characters of a value that a clause repeats; the routing ledger stores one for every rule that did not match."""
+STEPS_TO_SHOW, STEPS_PER_MEMBER, MOST_MEMBERS = 40, 12, PREVIEW_LENGTH // 2
+
+
+def _tell(failed: Condition, expected: Any, values: list[Any], meter: Meter) -> Clause:
+    """The clause of a failure on these values. A path through an array may have reached several: they are a list."""
+    meter.charge(STEPS_TO_SHOW + STEPS_PER_MEMBER * (_count_shown(expected) + _count_shown(values)))
+    return {
+        "path": join_path(failed.path),
+        "operator": failed.operator,
+        "expected": failed.shown,
+        "actual": preview(values[0] if len(values) == 1 else values or None),
+        "found": bool(values),
+    }
+
+
+def _count_shown(value: Any) -> int:
+    """How many values, however deep, a preview comes to before it is long enough."""
+    stack, count, length = [value], 0, 0
+    while stack and length <= PREVIEW_LENGTH:
+        current = stack.pop()
+        count, length = count + 1, length + (2 + len(current) if isinstance(current, str) else 2)
+        if isinstance(current, (dict, list)):
+            inner = current.values() if isinstance(current, dict) else current
+            stack.extend(reversed(list(islice(inner, MOST_MEMBERS))))
+    return count
+
+
+def preview(value: Any) -> Any:
+    """A short form that JSON and PostgreSQL can always store: scalars as they are, the rest as text cut short."""
+    if isinstance(value, (dict, list)):
+        pieces, value = _pieces(value), ""
+        while len(value) <= PREVIEW_LENGTH and (piece := next(pieces, None)) is not None:
+            value += piece
+    elif isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    elif isinstance(value, int) and (bits := value.bit_length()) > 64:
+        value = f"an integer of {bits} bits" if bits > 2048 else str(value)
+    if not isinstance(value, str):
+        return value
+    short = value if len(value) <= PREVIEW_LENGTH else value[:PREVIEW_LENGTH] + "…"
+    return short.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """A value's compact JSON text piece by piece: who needs its beginning pays, and goes down, no further."""
+    if not isinstance(value, (dict, list)):
+        yield _encode(preview(value))
+        return
+    is_object = isinstance(value, dict)
+    yield "{" if is_object else "["
+    for index, member in enumerate(value):
+        yield "," if index else ""
+        if is_object:
+            yield f"{_encode(preview(member))}:"
+        yield from _pieces(value[member] if is_object else member)
+    yield "}" if is_object else "]"

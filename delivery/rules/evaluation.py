@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from delivery.lanes import publishing
 from delivery.models import Rule, event_time
-from delivery.rules import mapping
 from delivery.rules.routing import CompiledRule, Routing
+from delivery.rules.transforms import ShapingError
 from meshes.kit import ids
 from meshes.kit.metering import EVENT_STEPS, RULE_STEPS, Meter, OutOfWorkError, ignore, reading_steps, share_out
 from workspaces.models import Workspace
@@ -151,12 +151,12 @@ def shape(fact: Fact, compiled: CompiledRule, context: dict[str, Any], meter: Me
     meter.charge(STEPS_PER_RULE)
     clause = compiled.failed_clause(context, meter)
     if clause is not None:
-        return Shaped(entry | {"result": "filtered", "clause": clause.as_dict()})
+        return Shaped(entry | {"result": "filtered", "clause": clause})
     made = delivery_id(fact.event_id, rule.pk)
     entry = entry | {"delivery": ids.encode(ids.DELIVERY, made)}
     try:
         body = compiled.shaped_body(context, meter)
-    except mapping.MappingFailed as error:
+    except ShapingError as error:
         dead = _delivery(made, fact, compiled, None, "dead", "mapping_failed", str(error))
         return Shaped(entry | {"result": "mapping_failed", "reason": str(error)}, dead)
     status, reason = rule.connection.status, rule.connection.status_reason

@@ -6,8 +6,8 @@ from a meter for every node visited and for everything that a function or a comp
 """
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from jmespath.exceptions import JMESPathError, JMESPathTypeError, LexerError, ParseError
@@ -16,8 +16,8 @@ from jmespath.lexer import Lexer
 from jmespath.parser import Parser
 from jmespath.visitor import Options, TreeInterpreter
 
-from delivery.rules.jsonvalues import ShapingError, kind_of, measure, text_of
-from delivery.rules.transforms import PLAIN_TRANSFORMS, join_bounded, to_number
+from delivery.rules.patterns import RuleError, misread
+from delivery.rules.transforms import PLAIN_TRANSFORMS, ShapingError, join_bounded, kind_of, measure, text_of, to_number
 from meshes.kit.metering import Meter, searching_steps
 from meshes.kit.spelling import nearest, suggested
 from meshes.kit.strictjson import InvalidJson, check_value, text_fault
@@ -32,16 +32,11 @@ ORDERED_PER_STEP = 200
 """Characters of texts that are put in order, or turned around, in a step."""
 
 
-class ExpressionError(ValueError):
-    """The text is not an expression that is accepted. The message is for the user."""
-
-
-@dataclass(frozen=True, slots=True)
 class Expression:
     """A parsed expression. Threads may share it."""
 
-    source: str
-    tree: Any
+    def __init__(self, tree: Any) -> None:
+        self.tree = tree
 
     def evaluate(self, context: Any, meter: Meter) -> Any:
         """What the expression finds in `context`, parts of which it shares; None for nothing.
@@ -58,22 +53,22 @@ class Expression:
 
 
 def compile_expression(source: Any) -> Expression:
-    """Parse and check an expression. Raises ExpressionError."""
+    """Parse and check an expression. Raises RuleError."""
     if not isinstance(source, str) or not 0 < len(source) <= MAX_LENGTH:
-        raise ExpressionError(f"must be a JMESPath expression of 1 to {MAX_LENGTH:,} characters")
+        raise RuleError(f"must be a JMESPath expression of 1 to {MAX_LENGTH:,} characters")
     try:
         tokens = list(_StrictLexer().tokenize(source))
         if len(tokens) > MAX_TOKENS:
-            raise ExpressionError(f"the expression has more than {MAX_TOKENS} words and signs")
+            raise RuleError(f"the expression has more than {MAX_TOKENS} words and signs")
         tree = Parser().parse(source).parsed
     except LexerError as error:
-        raise ExpressionError(f"not JMESPath: {error.message} at character {error.lexer_position}") from None
+        raise RuleError(f"not JMESPath: {error.message} at character {error.lexer_position}") from None
     except ParseError as error:
-        raise ExpressionError(f"not JMESPath: {error.msg} at character {error.lex_position}") from None
+        raise RuleError(f"not JMESPath: {error.msg} at character {error.lex_position}") from None
     except (JMESPathError, RecursionError):
-        raise ExpressionError("not JMESPath") from None
+        raise RuleError("not JMESPath") from None
     _check_tree(tree)
-    return Expression(source, tree)
+    return Expression(tree)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -109,14 +104,14 @@ def _check_tree(tree: Any) -> None:
     while stack:
         node, depth = stack.pop()
         if depth > MAX_DEPTH:
-            raise ExpressionError(f"the expression is nested more than {MAX_DEPTH} deep")
+            raise RuleError(f"the expression is nested more than {MAX_DEPTH} deep")
         children = [child for child in node["children"] if isinstance(child, dict)]
         if node["type"] == "function_expression":
             _check_call(node["value"], children)
         elif any(child["type"] == "expref" for child in children) or (node is tree and node["type"] == "expref"):
-            raise ExpressionError("& stands only before an argument of map, sort_by, min_by and max_by")
+            raise RuleError("& stands only before an argument of map, sort_by, min_by and max_by")
         elif node["type"] == "slice" and node["children"][2] == 0:
-            raise ExpressionError("the step of a slice must not be 0")
+            raise RuleError("the step of a slice must not be 0")
         stack.extend((child, depth + 1) for child in children)
 
 
@@ -128,15 +123,15 @@ def _check_call(name: str, arguments: list[Any]) -> None:
         if transform := None if near else nearest(name, PLAIN_TRANSFORMS):
             near = f' The transform {transform} is written "transforms": ["{transform}"].'
         known = f"{', '.join(functions)}.{near}"
-        raise ExpressionError(f"unknown function {name}(); known are {known}")
+        raise RuleError(f"unknown function {name}(); known are {known}")
     expected = known["signature"]
     variadic = expected[-1].get("variadic", False)
     if len(arguments) < len(expected) or (len(arguments) > len(expected) and not variadic):
-        raise ExpressionError(f"{name}() takes {len(expected)}{' or more' if variadic else ''} arguments")
+        raise RuleError(f"{name}() takes {len(expected)}{' or more' if variadic else ''} arguments")
     for index, argument in enumerate(arguments):
         wanted = expected[min(index, len(expected) - 1)]["types"] == ["expref"]
         if wanted is not (argument["type"] == "expref"):
-            raise ExpressionError(f"argument {index + 1} of {name}() must {'' if wanted else 'not '}begin with &")
+            raise RuleError(f"argument {index + 1} of {name}() must {'' if wanted else 'not '}begin with &")
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
@@ -247,3 +242,67 @@ class _Functions(Functions):
 
 FUNCTIONS = _Functions.FUNCTION_TABLE
 """By name, with the types that each takes."""
+
+# --- what it looks at -----------------------------------------------------------------------------------------------
+
+_ALL_CHILDREN = frozenset(
+    {
+        "multi_select_list", "multi_select_dict", "key_val_pair", "function_expression", "or_expression",
+        "and_expression", "not_expression", "comparator",
+    }
+)  # fmt: skip
+"""Nodes whose parts look at what the node itself looks at."""
+_WRAPPED = re.compile(r"(?:\{\{\{?|\$\{|#\{|<%=?)\s*(.+?)\s*(?:\}?\}\}|\}|%>)", re.DOTALL)
+_STEPS = (
+    (re.compile(r"^\$\.?(?=[\w\[])"), ""),
+    (re.compile(r"""\[\s*['"]([A-Za-z_]\w*)['"]\s*\]"""), r".\1"),
+    (re.compile(r"(?<=[\w\])])(?:\?\.|->|\.{2,}|/)(?=[A-Za-z_])"), "."),
+    (re.compile(r"\.(\d+)(?=[.\[]|$)"), r"[\1]"),
+    (re.compile(r"^[./](?=[A-Za-z_])"), ""),
+)
+
+
+def paths_from_root(tree: Any) -> Iterator[list[str]]:
+    """The names, two at most, by which an expression goes down from the root, for each place where it does."""
+    kind, children = tree["type"], [child for child in tree["children"] if isinstance(child, dict)]
+    if kind == "field":
+        yield [tree["value"]]
+    elif kind in _ALL_CHILDREN:
+        for child in children:
+            yield from paths_from_root(child)
+    elif kind == "subexpression":
+        chain = children[1:] if children[0]["type"] == "current" else children
+        names = [child["value"] for child in chain[:2] if child["type"] == "field"]
+        if chain and chain[0]["type"] == "field":
+            yield names
+        elif chain:
+            yield from paths_from_root(chain[0])
+    elif children and kind != "expref":  # pipes, projections, slices: what follows looks at what the first part found
+        yield from paths_from_root(children[0])
+
+
+def misread_root(tree: Any) -> str:
+    """Why a path of an expression from the root never finds anything; empty where all of them may."""
+    return next(filter(None, map(misread, paths_from_root(tree))), "")
+
+
+def expression_meant(text: str) -> str | None:
+    """What JSONPath, JavaScript, templates and paths of filters say in JMESPath: `$.payload.email`,
+    `{{payload.email}}`, `payload['email']`, `payload.items.0`; None for others."""
+    meant = text.strip()
+    if len(meant) > 200:
+        return None
+    if wrapped := _WRAPPED.fullmatch(meant):
+        meant = wrapped[1]
+    for step, written in _STEPS:
+        meant = step.sub(written, meant)
+    if meant == text:
+        return None
+    try:
+        tree = compile_expression(meant).tree
+    except RuleError:
+        return None
+    if not misread_root(tree):
+        return meant
+    is_path = re.fullmatch(r"[A-Za-z_][\w.]*", meant) and len([*paths_from_root(tree)]) == 1
+    return f"payload.{meant}" if is_path else None

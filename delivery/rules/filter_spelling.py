@@ -1,94 +1,147 @@
 """What a filter says and can hardly mean: refused with the right spelling when it comes in, or told as a warning.
 
 Refused is what never holds, or always; a warning is for what may be meant. Only what comes in now is asked, so a filter
-from before goes on as it is.
+from before goes on as it is. Other dialects are known by their signs and words for operators, however they are joined.
 """
 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from delivery.rules.dialects import operator_meant, read_comparison, read_suffix, sign_meant
-from delivery.rules.filters import MAX_REGEX_WORK, OPERATORS, FilterError, compile_filter
 from delivery.rules.patterns import is_event_type
 from meshes.kit import ids
-from meshes.kit.jsonpaths import join_path, pointer, split_path
-
-Note = dict[str, str]
-"""`{"pointer", "detail", "rule"}`."""
+from meshes.kit.jsonpaths import join_path, split_path
 
 EQUALITIES = ("$eq", "$neq", "$in", "$nin")
 ORDERS = ("$gt", "$gte", "$lt", "$lte")
-PARTS = ("$startsWith", "$endsWith", "$contains")
+_CONTAINMENTS = ("$startsWith", "$endsWith", "$contains")
+OPERATORS = ("$eq", "$neq", *ORDERS, "$in", "$nin", "$exist", *_CONTAINMENTS, "$regex", "$and", "$or", "$not")
+"""The names of all."""
+
+# --- other dialects -------------------------------------------------------------------------------------------------
+
+SIGNS = {
+    ">": "$gt", ">=": "$gte", "=>": "$gte", "≥": "$gte", "⩾": "$gte", "<": "$lt", "<=": "$lte", "=<": "$lte",
+    "≤": "$lte", "⩽": "$lte", "=": "$eq", "==": "$eq", "===": "$eq", "!=": "$neq", "!==": "$neq", "<>": "$neq",
+    "≠": "$neq", "~": "$regex", "=~": "$regex", "~=": "$regex", "&&": "$and", "||": "$or", "!": "$not",
+}  # fmt: skip
+WORDS = {
+    word: operator
+    for operator, words in {
+        "$eq": "eq equal equals equalto isequalto ieq iexact",
+        "$neq": "ne neq notequal notequals notequalto isnot",
+        "$gt": "gt greater greaterthan isgreaterthan morethan",
+        "$gte": "gte ge atleast greaterthanorequal greaterthanorequals greaterorequal greaterthanorequalto"
+        " greaterequal",
+        "$lt": "lt less lessthan islessthan fewerthan",
+        "$lte": "lte le atmost lessthanorequal lessthanorequals lessorequal lessthanorequalto lessequal",
+        "$in": "in isin isoneof oneof anyof",
+        "$nin": "nin notin isnotin noneof",
+        "$exist": "exist exists isset ispresent isnull",
+        "$startsWith": "startswith beginswith hasprefix prefix",
+        "$endsWith": "endswith hassuffix suffix",
+        "$contains": "contains icontains contain includes",
+        "$regex": "regex regexp iregex matches matchesregex like ilike",
+        "$and": "and allof",
+        "$or": "or",
+        "$not": "not",
+    }.items()
+    for word in words.split()
+}
+_SUFFIX = re.compile(
+    r"(?=[\s\S]{1,200}\Z)(.*\w)(?:\s*([<>!]==?|=[<>]|<>|[≥≤≠⩾⩽])|\s+(={1,3}|[<>]|=~|~)|__([a-z_]+)"
+    r"|\s+(gte?|lte?|eq|neq?|ge|le))\s*",
+    re.IGNORECASE,
+)
+"""Of a short name only, for its time is worse than linear."""
+_COMPARISON = re.compile(r"\s*([<>!=]=|=[<>]|<>|[≥≤≠⩾⩽]|>|<(?![A-Za-z/!])|\$[A-Za-z]+(?=\s))\s*(\S.*)", re.DOTALL)
+_NAMED = frozenset({"field", "path", "key", "property", "attribute", "fact", "lhs", "left", "name"})
+_ASKED = frozenset({"op", "operator", "comparison", "comparator", "condition", "predicate", "cmp"})
 
 
-def filter_mistakes(document: Any, at: str) -> list[Note]:
-    """Why a filter, which stands under the member `at` of a body, is refused; empty where it is not."""
-    try:
-        compile_filter(document, MAX_REGEX_WORK)
-    except FilterError as error:
-        return [{"pointer": f"{pointer(at)}{error.pointer}", "detail": error.message, "rule": "filter"}]
-    found = []
-    for part in _parts(document, (), ()):
-        if words := _misspelt(part) if part.is_field else _impossible(part):
-            rule = "operator" if part.is_field else "never"
-            found.append({"pointer": pointer(at, *part.tokens), "detail": words, "rule": rule})
-    return found
+def operator_meant(word: str) -> str | None:
+    """The operator that a word or a sign of another dialect stands for."""
+    bare = word.strip().removeprefix("$")
+    return SIGNS.get(bare) or WORDS.get(re.sub(r"[\s_-]", "", bare).casefold())
 
 
-def filter_warnings(document: Any, at: str) -> Iterator[Note]:
-    """What a filter that is not refused says and mostly does not mean."""
-    for part in _parts(document, (), ()):
-        for rule, words in _odd_names(part) if part.is_field else _odd_operands(part):
-            yield {"pointer": pointer(at, *part.tokens), "detail": words, "rule": rule}
+def sign_meant(word: str) -> str | None:
+    """The operator that a sign stands for, which is no name of anything."""
+    return SIGNS.get(word.strip())
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A member that names a field, or an operator with its operand, a literal being `$eq`."""
-
-    tokens: tuple[str | int, ...]
-    path: tuple[str, ...]
-    operator: str
-    operand: Any
-    names: tuple[str, ...] = ()
-    """Of the path those that the member adds to it."""
-
-    @property
-    def is_field(self) -> bool:
-        return not self.operator
-
-    @property
-    def operands(self) -> list[Any]:
-        return self.operand if self.operator in ("$in", "$nin") else [self.operand]
+def read_suffix(name: str) -> tuple[str, str, bool] | None:
+    """`score >=`, `score__gte` as the name, the operator, and whether that is a sign; None without one at the end."""
+    found = _SUFFIX.fullmatch(name)
+    operator = operator_meant(found[2] or found[3] or found[4] or found[5]) if found else None
+    return (found[1], operator, bool(found[2] or found[3])) if found and operator else None
 
 
-def _parts(document: Any, tokens: tuple[str | int, ...], path: tuple[str, ...]) -> Iterator[_Part]:
-    """All of a filter that compiles."""
+def read_described(document: Mapping[str, Any]) -> str | None:
+    """`{"field": "payload.score", "op": ">=", "value": 50}` in the form of a filter; None for anything else."""
+    by_name = {name.casefold(): value for name, value in document.items()}
+    named, asked = _NAMED & by_name.keys(), _ASKED & by_name.keys()
+    if not named or not asked:
+        return None
+    path, word = by_name[min(named)], by_name[min(asked)]
+    operator = operator_meant(word) if isinstance(word, str) else None
+    field = path if isinstance(path, str) and 0 < len(path) <= 64 else "payload.score"
+    rest = [value for name, value in by_name.items() if name not in named | asked]
+    operand = rest[0] if operator and len(rest) == 1 and not isinstance(rest[0], (dict, list)) else 50
+    return json.dumps({field: {operator or "$gte": operand}}, ensure_ascii=False)
+
+
+# --- the parts of a filter ------------------------------------------------------------------------------------------
+
+Tokens = tuple[str | int, ...]
+Path = tuple[str, ...]
+
+
+def parts_of(document: Any, tokens: Tokens = (), path: Path = ()) -> Iterator[tuple[Tokens, Path, str, Any, Path]]:
+    """All of a filter that compiles: `(tokens, path, operator, operand, names)` of each operator, a literal being
+    `$eq`, and, with an empty operator, of each member that names a field, `names` being what it adds to the path."""
     if isinstance(document, list):
         for index, member in enumerate(document):
-            yield _Part((*tokens, index), path, "$eq", member)
+            yield (*tokens, index), path, "$eq", member, ()
     elif not isinstance(document, Mapping):
-        yield _Part(tokens, path, "$eq", document)
+        yield tokens, path, "$eq", document, ()
     else:
         for name, inner in document.items():
             here = (*tokens, name)
             if name in ("$and", "$or"):
                 for index, part in enumerate(inner):
-                    yield from _parts(part, (*here, index), path)
+                    yield from parts_of(part, (*here, index), path)
             elif name == "$not":
-                yield from _parts(inner, here, path)
+                yield from parts_of(inner, here, path)
             elif name.startswith("$"):
-                yield _Part(here, path, name, inner)
+                yield here, path, name, inner, ()
             else:
                 names = split_path(name)
-                yield _Part(here, (*path, *names), "", inner, names)
-                yield from _parts(inner, here, (*path, *names))
+                yield here, (*path, *names), "", inner, names
+                yield from parts_of(inner, here, (*path, *names))
 
 
-def _written(path: tuple[str, ...], operator: str, operand: Any) -> str:
+def spelling_mistake(path: Path, operator: str, operand: Any) -> str:
+    """Why a part of a filter is refused although it compiles; empty where it is not."""
+    settled = ("event", "type") if path == ("event",) else path
+    return _impossible(settled, operator, operand) if operator else _misspelt(path, settled, operand)
+
+
+def odd_parts(document: Any) -> Iterator[tuple[Tokens, str, str]]:
+    """The parts of a filter to warn of: where, what was looked at in one word, and what to say."""
+    for tokens, path, operator, operand, names in parts_of(document):
+        if operator:
+            operands = operand if operator in ("$in", "$nin") else [operand]
+            texts = [each for each in operands if isinstance(each, str)]
+            found = [("literal", words) for text in texts if (words := _odd_text(operator, text))]
+        else:
+            found = list(_odd_names(path, names, operand))
+        for rule, words in found:
+            yield tokens, rule, words
+
+
+def _written(path: Path, operator: str, operand: Any) -> str:
     """The filter that is meant; what the user gave is repeated where it is short."""
     short = operand if len(json.dumps(operand, ensure_ascii=False)) <= 60 else "…"
     return json.dumps({join_path(path): {operator: short}}, ensure_ascii=False)
@@ -96,42 +149,40 @@ def _written(path: tuple[str, ...], operator: str, operand: Any) -> str:
 
 # --- names ----------------------------------------------------------------------------------------------------------
 
-
-def _misspelt(part: _Part) -> str:
-    """Names that are written like operators: no event has such a member."""
-    *before, name = part.path
-    if operator := sign_meant(name):
-        return f"{name.strip()} is no operator. Did you mean {operator}?"
-    if name in OPERATORS and before:
-        return f"An operator has an object of its own. Did you mean {_written(tuple(before), name, part.operand)}?"
-    suffix = read_suffix(name)
-    if suffix and suffix[2]:
-        return f"{name} is no field. Did you mean {_written((*before, suffix[0]), suffix[1], part.operand)}?"
-    if len(part.operand if isinstance(part.operand, list) else ()) > 1 and _settled(part.path) in _TEXTS:
-        return f"An array asks that all of it be there. Did you mean {_written(part.path, '$in', part.operand)}?"
-    return ""
-
-
 _SUBSCRIPT = re.compile(r"(.+)\[([0-9]*|\*)\]")
 
 
-def _odd_names(part: _Part) -> Iterator[tuple[str, str]]:
+def _misspelt(path: Path, settled: Path, operand: Any) -> str:
+    """Names that are written like operators: no event has such a member."""
+    *before, name = path
+    if operator := sign_meant(name):
+        return f"{name.strip()} is no operator. Did you mean {operator}?"
+    if name in OPERATORS and before:
+        return f"An operator has an object of its own. Did you mean {_written(tuple(before), name, operand)}?"
+    suffix = read_suffix(name)
+    if suffix and suffix[2]:
+        return f"{name} is no field. Did you mean {_written((*before, suffix[0]), suffix[1], operand)}?"
+    if isinstance(operand, list) and len(operand) > 1 and settled in _TEXTS:
+        return f"An array asks that all of it be there. Did you mean {_written(path, '$in', operand)}?"
+    return ""
+
+
+def _odd_names(path: Path, names: Path, operand: Any) -> Iterator[tuple[str, str]]:
     """Names that an event may have, and that mostly are another language's."""
-    *before, name = part.path
+    *before, name = path
     operator = operator_meant(name)
-    if operator and len(part.path) > 2:
+    if operator and len(path) > 2:
         yield "operator", f"This looks at a member {name} of {join_path(before)}. The operator is {operator}."
     elif suffix := read_suffix(name):
-        meant = _written((*before, suffix[0]), suffix[1], part.operand)
+        meant = _written((*before, suffix[0]), suffix[1], operand)
         yield "operator", f"This looks at a member {name}. Did you mean {meant}?"
-    tidy = tuple(step for each in part.names for step in _plain_names(each))
-    if tidy != part.names:
-        meant = join_path((*part.path[: len(part.path) - len(part.names)], *tidy))
-        odd = next(each for each in part.names if _plain_names(each) != (each,))
+    plain = {each: _plain_names(each) for each in names}
+    if odd := next((each for each in names if plain[each] != (each,)), None):
+        meant = join_path((*path[: len(path) - len(names)], *(step for each in names for step in plain[each])))
         yield "path", f'This looks at a member that is called "{odd}". Did you mean {meant}?'
 
 
-def _plain_names(name: str) -> tuple[str, ...]:
+def _plain_names(name: str) -> Path:
     """`items[0]` as a path of filters says it: `items.0`; arrays are gone through without a sign for it."""
     plain, steps = name.strip(), []
     while found := _SUBSCRIPT.fullmatch(plain):
@@ -142,44 +193,41 @@ def _plain_names(name: str) -> tuple[str, ...]:
 
 # --- operands -------------------------------------------------------------------------------------------------------
 
+_EXTERNAL_ID = ("workspace", "external_id")
 _TEXTS = {
-    ("event", "type"), ("event", "id"), ("event", "created_at"), ("workspace", "id"), ("workspace", "external_id"),
+    ("event", "type"), ("event", "id"), ("event", "created_at"), ("workspace", "id"), _EXTERNAL_ID,
     ("workspace", "name"),
 }  # fmt: skip
-_EXTERNAL_ID = ("workspace", "external_id")
 
 
-def _settled(path: tuple[str, ...]) -> tuple[str, ...]:
-    return ("event", "type") if path == ("event",) else path
-
-
-def _impossible(part: _Part) -> str:
+def _impossible(path: Path, operator: str, operand: Any) -> str:
     """Why an operand meets nothing where every event has a value of a known form; empty where it may."""
-    path, name = _settled(part.path), join_path(_settled(part.path))
-    if part.operator == "$exist":
+    if operator == "$exist":
         null = ', null where there is none. Did you mean {"$eq": null}?' if path == _EXTERNAL_ID else "."
-        return f"{name} is always there{null}" if not part.operand and path in {("payload",), *_TEXTS} else ""
+        is_impossible = not operand and path in {("payload",), *_TEXTS}
+        return f"{join_path(path)} is always there{null}" if is_impossible else ""
     if path == ("payload",):
-        is_object = part.operator in ("$eq", "$neq") and isinstance(part.operand, dict)
+        is_object = operator in ("$eq", "$neq") and isinstance(operand, dict)
         return "" if is_object else "payload is an object: name a member of it, such as payload.email."
     if path in _TEXTS:
-        return next(filter(None, (_misfit(path, part.operator, each) for each in part.operands)), "")
+        operands = operand if operator in ("$in", "$nin") else [operand]
+        return next(filter(None, (_misfit(path, operator, each) for each in operands)), "")
     return ""
 
 
-def _misfit(path: tuple[str, ...], operator: str, operand: Any) -> str:
+def _misfit(path: Path, operator: str, operand: Any) -> str:
     name = join_path(path)
     if not isinstance(operand, str):
         return "" if operand is None and path == _EXTERNAL_ID else f"{name} is a string, and nothing else."
-    if path == ("event", "type") and operator in (*EQUALITIES, *PARTS) and not is_event_type(operand):
+    if path == ("event", "type") and operator in (*EQUALITIES, *_CONTAINMENTS) and not is_event_type(operand):
         start = operand.rstrip("*")
         meant = f' Did you mean {{"$startsWith": "{start}"}}?' if start != operand and is_event_type(start) else ""
         return f"No event type is or holds {operand[:40]!r}.{meant}"
     if path[1] == "id" and operator in EQUALITIES:
-        prefix = ids.EVENT if path[0] == "event" else ids.WORKSPACE
-        if ids.decode(prefix, operand) is None:
-            other = " Did you mean workspace.external_id?" if path[0] == "workspace" else ""
-            return f"{operand[:40]!r} is no id of {'an event' if path[0] == 'event' else 'a workspace'}.{other}"
+        of_event = path[0] == "event"
+        if ids.decode(ids.EVENT if of_event else ids.WORKSPACE, operand) is None:
+            other = "" if of_event else " Did you mean workspace.external_id?"
+            return f"{operand[:40]!r} is no id of {'an event' if of_event else 'a workspace'}.{other}"
     if path == ("event", "created_at") and operator in ORDERS and not re.match(r"[0-9]{4}(-|\Z)", operand):
         return f'{name} is a text such as "2026-05-01T10:00:00Z", and is ordered as one.'
     return ""
@@ -189,20 +237,21 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _REGEX = re.compile(r"/(.+)/([a-z]*)", re.DOTALL)
 
 
-def _odd_operands(part: _Part) -> Iterator[tuple[str, str]]:
-    """Texts that another language would read as a comparison, a number, a pattern or an expression."""
-    for text in part.operands:
-        if not isinstance(text, str) or part.operator not in (*EQUALITIES, *ORDERS):
-            continue
-        if compared := read_comparison(text):
-            operator, rest = compared
-            operand = json.loads(rest) if _NUMBER.fullmatch(rest) and not rest.startswith(("0", "-0")) else rest
-            meant = json.dumps({operator: operand if len(rest) <= 40 else "…"}, ensure_ascii=False)
-            yield "literal", f"This asks for the very text {text[:40]!r}. A comparison is an object: {meant}."
-        elif part.operator in ORDERS and _NUMBER.fullmatch(text):
-            yield "literal", f"This orders texts, and no number. A number is written without quotes: {text}."
-        elif part.operator in EQUALITIES and (meant := _pattern_meant(text)):
-            yield "literal", f"This asks for the very text {text[:40]!r}. Did you mean {meant}?"
+def _odd_text(operator: str, text: str) -> str:
+    """What to say of a text that another language reads as a comparison, a number or a pattern."""
+    if operator not in (*EQUALITIES, *ORDERS):
+        return ""
+    found = _COMPARISON.fullmatch(text)
+    if found and (compared := operator_meant(found[1])):
+        rest = found[2].rstrip()
+        value = json.loads(rest) if _NUMBER.fullmatch(rest) and not rest.startswith(("0", "-0")) else rest
+        meant = json.dumps({compared: value if len(rest) <= 40 else "…"}, ensure_ascii=False)
+        return f"This asks for the very text {text[:40]!r}. A comparison is an object: {meant}."
+    if operator in ORDERS:
+        is_number = _NUMBER.fullmatch(text)
+        return f"This orders texts, and no number. A number is written without quotes: {text}." if is_number else ""
+    meant = _pattern_meant(text)
+    return f"This asks for the very text {text[:40]!r}. Did you mean {meant}?" if meant else ""
 
 
 def _pattern_meant(text: str) -> str:

@@ -8,35 +8,25 @@ A literal is `$eq`, an array literal asks that each of its members be there, `{}
 answers is in docs/routing.md.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from delivery.rules.clauses import Clause, preview
-from delivery.rules.conditions import (
-    All,
-    Comparison,
-    Condition,
-    Either,
-    Existence,
-    Negation,
-    Question,
-    contains,
-    ends_with,
-    equals,
-    is_one_of,
-    is_ordered,
-    matches,
-    starts_with,
+from delivery.rules.conditions import Clause, Condition, Group, compare, preview
+from delivery.rules.filter_spelling import (
+    OPERATORS,
+    ORDERS,
+    odd_parts,
+    operator_meant,
+    parts_of,
+    read_described,
+    sign_meant,
+    spelling_mistake,
 )
-from delivery.rules.context import CONTEXT, misread
-from delivery.rules.dialects import operator_meant, read_described, sign_meant
-from delivery.rules.jsonvalues import written_size
-from delivery.rules.regexes import Regex, compile_regex
+from delivery.rules.patterns import CONTEXT, Note, RuleError, check_document, misread, within
+from delivery.rules.regexes import compile_regex
 from meshes.kit.jsonpaths import pointer, split_path
 from meshes.kit.metering import RULE_STEPS, Meter
 from meshes.kit.spelling import suggested
-from meshes.kit.strictjson import InvalidJson, check_value
+from meshes.kit.strictjson import MAX_KEYS
 
 MAX_DEPTH = 8
 """Objects inside each other. Lists, of $and or $in, do not count."""
@@ -44,29 +34,18 @@ MAX_NESTING = 32
 """Objects and lists inside each other, operands of $eq included."""
 MAX_NODES = 200
 MAX_LIST = 200
-MAX_SOURCE_SIZE = 65_536
 MAX_REGEX_LENGTH = 512
 MAX_REGEX_WORK = 60_000
 """What the regular expressions of a new filter may cost to compile, together, in microseconds (`Regex.work`): one is
 mostly some hundred, one with `\\pL` two thousand."""
+Path = tuple[str, ...]
 
 
-class FilterError(ValueError):
-    """A filter was refused: `pointer` (RFC 6901) leads to the mistake in it, `message` says what is wrong."""
-
-    def __init__(self, pointer: str, message: str) -> None:
-        super().__init__(f"{pointer or 'filter'}: {message}")
-        self.pointer = pointer
-        self.message = message
-
-
-@dataclass(frozen=True, slots=True)
 class Filter:
     """A compiled filter. Threads may share it."""
 
-    root: Condition
-    regex_work: int = 0
-    """What its regular expressions cost to compile, about, in microseconds."""
+    def __init__(self, root: Condition) -> None:
+        self.root = root
 
     def explain(self, context: dict[str, Any], meter: Meter | None = None) -> Clause | None:
         """None if `context` (`{event, payload, workspace}`) matches, else the first clause that failed.
@@ -80,149 +59,156 @@ class Filter:
         return self.explain(context) is None
 
 
-def compile_filter(document: Any, max_regex_work: int | None = None) -> Filter:
-    """Compile a filter document; `{}` matches everything. Raises FilterError with a pointer to the mistake.
+def compile_filter(document: Any, max_regex_work: int | None = None, *, folds_addresses: bool = False) -> Filter:
+    """Compile a filter document; `{}` matches everything. Raises RuleError with a pointer to the mistake.
 
-    What is stored already is compiled whatever it costs; what comes in has a `max_regex_work`.
+    What is stored already is compiled whatever it costs; what comes in has a `max_regex_work`. With `folds_addresses`
+    it finds addresses however people have typed them (`conditions.FOLDED`).
     """
     if not isinstance(document, dict):
-        raise FilterError("", "must be an object")
+        raise RuleError("must be an object")
+    check_document(document, MAX_NESTING, MAX_KEYS)
+    compiler = _Compiler(max_regex_work, folds_addresses)
+    return Filter(compiler.read_object(document, (), 0) if document else Group("$and", ()))
+
+
+def filter_mistakes(document: Any, at: str) -> list[Note]:
+    """Why a filter, which stands under the member `at` of a body, is refused; empty where it is not."""
     try:
-        check_value(document, max_depth=MAX_NESTING)
-    except InvalidJson as fault:
-        raise FilterError(fault.pointer, fault.message) from None
-    if written_size(document) > MAX_SOURCE_SIZE:
-        raise FilterError("", f"is longer than {MAX_SOURCE_SIZE // 1024} KB")
-    compiler = _Compiler(max_regex_work)
-    root = compiler.read_object(document, _Place((), (), 0)) if document else All(())
-    return Filter(root, compiler.regex_work)
+        compile_filter(document, MAX_REGEX_WORK)
+    except RuleError as error:
+        return [{"pointer": f"{pointer(at)}{error.pointer}", "detail": error.message, "rule": "filter"}]
+    found = []
+    for tokens, path, operator, operand, _ in parts_of(document):
+        if words := spelling_mistake(path, operator, operand):
+            rule = "never" if operator else "operator"
+            found.append({"pointer": pointer(at, *tokens), "detail": words, "rule": rule})
+    return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the compiler stands: the path in the event, the tokens in the filter, the depth of objects."""
-
-    path: tuple[str, ...]
-    tokens: tuple[str | int, ...]
-    depth: int
-
-    def below(self, *tokens: str | int, path: tuple[str, ...] = ()) -> "_Place":
-        return _Place(self.path + path, self.tokens + tokens, self.depth)
-
-    def error(self, message: str) -> FilterError:
-        return FilterError(pointer(*self.tokens), message)
+def filter_warnings(document: Any, at: str) -> list[Note]:
+    """What a filter that is not refused says and mostly does not mean."""
+    return [
+        {"pointer": pointer(at, *tokens), "detail": words, "rule": rule} for tokens, rule, words in odd_parts(document)
+    ]
 
 
 class _Compiler:
-    def __init__(self, max_regex_work: int | None = None) -> None:
-        self.nodes = 0
+    """Reads one filter. `path` is where in the event a part looks; `depth` counts the objects around it."""
+
+    def __init__(self, max_regex_work: int | None, folds_addresses: bool) -> None:
         self.max_regex_work = max_regex_work
-        self.regexes: dict[str, Regex] = {}
+        self.folds_addresses = folds_addresses
+        self.nodes = 0
+        self.regex_work: dict[str, int] = {}
 
-    @property
-    def regex_work(self) -> int:
-        return sum(regex.work for regex in self.regexes.values())
-
-    def read(self, document: Any, place: _Place) -> Condition:
-        """A condition on what `place.path` reaches: an object of fields or operators, or a literal."""
+    def read(self, document: Any, path: Path, depth: int) -> Condition:
+        """A condition on what `path` reaches: an object of fields or operators, or a literal."""
         if isinstance(document, dict):
-            return self.read_object(document, place)
-        if not place.path:
-            raise place.error("must be an object of fields or operators")
-        if isinstance(document, list):
-            return self.read_array_literal(document, place)
-        return self.read_operator("$eq", document, place)
-
-    def read_object(self, document: dict[str, Any], place: _Place) -> Condition:
-        place = _Place(place.path, place.tokens, place.depth + 1)
-        if place.depth > MAX_DEPTH:
-            raise place.error(f"objects are nested more than {MAX_DEPTH} deep")
+            return self.read_object(document, path, depth)
+        if not path:
+            raise RuleError("must be an object of fields or operators")
+        if not isinstance(document, list):
+            return self.read_operator("$eq", document, path, depth)
         if not document:
-            raise place.error('an empty object says nothing; use {"$exist": true} or {"$eq": {}}')
-        if not place.path and (meant := read_described(document)):
-            raise place.error(f"a filter names the field, then the operator. Did you mean {meant}?")
+            raise RuleError('an empty array says nothing; use {"$eq": []}')
+        parts = []
+        for index, member in enumerate(document):
+            with within(index):
+                parts.append(self.read_operator("$eq", member, path, depth))
+        return self.join(parts)
+
+    def read_object(self, document: dict[str, Any], path: Path, depth: int) -> Condition:
+        if depth + 1 > MAX_DEPTH:
+            raise RuleError(f"objects are nested more than {MAX_DEPTH} deep")
+        if not document:
+            raise RuleError('an empty object says nothing; use {"$exist": true} or {"$eq": {}}')
+        if not path and (meant := read_described(document)):
+            raise RuleError(f"a filter names the field, then the operator. Did you mean {meant}?")
         operators = sum(name.startswith("$") for name in document)
         if operators not in (0, len(document)):
-            raise place.error("an object holds either operators or fields, not both; join them by $and")
+            raise RuleError("an object holds either operators or fields, not both; join them by $and")
         read = self.read_operator if operators else self.read_field
-        return self.join([read(name, inner, place.below(name)) for name, inner in document.items()], place)
+        parts = []
+        for name, inner in document.items():
+            with within(name):
+                parts.append(read(name, inner, path, depth + 1))
+        return self.join(parts)
 
-    def read_field(self, name: str, document: Any, place: _Place) -> Condition:
+    def read_field(self, name: str, document: Any, path: Path, depth: int) -> Condition:
         try:
-            path = split_path(name)
+            names = split_path(name)
         except ValueError as error:
-            raise place.error(str(error)) from None
-        if not place.path and path[0] not in CONTEXT:
-            raise place.error(_misread_root(name, path, document))
-        return self.read(document, place.below(path=path))
+            raise RuleError(str(error)) from None
+        if not path and names[0] not in CONTEXT:
+            raise RuleError(_misread_root(name, names, document))
+        return self.read(document, path + names, depth)
 
-    def read_array_literal(self, members: list[Any], place: _Place) -> Condition:
-        if not members:
-            raise place.error('an empty array says nothing; use {"$eq": []}')
-        return self.join([self.read_operator("$eq", m, place.below(i)) for i, m in enumerate(members)], place)
-
-    def read_operator(self, name: str, operand: Any, place: _Place) -> Condition:
+    def read_operator(self, name: str, operand: Any, path: Path, depth: int) -> Condition:
         if name in ("$and", "$or"):
-            return self.read_group(name, operand, place)
+            return self.read_group(name, operand, path, depth)
         if name == "$not":
-            self.count(place)
-            return Negation(place.path, preview(operand), self.read(operand, place))
-        operator = self.read_regex if name == "$regex" else _OPERATORS.get(name)
-        if operator is None:
+            self.count()
+            return Group(name, (self.read(operand, path, depth),), path, preview(operand))
+        if name not in OPERATORS:
             near = f" Did you mean {meant}?" if (meant := operator_meant(name)) else suggested(name, OPERATORS)
-            raise place.error(f"unknown operator; known are {', '.join(OPERATORS)}.{near}")
-        if not place.path:
-            raise place.error("an operator needs a field to look at")
-        self.count(place)
-        return operator(name, operand, _settle(place))
+            raise RuleError(f"unknown operator; known are {', '.join(OPERATORS)}.{near}")
+        if not path:
+            raise RuleError("an operator needs a field to look at")
+        self.count()
+        path = _settle(path)
+        _check_operand(name, operand)
+        if name == "$regex":
+            self.check_regex(operand)
+        return compare(path, name, operand, folds_addresses=self.folds_addresses)
 
-    def read_regex(self, name: str, operand: Any, place: _Place) -> Condition:
-        if not isinstance(operand, str) or not 0 < len(operand) <= MAX_REGEX_LENGTH:
-            raise place.error(f"takes a regular expression of 1 to {MAX_REGEX_LENGTH} characters")
+    def check_regex(self, pattern: str) -> None:
         try:
-            regex = self.regexes[operand] = compile_regex(operand)
+            self.regex_work[pattern] = compile_regex(pattern).work
         except ValueError as error:
-            raise place.error(f"not a regular expression of RE2: {error}") from None
-        if self.max_regex_work is not None and self.regex_work > self.max_regex_work:
-            raise place.error(
+            raise RuleError(f"not a regular expression of RE2: {error}") from None
+        if self.max_regex_work is not None and sum(self.regex_work.values()) > self.max_regex_work:
+            raise RuleError(
                 "the regular expressions of the filter are too large together; shorten their counts ({1,255}), "
                 r"or write fewer classes such as \pL"
             )
-        return Comparison(place.path, name, operand, preview(operand), matches(regex))
 
-    def read_group(self, name: str, operand: Any, place: _Place) -> Condition:
+    def read_group(self, name: str, operand: Any, path: Path, depth: int) -> Condition:
         if not isinstance(operand, list) or not operand:
-            raise place.error("takes a list of at least one condition")
-        parts = [self.read(part, place.below(index)) for index, part in enumerate(operand)]
+            raise RuleError("takes a list of at least one condition")
+        parts = []
+        for index, part in enumerate(operand):
+            with within(index):
+                parts.append(self.read(part, path, depth))
         if name == "$and":
-            return self.join(parts, place)
-        self.count(place)
-        return Either(place.path, preview(operand), tuple(parts))
+            return self.join(parts)
+        self.count()
+        return Group(name, tuple(parts), path, preview(operand))
 
-    def join(self, parts: list[Condition], place: _Place) -> Condition:
+    def join(self, parts: list[Condition]) -> Condition:
         if len(parts) == 1:
             return parts[0]
-        self.count(place)
-        return All(tuple(parts))
+        self.count()
+        return Group("$and", tuple(parts))
 
-    def count(self, place: _Place) -> None:
+    def count(self) -> None:
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            raise place.error(f"the filter has more than {MAX_NODES} conditions and groups")
+            raise RuleError(f"the filter has more than {MAX_NODES} conditions and groups")
 
 
-def _settle(place: _Place) -> _Place:
-    """The place that a test looks at. `event` alone is short for its type; the rest must be something that is there."""
-    root, *below = place.path
+def _settle(path: Path) -> Path:
+    """The path that a test looks at. `event` alone is short for its type; the rest must be something that is there."""
+    root, *below = path
     known = CONTEXT[root]
     if known is None or (len(below) == 1 and below[0] in known):
-        return place
+        return path
     if root == "event" and not below:
-        return place.below(path=("type",))
-    raise place.error(misread(place.path) or f"{root} has the members {', '.join(known)}.")
+        return (*path, "type")
+    raise RuleError(misread(path) or f"{root} has the members {', '.join(known)}.")
 
 
-def _misread_root(name: str, path: tuple[str, ...], document: Any) -> str:
+def _misread_root(name: str, path: Path, document: Any) -> str:
     """Why a member of the whole filter is none, and what may be meant: a field, or an operator."""
     operator = operator_meant(name)
     is_group = operator in ("$and", "$or", "$not", "$in", "$nin") and isinstance(document, (dict, list))
@@ -233,64 +219,21 @@ def _misread_root(name: str, path: tuple[str, ...], document: Any) -> str:
     return misread(path) + needs
 
 
-# --- operators: check the operand, build the test ---------------------------------------------------------------------
-
-_Operator = Callable[[str, Any, _Place], Condition]
-
-
-def _equality(name: str, operand: Any, place: _Place) -> Condition:
-    return Comparison(place.path, name, operand, preview(operand), equals(operand), negative=name == "$neq")
-
-
-def _membership(name: str, operand: Any, place: _Place) -> Condition:
-    if not isinstance(operand, list) or not operand or len(operand) > MAX_LIST:
-        raise place.error(f"takes a list of 1 to {MAX_LIST} values")
-    for index, member in enumerate(operand):
-        if isinstance(member, (dict, list)):
-            raise place.below(index).error("must be a string, a number, true, false or null")
-    return Comparison(place.path, name, operand, preview(operand), is_one_of(operand), negative=name == "$nin")
-
-
-def _order(name: str, operand: Any, place: _Place) -> Condition:
-    if isinstance(operand, bool) or not isinstance(operand, (int, float, str)):
-        raise place.error("takes a number or a string")
-    return Comparison(place.path, name, operand, preview(operand), is_ordered(name)(operand))
-
-
-def _existence(name: str, operand: Any, place: _Place) -> Condition:
-    if not isinstance(operand, bool):
-        raise place.error("takes true or false")
-    return Existence(place.path, operand)
-
-
-def _containment(name: str, operand: Any, place: _Place) -> Condition:
-    if isinstance(operand, (dict, list)):
-        raise place.error("takes a string, a number, true, false or null")
-    return Comparison(place.path, name, operand, preview(operand), contains(operand), open_arrays=False)
-
-
-def _text(build: Callable[[str], Question]) -> _Operator:
-    def read(name: str, operand: Any, place: _Place) -> Condition:
-        if not isinstance(operand, str) or not operand:
-            raise place.error("takes a string of at least one character")
-        return Comparison(place.path, name, operand, preview(operand), build(operand))
-
-    return read
-
-
-_OPERATORS: dict[str, _Operator] = {
-    "$eq": _equality,
-    "$neq": _equality,
-    "$gt": _order,
-    "$gte": _order,
-    "$lt": _order,
-    "$lte": _order,
-    "$in": _membership,
-    "$nin": _membership,
-    "$exist": _existence,
-    "$startsWith": _text(starts_with),
-    "$endsWith": _text(ends_with),
-    "$contains": _containment,
-}
-OPERATORS = (*_OPERATORS, "$regex", "$and", "$or", "$not")
-"""The names of all."""
+def _check_operand(name: str, operand: Any) -> None:
+    """Raises RuleError for what an operator does not take; `$eq` and `$neq` take anything."""
+    if name in ("$in", "$nin"):
+        if not isinstance(operand, list) or not 0 < len(operand) <= MAX_LIST:
+            raise RuleError(f"takes a list of 1 to {MAX_LIST} values")
+        for index, member in enumerate(operand):
+            if isinstance(member, (dict, list)):
+                raise RuleError("must be a string, a number, true, false or null", index)
+    elif name in ORDERS and (isinstance(operand, bool) or not isinstance(operand, (int, float, str))):
+        raise RuleError("takes a number or a string")
+    elif name == "$exist" and not isinstance(operand, bool):
+        raise RuleError("takes true or false")
+    elif name in ("$startsWith", "$endsWith") and not (isinstance(operand, str) and operand):
+        raise RuleError("takes a string of at least one character")
+    elif name == "$contains" and isinstance(operand, (dict, list)):
+        raise RuleError("takes a string, a number, true, false or null")
+    elif name == "$regex" and not (isinstance(operand, str) and 0 < len(operand) <= MAX_REGEX_LENGTH):
+        raise RuleError(f"takes a regular expression of 1 to {MAX_REGEX_LENGTH} characters")

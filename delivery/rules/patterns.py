@@ -1,4 +1,4 @@
-"""Event types, and the patterns by which a rule names them.
+"""What a rule can name: event types by a pattern, places in an event by a path; and how a mistake in it is told.
 
 A type is 1 to 128 of `A-Z a-z 0-9 _ . -`, by convention nouns and a verb separated by full stops: `lead.created`.
 A pattern is
@@ -10,12 +10,67 @@ A pattern is
 """
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+from meshes.kit.jsonpaths import join_path, pointer
+from meshes.kit.spelling import nearest, suggested
+from meshes.kit.strictjson import InvalidJson, check_value
+
+Note = dict[str, str]
+"""A mistake or a warning as the API tells it: `{"pointer", "detail", "rule"}`."""
+MAX_SOURCE_SIZE = 65_536
+"""Of a filter or a mapping, as `written_size` counts."""
 _TYPE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
-class PatternError(ValueError):
-    """The text is not an event pattern; the message is for the user."""
+class RuleError(ValueError):
+    """A part of a rule is refused. `pointer` (RFC 6901) leads to the mistake in it; `message` is for the user."""
+
+    def __init__(self, message: str, *tokens: str | int, below: str = "") -> None:
+        self.pointer, self.message = pointer(*tokens) + below, message
+        super().__init__(f"{self.pointer}: {message}" if self.pointer else message)
+
+
+@contextmanager
+def within(*tokens: str | int) -> Iterator[None]:
+    """What is refused inside stands, seen from outside, below these tokens."""
+    try:
+        yield
+    except RuleError as error:
+        raise RuleError(error.message, *tokens, below=error.pointer) from None
+
+
+def check_document(document: Any, max_depth: int, max_keys: int) -> None:
+    """What filters and mappings alike have to be: strict JSON of a bounded size. Raises RuleError."""
+    try:
+        check_value(document, max_depth=max_depth, max_keys=max_keys)
+    except InvalidJson as fault:
+        raise RuleError(fault.message, below=fault.pointer) from None
+    if written_size(document) > MAX_SOURCE_SIZE:
+        raise RuleError(f"is longer than {MAX_SOURCE_SIZE // 1024} KB")
+
+
+def written_size(document: Any) -> int:
+    """About how long a document is: the characters of its names and strings, and 8 for every other value.
+
+    Unlike the length of its text it is the same before and after PostgreSQL's jsonb, which writes 1e300 as 301 digits,
+    so a rule that was accepted stays acceptable.
+    """
+    size, stack = 0, [document]
+    while stack:
+        current = stack.pop()
+        size += len(current) if isinstance(current, str) else 8
+        if isinstance(current, dict):
+            size += sum(map(len, current))
+            stack.extend(current.values())
+        elif isinstance(current, list):
+            stack.extend(current)
+    return size
+
+
+# --- event types ----------------------------------------------------------------------------------------------------
 
 
 def is_event_type(name: str) -> bool:
@@ -24,19 +79,14 @@ def is_event_type(name: str) -> bool:
 
 
 def check_pattern(pattern: str) -> None:
-    """Raises PatternError unless `pattern` is a type, a beginning with `.*`, or `*`."""
-    beginning = pattern.removesuffix(".*")
-    if pattern != "*" and (len(pattern) > 128 or not is_event_type(beginning)):
-        words = "must be an event type such as lead.created (1 to 128 of A-Z a-z 0-9 _ . -), lead.* or *"
-        meant = _meant(pattern)
-        raise PatternError(f"{words}. Did you mean {meant}?" if meant else f"{words}.")
-
-
-def _meant(pattern: str) -> str:
-    """A pattern that is none, as it may be meant; empty where that cannot be told."""
-    tidy = re.sub(r"[^A-Za-z0-9_.-]+", "", pattern) if len(pattern) <= 128 else ""
-    tidy = re.sub(r"\.{2,}", ".", tidy).strip(".")
-    return f"{tidy}.*" if tidy and "*" in pattern else tidy
+    """Raises RuleError unless `pattern` is a type, a beginning with `.*`, or `*`."""
+    if pattern != "*" and (len(pattern) > 128 or not is_event_type(pattern.removesuffix(".*"))):
+        tidy = re.sub(r"[^A-Za-z0-9_.-]+", "", pattern) if len(pattern) <= 128 else ""
+        tidy = re.sub(r"\.{2,}", ".", tidy).strip(".")
+        meant = f" Did you mean {tidy}{'.*' if '*' in pattern else ''}?" if tidy else ""
+        raise RuleError(
+            f"must be an event type such as lead.created (1 to 128 of A-Z a-z 0-9 _ . -), lead.* or *.{meant}"
+        )
 
 
 def odd_pattern(pattern: str) -> str:
@@ -50,15 +100,27 @@ def odd_pattern(pattern: str) -> str:
 
 def pattern_matches(pattern: str, event_type: str) -> bool:
     """Does a checked pattern name this event type?"""
-    if pattern.endswith("*"):
-        return event_type.startswith(pattern[:-1])
-    return pattern == event_type
+    return event_type.startswith(pattern[:-1]) if pattern.endswith("*") else pattern == event_type
 
 
-def matching_patterns(event_type: str) -> list[str]:
-    """Every pattern that matches this type, so that rules are found by equality: `WHERE event = ANY(…)`.
+# --- places in an event ---------------------------------------------------------------------------------------------
 
-    `a.b.c` → `a.b.c`, `a.*`, `a.b.*`, `*`; at most 129 of them.
+CONTEXT = {"event": ("type", "id", "created_at"), "payload": None, "workspace": ("id", "external_id", "name")}
+"""What filters and mappings look at: the roots, with the members that are known."""
+
+
+def misread(path: Sequence[str]) -> str:
+    """Why a path from the root never finds anything, and what may be meant; empty where it may find something.
+
+    Rules are asked about it when they are saved; one that was saved before goes on, and finds nothing there.
     """
-    beginnings = [event_type[:end] for end, character in enumerate(event_type) if character == "." and end]
-    return [event_type, *(f"{beginning}.*" for beginning in beginnings), "*"]
+    root, *below = path
+    if root not in CONTEXT:
+        near = nearest(root, CONTEXT)
+        meant = join_path([near, *below] if near else ["payload", *path])
+        return f"{join_path(path)} begins with none of {', '.join(CONTEXT)}. Did you mean {meant}?"
+    known = CONTEXT[root]
+    if known is None or not below or below[0] in known:
+        return ""
+    near = f" Did you mean {join_path(below)}?" if below[0] in CONTEXT else suggested(below[0], known)
+    return f"{root} has the members {', '.join(known)}.{near}"

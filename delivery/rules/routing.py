@@ -16,8 +16,13 @@ from typing import Any
 from connections import providers
 from connections.providers.base import Action
 from delivery.models import RoutingStamp, Rule
-from delivery.rules import mapping, matching, shaping
+from delivery.rules.conditions import Clause
+from delivery.rules.filters import Filter, compile_filter
+from delivery.rules.mapping import Mapping as CompiledMapping
+from delivery.rules.mapping import compile_mapping, complete
+from delivery.rules.patterns import RuleError, pattern_matches
 from delivery.rules.regexes import estimate_work
+from delivery.rules.transforms import ShapingError
 from meshes.kit import ids
 from meshes.kit.metering import Meter
 from workspaces.models import Workspace
@@ -65,14 +70,14 @@ class CompiledRule:
         return self.rule.filter is not None or self.mapping is not None
 
     @cached_property
-    def filter(self) -> matching.Filter | None:
-        return None if self.rule.filter is None else matching.compile_filter(self.rule.filter)
+    def filter(self) -> Filter | None:
+        return None if self.rule.filter is None else compile_filter(self.rule.filter)
 
     @cached_property
-    def mapping(self) -> mapping.Mapping | None:
+    def mapping(self) -> CompiledMapping | None:
         """The rule's own entries, and the defaults of the action's fields that it does not name."""
-        entries = shaping.complete(self.action, self.rule.mapping)
-        return None if entries is None else mapping.compile_mapping(entries)
+        entries = complete(self.action, self.rule.mapping)
+        return None if entries is None else compile_mapping(entries)
 
     @property
     def action(self) -> Action:
@@ -90,7 +95,7 @@ class CompiledRule:
 
     def compile(self) -> None:
         """Compile what is not yet. What does not compile raises where it is used."""
-        with suppress(matching.FilterError, mapping.MappingError):
+        with suppress(RuleError):
             _ = self.filter, self.mapping
         self._was_compiled = True
 
@@ -107,20 +112,20 @@ class CompiledRule:
     def is_live(self) -> bool:
         return self.rule.enabled and self.rule.connection.status != "deleted"
 
-    def failed_clause(self, context: dict[str, Any], meter: Meter) -> matching.Clause | None:
+    def failed_clause(self, context: dict[str, Any], meter: Meter) -> Clause | None:
         """The first clause of the filter that does not hold, if any. Raises `metering.OutOfWorkError`."""
         return None if self.filter is None else self.filter.explain(context, meter)
 
     def shaped_body(self, context: dict[str, Any], meter: Meter) -> str | None:
         """The JSON text that the rule's mapping makes, or None without a mapping.
 
-        Raises `mapping.MappingFailed`, `metering.OutOfWorkError`.
+        Raises `ShapingError`, `metering.OutOfWorkError`.
         """
         if self.mapping is None:
             return None
         try:
             shaped = self.mapping.apply(context, meter)
-        except mapping.MappingFailed as failure:
+        except ShapingError as failure:
             raise _explained(self, failure) from None
         return json.dumps(shaped, ensure_ascii=False, separators=(",", ":"))
 
@@ -134,19 +139,19 @@ def _regexes_of(document: Any) -> Iterator[str]:
         yield from _regexes_of(part)
 
 
-def _explained(compiled: CompiledRule, failure: mapping.MappingFailed) -> mapping.MappingFailed:
+def _explained(compiled: CompiledRule, failure: ShapingError) -> ShapingError:
     """Named by rule, entry and expression. A default stands nowhere in the rule's own mapping: it is named by field."""
     index = failure.pointer.partition("/")[2].partition("/")[0]
-    entries = shaping.complete(compiled.action, compiled.rule.mapping)
+    entries = complete(compiled.action, compiled.rule.mapping)
     if entries is None or not index:
-        return mapping.MappingFailed("", f"{failure.message} (rule {compiled.rule.public_id})")
+        return ShapingError(f"{failure.message} (rule {compiled.rule.public_id})", "")
     entry = entries[int(index)]
     if int(index) >= len(compiled.rule.mapping or ()):
         words = f"the required field {entry['to']} {failure.message}; its default is {entry['from']}"
-        return mapping.MappingFailed("", f"{words} (rule {compiled.rule.public_id})")
+        return ShapingError(f"{words} (rule {compiled.rule.public_id})", "")
     made = f"from {entry['from']}" if "from" in entry else "from its value"
     words = f"{failure.message} (rule {compiled.rule.public_id}, entry {index}: {entry['to']} {made})"
-    return mapping.MappingFailed(failure.pointer, words)
+    return ShapingError(words, failure.pointer)
 
 
 class Routing:
@@ -165,7 +170,7 @@ class Routing:
         if found is None:
             if len(self._by_type) >= MOST_TYPES_KEPT:
                 self._by_type.clear()
-            found = [each for each in self.rules if matching.pattern_matches(each.rule.event, event_type)]
+            found = [each for each in self.rules if pattern_matches(each.rule.event, event_type)]
             self._by_type[event_type] = found
         return found
 

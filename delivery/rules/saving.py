@@ -12,9 +12,11 @@ from django.db import transaction
 from connections import providers
 from connections.models import Connection
 from delivery.models import Rule
-from delivery.rules import evaluation, matching, preview, routing, shaping
-from delivery.rules.filter_spelling import filter_mistakes, filter_warnings
+from delivery.rules import evaluation, preview, routing
+from delivery.rules.filters import filter_mistakes, filter_warnings
+from delivery.rules.mapping import field_mistakes
 from delivery.rules.mapping_spelling import mapping_mistakes, mapping_warnings
+from delivery.rules.patterns import RuleError, check_pattern, odd_pattern, pattern_matches
 from delivery.rules.routing import CompiledRule
 from meshes.api.problems import Problem
 from meshes.kit.spelling import suggested
@@ -89,8 +91,8 @@ def _mistakes_in_documents(rule: Rule, fields: Mapping[str, Any]) -> list[Mistak
     """What is wrong with what is written now; a filter and a mapping from before go on as they are."""
     mistakes: list[Mistake] = []
     try:
-        matching.check_pattern(rule.event)
-    except matching.PatternError as error:
+        check_pattern(rule.event)
+    except RuleError as error:
         mistakes.append(_mistake("/event", f"This {error}", "event_pattern"))
     if fields.get("filter") is not None:
         mistakes += filter_mistakes(fields["filter"], "filter")
@@ -101,7 +103,7 @@ def _mistakes_in_documents(rule: Rule, fields: Mapping[str, Any]) -> list[Mistak
 
 def warnings(rule: Rule) -> list[Mistake]:
     """What a rule says that may be meant, and mostly is not. `rule.connection` is at hand."""
-    words = matching.odd_pattern(rule.event)
+    words = odd_pattern(rule.event)
     found = [_mistake("/event", words, "event_pattern")] if words else []
     if rule.filter:
         found += filter_warnings(rule.filter, "filter")
@@ -125,8 +127,7 @@ def _choose_action(rule: Rule, fields: Mapping[str, Any]) -> list[Mistake]:
 def _mistakes_about_fields(rule: Rule) -> list[Mistake]:
     """What a mapping that is right in itself gets wrong about its action: it is asked once the action is known."""
     action = providers.get(rule.connection.type).action(rule.action)
-    found = shaping.mistakes(action, rule.mapping)
-    return [_mistake(f"/mapping{each.pointer}", each.message, each.rule) for each in found]
+    return [each | {"pointer": f"/mapping{each['pointer']}"} for each in field_mistakes(action, rule.mapping)]
 
 
 def _mistake(pointer: str, detail: str, rule: str) -> Mistake:
@@ -149,7 +150,7 @@ class Trial:
 
 def try_rule(rule: Rule, event_id: uuid.UUID, event_type: str, payload: Any, payload_text: str) -> Trial:
     """Try a rule on an event, as fan-out would. Sends nothing, stores nothing, opens no credential."""
-    if not matching.pattern_matches(rule.event, event_type):
+    if not pattern_matches(rule.event, event_type):
         return Trial(False, "event", f"The rule is for {rule.event}.")
     fact = evaluation.Fact(event_id, rule.workspace_id, event_type, payload_text)
     made = evaluation.evaluate_one(fact, CompiledRule(rule), routing.current(rule.workspace_id), payload)

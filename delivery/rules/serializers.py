@@ -9,7 +9,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from connections.providers.markup import ESCAPES
 from delivery.models import Rule
 from delivery.rules import saving
-from delivery.rules.matching import PatternError, check_pattern
+from delivery.rules.patterns import RuleError, check_pattern
 from delivery.rules.transforms import PLAIN_TRANSFORMS
 from delivery.search import EventTypeField
 from delivery.serializers import OmittedFieldOut, WarningOut
@@ -117,7 +117,7 @@ class RuleQuery(QuerySerializer):
     def validate_event(self, value: str) -> str:
         try:
             check_pattern(value)
-        except PatternError as error:
+        except RuleError as error:
             raise ValidationError(f"This {error}", code="event_pattern") from None
         return value
 

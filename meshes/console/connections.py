@@ -151,7 +151,7 @@ def shown_config(connection: Connection) -> list[tuple[str, Any]]:
     """The config as `(label, value)` pairs. What may hide a key is masked: queries of URLs, headers named like one."""
     try:
         provider: Provider | None = providers.get(connection.type)
-    except providers.UnknownProvider:
+    except KeyError:
         provider = None
     declared = {field.key: field for field in provider.config_fields} if provider else {}
     redactor = Redactor({})

@@ -9,7 +9,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
-from delivery.dispatch import cancelling, causes, curl, reopening, waiting
+from delivery import search, serializers
+from delivery.dispatch import connection_health, deletion, reopening
 from delivery.lanes import publishing
 from delivery.models import Attempt, DeadLetter, Delivery
 from delivery.search import OUTCOMES, STATES, narrow_deliveries
@@ -83,7 +84,7 @@ class DeliveriesAdmin(PayloadAdmin):
 
     @admin.display(description="next attempt (UTC)")
     def show_next(self, delivery: Delivery) -> str:
-        found = waiting.waiting_for(delivery, clock.now())
+        found = connection_health.waiting_for(delivery, clock.now())
         if found is None:
             return display.NOTHING
         reason = found.reason.replace("_", " ")
@@ -150,7 +151,7 @@ class DeliveryAdmin(DeliveriesAdmin):
             return asked
         rows, now = self.selected(request, queryset), clock.database_now()
         with transaction.atomic():
-            cancelling.cancel([row.pk for row in rows], cancelling.BY_USER, now)
+            deletion.cancel([row.pk for row in rows], deletion.BY_USER, now)
             cancelled = _cancelled(rows, now)
             self.record(request, _as_deliveries(cancelled), "Cancelled.")
         left = [row.state.replace("_", " ") for row in rows if row not in cancelled]
@@ -163,7 +164,7 @@ class DeliveryAdmin(DeliveriesAdmin):
             as_it_was = obj.status == Delivery.Status.DEAD and obj.cause == reopening.REJECTED
             original = [Button("replay_original", "Send again as it was")] if as_it_was else []
             return [Button("replay", "Send again"), *original]
-        if obj.status in cancelling.OPEN and obj.lease_id is None:
+        if obj.status in deletion.OPEN and obj.lease_id is None:
             return [Button("cancel", "Cancel", is_grave=True)]
         return []
 
@@ -190,7 +191,7 @@ class DeadLetterAdmin(DeliveriesAdmin):
     list_filter = (
         WorkspaceFilter,
         ConnectionFilter,
-        by_choice("cause", "cause", causes.DEAD),
+        by_choice("cause", "cause", search.DEAD_CAUSES),
         TypeFilter,
         PeriodFilter,
     )
@@ -205,7 +206,7 @@ class DeadLetterAdmin(DeliveriesAdmin):
             return asked
         rows, now = self.selected(request, queryset), clock.database_now()
         with transaction.atomic():
-            cancelling.dismiss([row.pk for row in rows], now)
+            deletion.dismiss([row.pk for row in rows], now)
             cancelled = _cancelled(rows, now)
             self.record(request, _as_deliveries(cancelled), "Cancelled: it was a dead letter.")
         self.report(request, "cancelled", len(cancelled), [CHANGED] * (len(rows) - len(cancelled)))
@@ -257,5 +258,5 @@ class AttemptAdmin(PayloadAdmin):
             "delivery": delivery,
             "delivery_id": ids.encode(ids.DELIVERY, obj.delivery_id),
             "cause_words": wording.cause(obj.error_class),
-            "curl": curl.of_attempt(obj),
+            "curl": serializers.curl_of(obj),
         }

@@ -7,8 +7,9 @@ from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
 from connections.models import Connection
-from delivery.dispatch import connection_health, overview, waiting
+from delivery.dispatch import connection_health
 from delivery.models import Delivery, Rule
+from meshes.console import overview
 from meshes.console.connections import ConnectionAdmin
 from meshes.console.workspaces import WorkspaceAdmin
 from meshes.kit import clock
@@ -24,8 +25,8 @@ def health(request: HttpRequest, connection: Connection) -> SafeString | str:
     now = clock.now()
     context = {
         "health": connection_health.examine(connection, now),
-        "breaker": waiting.breaker_of(connection, now),
-        "counters": waiting.health_of(connection),
+        "breaker": connection_health.breaker_of(connection, now),
+        "counters": connection_health.health_of(connection),
     }
     return render_to_string("admin/delivery/health_panel.html", context, request)
 

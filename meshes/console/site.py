@@ -15,7 +15,7 @@ from django.urls import URLPattern, URLResolver, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 
-from delivery.dispatch import overview
+from meshes.console import overview
 from meshes.console.display import span
 from meshes.console.finding import workspace_ids
 from meshes.console.signin import steps, views

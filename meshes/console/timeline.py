@@ -13,7 +13,7 @@ from django.db.models.functions import RowNumber
 
 from connections.masking import Redactor
 from connections.models import Connection
-from delivery.dispatch.waiting import Waiting, waiting_for
+from delivery.dispatch.connection_health import Waiting, waiting_for
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Rule, Unrouted
 from meshes.console import display, wording
 from meshes.kit import clock, ids

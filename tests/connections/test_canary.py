@@ -15,7 +15,8 @@ import redis
 from django.db import connection, transaction
 from django.test import override_settings
 
-from connections import lifecycle, providers
+from connections import lifecycle
+from connections.apps import install_providers
 from connections.models import Connection
 from connections.providers.vendor import CHECK_MAPPING
 from delivery.dispatch import dispatch, settling
@@ -217,15 +218,15 @@ def written(django_db_setup, django_db_blocker):
     """What was written, by place; and the run that it was written in."""
     redis.Redis.from_url(os.environ["REDIS_URL"]).flushdb()
     with django_db_blocker.unblock(), transaction.atomic(), override_settings(**SETTINGS), receiver() as endpoint:
-        providers._registry.cache_clear()
+        install_providers()
         endpoint.answers = echo
         with logged() as log:
             run = Run(endpoint)
             places = {"tables": dumped(), "broker": broker(), "admin": admin(), "answers": "\n".join(run.answers)}
         attempts = list(Attempt.objects.order_by("number", "id"))
         yield places | {"log": log.getvalue()}, run, list(endpoint.got), attempts
-        providers._registry.cache_clear()
         transaction.set_rollback(True)
+    install_providers()
 
 
 @pytest.mark.parametrize("place", PLACES)

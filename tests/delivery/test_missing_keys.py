@@ -8,7 +8,7 @@ import pytest
 from connections import probing, recovering
 from connections.credentials import KEY_MISSING_WORDS, REFUSED_WORDS
 from connections.models import Connection
-from delivery.dispatch import connection_health, sweep
+from delivery.dispatch import connection_health, hold, sweep
 from tests.delivery.dispatch.test_dispatch import attempts_of, deliver, health_of, make_due
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.workspaces.callers import caller, post
@@ -89,7 +89,7 @@ def test_what_meshes_made_is_not_made_anew_over_a_document_that_waits_for_its_ke
 def health_shown(target):
     target = Connection.objects.select_related("health").get(pk=target.pk)
     found = connection_health.examine(target, datetime.now(UTC))
-    return found.status, found.reason, found.until
+    return found["status"], found["reason"], found["until"]
 
 
 def test_health_says_credential_error_and_the_connection_stays_active(endpoint, use_keys):
@@ -131,7 +131,7 @@ def stopped_before(endpoint, words=recovering.EARLIER_WORDS[0]):
     target = make_connection(make_workspace(), url=endpoint.url)
     (delivery,) = make_deliveries(target)
     Connection.objects.filter(pk=target.pk).update(status="credential_error", status_reason=words)
-    assert sweep.hold([target.pk]) == 1
+    assert hold.hold([target.pk]) == 1
     delivery.refresh_from_db()
     assert (delivery.status, delivery.cause) == ("held", "credential_error")
     return target, delivery
@@ -149,7 +149,7 @@ def test_what_an_earlier_version_stopped_goes_on_when_the_key_is_back(endpoint, 
     target, delivery = stopped_before(endpoint, words)
     assert recover(target) == ("active", "")
     assert AccessRecord.objects.filter(owner_id=target.pk, purpose="recover", granted=True).count() == 1
-    assert sweep.release_held(datetime.now(UTC)) == 1
+    assert hold.release_held(datetime.now(UTC)) == 1
     assert deliver(delivery) == 1
     assert (delivery.status, len(endpoint.got)) == ("succeeded", 1)
 
@@ -160,7 +160,7 @@ def test_while_the_key_is_missing_it_rests_as_others_do(endpoint, use_keys):
     use_keys("another")
     assert health_shown(target) == ("credential_error", KEY_MISSING_WORDS, None)
     assert recover(target) == ("active", "")
-    assert sweep.release_held(datetime.now(UTC)) == 1
+    assert hold.release_held(datetime.now(UTC)) == 1
     assert deliver(delivery) == 1
     target.refresh_from_db()
     assert (target.status, delivery.status, delivery.cause) == ("active", "pending", "key_missing")
@@ -185,7 +185,7 @@ def test_what_somebody_changed_stays_stopped_and_is_looked_at_once(endpoint, use
     # Put back by whoever moved it: no key was ever missing, so only a person ends it.
     SealedDocument.objects.filter(connection=target).update(document=own)
     assert recover(target) == ("credential_error", REFUSED_WORDS)
-    assert sweep.release_held(datetime.now(UTC)) == 0
+    assert hold.release_held(datetime.now(UTC)) == 0
 
 
 def test_what_this_version_stopped_is_never_restarted(endpoint, use_keys):

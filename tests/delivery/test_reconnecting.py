@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from connections import lifecycle
 from connections.models import Connection, OAuthGrant
-from delivery.dispatch import dispatch, settling, sweep
+from delivery.dispatch import dispatch, hold, settling
 from delivery.models import Attempt, Delivery
 from delivery.rules import fanout
 from tests.connections.oauth.test_at_vendors import agree, every_refreshing, every_vendor, server  # noqa: F401  (a fixture)
@@ -76,7 +76,7 @@ def test_what_comes_while_access_is_taken_away_waits_for_a_reconnection(server, 
     jobs = claim(*waiting[:3])
     assert settling.settle([dispatch.attempt(job) for job in jobs], "worker-7") == [True] * 3
     assert deliver(*waiting[3:]) == 0
-    sweep.hold([connection.pk])
+    hold.hold([connection.pk])
     connection.refresh_from_db()
     assert connection.status == "needs_reauth"
     assert statuses(waiting) == [("held", "needs_reauth", 0)] * 5
@@ -89,7 +89,7 @@ def test_what_comes_while_access_is_taken_away_waits_for_a_reconnection(server, 
     connection.refresh_from_db()
     assert connection.status == "active"
     asked = server.token_requests
-    assert sweep.release_held(timezone.now()) == 5
+    assert hold.release_held(timezone.now()) == 5
     assert deliver(*waiting) == 5
     assert statuses(waiting) == [("succeeded", "", 0)] * 5
     assert server.token_requests == asked

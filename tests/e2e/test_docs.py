@@ -27,7 +27,7 @@ from django.db import connection as database
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from connections.models import Connection, ConnectionHealth
-from delivery.dispatch import connection_health, waiting
+from delivery.dispatch import connection_health
 from delivery.dispatch.reopening import CURRENT, ORIGINAL
 from delivery.events.setting_aside import CAUSES
 from delivery.models import Replay
@@ -447,7 +447,7 @@ def test_troubleshooting_shows_what_the_api_answers(answers):
 
 def test_the_glossary_has_every_word_of_the_api():
     words = {
-        *(*STATES, *OUTCOMES, *ROUTING_RESULTS, *EVENT_STATUSES, *CAUSES, *wording._CAUSES, *waiting.REASONS),
+        *(*STATES, *OUTCOMES, *ROUTING_RESULTS, *EVENT_STATUSES, *CAUSES, *wording._CAUSES, *connection_health.REASONS),
         *(*connection_health.STATUSES, *Connection.Status.values, *ConnectionHealth.Breaker.values, *SCOPES),
         *(*Replay.Status.values, *ApiKey.Kind.values, ORIGINAL, CURRENT),
     }

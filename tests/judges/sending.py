@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from connections import providers
 from connections.messages import Request, Response
 from connections.providers.base import Action, Exchange, Provider, Unsendable
-from delivery.rules import mapping, shaping
+from delivery.rules import mapping
+from delivery.rules.transforms import ShapingError
 from meshes.dev.vendors.server import VendorServer
 from tests.connections.providers.exchanges import EVENT
 from tests.connections.providers.shipments import as_secrets, shipment
@@ -112,12 +113,12 @@ def sent(
     fixed: Any = OWN.get((server.slug, action.slug), {})
     entries = [{"to": key, "value": value} for key, value in fixed.items()]
     entries += [entry for entry in own if entry["to"] not in {each["to"] for each in entries}]
-    if shaping.mistakes(action, entries):
+    if mapping.field_mistakes(action, entries):
         return
     config = provider.clean_config(CONFIG.get(server.slug, {}) | ({"region": region} if region else {}))
     context = {"event": {**EVENT, "type": event}, "payload": payload, "workspace": {"id": "ws_1"}}
-    with suppress(mapping.MappingFailed, Unsendable):
-        body = mapping.compile_mapping(shaping.complete(action, entries) or []).apply(context)
+    with suppress(ShapingError, Unsendable):
+        body = mapping.compile_mapping(mapping.complete(action, entries) or []).apply(context)
         shipping = shipment(
             action=action.slug,
             body=json.dumps(body),

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -220,11 +219,14 @@ def test_the_docs_say_who_speaks_to_whom(compose):
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-def test_images_are_pinned_by_version_and_digest_and_ours_has_the_projects_version(compose):
+def test_images_are_pinned_by_version_and_digest_and_flower_has_its_own(compose):
     for name in ("postgres", "valkey"):
         assert re.fullmatch(r"[a-z/]+:\d+\.\d+(\.\d+)?-trixie@sha256:[0-9a-f]{64}", compose[name]["image"]), name
-    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
-    assert {compose[name]["image"] for name in OURS} == {f"${{MESHES_IMAGE:-meshes:{version}}}"}
+    assert {compose[name]["image"] for name in OURS - {"flower"}} == {"${MESHES_IMAGE:-meshes}"}
+    assert compose["flower"]["image"] == "${MESHES_FLOWER_IMAGE:-meshes-flower}"
+    assert {name: compose[name]["build"] for name in OURS} == dict.fromkeys(OURS, ".") | {
+        "flower": {"context": ".", "target": "flower"}
+    }
 
 
 # --- settings and secrets --------------------------------------------------------------------------------------------

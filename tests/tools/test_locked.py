@@ -12,7 +12,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from tools import audit, locked, pin_images, write_sbom
 from tools.locked import PROJECT
 
-LOCK = (PROJECT / "requirements" / "image.txt").read_text()
+LOCK = locked.SERVED_LOCK.read_text()
 
 
 # --- the lock --------------------------------------------------------------------------------------------------------

@@ -3,19 +3,17 @@
 import json
 import uuid
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from typing import IO, Any, cast
+from itertools import zip_longest
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
 from django.core.management.base import BaseCommand, CommandError
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import Error
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from connections.models import Connection
 from delivery.lanes import steering
@@ -24,8 +22,11 @@ from meshes.kit.database_faults import describe
 from meshes.kit.ids import as_uuid
 from workspaces.models import Workspace
 
-PLAIN_WIDTH = 140
-"""Columns where the output is no terminal."""
+COLUMNS = ("lane, its connection, its workspace", "waiting", "in flight", "limit", "rate/s", "oldest", "runs")
+NUMBERS = slice(1, 6)
+"""The columns that are aligned to the right."""
+NAME_WIDTH = 76
+"""The longest line about a lane's owner; what is longer ends in an ellipsis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,9 @@ class Command(BaseCommand):
         if json:
             self.stdout.write(as_json(found, owners))
             return
-        console = Console(file=cast(IO[str], self.stdout), width=None if self.stdout.isatty() else PLAIN_WIDTH)
         for broker, each in found:
-            print_survey(console, broker, each, owners, datetime.now(UTC))
+            for line in survey_lines(broker, each, owners, datetime.now(UTC)):
+                self.stdout.write(line)
 
     def _owners(self, lanes: set[str]) -> dict[str, Owner]:
         try:
@@ -117,45 +118,51 @@ def as_json(found: Sequence[tuple[str, Survey]], owners: Mapping[str, Owner]) ->
     return json.dumps({"rings": rings}, cls=DjangoJSONEncoder, indent=2)
 
 
-def print_survey(console: Console, broker: str, found: Survey, owners: Mapping[str, Owner], now: datetime) -> None:
+def survey_lines(broker: str, found: Survey, owners: Mapping[str, Owner], now: datetime) -> Iterator[str]:
     stats = found.stats
-    console.print(
-        f"[bold]{found.ring}[/bold] on {broker}: {stats.busy:,} lanes with waiting messages, {stats.ready:,} ready,"
+    yield (
+        f"{found.ring} on {broker}: {stats.busy:,} lanes with waiting messages, {stats.ready:,} ready,"
         f" {stats.paused:,} paused, {stats.throttled:,} out of tokens, {stats.troubled:,} in trouble;"
-        f" {stats.in_flight:,} messages in flight",
-        highlight=False,
+        f" {stats.in_flight:,} messages in flight"
     )
     if not found.is_whole:
-        console.print(f"Of the {MOST_LOOKED_AT:,} lanes that have been busy for longest, and the first to wake:")
-    kinds = [("Busiest", found.busiest), ("Paused", found.paused), ("Oldest", found.oldest)]
-    for title, lanes in kinds:
+        yield f"Of the {MOST_LOOKED_AT:,} lanes that have been busy for longest, and the first to wake:"
+    for title, lanes in (("Busiest", found.busiest), ("Paused", found.paused), ("Oldest", found.oldest)):
         if lanes:
-            console.print(lanes_table(title, lanes, owners, now))
+            yield from ("", title)
+            yield from table_lines([lane_row(lane, stats, owners.get(lane), now) for lane, stats in lanes])
+    yield ""
 
 
-def lanes_table(
-    title: str, found: Sequence[tuple[str, LaneStats]], owners: Mapping[str, Owner], now: datetime
-) -> Table:
-    table = Table(title=title, title_justify="left", show_edge=False)
-    table.add_column("lane, its connection, its workspace", no_wrap=True)
-    for column in ("waiting", "in flight", "limit", "rate/s", "oldest"):
-        table.add_column(column, justify="right")
-    table.add_column("runs")
-    for lane, stats in found:
-        rate = "" if stats.rate is None else f"{stats.rate:g}"
-        cells = (f"{stats.waiting:,}", f"{stats.in_flight:,}", f"{stats.limit:,}", rate, age(stats.oldest_at, now))
-        table.add_row(lane_cell(lane, owners.get(lane)), *cells, runs(stats, now))
-    return table
-
-
-def lane_cell(lane: str, owner: Owner | None) -> Text:
-    """The lane, and below it the ids and names by which the API and the admin know whose it is."""
-    lines = [lane]
+def lane_row(lane: str, stats: LaneStats, owner: Owner | None, now: datetime) -> list[list[str]]:
+    """The cells of a lane. Below its name are the ids and names by which the API and the admin know its owner."""
+    names = [lane]
     if owner is not None:
         pairs = [(owner.connection_id, owner.connection_name), (owner.workspace_id, owner.workspace_name)]
-        lines += [f"{public_id} {name}" for public_id, name in pairs if public_id]
-    text = "\n".join("".join(sign if sign.isprintable() else "\ufffd" for sign in line) for line in lines)
-    return Text(text, overflow="ellipsis", no_wrap=True)
+        names += [f"{public_id} {name}" for public_id, name in pairs if public_id]
+    rate = "" if stats.rate is None else f"{stats.rate:g}"
+    figures = (f"{stats.waiting:,}", f"{stats.in_flight:,}", f"{stats.limit:,}", rate, age(stats.oldest_at, now))
+    return [[printable(name) for name in names], *([each] for each in figures), [runs(stats, now)]]
+
+
+def table_lines(rows: Sequence[Sequence[list[str]]]) -> Iterator[str]:
+    """A table of plain text, in which a cell may have several lines."""
+    head = [[name] for name in COLUMNS]
+    widths = [max(len(line) for cell in column for line in cell) for column in zip(head, *rows, strict=True)]
+    rule = "─┼─".join("─" * width for width in widths)
+    for place, row in enumerate([head, *rows]):
+        if place == 1:
+            yield rule
+        for cells in zip_longest(*row, fillvalue=""):
+            padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+            padded[NUMBERS] = [cell.rjust(width) for cell, width in zip(cells[NUMBERS], widths[NUMBERS], strict=True)]
+            yield " │ ".join(padded).rstrip()
+
+
+def printable(text: str) -> str:
+    """Without characters that control a terminal, and not too long."""
+    text = "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+    return text if len(text) <= NAME_WIDTH else f"{text[: NAME_WIDTH - 1]}…"
 
 
 def runs(stats: LaneStats, now: datetime) -> str:

@@ -12,9 +12,9 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
+from delivery.apps import warm_up
 from delivery.dispatch import sweep
 from delivery.dispatch.sessions import DIRECT
-from delivery.warm import warm_up
 from workspaces import installation
 
 logger = logging.getLogger(__name__)

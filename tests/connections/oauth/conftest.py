@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from connections import providers
+from connections.apps import install_providers
 from connections.oauth.tokens import Client
 from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Vendor, serving
 from workspaces.vault.secret import Secret
@@ -17,9 +18,10 @@ EXTRA = ["instanced", "rotating"]
 def integrations(settings) -> Iterator[None]:
     """The providers of these tests, beside those that are installed."""
     settings.MESHES_PROVIDERS = [*settings.MESHES_PROVIDERS, *(f"tests.connections.oauth.{name}" for name in EXTRA)]
-    providers._registry.cache_clear()
+    install_providers()
     yield
-    providers._registry.cache_clear()
+    settings.MESHES_PROVIDERS = settings.MESHES_PROVIDERS[: -len(EXTRA)]
+    install_providers()
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ def prepare(plan: dict[str, Any]) -> None:
     from django.conf import settings
 
     from connections import providers
+    from connections.apps import install_providers
     from connections.oauth import refresh
     from connections.oauth.tokens import Client
     from workspaces.vault.secret import Secret
@@ -45,6 +46,7 @@ def prepare(plan: dict[str, Any]) -> None:
     settings.MESHES_OUTBOUND_ALLOW_HTTP = True
     settings.MESHES_OUTBOUND_PORTS = "*"
     settings.MESHES_OAUTH_CLIENTS = {plan["type"]: Client(plan["client"][0], Secret(plan["client"][1]))}
+    install_providers()
     providers.get(plan["type"]).override = plan["vendor"]
     refresh.LEASE_SECONDS = plan.get("lease_seconds", refresh.LEASE_SECONDS)
 

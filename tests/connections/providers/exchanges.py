@@ -5,7 +5,7 @@ from typing import Any
 
 from connections.messages import Request, Response
 from connections.providers.base import Exchange, Provider, Shipment, Verdict
-from delivery.rules import mapping, shaping
+from delivery.rules import mapping
 from tests.connections.providers.shipments import as_secrets, shipment
 
 PAYLOAD = {
@@ -36,7 +36,7 @@ def order(
 
 def shaped(provider: Provider, action: str, payload: Any, own: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """What the default mapping makes of a payload, a rule's own entries before it."""
-    entries = shaping.complete(provider.action(action), own)
+    entries = mapping.complete(provider.action(action), own)
     return mapping.compile_mapping(entries).apply({"event": EVENT, "payload": payload, "workspace": {}})
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from connections import outbound, providers
 from connections.providers.base import Exchange, Outcome
-from delivery.rules import mapping, shaping
+from delivery.rules import mapping
 from meshes.dev.vendors.registry import VENDORS
 from tests.connections.providers.shipments import as_secrets, shipment
 
@@ -69,8 +69,8 @@ def credentials_of(server):
 def shipment_for(server, action):
     provider = providers.get(server.slug)
     own = [{"to": key, "value": value} for key, value in OWN.get((server.slug, action.slug), {}).items()]
-    assert shaping.mistakes(action, own) == []
-    body = mapping.compile_mapping(shaping.complete(action, own)).apply(CONTEXT)
+    assert mapping.field_mistakes(action, own) == []
+    body = mapping.compile_mapping(mapping.complete(action, own)).apply(CONTEXT)
     config = provider.clean_config(CONFIGS.get(server.slug, {}))
     return shipment(
         action=action.slug,

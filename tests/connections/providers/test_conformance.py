@@ -30,7 +30,7 @@ from connections.providers.base import (
     Verdict,
 )
 from connections.providers.vendor import Vendor
-from delivery.rules.mapping import MappingFailed
+from delivery.rules.transforms import ShapingError
 from meshes.kit.jsonpaths import split_path
 from tests.connections.providers.exchanges import shaped
 from tests.connections.providers.shipments import as_secrets, shipment
@@ -384,6 +384,6 @@ def test_whatever_a_mapping_makes_is_sent_in_its_types_or_refused_in_words(provi
 )))  # fmt: skip
 def test_whatever_a_payload_holds_the_default_mapping_is_sent_or_refused_in_words(provider, action, payload):
     own = [{"to": field.key, "value": "1"} for field in action.fields if field.required and not field.source]
-    with contextlib.suppress(MappingFailed, Unsendable):
+    with contextlib.suppress(ShapingError, Unsendable):
         fields = shaped(provider, action.slug, payload, own)
         assert_sendable(provider.prepare(replace(example_shipment(provider, action), body=json.dumps(fields))))

@@ -15,7 +15,7 @@ def test_a_provider_is_found_by_its_slug():
 
 
 def test_an_unknown_slug_is_refused():
-    with pytest.raises(providers.UnknownProvider):
+    with pytest.raises(KeyError):
         providers.get("carrier-pigeon")
 
 

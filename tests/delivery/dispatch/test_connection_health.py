@@ -8,7 +8,7 @@ from django.utils.dateparse import parse_datetime
 from connections import lifecycle
 from connections.models import ConnectionHealth
 from delivery.dispatch import connection_health, dispatch, settling
-from delivery.dispatch.waiting import COOL_DOWN_WORDS, HALF_OPEN_WORDS, PROBE_WORDS, RETRY_WORDS, TURN_WORDS
+from delivery.dispatch.connection_health import COOL_DOWN_WORDS, HALF_OPEN_WORDS, PROBE_WORDS, RETRY_WORDS, TURN_WORDS
 from delivery.models import Delivery, Payload
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.operators import superuser, words

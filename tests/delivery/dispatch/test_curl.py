@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from delivery.dispatch import curl, dispatch, reopening, settling
+from delivery import serializers
+from delivery.dispatch import dispatch, reopening, settling
 from delivery.models import Attempt, Delivery, Payload
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.operators import superuser
@@ -27,7 +28,7 @@ AWKWARD = [
     bytes(range(256)),
     b"\xff\xfe not text",
     b"'" * 3,
-    b"x" * (curl.MOST_IN_ARGUMENT + 1),
+    b"x" * (serializers.MOST_IN_ARGUMENT + 1),
     ("ä'" * 100_000).encode(),
     bytes(range(256)) * 1000,
 ]
@@ -48,7 +49,7 @@ def run(text):
 
 @pytest.mark.parametrize("body", AWKWARD, ids=range(len(AWKWARD)))
 def test_a_shell_sends_the_very_bytes(here, body):
-    assert run(curl.command("POST", here.url, [["content-type", "application/json"]], body)) == b"ok"
+    assert run(serializers.curl_command("POST", here.url, [["content-type", "application/json"]], body)) == b"ok"
     assert here.got[-1].body == body
     assert here.got[-1].headers["content-type"] == "application/json"
     assert here.got[-1].headers["content-length"] == str(len(body))
@@ -57,14 +58,14 @@ def test_a_shell_sends_the_very_bytes(here, body):
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_a_shell_sends_whatever_bytes(here, body):
-    run(curl.command("PUT", here.url, [], body))
+    run(serializers.curl_command("PUT", here.url, [], body))
     assert here.got[-1].body == body
     assert "content-type" not in here.got[-1].headers
 
 
 def test_method_url_and_headers_are_quoted_too(here):
     headers = [["x-a", 'it\'s `$(id)` "q"'], ["x-empty", ""], ["authorization", "Bearer ••••"], ["user-agent", "M/1"]]
-    run(curl.command("PATCH", f"{here.url}/$(id)?a=[1-3]&b={{x,y}}&c='", headers, b"{}"))
+    run(serializers.curl_command("PATCH", f"{here.url}/$(id)?a=[1-3]&b={{x,y}}&c='", headers, b"{}"))
     got = here.got[-1]
     assert (got.method, got.path.split("/", 2)[-1]) == ("PATCH", "$(id)?a=[1-3]&b={x,y}&c='")
     assert (got.headers["x-a"], got.headers["x-empty"]) == ('it\'s `$(id)` "q"', "")
@@ -73,13 +74,13 @@ def test_method_url_and_headers_are_quoted_too(here):
 
 
 def test_a_request_without_a_body_has_none_in_the_command(here):
-    run(curl.command("GET", here.url, [], b""))
+    run(serializers.curl_command("GET", here.url, [], b""))
     assert here.got[-1].method == "GET"
     assert "content-length" not in here.got[-1].headers
 
 
 def test_control_characters_are_never_pasted():
-    text = curl.command("POST", "https://example.com/", [], b"a\x1b[2J\x03\r")
+    text = serializers.curl_command("POST", "https://example.com/", [], b"a\x1b[2J\x03\r")
     assert text.isascii()
     assert all(character.isprintable() or character == "\n" for character in text)
 

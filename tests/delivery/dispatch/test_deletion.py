@@ -6,7 +6,7 @@ import pytest
 
 from connections.models import Connection, ConnectionHealth
 from connections.signals import connection_changed
-from delivery.dispatch import deletion, reopening
+from delivery.dispatch import deletion, hold, reopening
 from delivery.models import (
     Attempt,
     Delivery,
@@ -181,8 +181,8 @@ def test_a_sweep_cancels_what_deleted_connections_still_hold():
     living = make_deliveries(make_connection(make_workspace()), 1)
     Delivery.objects.update(status="held")
     Connection.objects.filter(pk=connection.pk).update(status="deleted")
-    assert deletion.cancel_for_deleted_connections(datetime.now(UTC)) == 2
-    assert deletion.cancel_for_deleted_connections(datetime.now(UTC)) == 0
+    assert hold.cancel_held_of_deleted(datetime.now(UTC)) == 2
+    assert hold.cancel_held_of_deleted(datetime.now(UTC)) == 0
     assert Delivery.objects.filter(pk__in=[row.pk for row in deliveries], status="cancelled").count() == 2
     assert Delivery.objects.get(pk=living[0].pk).status == "held"
 

@@ -1,96 +1,73 @@
-"""A held installation: what was accepted waits, and nothing is routed, sent or refreshed until it is released."""
+"""What follows in delivery when a connection changes."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import connection
 
-from delivery.dispatch import dispatch, sweep
-from delivery.lanes import publishing, steering
-from delivery.models import Delivery, Unrouted
-from delivery.rules import fanout
-from meshes.kit import clock
-from tests.factories import make_connection, make_deliveries, make_event, make_workspace
-from workspaces import installation
-from workspaces.models import Installation, Workspace
+from connections import lifecycle
+from connections.models import ConnectionHealth
+from delivery.lanes import steering
+from tests.factories import make_connection, make_workspace
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_client")]
 
 
 @pytest.fixture
-def held(db):
-    """Hold the installation, as in a restored database."""
-
-    def hold():
-        installation.hold()
-        assert installation.is_held()
-
-    return hold
-
-
-def release():
-    installation.note_check()
-    assert installation.release()
-
-
-def run(name):
-    (wanted,) = (each for each in sweep.sweeps() if each.name == name)
-    return sweep.run_once(wanted)
+def failing():
+    """A connection whose breaker is open, and that has failed for four days."""
+    now = datetime.now(UTC)
+    target = make_connection(make_workspace(), paused_until=now + timedelta(minutes=5))
+    ConnectionHealth.objects.create(
+        connection=target,
+        workspace=target.workspace,
+        breaker="open",
+        consecutive_failures=9,
+        opened_times=3,
+        first_failure_at=now - timedelta(days=4),
+        last_failure_at=now,
+    )
+    steering.pause(target.workspace_id, target.pk, 300)
+    return target
 
 
-def test_no_delivery_is_claimed_and_each_is_after_the_release(held):
-    deliveries = make_deliveries(make_connection(make_workspace()), 2)
-    ids = [delivery.pk for delivery in deliveries]
-    held()
-    assert dispatch.claim(ids, "worker") == [None, None]
-    assert set(Delivery.objects.values_list("status", "attempt_number", "lease_id")) == {("pending", 0, None)}
-    release()
-    assert [job.delivery_id for job in dispatch.claim(ids, "worker")] == ids
+def stats_of(target):
+    return steering.lanes().stats(steering.lane_of(target.pk))
 
 
-def test_no_event_is_routed_and_each_is_after_the_release(held):
-    target = make_connection(make_workspace())
-    make_deliveries(target)
-    event = make_event(target.workspace)
-    held()
-    assert fanout.fan_out([event.pk]) == []
-    assert Unrouted.objects.get().lease_id is None
-    release()
-    assert len(fanout.fan_out([event.pk])) == 1
+def test_resume_closes_the_breaker_and_wakes_the_lane(failing):
+    lifecycle.resume(failing)
+    health = ConnectionHealth.objects.get(connection=failing)
+    assert (health.breaker, health.consecutive_failures, health.opened_times) == ("closed", 0, 0)
+    before = failing.health
+    assert (health.first_failure_at, health.last_failure_at) == (None, before.last_failure_at)
+    assert stats_of(failing).paused_until is None
 
 
-def test_sweeps_publish_nothing_and_remove_nothing(held):
-    target = make_connection(make_workspace())
-    make_deliveries(target, 2)
-    gone = make_workspace(deleted_at=datetime.now(UTC))
-    held()
-    moved = {each.name: sweep.run_once(each) for each in sweep.sweeps() if not each.runs_while_held}
-    assert moved.keys() >= {"due", "top-up", "release", "fan-out", "replay", "purge", "cancel"}
-    assert set(moved.values()) == {0}
-    assert publishing.flush()
-    assert steering.lanes().depth(steering.lane_of(target.pk)) == 0
-    assert Workspace.objects.get(pk=gone.pk).purged_at is None
-    release()
-    assert run("due") == 2
-    run("purge")
-    assert Workspace.objects.get(pk=gone.pk).purged_at is not None
+def test_a_rename_forgets_no_failure(failing):
+    lifecycle.edit(failing, actor="test", name="Renamed")
+    health = ConnectionHealth.objects.get(connection=failing)
+    assert (health.breaker, health.consecutive_failures) == ("open", 9)
+    assert stats_of(failing).paused_until is not None
 
 
-def test_partitions_are_made_and_none_is_dropped(held, settings, monkeypatch):
-    dropped = []
-    monkeypatch.setattr(sweep.retention, "expire", lambda now: dropped.append(now) or [])
-    held()
-    assert sweep.keep_partitions(clock.database_now()) == 0
-    assert dropped == []
-    release()
-    sweep.keep_partitions(clock.database_now())
-    assert len(dropped) == 1
+def test_a_limit_reaches_the_lane(failing):
+    lifecycle.edit(failing, actor="test", tuning={"in_flight": 3})
+    assert stats_of(failing).limit == 3
+    failing.refresh_from_db()
+    lifecycle.edit(failing, actor="test", tuning={"in_flight": None})
+    assert stats_of(failing).limit == 8
 
 
-def test_a_worker_that_finds_a_restored_database_takes_nothing():
-    (delivery,) = make_deliveries(make_connection(make_workspace()))
-    with connection.cursor() as cursor:
-        installation.adopt(cursor)
-        Installation.objects.update(database_oid=1)
-        assert installation.hold_if_moved(cursor)  # as a session of a worker begins
-    assert dispatch.claim([delivery.pk], "worker") == [None]
+def test_a_rate_reaches_the_lane_and_goes_with_the_connection(failing):
+    lifecycle.edit(failing, actor="test", tuning={"rate": 2.5})
+    assert stats_of(failing).rate == 2.5
+    failing.refresh_from_db()
+    lifecycle.delete(failing)
+    assert (stats_of(failing).rate, stats_of(failing).limit) == (None, 8)
+
+
+def test_a_pause_empties_the_lane(failing):
+    target = make_connection(failing.workspace)
+    steering.lanes().put([(steering.lane_of(target.pk), "one", "{}")])
+    lifecycle.pause(target)
+    assert stats_of(target).waiting == 0

@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 from django.db import Error, connection, connections, transaction
 
 from connections.models import Connection
-from delivery.dispatch import dispatch, sweep
+from delivery.dispatch import dispatch, hold, sweep
 from delivery.lanes import publishing, steering
 from delivery.models import Attempt, Delivery, SweepRun, Unrouted
 from delivery.rules import fanout
@@ -131,19 +131,19 @@ def test_pending_deliveries_of_a_paused_connection_become_held_and_return_in_ord
     set_status(target, "paused")
     sweep.top_up_lanes(datetime.now(UTC))
     assert set(Delivery.objects.filter(connection=target).values_list("status", "cause")) == {("held", "paused")}
-    assert sweep.release_held(datetime.now(UTC)) == 0
+    assert hold.release_held(datetime.now(UTC)) == 0
     set_status(target, "active")
-    assert sweep.release_held(datetime.now(UTC)) == 3
+    assert hold.release_held(datetime.now(UTC)) == 3
     assert set(Delivery.objects.filter(connection=target).values_list("status", "cause")) == {("pending", "")}
     assert waiting(target) == len(deliveries)
 
 
 def test_held_deliveries_are_released_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr(sweep, "RELEASED_AT_ONCE", 2)
+    monkeypatch.setattr(hold, "RELEASED_AT_ONCE", 2)
     target = make_connection(make_workspace(), status="paused")
     deliveries = make_deliveries(target, 5)
     set_status(target, "active")
-    assert [sweep.release_held(datetime.now(UTC)) for _ in range(4)] == [2, 2, 1, 0]
+    assert [hold.release_held(datetime.now(UTC)) for _ in range(4)] == [2, 2, 1, 0]
     assert len(deliveries) == 5
 
 

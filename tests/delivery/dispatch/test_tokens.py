@@ -12,7 +12,7 @@ from connections.models import Connection, ConnectionHealth, OAuthGrant
 from connections.oauth import refresh
 from connections.oauth import tokens as token_documents
 from delivery import tasks
-from delivery.dispatch import dispatch, settling, sweep, tokens
+from delivery.dispatch import dispatch, hold, settling, tokens
 from delivery.models import Attempt, Delivery
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
@@ -162,7 +162,7 @@ def test_a_webhook_s_client_that_is_refused_is_the_customer_s_to_mend(hubspot, e
     hubspot.clients["app-2"] = f"{CANARY}second"
     secrets = {"oauth_client_id": "app-2", "oauth_client_secret": f"{CANARY}second"}
     lifecycle.edit(target, actor="a test", credentials=secrets)
-    sweep.release_held(datetime.now(UTC))
+    hold.release_held(datetime.now(UTC))
     deliver(delivery)
     assert delivery.status == "succeeded"
 
@@ -175,7 +175,7 @@ def test_a_webhook_s_client_that_was_mended_at_its_server_is_asked_for_again_aft
     hubspot.clients["app-1"] = f"{CANARY}client-secret"
     end_rests(target)
     lifecycle.resume(target)
-    sweep.release_held(datetime.now(UTC))
+    hold.release_held(datetime.now(UTC))
     deliver(delivery)
     assert (delivery.status, len(hubspot.token_requests)) == ("succeeded", 2)
 
@@ -201,7 +201,7 @@ def test_a_scope_that_was_refused_is_mended_by_another(hubspot, endpoint):
     target.refresh_from_db()
     assert (delivery.status, target.status) == ("held", "needs_reauth")
     lifecycle.edit(target, actor="a test", config={"oauth_scope": "hooks:write"})
-    sweep.release_held(datetime.now(UTC))
+    hold.release_held(datetime.now(UTC))
     deliver(delivery)
     assert delivery.status == "succeeded"
 
@@ -291,14 +291,14 @@ def test_an_end_holds_everything_once_and_a_new_authorization_releases_it(hubspo
     assert (len(hubspot.token_requests), hubspot.api_requests) == (1, [])
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
     assert deliver(*deliveries[4:]) == 0
-    sweep.hold([target.pk])
+    hold.hold([target.pk])
     assert set(Delivery.objects.values_list("status", "cause")) == {("held", "needs_reauth")}
     assert set(Delivery.objects.values_list("budget_used", flat=True)) == {0}
 
     reauthorize(hubspot, target)
     target.refresh_from_db()
     assert target.status == "active"
-    assert sweep.release_held(datetime.now(UTC)) == 6
+    assert hold.release_held(datetime.now(UTC)) == 6
     assert deliver(*deliveries) == 6
     assert set(Delivery.objects.values_list("status", flat=True)) == {"succeeded"}
     assert len(hubspot.token_requests) == 1
@@ -320,7 +320,7 @@ def test_an_end_that_settles_late_does_not_hold_what_was_authorized_meanwhile(hu
     target.refresh_from_db()
     delivery.refresh_from_db()
     assert (target.status, delivery.status) == ("active", "held")
-    assert sweep.release_held(datetime.now(UTC)) == 1
+    assert hold.release_held(datetime.now(UTC)) == 1
 
 
 def test_a_refusal_of_replaced_credentials_does_not_hold_the_new_ones(hubspot):

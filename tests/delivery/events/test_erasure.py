@@ -9,7 +9,6 @@ from django.db.models import Q
 from delivery.events import erasure
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
 from delivery.rules import fanout
-from delivery.rules.matching import compile_filter
 from meshes.kit import ids
 from tests.delivery.api import account, mistakes, tenant
 from tests.factories import make_connection, make_event, make_rule, make_workspace
@@ -117,9 +116,7 @@ def test_a_long_search_goes_on_where_it_stopped(api, workspace, monkeypatch):
     moments = iter([0.0, 1.0, 99.0])
     with monkeypatch.context() as patch:
         patch.setattr(erasure, "time", SimpleNamespace(monotonic=lambda: next(moments)))  # no other thread's clock
-        first = erasure.erase_matching(
-            workspace, compile_filter({"payload.email": "ada@example.com"}), Q(), None, datetime.now(UTC)
-        )
+        first = erasure.erase_matching(workspace, {"payload.email": "ada@example.com"}, Q(), None, datetime.now(UTC))
     assert (first.scanned, first.events, first.next) == (2, 2, events[1].pk)
     rest = erase(api, workspace, {"match": {"payload.email": "ada@example.com"}, "after": events[1].public_id}).json()
     assert (rest["scanned"], rest["erased"], rest["next"]) == (3, 3, None)

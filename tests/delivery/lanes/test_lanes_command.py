@@ -64,6 +64,17 @@ def test_it_says_whose_a_lane_is_by_ids_that_the_api_and_the_admin_take():
 
 
 @pytest.mark.django_db
+def test_columns_stay_in_line_beside_a_long_name():
+    target = make_connection(make_workspace(), name="C" * 200)
+    steering.lanes().put([(f"conn.{target.pk}", "m1", "{}"), ("conn.a", "m1", "{}")])
+    out = run()
+    table = [line for line in out.splitlines() if "│" in line]
+    assert {line.index("│") for line in table} == {77}
+    (named,) = {line.split(" │")[0] for line in table if "CCC" in line}
+    assert named == f"{target.public_id} {'C' * (75 - len(target.public_id) - 1)}…"
+
+
+@pytest.mark.django_db
 def test_without_the_database_it_shows_the_lanes_alone(monkeypatch, capsys):
     lane = f"conn.{uuid.uuid4()}"
     steering.lanes().put([(lane, "m1", "{}")])

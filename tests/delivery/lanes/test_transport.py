@@ -100,6 +100,16 @@ def test_a_message_goes_through_its_lane_and_its_ring(connection: Connection, cl
     assert Ring(client).existing_keys() == {"turn"}
 
 
+def test_celery_counts_and_purges_what_waits_in_a_lane(connection: Connection, client: Redis) -> None:
+    channel = connection.default_channel
+    for number in range(3):
+        publish(connection, "conn.a", f"m{number}")
+    publish(connection, "stock", "m")
+    assert (channel._size("conn.a"), channel._size("conn.b"), channel._size("stock")) == (3, 0, 1)
+    assert (channel.queue_purge("conn.a"), channel.queue_purge("stock")) == (3, 1)
+    assert (channel._size("conn.a"), channel._size("stock"), Ring(client).waiting("conn.a")) == (0, 0, [])
+
+
 def test_a_process_takes_as_who_it_is(connection: Connection, client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Channel, "owner", "a session")
     publish(connection, "conn.a", "m1")

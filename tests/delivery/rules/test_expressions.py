@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.rules.expressions import ExpressionError, compile_expression
-from delivery.rules.jsonvalues import ShapingError
+from delivery.rules.expressions import compile_expression
+from delivery.rules.patterns import RuleError
+from delivery.rules.transforms import ShapingError
 from meshes.kit.metering import Meter, OutOfWorkError
 
 LEAD: dict[str, Any] = {
@@ -87,7 +88,7 @@ def test_expressions_find(source, expected):
     ],
 )
 def test_what_is_no_expression_or_too_much_of_one_is_refused(source, message):
-    with pytest.raises(ExpressionError) as caught:
+    with pytest.raises(RuleError) as caught:
         compile_expression(source)
     assert str(caught.value).startswith(message)
 
@@ -157,7 +158,7 @@ JSON = st.recursive(
 
 @given(st.lists(st.sampled_from(TOKENS), min_size=1, max_size=12).map("".join) | st.text(max_size=20), JSON)
 def test_reading_and_evaluating_answer_or_refuse_on_every_text(source, context):
-    with contextlib.suppress(ExpressionError, ShapingError):
+    with contextlib.suppress(RuleError, ShapingError):
         find(source, context)
 
 

@@ -3,8 +3,7 @@
 import pytest
 
 from delivery.models import Payload, Rule
-from delivery.rules.context import paths_from_root
-from delivery.rules.expressions import compile_expression
+from delivery.rules.expressions import compile_expression, paths_from_root
 from tests.delivery.api import mistakes
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 

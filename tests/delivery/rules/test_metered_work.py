@@ -7,9 +7,10 @@ import pytest
 from bench import worst_cases
 from connections.providers.markup import ESCAPES
 from delivery.rules.expressions import FUNCTIONS
-from delivery.rules.filters import OPERATORS, compile_filter
-from delivery.rules.mapping import MappingFailed, compile_mapping
-from delivery.rules.transforms import TRANSFORMS
+from delivery.rules.filter_spelling import OPERATORS
+from delivery.rules.filters import compile_filter
+from delivery.rules.mapping import compile_mapping
+from delivery.rules.transforms import TAKES, ShapingError
 from meshes.kit.metering import EVENT_STEPS, Meter, OutOfWorkError, reading_steps, searching_steps, stripping_steps
 
 COLLIDING = 2**61 - 1
@@ -70,7 +71,7 @@ def test_a_conversion_looks_at_no_more_of_a_text_than_it_can_take(transform, let
 )
 def test_a_long_text_is_still_no_boolean(value, error):
     document = [{"to": "o", "from": "payload.v", "transforms": ["to_boolean"]}]
-    with pytest.raises(MappingFailed, match=error):
+    with pytest.raises(ShapingError, match=error):
         compile_mapping(document).apply({"payload": {"v": value}, "event": {}, "workspace": {}})
 
 
@@ -129,7 +130,7 @@ def test_searching_and_stripping_are_cheap_where_they_are():
 def test_no_function_transform_operator_or_markup_is_forgotten_by_the_corpus():
     names = [case.name for case in worst_cases.cases()]
     assert {name for name in FUNCTIONS if not any(each.startswith(f"{name}(") for each in names)} == set()
-    assert {name for name in TRANSFORMS if not any(f'"{name}"' in each for each in names)} == set()
+    assert {name for name in TAKES if not any(f'"{name}"' in each for each in names)} == set()
     plain = set(OPERATORS) - {"$and", "$or", "$not", "$regex"}
     assert {name for name in plain if not any(each.startswith(f"{name} ") for each in names)} == set()
     assert {name for name in ESCAPES if not any(each.startswith(f"{name} on ") for each in names)} == set()

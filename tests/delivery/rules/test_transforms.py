@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.rules.jsonvalues import ShapingError
-from delivery.rules.transforms import OperandError, compile_transform
+from delivery.rules.patterns import RuleError
+from delivery.rules.transforms import ShapingError, compile_transform
 from meshes.kit.metering import Meter
 
 
@@ -154,9 +154,9 @@ def test_a_transform_refuses_what_it_does_not_take(transform, value, message):
     ],
 )
 def test_a_transform_written_wrongly_is_refused_with_its_place(document, tokens, message):
-    with pytest.raises(OperandError) as caught:
+    with pytest.raises(RuleError) as caught:
         compile_transform(document)
-    assert caught.value.tokens == tokens
+    assert caught.value.pointer == "".join(f"/{token}" for token in tokens)
     assert caught.value.message.startswith(message)
 
 

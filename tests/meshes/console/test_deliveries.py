@@ -10,8 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from connections.models import Connection
 from connections.providers.webhook import new_signing_secret
 from delivery.dispatch import dispatch, settling
-from delivery.dispatch.budgets import Limits
 from delivery.lanes import publishing, steering
+from delivery.lanes.steering import LaneLimits
 from delivery.models import Attempt, Delivery, Event, Payload, Replay, Rule, Unrouted
 from delivery.rules import fanout
 from meshes.console import timeline
@@ -423,7 +423,7 @@ def test_rules_show_filter_and_mapping():
 
 def test_a_connection_shows_its_lane_and_deliveries():
     target, root = make_connection(make_workspace(), in_flight=3), superuser()
-    steering.limit([Limits(target.workspace_id, target.pk, 3, None)])
+    steering.limit([LaneLimits(target.workspace_id, target.pk, 3, None)])
     (dead,), pending = make_dead(target), make_deliveries(target, 2)
     publishing.publish_deliveries([(target.workspace_id, target.pk, row.pk) for row in pending])
     assert publishing.flush()

@@ -10,7 +10,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from connections.models import Connection, ConnectionHealth, OAuthApp, OAuthGrant, OAuthState
-from delivery.dispatch import overview, sweep
+from delivery.dispatch import sweep
 from delivery.events import setting_aside
 from delivery.models import (
     Attempt,
@@ -26,6 +26,7 @@ from delivery.models import (
     Unrouted,
     WorkerSession,
 )
+from meshes.console import overview
 from meshes.console.site import GROUPS, PAGES, WAITING_SECONDS
 from meshes.kit import ids
 from tests.factories import make_connection, make_deliveries, make_event, make_workspace

@@ -6,7 +6,6 @@ from pathlib import Path
 from connections.access_views import PURPOSES
 from connections.providers.verdicts import ERROR_CLASSES
 from delivery import search
-from delivery.dispatch import causes
 from meshes.console.wording import cause as in_words
 
 ROOT = Path(__file__).parents[3]
@@ -37,7 +36,7 @@ def test_every_error_class_that_is_written_can_be_searched_for():
 
 def test_causes_have_words_and_stand_in_the_documentation():
     page = (ROOT / "docs" / "delivery.md").read_text()
-    for cause in (*causes.DEAD, *causes.HELD, *causes.CANCELLED):
+    for cause in (*search.DEAD_CAUSES, *search.HELD_CAUSES, *search.CANCELLED_CAUSES):
         assert f"`{cause}`" in page, cause
         assert in_words(cause), cause
     log = (ROOT / "docs" / "access-log.md").read_text()

@@ -2,7 +2,7 @@
 
 import uuid
 
-from delivery.dispatch.budgets import Bucket, Limits, bucket_of, limits_of
+from delivery.lanes.steering import Bucket, LaneLimits, bucket_of, limits_of
 
 WORKSPACE, CONNECTION = uuid.uuid4(), uuid.uuid4()
 
@@ -12,7 +12,7 @@ def of(in_flight=None, rate=None, kind="hubspot", account=""):
 
 
 def test_a_webhook_has_its_owner_s_limits_alone():
-    assert of(3, 2.5, "webhook", "1") == Limits(WORKSPACE, CONNECTION, 3, 2.5)
+    assert of(3, 2.5, "webhook", "1") == LaneLimits(WORKSPACE, CONNECTION, 3, 2.5)
     assert not of(kind="webhook").says_something
 
 
@@ -42,4 +42,4 @@ def test_a_bucket_s_name_holds_any_account_id():
 
 
 def test_an_integration_that_is_not_installed_any_more_keeps_its_owner_s_limits():
-    assert of(3, None, "carrier-pigeon", "1") == Limits(WORKSPACE, CONNECTION, 3, None)
+    assert of(3, None, "carrier-pigeon", "1") == LaneLimits(WORKSPACE, CONNECTION, 3, None)

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delivery.models import Event, Payload
-from delivery.rules.folding import fold, fold_addresses
-from delivery.rules.matching import compile_filter
+from delivery.rules.conditions import fold
+from delivery.rules.filters import compile_filter
 from tests.factories import make_event, make_workspace
 
 pytestmark = pytest.mark.django_db
@@ -14,7 +14,7 @@ TYPED = " Ada@Example.COM\t"
 
 
 def matches(document, payload):
-    return fold_addresses(compile_filter(document)).matches({"payload": payload, "event": {}, "workspace": {}})
+    return compile_filter(document, folds_addresses=True).matches({"payload": payload, "event": {}, "workspace": {}})
 
 
 @pytest.mark.parametrize(
