@@ -23,7 +23,7 @@ install = mkdir -p .venv && $(FLOCK) sh -ec '\
 	test -e .venv/.installed; \
 	touch .venv/$(1).stamp'
 
-.PHONY: demo up test test-fast lint audit faults bench bench-quick bench-lanes lock pin test-vendors
+.PHONY: demo up test test-fast test-frozen lint audit faults bench bench-quick bench-lanes lock pin test-vendors
 
 demo: .venv/base.stamp
 	@exec $(BIN)/python manage.py demo
@@ -38,6 +38,10 @@ test: lint
 # The tests that need no server and no process of their own.
 test-fast: .venv/dev.stamp
 	$(BIN)/pytest --fast -n 2 -q
+
+# What clients rely on, over HTTP alone: tests/frozen/README.md.
+test-frozen: .venv/dev.stamp
+	$(BIN)/pytest tests/frozen -q
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
