@@ -25,8 +25,8 @@ from delivery.dispatch.reopening import CURRENT, ORIGINAL, UNCERTAIN, Refusal, T
 from delivery.dispatch.replay import count_states
 from delivery.lanes import publishing
 from delivery.models import Attempt, Delivery, Payload, Replay
-from delivery.rules import comparing, preview
-from delivery.rules.serializers import PreviewOut
+from delivery.rules import preview
+from delivery.rules.views import PreviewOut
 from delivery.search import (
     DeadLetterQuery,
     DeliveryQuery,
@@ -338,7 +338,7 @@ def _request(delivery: Delivery, shape: reopening.Shape | None, *, is_new: bool)
         ids.encode(ids.REPLAY, uuid.UUID(int=0)),
     )
     was_shaped = delivery.cause not in reopening.UNSHAPED
-    difference = comparing.differences(before, after, MOST_DIFFERENCES) if was_shaped and shape else []
+    difference = preview.differences(before, after, MOST_DIFFERENCES) if was_shaped and shape else []
     return {**preview.try_render(delivery.connection, draft), "difference": difference}
 
 

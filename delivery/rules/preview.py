@@ -4,19 +4,25 @@ A provider is asked to build the request with made-up credentials, twice. What d
 credentials, a signature as well as a token, and is masked; the rest is exact.
 """
 
+import json
 import secrets
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from typing import Any
 
 from connections import providers
 from connections.conversation import shipment_of
 from connections.masking import Redactor
-from connections.messages import Request
 from connections.models import Connection
 from connections.providers.base import Provider, Unsendable
-from delivery.models import event_time
+from delivery.models import Rule, event_time
+from delivery.rules import evaluation, routing
+from delivery.rules.patterns import pattern_matches
+from delivery.rules.routing import CompiledRule
 from meshes.kit import clock
+from meshes.kit.jsonpaths import pointer
 from workspaces.vault.secret import MASK, Secret
 
 
@@ -53,10 +59,11 @@ def render(connection: Connection, draft: Draft) -> dict[str, Any]:
         )
         for _ in range(2)
     )  # fmt: skip
+    headers = zip(first.headers, second.headers, strict=True)
     return {
         "method": first.method,
         "url": _common(first.url, second.url) if first.url != second.url else Redactor({}).url(first.url),
-        "headers": _masked_headers(first, second),
+        "headers": [[name, _masked(value, other)] for (name, value), (_, other) in headers],
         "body": _common(first.body.decode("utf-8", "replace"), second.body.decode("utf-8", "replace")),
         "omitted_fields": first.omitted_fields(Redactor({}).text),
     }
@@ -70,33 +77,45 @@ def try_render(connection: Connection, draft: Draft) -> dict[str, Any]:
         return {"request": None, "error": error.words}
 
 
+def try_rule(rule: Rule, event_id: uuid.UUID, event_type: str, payload: Any, payload_text: str) -> dict[str, Any]:
+    """What a rule makes of an event, as fan-out would: `{matched, reason, detail, clause, request}`.
+
+    `reason` says why it does not match, or why nothing could be sent. Sends and stores nothing, opens no credential.
+    """
+    trial: dict[str, Any] = {"matched": False, "clause": None, "request": None}
+    if not pattern_matches(rule.event, event_type):
+        return trial | {"reason": "event", "detail": f"The rule is for {rule.event}."}
+    fact = evaluation.Fact(event_id, rule.workspace_id, event_type, payload_text)
+    made = evaluation.evaluate_one(fact, CompiledRule(rule), routing.current(rule.workspace_id), payload)
+    result = made.entry["result"]
+    if result == "filtered":
+        return trial | {"reason": "filter", "detail": "A clause of the filter failed.", "clause": made.entry["clause"]}
+    trial["matched"] = result != evaluation.EVALUATION_LIMIT
+    if result in (evaluation.EVALUATION_LIMIT, "mapping_failed"):
+        return trial | {"reason": result, "detail": made.entry["reason"]}
+    body = made.delivery.body if made.delivery else None
+    draft = Draft(evaluation.delivery_id(event_id, rule.pk), event_id, event_type, body or payload_text, rule.action)
+    shown = try_render(rule.connection, draft)
+    reason = "unsendable" if shown["error"] else ""
+    return trial | {"reason": reason, "detail": shown["error"], "request": shown["request"]}
+
+
 def _made_up(provider: Provider, connection: Connection) -> dict[str, Any]:
     """Credentials of the same names as the connection's, which open nothing. One without any is shown with all."""
-    generated = provider.make_secrets()
+    made_up = dict(provider.make_secrets())
     examples = {declared.key: declared.example for declared in provider.credential_fields}
-    names = [key for key in connection.credential_hints or examples if key not in generated]
-    return _as_secrets(generated | {key: _made_up_like(examples.get(key, "")) for key in names})
+    for key in connection.credential_hints or examples:
+        if key not in made_up:
+            digits = (secrets.choice("0123456789abcdef") if sign == "#" else sign for sign in examples.get(key, ""))
+            made_up[key] = "".join(digits) or secrets.token_urlsafe(24)
+    return {key: Secret(value) if isinstance(value, str) else value for key, value in made_up.items()}
 
 
-def _made_up_like(example: str) -> str:
-    if not example:
-        return secrets.token_urlsafe(24)
-    return "".join(secrets.choice("0123456789abcdef") if letter == "#" else letter for letter in example)
-
-
-def _as_secrets(document: dict[str, Any]) -> dict[str, Any]:
-    return {key: Secret(value) if isinstance(value, str) else value for key, value in document.items()}
-
-
-def _masked_headers(first: Request, second: Request) -> list[list[str]]:
-    pairs = zip(first.headers, second.headers, strict=True)
-    return [[name, value if value == other else _keep_scheme(value, other)] for (name, value), (_, other) in pairs]
-
-
-def _keep_scheme(value: str, other: str) -> str:
-    """`Bearer ••••` rather than `••••`."""
+def _masked(value: str, other: str) -> str:
+    """The value of a header, its scheme kept where it is masked: `Bearer ••••`."""
     scheme, space, _ = value.partition(" ")
-    return f"{scheme} {MASK}" if space and other.startswith(f"{scheme} ") else MASK
+    kept = f"{scheme} " if space and other.startswith(f"{scheme} ") else ""
+    return value if value == other else f"{kept}{MASK}"
 
 
 def _common(text: str, other: str) -> str:
@@ -107,3 +126,29 @@ def _common(text: str, other: str) -> str:
     start = next((place for place in range(shortest) if text[place] != other[place]), shortest)
     end = next((place for place in range(shortest - start) if text[-1 - place] != other[-1 - place]), shortest - start)
     return text[:start] + MASK + (text[-end:] if end else "")
+
+
+# --- how two bodies differ ------------------------------------------------------------------------------------------
+
+_MISSING = object()
+
+
+def differences(before: str, after: str, most: int) -> list[dict[str, Any]]:
+    """The first places in which two JSON texts differ, in document order: `{pointer, before?, after?}`.
+
+    A value that is not in one of them is left out of its entry. Objects are compared by name and arrays by index; the
+    cost is linear in the texts. Numbers that are equal are the same however they are written.
+    """
+    return list(islice(_compare("", json.loads(before), json.loads(after)), most))
+
+
+def _compare(place: str, before: Any, after: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in [*before, *(name for name in after if name not in before)]:
+            yield from _compare(place + pointer(name), before.get(name, _MISSING), after.get(name, _MISSING))
+    elif isinstance(before, list) and isinstance(after, list):
+        for index, (one, other) in enumerate(zip_longest(before, after, fillvalue=_MISSING)):
+            yield from _compare(f"{place}/{index}", one, other)
+    elif before != after or isinstance(before, bool) != isinstance(after, bool):
+        shown = {"before": before, "after": after}
+        yield {"pointer": place} | {side: value for side, value in shown.items() if value is not _MISSING}

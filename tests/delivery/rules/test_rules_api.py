@@ -3,8 +3,13 @@
 import json
 
 import pytest
+from django.db import connection as database
+from django.db import models
+from drf_spectacular.generators import SchemaGenerator
+from rest_framework import serializers
 
 from delivery.models import Attempt, Delivery, Event, Payload, Rule
+from delivery.rules.views import RuleChangeIn, RuleIn
 from meshes.kit import ids
 from tests.delivery.api import account, mistakes, tenant
 from tests.factories import make_connection, make_event, make_rule, make_workspace
@@ -193,6 +198,56 @@ def test_rules_need_the_scope_config(db):
     caller = account("events:write", "events:read", "admin")
     assert caller.get("/rules").status_code == 403
     assert caller.post(f"/rules/{rule.public_id}/test", {}).status_code == 403
+
+
+@pytest.fixture
+def column(monkeypatch):
+    """`note`, a column that the table and the model have, and that the body declares."""
+    field = models.CharField(max_length=9, default="", db_default="")
+    with database.cursor() as cursor:
+        cursor.execute("ALTER TABLE rules ADD COLUMN note varchar(9) NOT NULL DEFAULT ''")
+    Rule.add_to_class("note", field)
+    for body_class in (RuleChangeIn, RuleIn):  # which inherits what the first declares
+        declared = serializers.CharField(required=False, max_length=9, help_text="For the next one.")
+        monkeypatch.setitem(body_class._declared_fields, "note", declared)
+    yield
+    Rule._meta.local_fields.remove(field)
+    Rule._meta._expire_cache()
+    del Rule.note
+
+
+def test_a_field_joins_rules_by_one_line_of_their_body(api, column):
+    """It is then read, checked, saved, answered and described; nothing else in the code names it."""
+    made = api.post("/rules", body(make_connection(make_workspace()), note="first")).json()
+    assert (made["note"], made["version"]) == ("first", 1)
+    path = f"/rules/{made['id']}"
+    changed = api.patch(path, {"note": "second"}).json()
+    assert (changed["note"], changed["version"]) == ("second", 2)
+    assert (api.get(path).json(), Rule.objects.get().note) == (changed, "second")
+    assert api.get("/rules").json()["data"][0]["note"] == "second"
+    assert api.patch(path, {"enabled": False}).json()["note"] == "second"
+    assert mistakes(api.patch(path, {"note": "x" * 10})) == {"/note": "max_length"}
+    schemas = SchemaGenerator().get_schema(public=True)["components"]["schemas"]
+    bodies = ("RuleInRequest", "PatchedRuleChangeInRequest", "RuleOut", "RuleDetailOut")
+    assert [name for name in bodies if "note" not in schemas[name]["properties"]] == []
+
+
+WRITTEN = {
+    "name": "Warm leads", "event": "deal.won", "filter": {"payload.a": 1}, "mapping": [{"to": "a", "value": 1}],
+    "action": "send", "enabled": False,
+}  # fmt: skip
+
+
+def test_every_field_that_a_body_takes_is_stored_and_answered(api):
+    connection = make_connection(make_workspace())
+    rule, other = make_rule(connection), make_connection(connection.workspace)
+    written = WRITTEN | {"connection": other.public_id}
+    assert written.keys() == RuleChangeIn().fields.keys()
+    for name, value in written.items():
+        assert api.patch(f"/rules/{rule.public_id}", {name: value}).json()[name] == value
+    kept = Rule.objects.get(pk=rule.pk)
+    assert {name: getattr(kept, name) for name in WRITTEN} == WRITTEN
+    assert (kept.connection, kept.version) == (other, 1 + len(written))
 
 
 # --- trying ---------------------------------------------------------------------------------------------------------
