@@ -1,9 +1,9 @@
-"""The outbound door: threads that each send for themselves, against one curl-multi I/O thread for all of them.
+"""The outbound client: threads that each send for themselves, against one curl-multi I/O thread for all of them.
 
     python -m bench.outbound [--requests 6000] [--runs 3] [--delay-ms 20] [--json bench/results/outbound.json]
 
-Both send the same POST, as large as a signed webhook, with the options of the door itself, from 32, 64 and 128 threads
-(a Celery pool has its threads in either case) to 50 destinations on a receiver in a process of its own, which answers
+Both send the same POST, as large as a signed webhook, with the client's own options, from 32, 64 and 128 threads (a
+Celery pool has its threads in either case) to 50 destinations on a receiver in a process of its own, which answers
 after a delay. The ways take turns; of each the median is shown. CPU is that of this process, per request.
 """
 
@@ -28,11 +28,9 @@ from typing import Any
 
 import pycurl
 
-from connections.outbound import Policy, Request, send
-from connections.outbound import dial as door
-from connections.outbound.dial import Call
-from connections.outbound.keeping import Handle, Key
-from connections.outbound.urls import parse_url
+from connections.messages import Request, ResponseReader, parse_url
+from connections.outbound import Policy, send
+from connections.outbound.client import Handle, Transfer
 
 POLICY = Policy.of(allow_nets=["127.0.0.0/8"], allow_http=True, ports="*")
 HEADERS = (("content-type", "application/json"), ("webhook-id", "dlv_0"), ("webhook-signature", "v1,abc"))
@@ -56,7 +54,7 @@ class Multi:
         self._epoll = select.epoll()
         self._wake_read, self._wake_write = socket.socketpair()
         self._epoll.register(self._wake_read, select.EPOLLIN)
-        self._new: queue.SimpleQueue[tuple[Call, Handle, threading.Lock]] = queue.SimpleQueue()
+        self._new: queue.SimpleQueue[tuple[Transfer, Handle, threading.Lock]] = queue.SimpleQueue()
         self._running: dict[pycurl.Curl, tuple[Any, threading.Lock]] = {}
         self._free: list[Handle] = []
         self._timeout = 1.0
@@ -66,11 +64,11 @@ class Multi:
         self._multi.setopt(pycurl.M_MAXCONNECTS, 512)
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def send(self, call: Call) -> None:
+    def send(self, transfer: Transfer) -> None:
         done = threading.Lock()
         done.acquire()
         handle = self._free.pop() if self._free else Handle()
-        self._new.put((call, handle, done))
+        self._new.put((transfer, handle, done))
         if self._asleep:
             self._wake_write.send(b"x")
         done.acquire()
@@ -109,14 +107,11 @@ class Multi:
 
     def _start_new(self) -> None:
         while not self._new.empty():
-            call, handle, done = self._new.get()
-            attempt = door._Attempt(call)
-            attempt._guard(handle.curl)
-            attempt._choose_connection(handle)
+            transfer, handle, done = self._new.get()
+            transfer.prepare(handle, (ip_address("127.0.0.1"),))
             handle.curl.setopt(pycurl.FRESH_CONNECT, 0)
             handle.curl.setopt(pycurl.MAXCONNECTS, 512)
-            attempt._describe(handle.curl)
-            self._running[handle.curl] = (attempt, done)
+            self._running[handle.curl] = (transfer, done)
             self._multi.add_handle(handle.curl)
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
@@ -124,10 +119,11 @@ class Multi:
         _, good, bad = self._multi.info_read()
         assert not bad, bad
         for curl in good:
-            attempt, done = self._running.pop(curl)
+            transfer, done = self._running.pop(curl)
             assert curl.getinfo(pycurl.RESPONSE_CODE) == 200
             self._multi.remove_handle(curl)
-            attempt.close_sockets()
+            for opened in transfer._sockets:
+                opened.close()
             done.release()
 
 
@@ -153,12 +149,11 @@ def receive(port: int, delay_seconds: float) -> None:
     asyncio.run(serve())
 
 
-def call_of(base: str, number: int) -> Call:
+def transfer_of(base: str, number: int) -> Transfer:
     place = number % DESTINATIONS
     target = parse_url(f"{base}/{place}")
-    key = Key(("workspace", place), target.scheme, target.host, target.port)
     request = Request("POST", target.url, HEADERS, BODY)
-    return Call(request, target, POLICY, time.monotonic() + 15, 65536, key, (ip_address("127.0.0.1"),))
+    return Transfer(request, target, POLICY, time.monotonic() + 15, ResponseReader(65536), ("workspace", place))
 
 
 def measure(way: str, threads: int, requests: int, run: Callable[[int], Any]) -> Figure:
@@ -184,14 +179,14 @@ def main() -> None:
     time.sleep(0.5)
     base, multi, figures = f"http://127.0.0.1:{port}", Multi(), []
 
-    def by_door(number: int) -> None:
+    def by_client(number: int) -> None:
         url = f"{base}/{number % DESTINATIONS}"
         pool_key = ("workspace", number % DESTINATIONS)
         send(Request("POST", url, HEADERS, BODY), policy=POLICY, pool_key=pool_key)
 
     ways: dict[str, Callable[[int], Any]] = {
-        "threads": by_door,
-        "multi": lambda number: multi.send(call_of(base, number)),
+        "threads": by_client,
+        "multi": lambda number: multi.send(transfer_of(base, number)),
     }
     for _, threads, way in itertools.product(range(options.runs), (32, 64, 128), ways):
         figures.append(measure(way, threads, options.requests, ways[way]))

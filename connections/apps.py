@@ -1,4 +1,4 @@
-"""Where to: connections, their credentials, and the one door out."""
+"""Where to: connections, their credentials, and the one client through which requests leave."""
 
 from django.apps import AppConfig
 from django.conf import settings

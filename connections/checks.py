@@ -1,4 +1,4 @@
-"""System checks of the outbound door: what is wrong with its settings, and what an operator has widened."""
+"""System checks of the outbound client: what is wrong with its settings, and what an operator has widened."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def check_outbound_settings(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.security, deploy=True)
 def check_outbound_widened(**kwargs: Any) -> list[CheckMessage]:
-    """`connections.W001` to `W003`: one for each setting that lets the door reach more than https on 443."""
+    """`connections.W001` to `W003`: one for each setting that lets the client reach more than https on 443."""
     try:
         policy = Policy.from_settings()
     except ImproperlyConfigured:

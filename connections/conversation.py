@@ -18,7 +18,7 @@ from django.conf import settings
 from connections import credentials as keeping
 from connections import outbound, providers
 from connections.masking import Redactor
-from connections.messages import Request, Response
+from connections.messages import DELIVERY_BODY_LIMIT, NetworkError, OutboundError, Request, Response, Room
 from connections.models import Connection
 from connections.oauth.refresh import Authorization, Need
 from connections.providers.base import Exchange, Provider, Shipment, Unsendable, Verdict
@@ -64,7 +64,7 @@ class Conversation:
         until: float = math.inf,
         fresh_after_renewal: bool = False,
         pool_key: Hashable = None,
-        room: outbound.Room | None = None,
+        room: Room | None = None,
     ) -> None:
         self.calls: list[Call] = []
         self._provider, self._authorization = provider, authorization
@@ -92,9 +92,9 @@ class Conversation:
                 exchanges.append(Exchange(following, response))
             following = build(self._authorization.credentials, exchanges)
             if isinstance(following, Request):  # of a long answer before it only what is recorded stays in memory
-                self.calls[-1].response = response.cut(outbound.DELIVERY_BODY_LIMIT)
+                self.calls[-1].response = response.cut(DELIVERY_BODY_LIMIT)
                 if exchanges:
-                    cut = exchanges[-1].response.cut(outbound.DELIVERY_BODY_LIMIT)
+                    cut = exchanges[-1].response.cut(DELIVERY_BODY_LIMIT)
                     exchanges[-1] = replace(exchanges[-1], response=cut)
         return response if following is None else following
 
@@ -118,7 +118,7 @@ class Conversation:
     def _call(self, request: Request, ends_at: float) -> Response:
         left = min(ends_at, self._until) - time.monotonic()
         if left <= 0 or len(self.calls) == MOST_CALLS:
-            raise outbound.DeadlineExceeded("The calls of this attempt took too long together.", sent=False)
+            raise NetworkError("timeout", "The calls of this attempt took too long together.")
         call = Call(self._provider.fitting(request))
         self.calls.append(call)
         call.response = outbound.send(
@@ -136,7 +136,7 @@ class Conversation:
 
 def _step(call: Call, redactor: Redactor) -> dict[str, Any]:
     """`{method, url, request_body, status, response_body}`; without an answer status and body are null."""
-    response = call.response.cut(outbound.DELIVERY_BODY_LIMIT) if call.response else None
+    response = call.response.cut(DELIVERY_BODY_LIMIT) if call.response else None
     answered = redactor.body(response.body, is_cut=response.truncated) if response else None
     return {
         "method": call.request.method,
@@ -195,7 +195,7 @@ class Asked:
     """What a vendor was asked beside deliveries, and what came of it."""
 
     request: Request
-    answer: Response | outbound.OutboundError
+    answer: Response | OutboundError
     redactor: Redactor
 
 
@@ -216,12 +216,12 @@ def ask(
 
     seconds = connection.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
     conversation = Conversation(provider, authorization, seconds=seconds, fresh_after_renewal=True)
-    answer: Response | Verdict | outbound.OutboundError | None
+    answer: Response | Verdict | OutboundError | None
     try:
         answer = conversation.run(build_once)
-    except outbound.OutboundError as error:
+    except OutboundError as error:
         answer = error
-    if conversation.last is None or not isinstance(answer, Response | outbound.OutboundError):
+    if conversation.last is None or not isinstance(answer, Response | OutboundError):
         return None
     return Asked(conversation.last.request, answer, conversation.redactor())
 

@@ -16,6 +16,7 @@ from django.db.models import F
 
 from connections import credentials as keeping
 from connections import origins, outbound, outside, providers
+from connections.messages import OutboundError, RequestRefusedError, with_ascii_host
 from connections.models import Connection, ConnectionHealth, OAuthState
 from connections.oauth import grants, tokens
 from connections.oauth.tokens import Tokens
@@ -365,7 +366,7 @@ def check(
 ) -> dict[str, Any]:
     """The config with defaults, host names in ASCII. Raises InvalidFields.
 
-    URLs that are not those `saved` are shown to the outbound door; credentials only by presence.
+    URLs that are not those `saved` are shown to the outbound client; credentials only by presence.
     """
     cleaned = provider.clean_config(config)
     problems = list(provider.check(cleaned, credentials))
@@ -373,7 +374,7 @@ def check(
         url = cleaned.get(declared.key)
         if declared.type == "url" and url is not None and url != (saved or {}).get(declared.key):
             problems += _url_problems(f"/config/{declared.key}", url)
-            cleaned[declared.key] = outbound.with_ascii_host(url)
+            cleaned[declared.key] = with_ascii_host(url)
     if problems:
         raise InvalidFields(problems)
     return cleaned
@@ -382,9 +383,9 @@ def check(
 def _url_problems(pointer: str, url: str) -> list[FieldProblem]:
     try:
         outbound.check_url(url)
-    except outbound.Refused as error:
-        return [FieldProblem(pointer, error.words, "url")]
-    except outbound.OutboundError:
+    except RequestRefusedError as error:
+        return [FieldProblem(pointer, error.message, "url")]
+    except OutboundError:
         return []  # what cannot be looked up now is looked up when it is dialled
     return []
 

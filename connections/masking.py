@@ -11,8 +11,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit, urlunsplit
 
-from connections.messages import Request
-from connections.outbound.urls import with_ascii_host
+from connections.messages import Request, with_ascii_host
 from workspaces.vault.secret import MASK, Secret
 
 SHORTEST_NEEDLE = 6

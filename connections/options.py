@@ -6,8 +6,9 @@ from functools import partial
 from django.core.cache import cache
 
 from connections import credentials as keeping
-from connections import outbound, outside, providers
+from connections import outside, providers
 from connections.conversation import ask
+from connections.messages import Response
 from connections.models import Connection
 from connections.oauth.tokens import NoTokenError
 from connections.providers.base import Choice, NotAuthorized, Outcome, Unsendable
@@ -70,7 +71,7 @@ def _ask_page(connection: Connection, field: str, cursor: str, actor: str) -> tu
             raise UnknownField(field)
         with asked.redactor.guarding():
             verdict = provider.classify_options(asked.answer)
-            if verdict.outcome != Outcome.DELIVERED or not isinstance(asked.answer, outbound.Response):
+            if verdict.outcome != Outcome.DELIVERED or not isinstance(asked.answer, Response):
                 raise NoChoices(asked.redactor.text(verdict.words))
             return provider.read_options(field, asked.answer), provider.options_cursor(field, asked.answer)
     except vault.KeyMissing:

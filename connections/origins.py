@@ -7,8 +7,7 @@ an edit that changes the scheme, host or port of anywhere that they go brings th
 from collections.abc import Mapping
 from typing import Any
 
-from connections.messages import InvalidUrl
-from connections.outbound.urls import parse_url
+from connections.messages import RequestRefusedError, parse_url
 from connections.providers.base import Field, Provider
 
 
@@ -51,6 +50,6 @@ def _origin(field: Field, config: Mapping[str, Any]) -> str:
         return repr(value)
     try:
         target = parse_url(value)
-    except InvalidUrl:
+    except RequestRefusedError:
         return value.lower()
     return f"{target.scheme}://{target.host}:{target.port}"

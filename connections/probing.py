@@ -1,11 +1,12 @@
-"""The test of a connection: one real request through the door, judged as a delivery's answer would be."""
+"""The test of a connection: one real request through the client, judged as a delivery's answer would be."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from connections import credentials as keeping
-from connections import lifecycle, outbound, providers
+from connections import lifecycle, providers
 from connections.conversation import Asked, ask
+from connections.messages import Response
 from connections.models import Connection
 from connections.oauth.tokens import NoTokenError
 from connections.providers.base import Account, NotAuthorized, Outcome, Unsendable, Verdict
@@ -60,7 +61,7 @@ def probe(connection: Connection, *, actor: str) -> Probe:
     account = None
     with asked.redactor.guarding():
         verdict = provider.classify_test(asked.answer)
-        if verdict.outcome == Outcome.DELIVERED and isinstance(asked.answer, outbound.Response):
+        if verdict.outcome == Outcome.DELIVERED and isinstance(asked.answer, Response):
             account = provider.read_account(asked.answer)
     if verdict.outcome == Outcome.DELIVERED:
         lifecycle.mend(connection)
@@ -81,7 +82,7 @@ def _status(connection: Connection) -> str:
 def _describe(verdict: Verdict, asked: Asked, status: str) -> Probe:
     request, answer, redactor = asked.request, asked.answer, asked.redactor
     response = None
-    if isinstance(answer, outbound.Response):
+    if isinstance(answer, Response):
         answer = answer.cut(ANSWER_LIMIT)
         response = {
             "status": answer.status,
@@ -95,7 +96,7 @@ def _describe(verdict: Verdict, asked: Asked, status: str) -> Probe:
         status=status,
         error_class=verdict.error_class,
         words=redactor.text(verdict.words),
-        duration_ms=answer.duration_ms if isinstance(answer, outbound.Response) else None,
+        duration_ms=answer.duration_ms if isinstance(answer, Response) else None,
         request={
             "method": request.method,
             "url": redactor.url(request.url),

@@ -10,7 +10,8 @@ from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
-from connections import outbound, providers
+from connections import providers
+from connections.messages import with_ascii_host
 from connections.models import Connection
 from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer, SecretShownField, StrictSerializer
 from meshes.kit import clock, ids
@@ -140,7 +141,7 @@ class ConfigField(serializers.DictField):
 
     def to_representation(self, value: Any) -> Any:
         shown = super().to_representation(value)
-        return {key: outbound.with_ascii_host(item) if isinstance(item, str) else item for key, item in shown.items()}
+        return {key: with_ascii_host(item) if isinstance(item, str) else item for key, item in shown.items()}
 
 
 class ConnectionOut(serializers.Serializer[Any]):

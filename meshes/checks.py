@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 SECRET_KEY_LENGTH, SECRET_KEY_CHARACTERS = 50, 5
 """At least so many characters, and so many different ones: those of Django's own check, security.W009."""
 LONGEST_ATTEMPT_SECONDS = 30
-"""connections.outbound.door.MAX_DEADLINE_SECONDS; a claim must outlive it."""
+"""connections.outbound.client.MAX_DEADLINE_SECONDS; a claim must outlive it."""
 
 
 @register(Tags.security, deploy=True)

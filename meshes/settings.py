@@ -294,10 +294,10 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SEND_TASK_EVENTS = envbool("MESHES_TASK_EVENTS", True)  # each task is seen in Flower
 
-# --- the outbound door ---------------------------------------------------------------------------------------------
+# --- the outbound client -------------------------------------------------------------------------------------------
 
 MESHES_OUTBOUND_ALLOW_NETS = envnets("MESHES_OUTBOUND_ALLOW_NETS")
-envfile("SSL_CERT_FILE")  # OpenSSL's variable, which the door reads by itself
+envfile("SSL_CERT_FILE")  # OpenSSL's variable, which the client reads by itself
 MESHES_OUTBOUND_ALLOW_HTTP = envbool("MESHES_OUTBOUND_ALLOW_HTTP", False)
 MESHES_OUTBOUND_PORTS = envports("MESHES_OUTBOUND_PORTS", "443")
 MESHES_OWN_PORTS: list[int] = []

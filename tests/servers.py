@@ -27,7 +27,7 @@ NEEDS_A_SERVER = {"db", "transactional_db", "django_db_setup", "redis_client", "
 IS_SLOW = {"fault", "alone"}
 SLOW_PLACES = (
     *("tests/e2e/", "tests/frozen/", "tests/delivery/lanes/", "tests/meshes/dev/", "tests/bench/"),
-    "tests/connections/test_outbound_",
+    "tests/connections/outbound/",
     *("tests/connections/providers/test_at_vendors", "tests/connections/oauth/test_at_vendors"),
     *("tests/meshes/test_buffering", "tests/meshes/test_environment", "tests/meshes/test_compose"),
     *("tests/meshes/test_monitor", "tests/meshes/test_embedded", "tests/meshes/test_full_volume"),

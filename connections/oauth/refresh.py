@@ -21,8 +21,9 @@ from django.db import Error, close_old_connections, transaction
 from django.db import connection as database
 from django.db.models import F
 
-from connections import lifecycle, origins, outbound, providers
+from connections import lifecycle, origins, providers
 from connections.credentials import hints_of, verdict_on
+from connections.messages import Response
 from connections.models import Connection, OAuthGrant
 from connections.oauth import grants, tokens
 from connections.oauth.tokens import Client, NoTokenError, Tokens, ended, unavailable
@@ -184,7 +185,7 @@ class Authorization:
             if is_expired or error.is_final:
                 raise
 
-    def renew_after(self, response: outbound.Response, until: float) -> bool:
+    def renew_after(self, response: Response, until: float) -> bool:
         """After an answer: whether it refused the token and there is another now, so that it is worth asking again.
 
         Only once; a second refusal is the answer. Raises NoTokenError.

@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote_plus, urlsplit, urlunsplit
 
 from connections import outbound
-from connections.outbound.urls import parse_url
+from connections.messages import LocalError, OutboundError, RequestRefusedError, Response, parse_url
 from connections.providers.base import FIELD_IN_URL, OAuth, Outcome, Provider, Verdict, disabled, reauthorize
 from connections.providers.vendor import read_object
 from connections.providers.verdicts import retry_after, throttled
@@ -371,7 +371,7 @@ def is_vendor_url(provider: Provider, url: str) -> bool:
     try:
         target = parse_url(url)
         moved_to = parse_url(provider.override) if provider.override else None
-    except outbound.InvalidUrl:
+    except RequestRefusedError:
         return False
     if moved_to is not None and (target.scheme, target.host, target.port) == (
         moved_to.scheme, moved_to.host, moved_to.port,
@@ -423,18 +423,18 @@ def _authenticate(oauth: OAuth, client: Client, headers: dict[str, str]) -> dict
 
 def _send(
     provider: Provider, method: str, url: str, headers: dict[str, str], form: dict[str, str] | None, seconds: float
-) -> outbound.Response:
+) -> Response:
     try:
         with outbound.session(seconds) as session:
             answer = session.request(method, url, headers=headers, data=form)
-    except outbound.Refused as error:
-        message = f"The token endpoint cannot be asked: {error.words}"
+    except RequestRefusedError as error:
+        message = f"The token endpoint cannot be asked: {error.message}"
         raise NoTokenError(disabled(message, "address_refused")) from None
-    except outbound.DoorFailed:
+    except LocalError:
         raise NoTokenError(OURS) from None
-    except outbound.OutboundError as error:
-        raise NoTokenError(unavailable(f"{_who(provider)} gave no token: {error.words}")) from None
-    return outbound.Response(answer.status_code, tuple(answer.headers.items()), answer.content, False, 0)
+    except OutboundError as error:
+        raise NoTokenError(unavailable(f"{_who(provider)} gave no token: {error.message}")) from None
+    return cast(Response, answer.raw)
 
 
 def _who(provider: Provider) -> str:

@@ -43,7 +43,7 @@ class Field:
 
     `sensitive`: sealed in the vault and shown as a mask; all credential fields are. `generated`: made by Meshes, not
     taken from the user. `frozen`: shapes the body, so a delivery keeps the value that it was routed with. `pattern`
-    must match the whole text. A URL is also checked by the outbound door when it is saved and when it is dialled.
+    must match the whole text. A URL is also checked by the outbound client when it is saved and when it is dialled.
 
     `selects_host`: the value has a part in where requests go, so that changing it needs the credentials again. URLs,
     `region` and what an OAuth URL names do so without saying.

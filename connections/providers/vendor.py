@@ -38,7 +38,7 @@ from meshes.kit.jsonpaths import split_path
 MAX_MESSAGE = 300
 """Characters of a vendor's message that are shown."""
 MAX_URL_PART = 1000
-"""Characters of a value inside a URL, encoded. A longer URL is refused at the door, which would stop the connection."""
+"""Characters of a value inside a URL, encoded. A longer URL is refused, which would stop the connection."""
 
 FULL_NAME = (
     "payload.name || (payload.first_name || payload.last_name)"

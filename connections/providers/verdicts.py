@@ -7,20 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
-from connections.messages import (
-    ConnectFailed,
-    DeadlineExceeded,
-    DoorFailed,
-    InvalidRequest,
-    NetworkError,
-    OutboundError,
-    Refused,
-    ResolveFailed,
-    ResolveTimedOut,
-    Response,
-    ResponseTooLarge,
-    TlsFailed,
-)
+from connections.messages import LocalError, NetworkError, OutboundError, RequestRefusedError, Response
 
 MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 """A receiver may ask for at most a day's rest; more is cut to that."""
@@ -145,7 +132,7 @@ _SECONDS = re.compile(r"[0-9]{1,10}")
 
 
 def read_answer(answer: Response | OutboundError) -> Verdict:
-    """The verdict on any status 100 to 599 and any error of the door, by HTTP alone."""
+    """The verdict on any status 100 to 599 and any error of the client, by HTTP alone."""
     return read_error(answer) if isinstance(answer, OutboundError) else read_status(answer)
 
 
@@ -171,15 +158,15 @@ def read_status(response: Response) -> Verdict:
 
 def read_error(error: OutboundError) -> Verdict:
     """Nothing that we refuse to send is tried again; of what was sent without an answer nobody knows the end."""
-    if isinstance(error, InvalidRequest):
-        return Verdict(Outcome.REJECTED, "invalid_request", error.words)
-    if isinstance(error, Refused):
-        return Verdict(Outcome.BROKEN, "address_refused", error.words, hold="disabled")
-    if isinstance(error, DoorFailed):
+    if isinstance(error, RequestRefusedError):
+        if error.cause == "invalid_request":
+            return Verdict(Outcome.REJECTED, "invalid_request", error.message)
+        return Verdict(Outcome.BROKEN, "address_refused", error.message, hold="disabled")
+    if isinstance(error, LocalError):
         words = "The request could not be sent for a fault of ours."
         return Verdict(Outcome.RETRY, "our_fault", words, is_ours=True, is_counted=False)
     outcome = Outcome.UNCERTAIN if isinstance(error, NetworkError) and error.sent else Outcome.RETRY
-    return Verdict(outcome, _error_class(error), error.words)
+    return Verdict(outcome, error.cause, error.message)
 
 
 def retry_after(response: Response) -> float | None:
@@ -211,24 +198,6 @@ def _describe_status(status: int) -> tuple[str, str]:
     if status >= 500:
         return "server_error", f"The receiver has an error of its own ({status})."
     return "unexpected_status", f"The receiver's answer is not a final one ({status})."
-
-
-def _error_class(error: OutboundError) -> str:
-    match error:
-        case ResolveFailed():
-            return "unresolved"
-        case ResolveTimedOut():
-            return "dns_timeout"
-        case ConnectFailed():
-            return "unreachable"
-        case TlsFailed():
-            return "tls"
-        case DeadlineExceeded():
-            return "timeout"
-        case ResponseTooLarge():
-            return "response_too_large"
-        case _:
-            return "connection_lost"
 
 
 def header(response: Response, name: str) -> str | None:

@@ -17,10 +17,10 @@ from django.conf import settings
 from django.db import Error, connection
 
 from connections import credentials as keeping
-from connections import outbound, providers
+from connections import providers
 from connections.conversation import Build, Conversation, shipment_of
 from connections.masking import Redactor
-from connections.messages import Request, Response
+from connections.messages import DELIVERY_BODY_LIMIT, NetworkError, OutboundError, Request, Response, Room
 from connections.models import Connection
 from connections.oauth.refresh import DIRECT, Authorization, Need, Steps
 from connections.oauth.tokens import NoTokenError
@@ -262,11 +262,11 @@ def _start_probes(candidates: dict[uuid.UUID, Probe]) -> list[uuid.UUID]:
 
 def attempt(job: Job, steps: Steps = DIRECT) -> Result:
     """Make one attempt of a claimed delivery. Never raises; touches the database through `steps` alone, for tokens."""
-    with outbound.Room() as room:
+    with Room() as room:
         return _attempt(job, steps, room)
 
 
-def _attempt(job: Job, steps: Steps, room: outbound.Room) -> Result:
+def _attempt(job: Job, steps: Steps, room: Room) -> Result:
     started_at, clock = job.clock.now(), time.monotonic()
     calls: Conversation | None = None
     answer: Response | Verdict | Exception
@@ -289,7 +289,7 @@ def _attempt(job: Job, steps: Steps, room: outbound.Room) -> Result:
         verdict=replace(verdict, words=redactor.text(verdict.words)),  # which may quote the vendor
         started_at=started_at,
         duration_ms=round((time.monotonic() - clock) * 1000),
-        is_overloaded=verdict.throttled or isinstance(answer, outbound.DeadlineExceeded),
+        is_overloaded=verdict.throttled or (isinstance(answer, NetworkError) and answer.cause == "timeout"),
         may_repeat=may_repeat,
         request=_sent(last.request, redactor) if last else None,
         response=_received(last.response, redactor) if last and last.response else None,
@@ -298,7 +298,7 @@ def _attempt(job: Job, steps: Steps, room: outbound.Room) -> Result:
     )
 
 
-def _begin(job: Job, credentials: Mapping[str, Any], steps: Steps, room: outbound.Room, clock: float) -> Conversation:
+def _begin(job: Job, credentials: Mapping[str, Any], steps: Steps, room: Room, clock: float) -> Conversation:
     provider, actor = providers.get(job.connection_type), vault.this_process()
     version, number = job.sealed_version or 0, job.attempt_number
     need = Need(job.workspace_id, job.connection_id, version, actor, job.delivery_id, number)
@@ -320,7 +320,7 @@ def _sent(request: Request, redactor: Redactor) -> Sent:
 
 
 def _received(response: Response, redactor: Redactor) -> Received:
-    response = response.cut(outbound.DELIVERY_BODY_LIMIT)
+    response = response.cut(DELIVERY_BODY_LIMIT)
     body = redactor.body(response.body, is_cut=response.truncated)
     return Received(response.status, redactor.headers(response.headers), body, response.truncated)
 
@@ -359,7 +359,7 @@ def _judge(job: Job, answer: Response | Verdict | Exception, redactor: Redactor)
     match answer:
         case Verdict():
             return answer
-        case Response() | outbound.OutboundError():
+        case Response() | OutboundError():
             return providers.get(job.connection_type).classify(answer, job.action)
         case vault.CredentialRefused():
             vault.sound_alarm(answer, job.workspace_id, "connection", job.connection_id)

@@ -334,7 +334,7 @@ def answers_ok(port: int, path: str) -> bool:
 
 def ask(port: int, path: str) -> tuple[int, bytes]:
     """The status and body of a GET to a loopback port; 0 where there is none. By hand: HTTP clients belong to the
-    outbound door."""
+    outbound client."""
     request = f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
     answer = b""
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:

@@ -2,8 +2,10 @@
 
 import ast
 from pathlib import Path
+from typing import get_args
 
 from connections.access_views import PURPOSES
+from connections.messages import Cause
 from connections.providers.verdicts import ERROR_CLASSES
 from delivery import search
 from meshes.console.wording import cause as in_words
@@ -13,7 +15,9 @@ MAKERS = {"retry", "rejected", "reauthorize", "disabled", "throttled", "uncertai
 
 
 def written_classes():
-    """The error classes that stand in calls which make verdicts, and those that functions give by name."""
+    """The error classes that stand in calls which make verdicts, those that a function gives by name, and the causes of
+    the client's errors, which are those of their verdicts but for an invalid URL."""
+    yield from set(get_args(Cause)) - {"invalid_url"}
     for path in [*ROOT.glob("connections/**/*.py"), *ROOT.glob("delivery/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in MAKERS:
@@ -21,7 +25,7 @@ def written_classes():
                 for each in [*node.args[1:2], *named]:
                     if isinstance(each, ast.Constant) and each.value:
                         yield each.value
-            elif isinstance(node, ast.FunctionDef) and node.name in ("_error_class", "_describe_status"):
+            elif isinstance(node, ast.FunctionDef) and node.name == "_describe_status":
                 for each in (inner.value for inner in ast.walk(node) if isinstance(inner, ast.Return)):
                     first = each.elts[0] if isinstance(each, ast.Tuple) else each
                     yield first.value

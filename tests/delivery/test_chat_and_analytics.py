@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from connections import providers
-from connections.outbound.room import PLACES, Room
+from connections.messages import PLACES, Room
 from delivery.dispatch import dispatch, settling
 from delivery.models import Attempt, Delivery
 from delivery.rules import fanout, preview

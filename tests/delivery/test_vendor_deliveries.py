@@ -8,8 +8,8 @@ import pytest
 from connections import providers
 from connections.conversation import STEP_BODY_BYTES
 from connections.masking import SHORTEST_NEEDLE
+from connections.messages import DELIVERY_BODY_LIMIT
 from connections.models import Connection
-from connections.outbound import DELIVERY_BODY_LIMIT
 from delivery.dispatch import dispatch, settling
 from delivery.lanes import steering
 from delivery.models import Attempt, Delivery, RoutingLedger

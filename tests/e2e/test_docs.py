@@ -462,7 +462,7 @@ def test_monitoring_shows_lines_that_are_logged():
     )
     module, seen, wrong = "", set(), []
     for logger, lines in logged:
-        module = {"": module, "meshes.outbound": "connections.outbound.door"}.get(logger, logger)
+        module = {"": module, "meshes.outbound": "connections.outbound.client"}.get(logger, logger)
         source = (PROJECT / module.replace(".", "/")).with_suffix(".py").read_text()
         assert "getLogger(" in source
         seen.add(module)

@@ -1,10 +1,11 @@
-"""The public API as a customer's backend uses it. Requests leave through the outbound door, as all do here."""
+"""The public API as a customer's backend uses it. Requests leave through the outbound client, as all do here."""
 
 import json
 import time
 from typing import Any
 
 from connections import outbound
+from connections.messages import Request, Response
 
 LOOPBACK = outbound.Policy.of(allow_nets=["127.0.0.0/8"], allow_http=True, ports="*")
 _BODY_LIMIT = 8 * 1024 * 1024
@@ -15,7 +16,7 @@ class ApiError(Exception):
 
 
 class Api:
-    """One API key's view. Raises ApiError, and the outbound door's errors."""
+    """One API key's view. Raises ApiError, and the outbound client's errors."""
 
     def __init__(self, url: str, key: str) -> None:
         self._url, self._key = f"{url}/api/v1", key
@@ -47,7 +48,7 @@ class Api:
         if document is not None:
             headers.append(("content-type", "application/json"))
             body = json.dumps(document).encode()
-        request = outbound.Request(method, self._url + path, tuple(headers), body)
+        request = Request(method, self._url + path, tuple(headers), body)
         response = _answer_to(request)
         if response.status == 429:  # a fast machine asks more often than one key may
             time.sleep(float({name.lower(): value for name, value in response.headers}.get("retry-after", 1)))
@@ -57,5 +58,5 @@ class Api:
         return json.loads(response.body) if response.body else None
 
 
-def _answer_to(request: outbound.Request) -> outbound.Response:
+def _answer_to(request: Request) -> Response:
     return outbound.send(request, deadline_seconds=10, body_limit=_BODY_LIMIT, policy=LOOPBACK)

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from connections import outbound
+from connections.messages import Request, Response
 from meshes.dev.demo.act import ACME, GLOBEX, QUICK, Progress, wait_for
 from meshes.dev.demo.client import LOOPBACK, Api, ApiError
 from meshes.dev.demo.receivers import Endpoint
@@ -246,11 +247,11 @@ class SecondAct:
         self.wait("delivered", lambda: sum(self.count(outlet, "succeeded") for outlet in outlets), goal)
 
 
-def _browse(url: str, cookie: str = "") -> outbound.Response:
+def _browse(url: str, cookie: str = "") -> Response:
     headers = (("accept", "text/html"), *((("cookie", cookie),) if cookie else ()))
-    request = outbound.Request("GET", url, headers)
+    request = Request("GET", url, headers)
     return outbound.send(request, deadline_seconds=10, body_limit=1024 * 1024, policy=LOOPBACK)
 
 
-def _header(response: outbound.Response, name: str) -> str:
+def _header(response: Response, name: str) -> str:
     return next((value for key, value in response.headers if key.lower() == name), "")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from connections import outbound
+from connections.messages import Request
 from meshes.dev.children import Child, Program
 from meshes.dev.demo.client import LOOPBACK, ApiError
 
@@ -74,7 +75,7 @@ class Vendors:
     def _send(self, method: str, slug: str, control: str, document: Any = None) -> Any:
         headers = (("content-type", "application/json"),) if document is not None else ()
         body = json.dumps(document).encode() if document is not None else b""
-        request = outbound.Request(method, f"{self.urls[slug]}/_vendor/{control}", headers, body)
+        request = Request(method, f"{self.urls[slug]}/_vendor/{control}", headers, body)
         answer = outbound.send(request, deadline_seconds=10, body_limit=8 * 1024 * 1024, policy=LOOPBACK)
         if not 200 <= answer.status < 300:
             raise ApiError(f"{slug} {control}: {answer.status} {answer.body[:2000].decode(errors='replace')}")

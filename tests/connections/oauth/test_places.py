@@ -10,7 +10,8 @@ from django.db import connections as databases
 from connections import lifecycle, outbound, outside
 from connections.models import Connection
 from connections.oauth import grants
-from connections.outbound import conversations, door
+from connections.outbound import client as outbound_client
+from connections.outbound import sessions
 from connections.signals import connection_changed
 from tests.connections.oauth.making import authorized, expired
 from tests.connections.oauth.test_authorize import come_back, make, start
@@ -188,13 +189,13 @@ def delete(vendor, client):
 )  # fmt: skip
 def test_every_call_of_a_web_thread_has_a_place_from_its_beginning_to_its_end(vendor, client, monkeypatch, ask):
     free = []
-    send = door.send
+    send = outbound_client.send
 
     def watched(request, **more):
         free.append(outside._places()._value)
         return send(request, **more)
 
-    monkeypatch.setattr(conversations, "send", watched)
+    monkeypatch.setattr(sessions, "send", watched)
     monkeypatch.setattr(outbound, "send", watched)
     vendor.api = lambda asked: Reply(200, {"lists": []})
     ask(vendor, client)

@@ -26,11 +26,13 @@ FILE = Path(__file__).with_name("golden.json")
 STATUSES = (*range(100, 104), *range(200, 209), 226, *range(300, 309), *range(400, 432), 451, 460, 477, 498, 499,
             *range(500, 512), *range(520, 531), 598, 599)  # fmt: skip
 LOST: Mapping[str, messages.OutboundError] = {
-    "unresolved": messages.ResolveFailed("w"), "dns_timeout": messages.ResolveTimedOut("w"),
-    "unreachable": messages.ConnectFailed("w"), "tls": messages.TlsFailed("w"),
-    "timeout": messages.DeadlineExceeded("w", sent=True), "unsent": messages.DeadlineExceeded("w"),
-    "lost": messages.ConnectionLost("w", sent=True), "too_large": messages.ResponseTooLarge("w", sent=True),
-    "refused": messages.RefusedAddress("w"), "invalid": messages.InvalidRequest("w"), "ours": messages.DoorFailed("w"),
+    "unresolved": messages.NetworkError("unresolved", "w"), "dns_timeout": messages.NetworkError("dns_timeout", "w"),
+    "unreachable": messages.NetworkError("unreachable", "w"), "tls": messages.NetworkError("tls", "w"),
+    "timeout": messages.NetworkError("timeout", "w", sent=True), "unsent": messages.NetworkError("timeout", "w"),
+    "lost": messages.NetworkError("connection_lost", "w", sent=True),
+    "too_large": messages.NetworkError("response_too_large", "w", sent=True),
+    "refused": messages.RequestRefusedError("address_refused", "w"),
+    "invalid": messages.RequestRefusedError("invalid_request", "w"), "ours": messages.LocalError("w"),
 }  # fmt: skip
 DATE = ("date", "Wed, 04 Mar 2026 05:06:07 GMT")
 HEADERS: tuple[tuple[tuple[str, str], ...], ...] = (

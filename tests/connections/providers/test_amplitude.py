@@ -1,6 +1,6 @@
 import pytest
 
-from connections.messages import ConnectionLost
+from connections.messages import NetworkError
 from connections.providers.amplitude import PROVIDER
 from connections.providers.base import InvalidFields, NotAuthorized, Outcome, Unsendable
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
@@ -136,7 +136,7 @@ def test_any_other_429_rests_the_lane():
 
 def test_a_lost_answer_may_be_repeated():
     assert PROVIDER.action("track").idempotent
-    assert PROVIDER.classify(ConnectionLost("w", sent=True), "track").outcome == Outcome.UNCERTAIN
+    assert PROVIDER.classify(NetworkError("connection_lost", "w", sent=True), "track").outcome == Outcome.UNCERTAIN
 
 
 def test_there_is_no_test():

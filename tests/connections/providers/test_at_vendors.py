@@ -1,4 +1,4 @@
-"""Every action of every provider, sent through the outbound door to a server that checks what the vendor checks."""
+"""Every action of every provider, sent through the outbound client to a server that checks what the vendor checks."""
 
 import json
 from dataclasses import replace
@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from connections import outbound, providers
+from connections.messages import Request
 from connections.providers.base import Exchange, Outcome
 from delivery.rules import mapping
 from meshes.dev.vendors.registry import VENDORS
@@ -84,7 +85,7 @@ def shipment_for(server, action):
 def deliver(provider, sending):
     """All calls of one attempt, and the verdict."""
     exchanges, following = [], provider.prepare(sending)
-    while isinstance(following, outbound.Request):
+    while isinstance(following, Request):
         exchanges.append(Exchange(following, outbound.send(following, deadline_seconds=5)))
         following = provider.follow(sending, exchanges)
     last = exchanges[-1].response

@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from connections import catalogue, providers
 from connections.management.commands.write_integration_docs import FOLDER
 from connections.masking import Redactor
-from connections.messages import ConnectFailed, ConnectionLost, DeadlineExceeded, RefusedAddress, Response, TlsFailed
-from connections.outbound.messages import check_request
-from connections.outbound.urls import parse_url
+from connections.messages import NetworkError, Request, RequestRefusedError, Response, check_request, parse_url
 from connections.providers.base import (
     Action,
     Choice,
@@ -25,7 +23,6 @@ from connections.providers.base import (
     InvalidFields,
     Outcome,
     Provider,
-    Request,
     Unsendable,
     Verdict,
 )
@@ -220,9 +217,14 @@ def test_classify_is_total(provider, action):
             assert verdict.outcome in Outcome
             assert (verdict.outcome == Outcome.DELIVERED) == (verdict.words == "")
             assert (verdict.hold is not None) == (verdict.outcome == Outcome.BROKEN)
-    for error in (ConnectFailed("w"), TlsFailed("w"), RefusedAddress("w"), ConnectionLost("w", sent=True)):
+    for error in (
+        NetworkError("unreachable", "w"),
+        NetworkError("tls", "w"),
+        RequestRefusedError("address_refused", "w"),
+        NetworkError("connection_lost", "w", sent=True),
+    ):
         assert provider.classify(error, action.slug).outcome != Outcome.DELIVERED
-    assert provider.classify(DeadlineExceeded("w", sent=True), action.slug).outcome == Outcome.UNCERTAIN
+    assert provider.classify(NetworkError("timeout", "w", sent=True), action.slug).outcome == Outcome.UNCERTAIN
 
 
 @pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)

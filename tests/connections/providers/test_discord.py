@@ -1,7 +1,7 @@
 import pytest
 
 from connections.masking import Redactor
-from connections.messages import ConnectionLost
+from connections.messages import NetworkError
 from connections.providers.base import Account, InvalidFields, NotAuthorized, Outcome, Unsendable
 from connections.providers.discord import MAX_CONTENT, PROVIDER
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
@@ -274,7 +274,9 @@ def test_a_used_up_limit_rests_the_lane_before_a_429(headers, rest):
 
 def test_doubles_are_not_dropped_so_a_lost_answer_stays_uncertain():
     assert not PROVIDER.action("send_message").idempotent
-    assert PROVIDER.classify(ConnectionLost("w", sent=True), "send_message").outcome == Outcome.UNCERTAIN
+    assert (
+        PROVIDER.classify(NetworkError("connection_lost", "w", sent=True), "send_message").outcome == Outcome.UNCERTAIN
+    )
 
 
 def test_the_test_asks_for_the_webhook_s_details():

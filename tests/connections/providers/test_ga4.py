@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from connections.masking import Redactor
-from connections.messages import ConnectionLost
+from connections.messages import NetworkError
 from connections.providers.base import InvalidFields, NotAuthorized, Outcome, Unsendable
 from connections.providers.ga4 import PROVIDER
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
@@ -216,7 +216,7 @@ def test_no_4xx_is_tried_again_unchanged():
 
 def test_doubles_are_not_dropped_so_a_lost_answer_stays_uncertain():
     assert not PROVIDER.action("track").idempotent
-    assert PROVIDER.classify(ConnectionLost("w", sent=True), "track").outcome == Outcome.UNCERTAIN
+    assert PROVIDER.classify(NetworkError("connection_lost", "w", sent=True), "track").outcome == Outcome.UNCERTAIN
 
 
 def test_there_is_no_test():

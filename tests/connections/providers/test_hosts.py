@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connections import origins, providers
-from connections.messages import InvalidUrl, Request, Response
+from connections.messages import Request, RequestRefusedError, Response, parse_url
 from connections.oauth import tokens
 from connections.oauth.tokens import NoTokenError
-from connections.outbound.urls import parse_url
 from connections.providers.base import Action, Exchange, Field, InvalidFields, Provider, Shipment, Unsendable
 from tests.connections.providers.shipments import shipment
 from tests.connections.providers.test_conformance import (
@@ -120,7 +119,7 @@ def deciding(provider: Provider) -> set[str]:
         before = destinations(provider, base)
         for field in provider.config_fields:
             for value in values_of(field):
-                with contextlib.suppress(InvalidFields, InvalidUrl):  # the door refuses the latter
+                with contextlib.suppress(InvalidFields, RequestRefusedError):  # the client refuses the latter
                     config = provider.clean_config({**base, field.key: value})
                     problems = provider.check(config, example_credentials(provider))
                     if any(problem.pointer == f"/config/{field.key}" for problem in problems):

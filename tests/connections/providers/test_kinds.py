@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from connections import outbound
-from connections.messages import Request, Response
+from connections.messages import Request, Response, Room
 from connections.providers.base import Action, Exchange, Outcome, Provider, Verdict
 from connections.providers.vendor import SUMMARY, Vendor, read_object
 from connections.providers.verdicts import NOT_BEGUN
@@ -280,7 +280,7 @@ def test_a_vendor_s_answer_is_read_further_than_a_webhook_s(provider, settings):
     settings.MESHES_OUTBOUND_ALLOW_HTTP = True
     settings.MESHES_OUTBOUND_PORTS = "*"
     body = json.dumps({"data": ["x" * 1000] * 1000, "end": True}).encode()
-    with receiver() as vendor, outbound.Room() as room:
+    with receiver() as vendor, Room() as room:
         vendor.answer(200, body=body)
         answer = outbound.send(
             Request("GET", vendor.url), deadline_seconds=30, body_limit=provider.answer_bytes, room=room

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from connections.messages import ConnectionLost
+from connections.messages import NetworkError
 from connections.providers.base import NotAuthorized, Outcome, Unsendable
 from connections.providers.mixpanel import PLACEHOLDERS, PROVIDER
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
@@ -151,7 +151,7 @@ def test_a_429_rests_the_lane_for_a_minute():
 
 def test_a_lost_answer_may_be_repeated():
     assert PROVIDER.action("track").idempotent
-    assert PROVIDER.classify(ConnectionLost("w", sent=True), "track").outcome == Outcome.UNCERTAIN
+    assert PROVIDER.classify(NetworkError("connection_lost", "w", sent=True), "track").outcome == Outcome.UNCERTAIN
 
 
 def test_there_is_no_test():

@@ -2,7 +2,7 @@ import uuid
 
 import pytest
 
-from connections.messages import ConnectionLost
+from connections.messages import NetworkError
 from connections.providers.base import NotAuthorized, Outcome, Unsendable
 from connections.providers.posthog import PROVIDER
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
@@ -132,7 +132,7 @@ def test_retry_after_rests_the_lane():
 
 def test_a_lost_answer_may_be_repeated():
     assert PROVIDER.action("track").idempotent
-    assert PROVIDER.classify(ConnectionLost("w", sent=True), "track").outcome == Outcome.UNCERTAIN
+    assert PROVIDER.classify(NetworkError("connection_lost", "w", sent=True), "track").outcome == Outcome.UNCERTAIN
 
 
 def test_there_is_no_test():

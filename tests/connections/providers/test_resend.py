@@ -1,6 +1,6 @@
 import pytest
 
-from connections.messages import ConnectionLost
+from connections.messages import NetworkError
 from connections.providers.base import Exchange, NotAuthorized, Outcome, Unsendable
 from connections.providers.resend import PROVIDER
 from tests.connections.providers.exchanges import PAYLOAD, document_of, exchanges, headers_of, order, reply, shaped
@@ -269,7 +269,7 @@ def test_a_key_that_may_only_send_passes_the_test(status, name, outcome, hold):
 
 
 def test_no_answer_fails_the_test():
-    assert PROVIDER.classify_test(ConnectionLost("w", sent=True)).outcome == Outcome.UNCERTAIN
+    assert PROVIDER.classify_test(NetworkError("connection_lost", "w", sent=True)).outcome == Outcome.UNCERTAIN
 
 
 def test_limits_are_known():

@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from connections.messages import ConnectionLost
+from connections.messages import NetworkError
 from connections.providers.base import NotAuthorized, Outcome, Unsendable
 from connections.providers.segment import PROVIDER
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
@@ -108,7 +108,7 @@ def test_retry_after_is_honoured():
 
 def test_a_lost_answer_may_be_repeated():
     assert all(action.idempotent for action in PROVIDER.actions)
-    assert PROVIDER.classify(ConnectionLost("w", sent=True), "track").outcome == Outcome.UNCERTAIN
+    assert PROVIDER.classify(NetworkError("connection_lost", "w", sent=True), "track").outcome == Outcome.UNCERTAIN
 
 
 def test_there_is_no_test():

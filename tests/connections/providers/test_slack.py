@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from connections.messages import ConnectionLost, Response
+from connections.messages import NetworkError, Response
 from connections.providers.base import Account, Choice, InvalidFields, NotAuthorized, Outcome, Unsendable
 from connections.providers.markup import escape_values
 from connections.providers.slack import MAX_TEXT, PROVIDER
@@ -293,7 +293,9 @@ def test_a_200_that_does_not_say_so_is_uncertain(body):
 
 def test_doubles_are_not_dropped_so_a_lost_answer_stays_uncertain():
     assert [action.idempotent for action in PROVIDER.actions] == [False, False]
-    assert PROVIDER.classify(ConnectionLost("w", sent=True), "post_message").outcome == Outcome.UNCERTAIN
+    assert (
+        PROVIDER.classify(NetworkError("connection_lost", "w", sent=True), "post_message").outcome == Outcome.UNCERTAIN
+    )
 
 
 def test_the_test_asks_whose_token_it_is():

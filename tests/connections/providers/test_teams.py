@@ -1,7 +1,7 @@
 import pytest
 
 from connections.masking import Redactor
-from connections.messages import ConnectionLost
+from connections.messages import NetworkError
 from connections.providers.base import InvalidFields, NotAuthorized, Outcome, Unsendable
 from connections.providers.teams import PROVIDER
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
@@ -197,7 +197,9 @@ def test_retry_after_rests_the_lane():
 
 def test_doubles_are_not_dropped_so_a_lost_answer_stays_uncertain():
     assert not PROVIDER.action("send_message").idempotent
-    assert PROVIDER.classify(ConnectionLost("w", sent=True), "send_message").outcome == Outcome.UNCERTAIN
+    assert (
+        PROVIDER.classify(NetworkError("connection_lost", "w", sent=True), "send_message").outcome == Outcome.UNCERTAIN
+    )
 
 
 def test_there_is_no_test():

@@ -3,19 +3,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from connections.messages import (
-    ConnectFailed,
-    ConnectionLost,
-    DeadlineExceeded,
-    DoorFailed,
-    InvalidRequest,
-    InvalidUrl,
-    RefusedAddress,
-    ResolveFailed,
-    Response,
-    ResponseTooLarge,
-    TlsFailed,
-)
+from connections.messages import LocalError, NetworkError, RequestRefusedError, Response
 from connections.providers.verdicts import Outcome, Verdict, read_answer, retry_after
 
 
@@ -56,17 +44,17 @@ def test_a_redirect_says_that_it_is_not_followed():
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (ResolveFailed("w"), (Outcome.RETRY, "unresolved", None)),
-        (ConnectFailed("w"), (Outcome.RETRY, "unreachable", None)),
-        (TlsFailed("w"), (Outcome.RETRY, "tls", None)),
-        (DeadlineExceeded("w", sent=False), (Outcome.RETRY, "timeout", None)),
-        (DeadlineExceeded("w", sent=True), (Outcome.UNCERTAIN, "timeout", None)),
-        (ConnectionLost("w", sent=False), (Outcome.RETRY, "connection_lost", None)),
-        (ConnectionLost("w", sent=True), (Outcome.UNCERTAIN, "connection_lost", None)),
-        (ResponseTooLarge("w", sent=True), (Outcome.UNCERTAIN, "response_too_large", None)),
-        (RefusedAddress("w"), (Outcome.BROKEN, "address_refused", "disabled")),
-        (InvalidUrl("w"), (Outcome.BROKEN, "address_refused", "disabled")),
-        (InvalidRequest("w"), (Outcome.REJECTED, "invalid_request", None)),
+        (NetworkError("unresolved", "w"), (Outcome.RETRY, "unresolved", None)),
+        (NetworkError("unreachable", "w"), (Outcome.RETRY, "unreachable", None)),
+        (NetworkError("tls", "w"), (Outcome.RETRY, "tls", None)),
+        (NetworkError("timeout", "w", sent=False), (Outcome.RETRY, "timeout", None)),
+        (NetworkError("timeout", "w", sent=True), (Outcome.UNCERTAIN, "timeout", None)),
+        (NetworkError("connection_lost", "w", sent=False), (Outcome.RETRY, "connection_lost", None)),
+        (NetworkError("connection_lost", "w", sent=True), (Outcome.UNCERTAIN, "connection_lost", None)),
+        (NetworkError("response_too_large", "w", sent=True), (Outcome.UNCERTAIN, "response_too_large", None)),
+        (RequestRefusedError("address_refused", "w"), (Outcome.BROKEN, "address_refused", "disabled")),
+        (RequestRefusedError("invalid_url", "w"), (Outcome.BROKEN, "address_refused", "disabled")),
+        (RequestRefusedError("invalid_request", "w"), (Outcome.REJECTED, "invalid_request", None)),
     ],
 )
 def test_every_error_of_the_door_has_its_verdict(error, expected):
@@ -76,7 +64,7 @@ def test_every_error_of_the_door_has_its_verdict(error, expected):
 
 
 def test_a_fault_of_ours_is_marked():
-    verdict = read_answer(DoorFailed("no file descriptors", detail="EMFILE"))
+    verdict = read_answer(LocalError("no file descriptors", detail="EMFILE"))
     assert (verdict.outcome, verdict.is_ours) == (Outcome.RETRY, True)
     assert "EMFILE" not in verdict.words
 

@@ -3,16 +3,9 @@ import time
 
 import pytest
 
-from connections.outbound import (
-    DeadlineExceeded,
-    InvalidRequest,
-    OutboundError,
-    Policy,
-    RefusedAddress,
-    ResponseTooLarge,
-    session,
-)
-from tests.connections.outbound_receivers import LOOPBACK, OK, answering, hanging, loopback_named, receiver
+from connections.messages import OutboundError
+from connections.outbound import Policy, session
+from tests.connections.outbound.receivers import LOOPBACK, OK, answering, hanging, loopback_named, raises, receiver
 
 JSON = b'{"access_token": "t"}'
 JSON_ANSWER = (
@@ -65,14 +58,14 @@ def test_redirects_are_not_followed_even_on_request(status):
 
 
 def test_a_refused_address_is_refused():
-    with receiver(answering(OK)) as server, pytest.raises(RefusedAddress):
+    with receiver(answering(OK)) as server, raises("address_refused"):
         session(policy=Policy(allow_http=True, ports=None)).get(server.url)
     assert server.accepted == 0
 
 
 def test_the_settings_are_the_default_policy(settings):
     settings.MESHES_OUTBOUND_ALLOW_NETS, settings.MESHES_OUTBOUND_ALLOW_HTTP = [], False
-    with pytest.raises(RefusedAddress):
+    with raises("address_refused"):
         session().get("https://127.0.0.1/")
 
 
@@ -105,10 +98,10 @@ def test_a_larger_answer_is_an_error():
     size = 4 * 1024 * 1024 + 1
     with (
         receiver(answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, b"a" * size)) as server,
-        pytest.raises(ResponseTooLarge) as caught,
+        raises("response_too_large") as caught,
     ):
         session(policy=LOOPBACK).get(server.url)
-    assert (caught.value.words, caught.value.sent, caught.value.status) == (
+    assert (caught.value.message, caught.value.sent, caught.value.status) == (
         "The answer is larger than 4 MB.",
         True,
         200,
@@ -118,7 +111,7 @@ def test_a_larger_answer_is_an_error():
 @pytest.mark.parametrize(("deadline", "timeout"), [(0.3, None), (15, 0.3), (0.3, 15), (0.3, (9, 9))])
 def test_the_shorter_of_deadline_and_timeout_holds(deadline, timeout):
     started = time.monotonic()
-    with receiver(hanging) as server, pytest.raises(DeadlineExceeded):
+    with receiver(hanging) as server, raises("timeout"):
         session(deadline, policy=LOOPBACK).get(server.url, timeout=timeout)
     assert time.monotonic() - started < 2
 
@@ -138,7 +131,7 @@ def test_the_shorter_of_deadline_and_timeout_holds(deadline, timeout):
     ],
 )
 def test_what_would_change_the_connection_or_break_the_form_is_refused(options):
-    with receiver(answering(OK)) as server, pytest.raises(InvalidRequest) as caught:
+    with receiver(answering(OK)) as server, raises("invalid_request") as caught:
         session(policy=LOOPBACK).post(server.url, **options)
     assert server.accepted == 0
     assert "Evil" not in str(caught.value)

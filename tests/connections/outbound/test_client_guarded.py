@@ -2,18 +2,14 @@
 
 import logging
 import time
-from dataclasses import replace
 from ipaddress import ip_address
 
 import pycurl
 import pytest
 
-from connections.outbound import Policy, RefusedAddress, Request, check_url, send
-from connections.outbound import dial as dial_module
-from connections.outbound.dial import Call, dial
-from connections.outbound.keeping import idle_handles
-from connections.outbound.urls import parse_url
-from tests.connections.outbound_receivers import LOOPBACK, OK, answering, loopback_named, receiver
+from connections.messages import Request, ResponseReader, parse_url
+from connections.outbound import Policy, check_url, client, send
+from tests.connections.outbound.receivers import LOOPBACK, OK, answering, loopback_named, raises, receiver
 
 PUBLIC = "93.184.215.14"
 
@@ -54,9 +50,9 @@ def test_a_name_that_turns_inward_after_it_was_saved_is_refused_when_dialled():
         policy = Policy(allow_http=True, ports=None, lookup=lambda host: ["127.0.0.1"])
         url = f"http://rebind.test:{server.port}/"
         check_url(url, policy=policy)
-        with pytest.raises(RefusedAddress) as caught:
+        with raises("address_refused") as caught:
             send(Request("POST", url), policy=policy)
-    assert (caught.value.words, server.accepted) == ("This address is not allowed.", 0)
+    assert (caught.value.message, server.accepted) == ("This address is not allowed.", 0)
 
 
 def test_a_name_is_looked_up_once_a_dial_and_what_was_checked_is_dialled():
@@ -78,7 +74,7 @@ def test_each_dial_goes_by_its_own_lookup():
     with receiver(answering(OK)) as first, receiver(answering(OK), address="127.0.0.2") as second:
         send(Request("GET", f"http://a.test:{first.port}/"), policy=loopback_named("127.0.0.1"))
         send(Request("GET", f"http://a.test:{second.port}/"), policy=loopback_named("127.0.0.2"))
-        with pytest.raises(RefusedAddress):
+        with raises("address_refused"):
             send(Request("GET", f"http://a.test:{first.port}/"), policy=loopback_named("10.0.0.1"))
     assert (first.accepted, second.accepted) == (1, 1)
 
@@ -88,11 +84,11 @@ def test_the_pins_of_past_dials_are_taken_back():
     with receiver(answering(OK)) as server:
         for host in ("a.test", "b.test", "127.0.0.1"):
             send(Request("GET", f"http://{host}:{server.port}/"), policy=loopback_named("127.0.0.1"))
-        curl = idle_handles().take().curl  # for good: below it may start a resolver of its own
+        curl = client._pool.take().curl  # for good: below it may start a resolver of its own
         for host in ("a.test", "b.test"):
             curl.setopt(pycurl.URL, f"http://{host}:{server.port}/")
             curl.setopt(pycurl.TIMEOUT_MS, 500)
-            curl.setopt(dial_module._QUICK_EXIT, 1)
+            curl.setopt(client._QUICK_EXIT, 1)
             with pytest.raises(pycurl.error):
                 curl.perform()
         curl.close()
@@ -102,7 +98,7 @@ def test_the_pins_of_past_dials_are_taken_back():
 def test_a_mixed_answer_is_refused_whole():
     with receiver(answering(OK)) as server:
         policy = loopback_named("127.0.0.1", "10.0.0.1")
-        with pytest.raises(RefusedAddress):
+        with raises("address_refused"):
             send(Request("POST", f"http://a.test:{server.port}/"), policy=policy)
     assert server.accepted == 0
 
@@ -112,26 +108,31 @@ def test_the_socket_itself_is_checked_again(host):
     """As if the first check had been passed by: the address is pinned, and the policy refuses it."""
     with receiver(answering(OK)) as server:
         strict = Policy(allow_http=True, ports=None)
-        target = parse_url(f"http://{host}:{server.port}/")
         pins = (ip_address("127.0.0.1"),)
-        call = Call(Request("POST", ""), target, strict, time.monotonic() + 5, 100, pins=pins)
-        with pytest.raises(RefusedAddress) as caught:
-            dial(call)
+
+        def dial(host, policy, pins):
+            target, request = parse_url(f"http://{host}:{server.port}/"), Request("POST", "")
+            client.Transfer(request, target, policy, time.monotonic() + 5, ResponseReader(100), None).run(
+                client._pool.take(), pins
+            )
+
+        with raises("address_refused") as caught:
+            dial(host, strict, pins)
         assert (caught.value.detail, server.accepted) == (f"{host}: loopback", 0)
-        with pytest.raises(RefusedAddress, match="not allowed"):
-            dial(replace(call, policy=LOOPBACK, target=parse_url(f"http://127.0.0.1:{server.port}/"), pins=()))
+        with raises("address_refused", match="not allowed"):
+            dial("127.0.0.1", LOOPBACK, ())
     assert server.accepted == 0
 
 
 def test_only_the_refusal_of_this_dial_counts():
     with receiver(answering(OK)) as server:
-        with pytest.raises(RefusedAddress):
+        with raises("address_refused"):
             send(Request("GET", f"http://10.0.0.1:{server.port}/"), policy=LOOPBACK)
         assert send(Request("GET", server.url), policy=LOOPBACK).status == 200
 
 
 def test_a_refusal_is_logged_for_the_operator_without_the_url(caplog):
-    with caplog.at_level(logging.INFO, logger="meshes.outbound"), pytest.raises(RefusedAddress):
+    with caplog.at_level(logging.INFO, logger="meshes.outbound"), raises("address_refused"):
         send(Request("GET", "https://a.test/s3cret?k=s3cret"), policy=Policy(lookup=lambda host: ["10.0.0.1"]))
     assert caplog.messages == ["refused: a.test: 10.0.0.1 (private)"]
 

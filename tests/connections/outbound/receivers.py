@@ -9,16 +9,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from connections.messages import LocalError, NetworkError, RequestRefusedError
 from connections.outbound import Policy
 
 LOOPBACK = Policy.of(allow_nets=["127.0.0.0/8", "::1/128"], allow_http=True, ports="*")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def raises(cause: str, match: str | None = None) -> "pytest.RaisesExc[Any]":
+    """Expect an error of this cause, in the class that the tree gives it."""
+    refused = {"invalid_url", "invalid_request", "address_refused"}
+    kind = RequestRefusedError if cause in refused else LocalError if cause == "our_fault" else NetworkError
+    return pytest.raises(kind, match=match, check=lambda error: error.cause == cause)
 
 
 def loopback_named(*addresses: str, **changes) -> Policy:
@@ -76,7 +86,7 @@ class Receiver:
                 self._open.add(connection)
             self._handle(connection, self)
         except OSError:
-            pass  # the door hung up, as many tests want
+            pass  # the client hung up, as many tests want
         finally:
             self._open -= {raw, connection}
             connection.close()

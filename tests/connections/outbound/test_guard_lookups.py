@@ -6,18 +6,10 @@ import time
 
 import pytest
 
-from connections.outbound import (
-    DoorFailed,
-    Policy,
-    RefusedAddress,
-    Request,
-    ResolveFailed,
-    ResolveTimedOut,
-    check_url,
-    send,
-)
-from connections.outbound import names as names_module
-from connections.outbound.names import Lookups, find_addresses, system_lookup
+from connections.messages import LocalError, Request
+from connections.outbound import Policy, check_url, guard, send
+from connections.outbound.guard import Lookups, find_addresses, system_lookup
+from tests.connections.outbound.receivers import raises
 
 
 @pytest.fixture
@@ -86,13 +78,13 @@ def test_a_name_without_an_address_fails(error):
     def find(host: str) -> list[str]:
         raise error
 
-    with pytest.raises(ResolveFailed, match=r"^The host name could not be found\.$") as caught:
+    with raises("unresolved", match=r"^The host name could not be found\.$") as caught:
         Lookups().find(find, "a.test", 1)
     assert caught.value.sent is False
 
 
 def test_an_empty_answer_fails():
-    with pytest.raises(ResolveFailed):
+    with raises("unresolved"):
         Lookups().find(lambda host: [], "a.test", 1)
 
 
@@ -109,7 +101,7 @@ def test_a_lookup_that_this_machine_had_no_means_for_is_our_fault(error):
     def find(host: str) -> list[str]:
         raise error
 
-    with pytest.raises(DoorFailed, match="could not be looked up, through no fault of the receiver"):
+    with pytest.raises(LocalError, match="could not be looked up, through no fault of the receiver"):
         Lookups().find(find, "a.test", 5)
 
 
@@ -120,16 +112,40 @@ def test_a_lookup_that_found_nothing_for_want_of_descriptors_is_our_fault(monkey
     def refuse(*args: object) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    with pytest.raises(ResolveFailed):
+    with raises("unresolved"):
         Lookups().find(find, "a.test", 5)
-    monkeypatch.setattr("connections.outbound.names.os.open", refuse)
-    with pytest.raises(DoorFailed):
+    monkeypatch.setattr("connections.outbound.guard.os.open", refuse)
+    with pytest.raises(LocalError):
         Lookups().find(find, "a.test", 5)
+
+
+@pytest.mark.parametrize("left", [0, 3, 7, 8])
+def test_descriptors_that_were_opened_to_see_whether_there_are_any_are_closed(monkeypatch, left):
+    opened: list[int] = []
+    really_open = os.open
+
+    def open_some(*args) -> int:
+        if len(opened) == left:
+            raise OSError(errno.EMFILE, "Too many open files")
+        opened.append(really_open(*args))
+        return opened[-1]
+
+    def find(host: str) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("connections.outbound.guard.os.open", open_some)
+    with raises("our_fault" if left < 8 else "unresolved"):
+        Lookups().find(find, "a.test", 5)
+    monkeypatch.undo()
+    assert len(opened) == left
+    for descriptor in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
 
 
 def test_a_hung_lookup_ends_at_the_deadline(hung):
     started = time.monotonic()
-    with pytest.raises(ResolveTimedOut, match="could not be looked up in the time allowed") as caught:
+    with raises("dns_timeout", match="could not be looked up in the time allowed") as caught:
         Lookups().find(hung, "a.test", 0.2)
     assert 0.2 <= time.monotonic() - started < 1
     assert caught.value.sent is False
@@ -139,7 +155,7 @@ def test_a_hung_name_holds_one_thread_however_often_it_is_dialled(hung):
     lookups = Lookups()
     before = lookup_threads()
     for _ in range(20):
-        with pytest.raises(ResolveTimedOut):
+        with raises("dns_timeout"):
             lookups.find(hung, "a.test", 0.01)
     assert lookup_threads() - before <= 1
 
@@ -147,7 +163,7 @@ def test_a_hung_name_holds_one_thread_however_often_it_is_dialled(hung):
 def test_hung_names_do_not_delay_another_name(hung):
     lookups = Lookups(limit=8)
     for number in range(7):
-        with pytest.raises(ResolveTimedOut):
+        with raises("dns_timeout"):
             lookups.find(hung, f"{number}.test", 0.01)
     started = time.monotonic()
     assert lookups.find(lambda host: ["8.8.8.8"], "good.test", 5) == ("8.8.8.8",)
@@ -157,11 +173,11 @@ def test_hung_names_do_not_delay_another_name(hung):
 def test_at_the_limit_a_lookup_waits_until_its_deadline_and_no_thread_is_added(hung):
     lookups = Lookups(limit=2)
     for number in range(2):
-        with pytest.raises(ResolveTimedOut):
+        with raises("dns_timeout"):
             lookups.find(hung, f"{number}.test", 0.01)
     before = lookup_threads()
     started = time.monotonic()
-    with pytest.raises(DoorFailed):  # others' names are no fault of this one's
+    with pytest.raises(LocalError):  # others' names are no fault of this one's
         lookups.find(lambda host: ["8.8.8.8"], "good.test", 0.2)
     assert 0.2 <= time.monotonic() - started < 1
     assert lookup_threads() == before
@@ -175,7 +191,7 @@ def test_a_place_that_comes_free_is_taken_by_who_waits():
         release.wait(30)
         return ["8.8.8.8"]
 
-    with pytest.raises(ResolveTimedOut):
+    with raises("dns_timeout"):
         lookups.find(slow, "slow.test", 0.01)
     threading.Timer(0.05, release.set).start()
     assert lookups.find(lambda host: ["1.1.1.1"], "good.test", 5) == ("1.1.1.1",)
@@ -217,7 +233,7 @@ def test_threads_are_used_again():
 
 
 def test_an_idle_thread_ends(monkeypatch):
-    monkeypatch.setattr(names_module, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(guard, "LOOKUP_IDLE_SECONDS", 0.01)
     lookups = Lookups()
     before = lookup_threads()
     lookups.find(lambda host: ["8.8.8.8"], "a.test", 1)
@@ -233,7 +249,7 @@ def test_a_lookup_that_breaks_takes_no_other_with_it(monkeypatch):
     def broken(host: str) -> list[str]:
         raise RuntimeError("a bug")
 
-    with pytest.raises(DoorFailed):
+    with pytest.raises(LocalError):
         lookups.find(broken, "a.test", 1)
     assert lookups.find(lambda host: ["8.8.8.8"], "a.test", 1) == ("8.8.8.8",)
     assert eventually(lambda: len(died) == 1)
@@ -253,13 +269,13 @@ def test_a_forked_child_looks_up_with_threads_of_its_own():
 
 
 def test_a_lookup_has_a_deadline_of_its_own(hung, monkeypatch):
-    assert names_module.LOOKUP_SECONDS == 5
-    monkeypatch.setattr(names_module, "LOOKUP_SECONDS", 0.2)
+    assert guard.LOOKUP_SECONDS == 5
+    monkeypatch.setattr(guard, "LOOKUP_SECONDS", 0.2)
     started = time.monotonic()
-    with pytest.raises(ResolveTimedOut) as caught:
+    with raises("dns_timeout") as caught:
         send(Request("POST", "https://hung.test/"), deadline_seconds=30, policy=Policy(lookup=hung))
     assert 0.2 <= time.monotonic() - started < 10
-    assert (caught.value.sent, caught.value.words) == (
+    assert (caught.value.sent, caught.value.message) == (
         False,
         "The host name could not be looked up in the time allowed.",
     )
@@ -274,5 +290,5 @@ def test_when_it_is_saved_no_name_is_looked_up():
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "api.localhost", "127.0.0.1", "[::1]"])
 def test_what_the_url_itself_says_is_refused_when_it_is_saved(host):
-    with pytest.raises(RefusedAddress):
+    with raises("address_refused"):
         check_url(f"https://{host}/", policy=Policy())

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from connections.outbound import InvalidUrl, Refused, check_url, with_ascii_host
-from connections.outbound.urls import MAX_URL_LENGTH, Target, parse_url
-from tests.connections.outbound_receivers import loopback_named
+from connections.messages import MAX_URL_LENGTH, RequestRefusedError, Target, parse_url, with_ascii_host
+from connections.outbound import check_url
+from tests.connections.outbound.receivers import loopback_named, raises
 
 FORM = "The URL must start with https://."
 CHARACTERS = "The URL must not contain spaces, control characters or backslashes."
@@ -148,9 +148,9 @@ def test_the_parts_of_a_url():
     ],
 )
 def test_a_bad_url_is_refused_in_words(url, words):
-    with pytest.raises(InvalidUrl) as caught:
+    with raises("invalid_url") as caught:
         parse_url(url)
-    assert caught.value.words == words
+    assert caught.value.message == words
 
 
 def test_a_url_of_the_greatest_length_passes():
@@ -161,8 +161,8 @@ def test_a_url_of_the_greatest_length_passes():
 def words_of(url: str) -> str:
     try:
         check_url(url, policy=loopback_named("127.0.0.1"))
-    except Refused as refusal:
-        return refusal.words
+    except RequestRefusedError as refusal:
+        return refusal.message
     return "passed"
 
 
@@ -188,7 +188,7 @@ def test_no_text_raises_anything_but_a_refusal(url):
 def test_libcurl_reads_the_url_as_we_do(url):
     try:
         target = parse_url(url)
-    except InvalidUrl:
+    except RequestRefusedError:
         return
     read = pycurl.CurlUrl(target.url, pycurl.U_PATH_AS_IS)
     port = int(read.getpart(pycurl.UPART_PORT, pycurl.U_DEFAULT_PORT))
@@ -222,6 +222,6 @@ def test_an_international_name_is_shown_as_punycode(url, shown):
 def test_what_is_shown_is_the_same_target(url):
     try:
         target = parse_url(url)
-    except InvalidUrl:
+    except RequestRefusedError:
         return
     assert parse_url(with_ascii_host(url)) == target

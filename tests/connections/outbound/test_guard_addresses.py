@@ -2,8 +2,9 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from connections.outbound import Policy, Refused, RefusedAddress, Request, send
-from tests.connections.outbound_receivers import OK, answering, receiver
+from connections.messages import Request, RequestRefusedError
+from connections.outbound import Policy, send
+from tests.connections.outbound.receivers import OK, answering, raises, receiver
 
 
 def _words(text: str) -> list[str]:
@@ -81,16 +82,16 @@ def test_allowing_everything_allows_the_rest():
 @pytest.mark.parametrize("address", REFUSED)
 def test_nothing_is_dialled_at_a_refused_literal(address):
     host = f"[{address}]" if ":" in address else address
-    with pytest.raises(Refused):  # a zone is already against the form of URLs
+    with pytest.raises(RequestRefusedError):  # a zone is already against the form of URLs
         send(Request("POST", f"https://{host}/hook"), policy=Policy())
 
 
 def test_a_refusal_tells_the_tenant_nothing_and_reaches_nobody():
     with receiver(answering(OK)) as server:
         policy = Policy.of(allow_http=True, ports="*")
-        with pytest.raises(RefusedAddress) as caught:
+        with raises("address_refused") as caught:
             send(Request("POST", server.url), policy=policy)
-    assert str(caught.value) == caught.value.words == "This address is not allowed."
+    assert str(caught.value) == caught.value.message == "This address is not allowed."
     assert caught.value.detail == "127.0.0.1: 127.0.0.1 (loopback)"
     assert server.accepted == 0
 

@@ -7,13 +7,15 @@ import time
 
 import pytest
 
-from connections.outbound import ConnectionLost, InvalidRequest, Request, ResponseTooLarge, send
-from tests.connections.outbound_receivers import (
+from connections.messages import Request
+from connections.outbound import send
+from tests.connections.outbound.receivers import (
     LOOPBACK,
     OK,
     Receiver,
     answering,
     loopback_named,
+    raises,
     read_request,
     receiver,
 )
@@ -192,7 +194,7 @@ def test_a_compressed_body_is_not_decompressed():
 
 def test_a_compressed_transfer_that_nobody_asked_for_is_no_answer():
     bomb = gzip.compress(b"\0" * 10_000_000)
-    with pytest.raises(ConnectionLost) as caught:
+    with raises("connection_lost") as caught:
         answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", bomb)
     assert (caught.value.sent, caught.value.status) == (True, 200)
 
@@ -206,10 +208,10 @@ def test_a_compressed_transfer_that_nobody_asked_for_is_no_answer():
     ],
 )
 def test_headers_over_the_limit_are_an_error(head):
-    with pytest.raises(ResponseTooLarge) as caught:
+    with raises("response_too_large") as caught:
         answer(b"HTTP/1.1 200 OK\r\n" + head + b"Content-Length: 0\r\n\r\n")
     assert (caught.value.sent, caught.value.status) == (True, 200)
-    assert caught.value.words == "The headers of the answer are larger than 64 KB."
+    assert caught.value.message == "The headers of the answer are larger than 64 KB."
 
 
 def test_headers_below_the_limit_are_read():
@@ -218,7 +220,7 @@ def test_headers_below_the_limit_are_read():
 
 
 def test_interim_answers_without_end_count_as_headers():
-    with pytest.raises(ResponseTooLarge) as caught:
+    with raises("response_too_large") as caught:
         answer(b"HTTP/1.1 100 Continue\r\n\r\n" * 4000)
     assert (caught.value.sent, caught.value.status) == (True, None)
 
@@ -231,9 +233,9 @@ def test_interim_answers_without_end_count_as_headers():
     ],
 )
 def test_headers_of_the_connection_are_not_the_callers(name):
-    with receiver(answering(OK)) as server, pytest.raises(InvalidRequest) as caught:
+    with receiver(answering(OK)) as server, raises("invalid_request") as caught:
         post(server, (name, "1"))
-    assert caught.value.words == f"The header {name} cannot be set."
+    assert caught.value.message == f"The header {name} cannot be set."
     assert server.accepted == 0
 
 
@@ -262,9 +264,9 @@ def test_headers_of_the_connection_are_not_the_callers(name):
     ],
 )
 def test_a_header_that_breaks_the_form_is_refused(header):
-    with receiver(answering(OK)) as server, pytest.raises(InvalidRequest) as caught:
+    with receiver(answering(OK)) as server, raises("invalid_request") as caught:
         post(server, header)
-    assert "Evil" not in caught.value.words
+    assert "Evil" not in caught.value.message
     assert server.accepted == 0
 
 
@@ -279,7 +281,7 @@ def test_a_header_may_have_tabs_and_spaces_inside():
     [Request("TRACE", "http://a.test"), Request("get", "http://a.test"), Request("CONNECT", "http://a.test")],
 )
 def test_other_methods_are_refused(request_):
-    with pytest.raises(InvalidRequest, match="method"):
+    with raises("invalid_request", match="method"):
         send(request_, policy=LOOPBACK)
 
 
@@ -287,7 +289,7 @@ def test_other_methods_are_refused(request_):
     "request_", [Request("GET", "http://a.test", body=b"x"), Request("HEAD", "http://a.test", body=b"x")]
 )
 def test_a_body_is_refused_where_it_has_no_meaning(request_):
-    with pytest.raises(InvalidRequest, match="has no body"):
+    with raises("invalid_request", match="has no body"):
         send(request_, policy=LOOPBACK)
 
 

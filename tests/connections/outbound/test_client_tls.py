@@ -4,14 +4,16 @@ from ipaddress import ip_address
 import pytest
 from cryptography import x509
 
-from connections.outbound import ConnectionLost, DeadlineExceeded, OutboundError, Policy, Request, TlsFailed, send
-from tests.connections.outbound_receivers import (
+from connections.messages import NetworkError, OutboundError, Request
+from connections.outbound import Policy, send
+from tests.connections.outbound.receivers import (
     OK,
     Authority,
     Receiver,
     answering,
     hanging,
     loopback_named,
+    raises,
     read_request,
     receiver,
 )
@@ -33,11 +35,12 @@ def post(server: Receiver, policy: Policy, host: str = HOST, **options):
     return send(Request("POST", f"https://{host}:{server.port}/", body=b"s3cret"), policy=policy, **options)
 
 
-def fail(server: Receiver, policy: Policy, host: str = HOST) -> TlsFailed:
-    with pytest.raises(TlsFailed) as caught:
+def fail(server: Receiver, policy: Policy, host: str = HOST) -> NetworkError:
+    with raises("tls") as caught:
         post(server, policy, host)
     assert caught.value.sent is False
     assert server.requests == []
+    assert isinstance(caught.value, NetworkError)
     return caught.value
 
 
@@ -50,7 +53,7 @@ def test_a_trusted_certificate_for_the_name_is_accepted(authority, trusting):
 def test_a_certificate_for_another_name_is_refused(authority, trusting):
     with receiver(answering(OK), authority.server("other.example.test")) as server:
         error = fail(server, trusting)
-    assert error.words == "The certificate of the server is not valid for this host name."
+    assert error.message == "The certificate of the server is not valid for this host name."
 
 
 def test_a_certificate_for_a_name_is_no_good_for_an_address(authority, trusting):
@@ -70,16 +73,16 @@ def test_a_certificate_whose_common_name_alone_names_the_host_is_refused(authori
     context.maximum_version = version
     with receiver(answering(OK), context) as server:
         for _ in range(3):
-            with pytest.raises(TlsFailed, match="names no host") as caught:
+            with raises("tls", match="names no host") as caught:
                 post(server, trusting, pool_key=pool_key)
-            assert (caught.value.words, caught.value.sent) == (UNNAMED, False)
+            assert (caught.value.message, caught.value.sent) == (UNNAMED, False)
     assert server.requests == []
 
 
 def test_an_address_needs_an_alternative_name_too(authority, trusting):
     loopback = [x509.IPAddress(ip_address("127.0.0.1"))]
     with receiver(answering(OK), authority.server("127.0.0.1", names=[])) as server:
-        assert fail(server, trusting, "127.0.0.1").words == UNNAMED
+        assert fail(server, trusting, "127.0.0.1").message == UNNAMED
     with receiver(answering(OK), authority.server("127.0.0.1", days=8, names=loopback)) as server:
         assert post(server, trusting, "127.0.0.1").status == 200
 
@@ -98,20 +101,20 @@ def test_a_resumed_session_passes(authority, trusting, version):
 def test_an_expired_certificate_is_refused(authority, trusting):
     with receiver(answering(OK), authority.server(HOST, days=-2)) as server:
         error = fail(server, trusting)
-    assert error.words == "The certificate of the server has expired."
+    assert error.message == "The certificate of the server has expired."
 
 
 def test_an_unknown_authority_is_refused(authority):
     with receiver(answering(OK), authority.server(HOST)) as server:
         error = fail(server, loopback_named("127.0.0.1"))
-    assert error.words.startswith("The certificate of the server is signed by an authority that is not trusted")
+    assert error.message.startswith("The certificate of the server is signed by an authority that is not trusted")
 
 
 def test_trust_is_by_policy_and_not_left_in_the_handle(authority, trusting):
     """The handle keeps parsed authorities between requests; another file must not find those."""
     with receiver(answering(OK), authority.server(HOST)) as server:
         assert post(server, trusting).status == 200
-        with pytest.raises(TlsFailed):
+        with raises("tls"):
             post(server, loopback_named("127.0.0.1"))
         assert post(server, trusting).status == 200
 
@@ -123,7 +126,7 @@ def test_a_server_that_speaks_plain_http_is_refused(trusting):
 
     with receiver(plain) as server:
         error = fail(server, trusting)
-    assert error.words == "No secure connection could be made: the TLS handshake failed."
+    assert error.message == "No secure connection could be made: the TLS handshake failed."
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
@@ -136,13 +139,13 @@ def test_old_versions_of_tls_are_refused(authority, trusting):
 
 
 def test_a_handshake_that_hangs_ends_at_the_deadline_unsent(trusting):
-    with receiver(hanging) as server, pytest.raises(DeadlineExceeded) as caught:
+    with receiver(hanging) as server, raises("timeout") as caught:
         post(server, trusting, deadline_seconds=0.3)
     assert caught.value.sent is False
 
 
 def test_a_connection_that_breaks_after_the_handshake_was_sent(authority, trusting):
-    with receiver(answering(), authority.server(HOST)) as server, pytest.raises(ConnectionLost) as caught:
+    with receiver(answering(), authority.server(HOST)) as server, raises("connection_lost") as caught:
         post(server, trusting)
     assert caught.value.sent is True
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 
-from connections.outbound import ConnectionLost, Policy, RefusedAddress, Request, keeping, send
-from connections.outbound.keeping import Handles, idle_handles
-from tests.connections.outbound_receivers import LOOPBACK, OK, Authority, loopback_named, read_request, receiver
+from connections.messages import Request
+from connections.outbound import Policy, client, send
+from tests.connections.outbound.receivers import LOOPBACK, OK, Authority, loopback_named, raises, read_request, receiver
 from tests.polling import eventually
 
 OWNER = ("workspace", "connection")
@@ -21,7 +21,7 @@ OWNER = ("workspace", "connection")
 
 @pytest.fixture(autouse=True)
 def _handles_of_its_own(monkeypatch):
-    monkeypatch.setattr(keeping, "_handles", Handles())
+    monkeypatch.setattr(client, "_pool", client.Pool())
 
 
 def serving(answer=OK, most=100):
@@ -40,9 +40,13 @@ def post(url, owner=OWNER, policy=LOOPBACK):
     return send(Request("POST", url, body=b"{}"), policy=policy, pool_key=owner)
 
 
+def count_kept() -> int:
+    return sum(len(handles) for handles in client._pool._kept.values())
+
+
 def wait_for_the_end(patience=5):
     """Until the receiver's end of the connection has reached the socket that is kept."""
-    (handles,) = idle_handles()._kept.values()
+    (handles,) = client._pool._kept.values()
     poll = select.poll()
     poll.register(handles[0].kept.socket, select.POLLRDHUP)
     assert poll.poll(patience * 1000)
@@ -52,7 +56,7 @@ def test_requests_of_one_owner_share_a_socket():
     with receiver(serving()) as server:
         assert [post(server.url).status for _ in range(10)] == [200] * 10
         assert (server.accepted, len(server.requests)) == (1, 10)
-        assert idle_handles().count_kept() == 1
+        assert count_kept() == 1
 
 
 @pytest.mark.parametrize("others", [("workspace", "other"), ("other", "connection")])
@@ -68,7 +72,7 @@ def test_without_an_owner_nothing_is_kept():
         for _ in range(3):
             post(server.url, None)
         assert server.accepted == 3
-        assert idle_handles().count_kept() == 0
+        assert count_kept() == 0
 
 
 def test_another_port_is_another_place():
@@ -101,7 +105,7 @@ def test_a_new_answer_of_the_dns_counts_from_the_next_dial():
         post(url, policy=moved)
         assert (asked, first.accepted) == (["a.test"], 1)
         wait_for_the_end()
-        with pytest.raises(RefusedAddress):
+        with raises("address_refused"):
             post(url, policy=moved)
         assert (first.accepted, len(first.requests)) == (1, 3)
 
@@ -111,9 +115,9 @@ def test_a_policy_that_was_narrowed_forbids_the_socket_that_is_kept():
         url = f"http://a.test:{server.port}/"
         post(url, policy=loopback_named("127.0.0.1"))
         strict = Policy(allow_http=True, ports=None, lookup=lambda host: ["127.0.0.1"])
-        with pytest.raises(RefusedAddress):
+        with raises("address_refused"):
             post(url, policy=strict)
-        assert idle_handles().count_kept() == 0
+        assert count_kept() == 0
         post(url, policy=loopback_named("127.0.0.1"))
         assert (server.accepted, len(server.requests)) == (2, 2)
 
@@ -121,7 +125,7 @@ def test_a_policy_that_was_narrowed_forbids_the_socket_that_is_kept():
 def test_a_policy_without_http_forbids_the_socket_that_is_kept():
     with receiver(serving()) as server:
         post(server.url)
-        with pytest.raises(RefusedAddress):
+        with raises("address_refused"):
             post(server.url, policy=replace(LOOPBACK, allow_http=False))
         assert len(server.requests) == 1
 
@@ -139,9 +143,9 @@ def test_nothing_is_kept_for_a_receiver_that_closes_unannounced():
         post(server.url)
         wait_for_the_end()
         assert [post(server.url).status for _ in range(20)] == [200] * 20
-        assert idle_handles().count_kept() == 0
+        assert count_kept() == 0
         post(server.url, "another")
-        assert idle_handles().count_kept() == 1
+        assert count_kept() == 1
 
 
 def test_a_request_that_left_on_a_kept_socket_and_was_not_answered_is_not_sent_again():
@@ -152,12 +156,12 @@ def test_a_request_that_left_on_a_kept_socket_and_was_not_answered_is_not_sent_a
 
     with receiver(deaf_to_the_second) as server:
         post(server.url)
-        with pytest.raises(ConnectionLost) as caught:
+        with raises("connection_lost") as caught:
             post(server.url)
         assert caught.value.sent is True
         assert (server.accepted, len(server.requests)) == (1, 2)
         assert post(server.url).status == 200
-        assert idle_handles().count_kept() == 0
+        assert count_kept() == 0
 
 
 @pytest.mark.parametrize(
@@ -173,13 +177,13 @@ def test_a_receiver_that_keeps_nothing_is_believed(answer):
         for _ in range(2):
             post(server.url)
         assert server.accepted == 2
-        assert idle_handles().count_kept() == 0
+        assert count_kept() == 0
 
 
 def test_an_answer_that_was_cut_off_leaves_no_socket():
     with receiver(serving(b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n" + b"x" * 90000)) as server:
         assert post(server.url).truncated
-        assert idle_handles().count_kept() == 0
+        assert count_kept() == 0
 
 
 def test_an_idle_socket_is_closed_in_time():
@@ -192,19 +196,19 @@ def test_an_idle_socket_is_closed_in_time():
     with receiver(handle) as server:
         post(server.url)
         began = time.monotonic()
-        assert idle_handles().count_kept() == 1
+        assert count_kept() == 1
         eventually(lambda: ended, 5)
         assert ended[0] - began < 4
-        assert idle_handles().count_kept() == 0
+        assert count_kept() == 0
         assert post(server.url).status == 200
 
 
 def test_no_more_sockets_are_kept_than_allowed(monkeypatch):
-    monkeypatch.setattr(keeping, "_handles", Handles(most=3))
+    monkeypatch.setattr(client, "_pool", client.Pool(max_handles=3))
     with receiver(serving()) as server:
         for number in range(6):
             post(server.url, number)
-        assert idle_handles().count_kept() <= 3
+        assert count_kept() <= 3
         for number in range(5, 3, -1):  # the latest are still there
             post(server.url, number)
         assert server.accepted == 6
@@ -214,7 +218,7 @@ def test_one_request_after_another_needs_one_handle():
     with receiver(serving()) as server:
         for _ in range(20):
             post(server.url)
-        assert len(idle_handles()._idle) == 1
+        assert len(client._pool._idle) == 1
 
 
 def test_no_file_descriptor_is_left():
@@ -268,8 +272,8 @@ def test_a_handle_that_changes_hands_resumes_no_session_of_the_other(authority):
         for owner in (OWNER, ("workspace", "other"), OWNER, ("workspace", "other")):
             post(f"https://a.test:{server.port}/", owner, policy=policy)
             wait_for_the_end()
-            idle_handles()._close_overdue(time.monotonic() + 60)
-    assert len(idle_handles()._idle) == 1
+            client._pool._close_overdue(time.monotonic() + 60)
+    assert len(client._pool._idle) == 1
     assert resumed == [False, False, True, False]
 
 
@@ -279,7 +283,7 @@ def test_a_forked_child_leaves_the_sockets_of_its_parent_alone():
         left, right = socket.socketpair()
         child = os.fork()
         if child == 0:
-            left.send(bytes([idle_handles().count_kept()]))
+            left.send(bytes([count_kept()]))
             os._exit(0)
         os.waitpid(child, 0)
         assert right.recv(1) == b"\x00"
