@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 
 from meshes.api.problems import ProblemResponse, speaks_json
-from meshes.console.logins import NEW_DEVICE
+from meshes.console.signin.sessions import NEW_DEVICE
 from workspaces import security_log
 from workspaces.authentication import REFUSED_KEY, Identity
 from workspaces.limits import DEVICE_SECONDS, TooManyGuessesError

@@ -118,7 +118,7 @@ APPEND_SLASH = False
 
 INSTALLED_APPS = [
     "meshes.console.apps.OperatorsAdminConfig",
-    "meshes.console.signin",  # whose createsuperuser stands in the place of that of
+    "meshes.console.apps.SigninConfig",  # whose createsuperuser stands in the place of that of
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.messages",
@@ -146,7 +146,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
-    "meshes.console.signin.middleware.SessionActivity",
+    "meshes.console.signin.sessions.SessionActivity",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -170,6 +170,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
             ],
+            "libraries": {"operators": "meshes.console.display"},
         },
     },
 ]
@@ -183,7 +184,7 @@ AUTH_PASSWORD_VALIDATORS = [
 MESHES_PASSWORD_WORDS = envlist("MESHES_PASSWORD_WORDS")
 """More words that count for nothing in an operator's password, such as the name of your organisation."""
 
-AUTHENTICATION_BACKENDS = ["meshes.console.logins.GuardedBackend"]
+AUTHENTICATION_BACKENDS = ["meshes.console.signin.passwords.GuardedBackend"]
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # what they name stays out of cookies
 MESHES_SECOND_FACTOR = envbool("MESHES_SECOND_FACTOR", False)
 """Whether every operator needs a second factor; who has set one up is asked for it either way."""

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import redis
 from cachetools import LRUCache
@@ -104,6 +104,7 @@ def take_authorization(connection_id: uuid.UUID) -> float | None:
 # bucket holds, so that the user still gets in from another one; and a browser in which that user has logged in before
 # keeps a cookie that says so, and has a bucket of its own.
 
+Right = TypeVar("Right")
 Kind = Literal["password", "code", "confirmation"]
 """A password at the login; a code of the second factor; the present password of who is logged in."""
 HOURS_SHARE: dict[Kind, int] = {"password": 10, "code": 3, "confirmation": 10}
@@ -122,8 +123,8 @@ class TooManyGuessesError(Exception):
         self.seconds = seconds
 
 
-def try_guess(request: HttpRequest, kind: Kind, username: str, is_right: Callable[[], bool]) -> bool:
-    """Whether a guess is right, by `is_right`. Raises TooManyGuessesError without asking it."""
+def try_guess(request: HttpRequest, kind: Kind, username: str, guess: Callable[[], Right]) -> Right:
+    """What a guess is good for, by `guess`: falsy where it is wrong. Raises TooManyGuessesError without asking it."""
     user = f"user:{_digest(username)}"
     if kind != "password":  # whoever asks has logged in, or knows the password
         buckets = _guess_buckets(kind, user, 1)
@@ -135,7 +136,7 @@ def try_guess(request: HttpRequest, kind: Kind, username: str, is_right: Callabl
     if (wait := _shared().take(buckets, 1)) is not None:
         security_log.count_refusal(request.META, f"429 {kind}")
         raise TooManyGuessesError(wait)
-    if right := is_right():
+    if right := guess():
         _shared().take(buckets, -1)
     return right
 

@@ -1,14 +1,35 @@
-"""Django looks here for what is registered with the site: each of these modules registers its pages."""
+"""What the site shows: Django looks here. Each module below registers its pages; the site's own log is here."""
 
-from meshes.console import (  # noqa: F401
-    access_records,
-    authorizations,
-    connections,
-    deliveries,
-    delivery_records,
-    events,
-    operators,
-    panels,
-    rules,
-    workspaces,
-)
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Group, User
+from django.utils.html import format_html
+
+from meshes.console import connections, deliveries, display, workspaces  # noqa: F401
+from meshes.console.display import column
+from meshes.console.pages import OperatorAdmin
+from meshes.console.signin.models import OperatorSession
+from meshes.console.signin.users import OperatorGroupAdmin, OperatorSessionAdmin, OperatorUserAdmin
+
+admin.site.unregister([User, Group])
+admin.site.register(User, OperatorUserAdmin)
+admin.site.register(Group, OperatorGroupAdmin)
+admin.site.register(OperatorSession, OperatorSessionAdmin)
+
+
+def _row(entry: LogEntry) -> str:
+    url = entry.get_admin_url()
+    return format_html('<a href="{}">{}</a>', url, entry.object_repr) if url else entry.object_repr
+
+
+@admin.register(LogEntry)
+class LogEntryAdmin(OperatorAdmin):
+    """Who changed what here."""
+
+    list_display = (
+        column("when (UTC)", "action_time", display.moment), "user", "content_type", column("row", _row),
+        column("what", lambda entry: entry.get_change_message() or display.NOTHING),
+    )  # fmt: skip
+    list_select_related = ("user", "content_type")
+    search_fields = ()
+    fields = list_display

@@ -11,11 +11,13 @@ class OperatorsAdminConfig(AdminConfig):
 class ConsoleConfig(AppConfig):
     name = "meshes.console"
 
+
+class SigninConfig(AppConfig):
+    name = "meshes.console.signin"
+    label = "signin"
+    verbose_name = "Sign-in"
+
     def ready(self) -> None:
-        from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
+        from meshes.console.signin import sessions
 
-        from meshes.console import logins
-
-        user_logged_in.connect(logins.note_login, dispatch_uid="meshes.console.login")
-        user_login_failed.connect(logins.note_failure, dispatch_uid="meshes.console.failed_login")
-        user_logged_out.connect(logins.note_logout, dispatch_uid="meshes.console.logout")
+        sessions.connect()

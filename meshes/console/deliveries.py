@@ -1,23 +1,26 @@
-"""Deliveries, dead letters and attempts."""
+"""Traffic: rules, events and those that still wait for fan-out, deliveries, dead letters, attempts and replays."""
 
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from delivery import search, serializers
 from delivery.dispatch import connection_health, deletion, reopening
+from delivery.dispatch import replay as replays
+from delivery.events import setting_aside
 from delivery.lanes import publishing
-from delivery.models import Attempt, DeadLetter, Delivery
+from delivery.models import Attempt, DeadLetter, Delivery, Event, Replay, Rule, Unrouted
 from delivery.search import OUTCOMES, STATES, narrow_deliveries
-from meshes.console import columns, display, timeline, wording
-from meshes.console.filters import PeriodFilter, WorkspaceFilter, by_choice, by_id, by_text
-from meshes.console.pages import Button
-from meshes.console.watching import PayloadAdmin
+from meshes.console import display, timeline
+from meshes.console.display import column, connection_link, named, reference, two_lines, workspace, workspace_link
+from meshes.console.lists import PeriodFilter, WorkspaceFilter, by_choice, by_id, by_text, chosen
+from meshes.console.pages import OperatorAdmin
 from meshes.kit import clock, ids
 from meshes.kit.metering import EVENT_STEPS
 
@@ -25,24 +28,149 @@ MOST_STEPS = 20 * EVENT_STEPS
 """What the mappings of one action's rows may cost: some seconds."""
 LEFT = "Their mappings take long: choose them again."
 CHANGED = "They changed at the same moment, or cannot be sent any more."
-ConnectionFilter = by_id("connection", "connection", ids.CONNECTION, "connection_id")
+ConnectionFilter = by_id("connection", ids.CONNECTION, "connection_id")
+WORKSPACE_WORDS = "ws_… id, the external id of a workspace, or an event"
+
+
+def _by_rule_state(rows: QuerySet[Any], state: str) -> QuerySet[Any]:
+    if state == "deleted":
+        return rows.filter(deleted_at__isnull=False)
+    return rows.filter(deleted_at=None, enabled=state == "enabled")
+
+
+def _rule_state(rule: Rule) -> str:
+    if rule.deleted_at is not None:
+        return display.badge("deleted")
+    return display.badge("enabled") if rule.enabled else display.badge("disabled", "quiet")
+
+
+@admin.register(Rule)
+class RuleAdmin(OperatorAdmin):
+    """Which events go to which connection. Rules are their owner's, and change through the API."""
+
+    prefix = ids.RULE
+    lookups = {ids.RULE: "pk", ids.CONNECTION: "connection_id", ids.WORKSPACE: "workspace_id", "type": "event"}
+    state, changed = column("state", _rule_state), column("changed (UTC)", "updated_at", display.moment)
+    list_display = (named("event", "rule"), workspace, display.connection, "action", state, "version", changed)
+    list_filter = (
+        WorkspaceFilter,
+        ConnectionFilter,
+        by_text("event pattern", "event", "lead.*"),
+        chosen("state", "state", ("enabled", "disabled", "deleted"), _by_rule_state),
+    )
+    list_select_related = ("workspace", "connection")
+    search_help_text = f"rule_…, conn_… or {WORKSPACE_WORDS} pattern"
+    fields = (
+        "event", workspace, display.connection, "action", state, "version",
+        column("filter", "filter", display.document), column("mapping", "mapping", display.document),
+        column("made (UTC)", "created_at", display.moment), changed,
+        column("deleted (UTC)", "deleted_at", display.moment),
+    )  # fmt: skip
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+def _event_status(event: Any) -> str:
+    """By what `EventAdmin.get_queryset` adds."""
+    return display.badge("set_aside" if event.is_set_aside else "accepted" if event.waits else "routed")
+
+
+@admin.register(Event)
+class EventAdmin(OperatorAdmin):
+    """What was received, which rules were considered, what was sent where and what came back."""
+
+    prefix = ids.EVENT
+    viewed_kind = "event"
+    lookups = {ids.EVENT: "pk", ids.WORKSPACE: "workspace_id", "type": "type"}
+    list_display = (
+        named("type", "event"), workspace, column("status", _event_status),
+        column("payload", "payload_bytes", display.size), column("received (UTC)", "created_at", display.moment),
+    )  # fmt: skip
+    list_filter = (WorkspaceFilter, by_text("event type", "type", "lead.created"), PeriodFilter)
+    search_help_text = f"evt_… or {WORKSPACE_WORDS} type"
+    change_form_template = "admin/delivery/event/page.html"
+    fields = ("type",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Event]:
+        unrouted = Unrouted.objects.filter(pk=OuterRef("pk"))
+        return Event.objects.select_related("workspace").annotate(
+            waits=Exists(unrouted), is_set_aside=Exists(unrouted.exclude(poisoned_at=None))
+        )
+
+    def page_context(self, request: HttpRequest, obj: Event) -> dict[str, Any]:
+        return {"timeline": timeline.of_event(obj)}
+
+
+@admin.register(Unrouted)
+class UnroutedAdmin(OperatorAdmin):
+    """Events before their fan-out. One that stays here is a fault of ours."""
+
+    prefix = ids.EVENT
+    lookups = {ids.EVENT: "pk", ids.WORKSPACE: "workspace_id"}
+    list_display = (
+        reference(ids.EVENT, "pk", "event"), workspace,
+        column("state", lambda row: display.badge("set_aside" if row.poisoned_at else "waiting")),
+        column("why", timeline.why_not_routed), column("workers lost", "tries"), "failures",
+        column("waits since (UTC)", "created_at", display.moment),
+        column("set aside (UTC)", "poisoned_at", display.moment),
+    )  # fmt: skip
+    list_filter = (
+        WorkspaceFilter,
+        chosen(
+            "state",
+            "state",
+            ("waiting", "set_aside"),
+            lambda rows, state: rows.filter(poisoned_at__isnull=state == "waiting"),
+        ),
+    )
+    list_select_related = ("workspace",)
+    search_help_text = "evt_… or ws_… id, or the external id of a workspace"
+    actions = ("route_again", "route_all_again")
+    fields = (*list_display, column("is routed, or rests, until (UTC)", "lease_until", display.moment))
+
+    def buttons(self, request: HttpRequest, obj: Unrouted) -> dict[str, str]:
+        return {"route_again": "Route again"} if obj.poisoned_at else {}
+
+    @admin.action(description="Route again all that is set aside, selected or not", permissions=["operate"])
+    def route_all_again(self, request: HttpRequest, queryset: QuerySet[Unrouted]) -> None:
+        routed = self._route(request, lambda: setting_aside.route_all_again(None))
+        more = len(routed) == setting_aside.MOST_AT_ONCE
+        left = ["More are set aside: do it again."] if more else [] if routed else ["Nothing is set aside."]
+        self.report(request, "routed again", len(routed), left)
+
+    @admin.action(description="Route again what was set aside", permissions=["operate"])
+    def route_again(self, request: HttpRequest, queryset: QuerySet[Unrouted]) -> None:
+        rows = self.selected(request, queryset)
+        routed = self._route(request, lambda: setting_aside.route_again([row.pk for row in rows]))
+        self.report(request, "routed again", len(routed), ["Not set aside."] * (len(rows) - len(routed)))
+
+    def _route(self, request: HttpRequest, route: Callable[[], list[Any]]) -> list[Any]:
+        with transaction.atomic():
+            hints = route()
+            self.record(request, Unrouted.objects.filter(pk__in=[pk for _, pk in hints]), "Routed again.")
+        publishing.publish_fanouts(hints)
+        return hints
+
+
+# --- deliveries -----------------------------------------------------------------------------------------------------
+
+
+def _next_attempt(delivery: Delivery) -> str:
+    found = connection_health.waiting_for(delivery, clock.now())
+    if found is None:
+        return display.NOTHING
+    reason = display.plain(found.reason)
+    return two_lines(display.moment(found.until), reason) if found.until else reason
+
+
+WHAT, ATTEMPTS = named("event_type", "delivery"), column("attempts", "attempt_number")
+WHERE = column("to", lambda row: two_lines(connection_link(row), workspace_link(row)), name="where")
+CAUSE = column("cause", "cause", lambda cause: display.plain(cause) or display.NOTHING)
 TypeFilter = by_text("event type", "event_type", "lead.created")
 
 
-class StateFilter(admin.SimpleListFilter):
-    title = "state"
-    parameter_name = "state"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(state, state.replace("_", " ").capitalize()) for state in STATES]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if self.value() not in STATES:
-            return queryset
-        return narrow_deliveries(queryset, {"status": self.value()}, clock.database_now())
-
-
-class DeliveriesAdmin(PayloadAdmin):
+class DeliveriesAdmin(OperatorAdmin):
     """What lists of deliveries have in common."""
 
     prefix = ids.DELIVERY
@@ -57,46 +185,11 @@ class DeliveriesAdmin(PayloadAdmin):
         ids.WORKSPACE: "workspace_id",
         "type": "event_type",
     }
-    search_help_text = (
-        "dlv_…, evt_…, conn_…, rule_…, rpl_… or ws_… id, the external id of a workspace, or an event type"
-    )
-    show_made = columns.moment("created_at", "made")
-    show_finished = columns.moment("finished_at", "died")
+    search_help_text = f"dlv_…, evt_…, conn_…, rule_…, rpl_… or {WORKSPACE_WORDS} type"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = self.model._default_manager.all()
         return rows.defer("body", "frozen").select_related("workspace", "connection__health")
-
-    @admin.display(description="state")
-    def show_state(self, delivery: Delivery) -> str:
-        return display.badge(delivery.state)
-
-    @admin.display(description="delivery")
-    def show_what(self, delivery: Delivery) -> str:
-        return display.two_lines(delivery.event_type, display.code(delivery.public_id))
-
-    @admin.display(description="to")
-    def show_where(self, delivery: Delivery) -> str:
-        return display.two_lines(
-            display.page_link("connections.connection", delivery.connection_id, delivery.connection.name),
-            display.page_link("workspaces.workspace", delivery.workspace_id, delivery.workspace.name),
-        )
-
-    @admin.display(description="next attempt (UTC)")
-    def show_next(self, delivery: Delivery) -> str:
-        found = connection_health.waiting_for(delivery, clock.now())
-        if found is None:
-            return display.NOTHING
-        reason = found.reason.replace("_", " ")
-        return display.two_lines(display.moment(found.until), reason) if found.until else reason
-
-    @admin.display(description="attempts")
-    def show_attempts(self, delivery: Delivery) -> int:
-        return delivery.attempt_number
-
-    @admin.display(description="cause")
-    def show_cause(self, delivery: Delivery) -> str:
-        return delivery.cause.replace("_", " ") or display.NOTHING
 
     @admin.action(description="Send again; what was rejected with today's mapping", permissions=["operate"])
     def replay(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
@@ -111,26 +204,31 @@ class DeliveriesAdmin(PayloadAdmin):
         with transaction.atomic():
             sent = reopening.send_again([row.pk for row in rows], terms, MOST_STEPS)
             done = [row for row in rows if row.pk in sent.made]
-            self.record(request, _as_deliveries(row for row in done if sent.made[row.pk] == row.pk), "Sent again.")
+            self._record(request, [row for row in done if sent.made[row.pk] == row.pk], "Sent again.")
             for row in done:
                 if sent.made[row.pk] != row.pk:
-                    newest = ids.encode(ids.DELIVERY, sent.made[row.pk])
-                    self.record(request, _as_deliveries([row]), f"Sent again as {newest}.")
+                    self._record(request, [row], f"Sent again as {ids.encode(ids.DELIVERY, sent.made[row.pk])}.")
         publishing.publish_deliveries(sent.to_publish)
         reasons = [refusal.words for refusal in sent.refused.values()] + [LEFT] * len(sent.left)
         self.report(request, "sent again", len(done), reasons)
 
+    def _record(self, request: HttpRequest, rows: Iterable[Any], message: str) -> None:
+        """Under one name in the log, whichever list they were chosen from."""
+        deliveries = [Delivery(pk=row.pk, status=row.status, lease_until=row.lease_until) for row in rows]
+        self.record(request, deliveries, message)
 
-def _as_deliveries(rows: Any) -> list[Delivery]:
-    """Under one name in the log, whichever list they were chosen from."""
-    return [Delivery(pk=row.pk, status=row.status, lease_until=row.lease_until) for row in rows]
-
-
-def _cancelled(rows: list[Any], now: datetime) -> list[Any]:
-    """Those of the rows that were cancelled at this moment."""
-    done = Delivery.objects.filter(pk__in=[row.pk for row in rows], status="cancelled", finished_at=now)
-    found = set(done.values_list("pk", flat=True))
-    return [row for row in rows if row.pk in found]
+    def _cancel(
+        self, request: HttpRequest, rows: list[Any], message: str, cancel: Callable[[Any, datetime], Any]
+    ) -> list[Any]:
+        """Those of the rows that were cancelled at this moment."""
+        now = clock.database_now()
+        with transaction.atomic():
+            cancel([row.pk for row in rows], now)
+            done = Delivery.objects.filter(pk__in=[row.pk for row in rows], status="cancelled", finished_at=now)
+            found = set(done.values_list("pk", flat=True))
+            cancelled = [row for row in rows if row.pk in found]
+            self._record(request, cancelled, message)
+        return cancelled
 
 
 @admin.register(Delivery)
@@ -138,9 +236,22 @@ class DeliveryAdmin(DeliveriesAdmin):
     """One event to one connection because of one rule."""
 
     list_display = (
-        "show_what", "show_where", "show_state", "show_cause", "show_attempts", "show_next", "show_made",
+        WHAT, WHERE, column("state", "state", display.badge), CAUSE,
+        ATTEMPTS, column("next attempt (UTC)", _next_attempt),
+        column("made (UTC)", "created_at", display.moment),
     )  # fmt: skip
-    list_filter = (WorkspaceFilter, ConnectionFilter, StateFilter, TypeFilter, PeriodFilter)
+    list_filter = (
+        WorkspaceFilter,
+        ConnectionFilter,
+        chosen(
+            "state",
+            "state",
+            STATES,
+            lambda rows, state: narrow_deliveries(rows, {"status": state}, clock.database_now()),
+        ),
+        TypeFilter,
+        PeriodFilter,
+    )
     actions = ("replay", "replay_original", "cancel")
     change_form_template = "admin/delivery/delivery/page.html"
     fields = ("event_type",)
@@ -149,35 +260,23 @@ class DeliveryAdmin(DeliveriesAdmin):
     def cancel(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> HttpResponse | None:
         if asked := self.confirm(request, queryset, "cancel", "Cancel these deliveries, for good?"):
             return asked
-        rows, now = self.selected(request, queryset), clock.database_now()
-        with transaction.atomic():
-            deletion.cancel([row.pk for row in rows], deletion.BY_USER, now)
-            cancelled = _cancelled(rows, now)
-            self.record(request, _as_deliveries(cancelled), "Cancelled.")
-        left = [row.state.replace("_", " ") for row in rows if row not in cancelled]
+        rows = self.selected(request, queryset)
+        cancelled = self._cancel(
+            request, rows, "Cancelled.", lambda pks, now: deletion.cancel(pks, deletion.BY_USER, now)
+        )
+        left = [display.plain(row.state) for row in rows if row not in cancelled]
         refused = [f"A delivery that is {state} is not cancelled." for state in left]
         self.report(request, "cancelled", len(cancelled), refused)
         return None
 
-    def buttons(self, request: HttpRequest, obj: Delivery) -> list[Button]:
+    def buttons(self, request: HttpRequest, obj: Delivery) -> dict[str, str]:
         if obj.status in reopening.REOPENABLE and obj.replaced_by_id is None:
-            as_it_was = obj.status == Delivery.Status.DEAD and obj.cause == reopening.REJECTED
-            original = [Button("replay_original", "Send again as it was")] if as_it_was else []
-            return [Button("replay", "Send again"), *original]
-        if obj.status in deletion.OPEN and obj.lease_id is None:
-            return [Button("cancel", "Cancel", is_grave=True)]
-        return []
+            was_rejected = obj.status == Delivery.Status.DEAD and obj.cause == reopening.REJECTED
+            return {"replay": "Send again"} | ({"replay_original": "Send again as it was"} if was_rejected else {})
+        return {"cancel": "Cancel"} if obj.status in deletion.OPEN and obj.lease_id is None else {}
 
     def page_context(self, request: HttpRequest, obj: Delivery) -> dict[str, Any]:
-        return super().page_context(request, obj) | {
-            "card": timeline.cards([obj], timeline.ATTEMPTS_ON_DELIVERY_PAGE)[0],
-            "event_id": ids.encode(ids.EVENT, obj.event_id),
-            "rule_id": ids.encode(ids.RULE, obj.rule_id),
-            "replay_of": ids.encode(ids.DELIVERY, obj.replay_of_id) if obj.replay_of_id else "",
-            "replaced_by": ids.encode(ids.DELIVERY, obj.replaced_by_id) if obj.replaced_by_id else "",
-            "replay_id": ids.encode(ids.REPLAY, obj.replay_id) if obj.replay_id else "",
-            "lease_is_live": obj.state == "in_flight",
-        }
+        return {"card": timeline.cards([obj], timeline.ATTEMPTS_ON_DELIVERY_PAGE)[0]}
 
 
 @admin.register(DeadLetter)
@@ -185,7 +284,8 @@ class DeadLetterAdmin(DeliveriesAdmin):
     """Deliveries that will not be tried again by themselves, to be sent again or dismissed."""
 
     list_display = (
-        "show_what", "show_where", "show_cause", "detail", "show_attempts", "show_finished",
+        WHAT, WHERE, CAUSE, "detail", ATTEMPTS,
+        column("died (UTC)", "finished_at", display.moment),
     )  # fmt: skip
     quoting = "detail"
     list_filter = (
@@ -204,11 +304,8 @@ class DeadLetterAdmin(DeliveriesAdmin):
     def cancel(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
         if asked := self.confirm(request, queryset, "cancel", "Cancel these dead letters, for good?"):
             return asked
-        rows, now = self.selected(request, queryset), clock.database_now()
-        with transaction.atomic():
-            deletion.dismiss([row.pk for row in rows], now)
-            cancelled = _cancelled(rows, now)
-            self.record(request, _as_deliveries(cancelled), "Cancelled: it was a dead letter.")
+        rows = self.selected(request, queryset)
+        cancelled = self._cancel(request, rows, "Cancelled: it was a dead letter.", deletion.dismiss)
         self.report(request, "cancelled", len(cancelled), [CHANGED] * (len(rows) - len(cancelled)))
         return None
 
@@ -219,24 +316,26 @@ class DeadLetterAdmin(DeliveriesAdmin):
         return HttpResponseRedirect(reverse("admin:delivery_delivery_change", args=[object_id]))
 
 
+# --- attempts and replays -------------------------------------------------------------------------------------------
+
+
 @admin.register(Attempt)
-class AttemptAdmin(PayloadAdmin):
+class AttemptAdmin(OperatorAdmin):
     """One try, with all that is kept of its answer."""
 
     prefix = ids.ATTEMPT
     viewed_kind = "attempt"
     lookups = {ids.ATTEMPT: "pk", ids.DELIVERY: "delivery_id"}
     list_display = (
-        "show_id", "show_delivery", "number", "show_outcome", "status_code", "error_class", "show_took", "show_started",
+        column("id", "public_id", display.code), reference(ids.DELIVERY, "delivery_id", "delivery"), "number",
+        column("outcome", "outcome", display.badge), "status_code", "error_class",
+        column("took", "duration_ms", lambda spent: display.NOTHING if spent is None else f"{spent:,} ms"),
+        column("began (UTC)", "started_at", display.moment),
     )  # fmt: skip
     list_filter = (by_choice("outcome", "outcome", OUTCOMES), PeriodFilter)
     search_help_text = "att_… or dlv_… id"
     change_form_template = "admin/delivery/attempt/page.html"
     fields = ("number",)
-    show_id = columns.public_id()
-    show_delivery = columns.reference(ids.DELIVERY, "delivery.delivery", "delivery_id", "delivery")
-    show_outcome = columns.state("outcome", "outcome")
-    show_started = columns.moment("started_at", "began")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Attempt]:
         return Attempt.objects.defer("request_body", "response_body")
@@ -247,16 +346,50 @@ class AttemptAdmin(PayloadAdmin):
             found.refresh_from_db(fields=["request_body", "response_body"])
         return found
 
-    @admin.display(description="took")
-    def show_took(self, attempt: Attempt) -> str:
-        return display.NOTHING if attempt.duration_ms is None else f"{attempt.duration_ms:,} ms"
-
     def page_context(self, request: HttpRequest, obj: Attempt) -> dict[str, Any]:
-        delivery = Delivery.objects.filter(pk=obj.delivery_id).select_related("connection").first()
-        return super().page_context(request, obj) | {
-            "shown": timeline.card(obj),
-            "delivery": delivery,
-            "delivery_id": ids.encode(ids.DELIVERY, obj.delivery_id),
-            "cause_words": wording.cause(obj.error_class),
+        return {
+            "shown": timeline.exchange(obj),
+            "delivery": Delivery.objects.filter(pk=obj.delivery_id).select_related("connection").first(),
             "curl": serializers.curl_of(obj),
         }
+
+
+def _progress(run: Replay) -> str:
+    reasons = ", ".join(f"{display.plain(reason)} {n:,}" for reason, n in sorted(run.skipped_by_reason.items()))
+    skipped = f", {run.skipped:,} skipped{f' ({reasons})' if reasons else ''}" if run.skipped else ""
+    return f"{run.reopened:,} of {run.total:,}{skipped}"
+
+
+@admin.register(Replay)
+class ReplayAdmin(OperatorAdmin):
+    """Requests to send a filtered set of deliveries again, and how far they are."""
+
+    prefix = ids.REPLAY
+    lookups = {ids.REPLAY: "pk", ids.WORKSPACE: "workspace_id"}
+    status, progress = column("status", "status", display.badge), column("progress", _progress)
+    asked = column("asked for (UTC)", "created_at", display.moment)
+    finished = column("finished (UTC)", "finished_at", display.moment)
+    list_display = (
+        column("id", "public_id", display.code), workspace, status, progress, "requested_by", asked, finished,
+    )  # fmt: skip
+    list_filter = (WorkspaceFilter, by_choice("status", "status", Replay.Status.values))
+    list_select_related = ("workspace",)
+    search_help_text = "rpl_… or ws_… id, or the external id of a workspace"
+    actions = ("cancel",)
+    fields = (
+        workspace, status, progress, column("filter", "filter", display.document), "requested_by", asked,
+        column("next batch (UTC)", "next_batch_at", display.ahead), finished,
+    )  # fmt: skip
+
+    def buttons(self, request: HttpRequest, obj: Replay) -> dict[str, str]:
+        return {"cancel": "Stop"} if obj.status == Replay.Status.RUNNING else {}
+
+    @admin.action(description="Stop; what was reopened goes on", permissions=["operate"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Replay]) -> HttpResponse | None:
+        if asked := self.confirm(request, queryset, "cancel", "Stop these replays? What they have reopened goes on."):
+            return asked
+        rows = self.selected(request, queryset)
+        stopped = [row for row in rows if replays.cancel(row.pk, clock.database_now())]
+        self.record(request, stopped, "Stopped.")
+        self.report(request, "stopped", len(stopped), ["Not running."] * (len(rows) - len(stopped)))
+        return None

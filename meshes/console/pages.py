@@ -1,8 +1,11 @@
-"""The base of every page: read-mostly, searched by ids, listed without counting, acted on with a record of it."""
+"""The base of every page: read-mostly, searched by ids, listed without counting, acted on with a record of it.
 
+Operators who look at credentials, at the records about them, or at what events carried leave a record too.
+"""
+
+import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin, messages
@@ -15,12 +18,12 @@ from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 
-from meshes.console import finding
-from meshes.console.paging import NewestFirst, UncountedPaginator
+from meshes.console import lists
 from meshes.kit import ids
+from workspaces.vault import recording
+from workspaces.vault.models import AccessRecord
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
@@ -29,23 +32,27 @@ else:
 
 MOST_AT_ONCE = 1_000
 """Rows that one action takes at most; a larger set is a replay through the API, which is paced."""
-
-Panel = Callable[[HttpRequest, Any], SafeString | str]
-"""A part of a row's page that another layer adds: gets the request and the row, gives HTML."""
-
-
-@dataclass(frozen=True, slots=True)
-class Button:
-    """An action that makes sense for the row on a page."""
-
-    action: str
-    label: str
-    is_grave: bool = False
+LOG = "access_log"
+"""The kind of what was looked at where it was the log itself."""
 
 
 def operator_name(request: HttpRequest) -> str:
     """The user as records of access name them: `operator ada`."""
     return f"operator {request.user.get_username()}"
+
+
+def record_views(request: HttpRequest, seen: Iterable[AccessRecord]) -> None:
+    """Record that the user sees these, each once. `seen` are records that say what was looked at, and no more."""
+    once = {(each.workspace_id, each.owner_kind, each.owner_id, each.kind): each for each in seen}
+    for each in once.values():
+        each.actor, each.purpose = operator_name(request)[: recording.MAX_ACTOR], "viewed in the admin"
+    AccessRecord.objects.bulk_create(once.values())
+
+
+def log_of(workspace_id: uuid.UUID | None) -> AccessRecord:
+    """The records of one workspace (or of none) were looked at."""
+    owner_id = workspace_id or uuid.UUID(int=0)
+    return AccessRecord(workspace_id=workspace_id, owner_kind=LOG, owner_id=owner_id, kind=LOG, version=0)
 
 
 class WellFormedSelection(_ModelAdmin):
@@ -65,6 +72,12 @@ class WellFormedSelection(_ModelAdmin):
             return False
         return "\x00" not in text
 
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """No row is deleted in passing."""
+        actions = super().get_actions(request)
+        actions.pop("delete_selected", None)
+        return actions
+
 
 class OperatorAdmin(WellFormedSelection):
     """Rows are looked at; none is added or deleted here, and none is edited unless a subclass says so."""
@@ -72,11 +85,14 @@ class OperatorAdmin(WellFormedSelection):
     prefix: ClassVar[str] = ""
     """The TypeID prefix of the rows; their pages are found by TypeID too."""
     lookups: ClassVar[Mapping[str, str]] = {}
-    """See `finding.narrow`."""
+    """See `lists.narrow`."""
     is_editable: ClassVar[bool] = False
     permission_model: ClassVar[str] = ""
     """Whose permissions count ("delivery.delivery"), where it is not the model's own."""
-    panels: ClassVar[Sequence[Panel]] = ()
+    viewed_kind: ClassVar[recording.OwnerKind | None] = None
+    """What the rows are in the access log, where a page shows what events carried, or words that may quote it."""
+    quoting: ClassVar[str] = ""
+    """The column of the list, if any, whose words may quote a payload."""
 
     ordering = ("-pk",)
     sortable_by = ()
@@ -84,7 +100,7 @@ class OperatorAdmin(WellFormedSelection):
     list_max_show_all = 0
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    paginator = UncountedPaginator
+    paginator = lists.UncountedPaginator
     search_fields: ClassVar[tuple[str, ...]] = ("pk",)
     change_list_template = "admin/operators/change_list.html"
     change_form_template = "admin/operators/page.html"
@@ -92,7 +108,7 @@ class OperatorAdmin(WellFormedSelection):
     class Media:
         css = {"all": ["workspaces/admin.css"]}
 
-    # --- who may -----------------------------------------------------------------------------------------------------
+    # --- who may, and who has looked ---------------------------------------------------------------------------------
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -114,15 +130,33 @@ class OperatorAdmin(WellFormedSelection):
         app, _, model = (self.permission_model or self.opts.label_lower).partition(".")
         return request.user.has_perm(f"{app}.{verb}_{model}")
 
+    def seen(self, row: Any) -> list[AccessRecord]:
+        """What somebody sees of credentials, or of the records about them, who sees this row in a list or as a page."""
+        return []
+
+    def _record_looks(self, request: HttpRequest, rows: Iterable[Any], quoting: Iterable[Any]) -> None:
+        """Before anything is shown."""
+        record_views(request, [each for row in rows for each in self.seen(row)])
+        if self.viewed_kind:
+            owners = {(row.workspace_id, self.viewed_kind, row.pk) for row in quoting}
+            recording.record_actions(owners, actor=operator_name(request), purpose="viewed")
+
     # --- lists -------------------------------------------------------------------------------------------------------
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return NewestFirst
+        return lists.NewestFirst
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        answer = super().changelist_view(request, extra_context)
+        if "cl" in (getattr(answer, "context_data", None) or {}):
+            rows = answer.context_data["cl"].result_list  # type: ignore[attr-defined]
+            self._record_looks(request, rows, [row for row in rows if self.quoting and getattr(row, self.quoting)])
+        return answer
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        return finding.narrow(queryset, search_term, self.lookups), False
+        return lists.narrow(queryset, search_term, self.lookups) if self.search_fields else queryset, False
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """Only what the page offers: a filter of one's own making could read a whole table."""
@@ -146,9 +180,12 @@ class OperatorAdmin(WellFormedSelection):
         """What the page's own template shows."""
         return {}
 
-    def buttons(self, request: HttpRequest, obj: Any) -> list[Button]:
-        """The actions that make sense for this row now; those that the user may not run are left out for them."""
-        return []
+    def buttons(self, request: HttpRequest, obj: Any) -> dict[str, str]:
+        """Labels by action, of those that make sense for this row now; one that ends something stands in `GRAVE`."""
+        return {}
+
+    grave: ClassVar[frozenset[str]] = frozenset({"cancel", "revoke", "end"})
+    """Actions whose buttons warn by their colour."""
 
     def render_change_form(
         self,
@@ -160,33 +197,32 @@ class OperatorAdmin(WellFormedSelection):
         obj: Any | None = None,
     ) -> HttpResponse:
         if obj is not None:
+            self._record_looks(request, [obj], [obj])
             allowed = self.get_actions(request)
-            context["buttons"] = [
-                {"url": self._action_url(obj, button.action), "label": button.label, "is_grave": button.is_grave}
-                for button in self.buttons(request, obj)
-                if button.action in allowed
-            ]
-            context["panels"] = [panel(request, obj) for panel in self.panels]
-            context["public_id"] = ids.encode(self.prefix, obj.pk) if self.prefix else ""
-            context["title"] = capfirst(str(self.opts.verbose_name))
-            context["subtitle"] = None
-            context.update(self.page_context(request, obj))
+            context |= {
+                "buttons": [
+                    {"url": reverse(f"{self._url}_act", args=[obj.pk, action]), "label": label,
+                     "is_grave": action in self.grave}
+                    for action, label in self.buttons(request, obj).items()
+                    if action in allowed
+                ],
+                "public_id": ids.encode(self.prefix, obj.pk) if self.prefix else "",
+                "title": capfirst(str(self.opts.verbose_name)),
+                "subtitle": None,
+                **self.page_context(request, obj),
+            }  # fmt: skip
         return super().render_change_form(request, context, add, change, form_url, obj)
 
     # --- actions -----------------------------------------------------------------------------------------------------
 
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        actions = super().get_actions(request)
-        actions.pop("delete_selected", None)
-        return actions
+    @property
+    def _url(self) -> str:
+        return f"admin:{self.opts.app_label}_{self.opts.model_name}"
 
     def get_urls(self) -> list[URLPattern]:
-        name = f"{self.opts.app_label}_{self.opts.model_name}_act"
         act = self.admin_site.admin_view(self.act_on_one)
+        name = f"{self._url}_act".removeprefix("admin:")
         return [path("<path:object_id>/do/<slug:action>/", act, name=name), *super().get_urls()]
-
-    def _action_url(self, obj: Model, action: str) -> str:
-        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_act", args=[obj.pk, action])
 
     def act_on_one(self, request: HttpRequest, object_id: str, action: str) -> HttpResponse:
         """Run an action of the list on one row, from a button on its page."""
@@ -201,8 +237,7 @@ class OperatorAdmin(WellFormedSelection):
         if run is None:
             raise PermissionDenied
         answer: HttpResponse | None = run[0](self, request, self.get_queryset(request).filter(pk=obj.pk))
-        page = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[obj.pk])
-        return answer or HttpResponseRedirect(page)
+        return answer or HttpResponseRedirect(reverse(f"{self._url}_change", args=[obj.pk]))
 
     def selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         """The rows of an action, `MOST_AT_ONCE` at most."""
@@ -229,13 +264,9 @@ class OperatorAdmin(WellFormedSelection):
 
     def record(self, request: HttpRequest, changed: Iterable[Model], message: str) -> None:
         """Write to the admin's log that the user changed these rows. One statement, whatever the number."""
-        rows = list(changed)
-        if rows:
+        if rows := list(changed):
             LogEntry.objects.log_actions(
-                user_id=request.user.pk or 0,
-                queryset=rows,
-                action_flag=CHANGE,
-                change_message=message,
+                user_id=request.user.pk or 0, queryset=rows, action_flag=CHANGE, change_message=message
             )
 
     def report(self, request: HttpRequest, done: str, count: int, refused: Iterable[str]) -> None:

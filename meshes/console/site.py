@@ -1,7 +1,6 @@
 """The operators' site: models in the order in which an operator thinks, an overview, and a way to any id."""
 
 import functools
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,82 +15,28 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 
 from meshes.console import overview
-from meshes.console.display import span
-from meshes.console.finding import workspace_ids
-from meshes.console.signin import steps, views
+from meshes.console.display import PAGES, plain, span
+from meshes.console.lists import workspace_ids
+from meshes.console.signin import steps
 from meshes.kit import clock, ids
 from meshes.kit.ids import as_uuid
 from meshes.kit.snapshots import snapshot
 from workspaces.models import Workspace
 
-GROUPS: list[tuple[str, str, list[str]]] = [
-    ("tenants", "Tenants", ["workspaces.Workspace", "workspaces.ApiKey"]),
-    (
-        "destinations",
-        "Destinations",
-        [
-            "connections.Connection",
-            "connections.ConnectionHealth",
-            "connections.OAuthGrant",
-            "connections.OAuthApp",
-            "delivery.Rule",
-        ],
-    ),
-    (
-        "traffic",
-        "Traffic",
-        ["delivery.Event", "delivery.Delivery", "delivery.DeadLetter", "delivery.Replay", "delivery.Unrouted"],
-    ),
-    (
-        "records",
-        "Records",
-        [
-            "connections.AccessRecord",
-            "connections.SealedDocument",
-            "connections.AccessLogSeal",
-            "connections.OAuthState",
-            "delivery.Attempt",
-            "delivery.RoutingLedger",
-            "delivery.Payload",
-            "workspaces.IdempotencyRecord",
-            "delivery.RoutingStamp",
-            "delivery.WorkerSession",
-            "delivery.SweepRun",
-            "workspaces.Installation",
-            "workspaces.JournalEntry",
-        ],
-    ),
-    ("operators", "Operators", ["auth.User", "auth.Group", "signin.OperatorSession", "admin.LogEntry"]),
-]
-
-PAGES = {
-    ids.WORKSPACE: "workspaces_workspace",
-    ids.KEY: "workspaces_apikey",
-    ids.CONNECTION: "connections_connection",
-    ids.APP: "connections_oauthapp",
-    ids.ACCESS: "connections_accessrecord",
-    ids.RULE: "delivery_rule",
-    ids.EVENT: "delivery_event",
-    ids.DELIVERY: "delivery_delivery",
-    ids.ATTEMPT: "delivery_attempt",
-    ids.REPLAY: "delivery_replay",
+GROUPS = {
+    "Tenants": ("workspaces.Workspace", "workspaces.ApiKey"),
+    "Destinations": ("connections.Connection", "connections.OAuthGrant", "connections.OAuthApp", "delivery.Rule"),
+    "Traffic": ("delivery.Event", "delivery.Delivery", "delivery.DeadLetter", "delivery.Replay", "delivery.Unrouted"),
+    "Records": ("connections.AccessRecord", "delivery.Attempt"),
+    "Operators": ("auth.User", "auth.Group", "signin.OperatorSession", "admin.LogEntry"),
 }
+"""All that has a page, in the order in which an operator thinks."""
 
 LANES = {"conn": PAGES[ids.CONNECTION], "fanout": PAGES[ids.WORKSPACE]}
 """By the first part of a lane's name, what its second part is the UUID of."""
 
 WAITING_SECONDS = 10
 """DESIGN: sweeps publish later what was missed, within ten seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """One figure of the overview. `tone` is `good`, `warn`, `bad` or empty."""
-
-    label: str
-    figure: str
-    tone: str = ""
-    url: str = ""
 
 
 class OperatorsSite(admin.AdminSite):
@@ -120,10 +65,10 @@ class OperatorsSite(admin.AdminSite):
     def get_urls(self) -> list[URLPattern | URLResolver]:
         return [
             path("find/", self.admin_view(self.find), name="find"),
-            path("away/", views.away, name="away"),
-            path("second-factor/", views.second_factor, name="second_factor"),
-            path("second-factor/set-up/", views.set_up_second_factor, name="set_up_second_factor"),
-            path("sign-in/", self.admin_view(views.own_signin), name="own_signin"),
+            path("away/", steps.away, name="away"),
+            path("second-factor/", steps.second_factor, name="second_factor"),
+            path("second-factor/set-up/", steps.set_up_second_factor, name="set_up_second_factor"),
+            path("sign-in/", self.admin_view(steps.own_signin), name="own_signin"),
             *super().get_urls(),
         ]
 
@@ -162,7 +107,7 @@ class OperatorsSite(admin.AdminSite):
             "username": request.user.get_username(),
             "next": request.POST.get("next") or request.GET.get("next") or index,
         }
-        page = views.PasswordStep.as_view(
+        page = steps.PasswordStep.as_view(
             extra_context=context | (extra_context or {}),
             authentication_form=AdminAuthenticationForm,
             template_name="admin/login.html",
@@ -170,7 +115,7 @@ class OperatorsSite(admin.AdminSite):
         return page(request)
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        page = views.OwnPasswordChange.as_view(
+        page = steps.OwnPasswordChange.as_view(
             success_url=reverse("admin:password_change_done"),
             extra_context=self.each_context(request) | (extra_context or {}),
         )
@@ -186,19 +131,16 @@ class OperatorsSite(admin.AdminSite):
         if app_label is not None:
             return stock
         found = {f"{app['app_label']}.{model['object_name']}": model for app in stock for model in app["models"]}
-        listed = []
-        for slug, name, members in GROUPS:
-            models = [found.pop(member) for member in members if member in found]
-            if models:
+        listed: list[dict[str, Any]] = []
+        for name, members in GROUPS.items():
+            if models := [found.pop(member) for member in members if member in found]:
+                slug = name.lower()
                 url = f"{reverse('admin:index', current_app=self.name)}#{slug}"
                 listed.append(
                     {"name": name, "app_label": slug, "app_url": url, "has_module_perms": True, "models": models}
                 )
-        for app in stock:
-            left = [model for model in app["models"] if f"{app['app_label']}.{model['object_name']}" in found]
-            if left:
-                listed.append({**app, "models": left})
-        return listed
+        others = [app | {"models": [each for each in app["models"] if each in found.values()]} for app in stock]
+        return listed + [app for app in others if app["models"]]
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         shown = tiles(clock.database_now()) if request.user.has_perm("delivery.view_delivery") else []
@@ -232,51 +174,47 @@ class OperatorsSite(admin.AdminSite):
         return None
 
 
-def tiles(now: datetime) -> list[Tile]:
-    """The overview's figures with a judgement each."""
+# --- the overview ---------------------------------------------------------------------------------------------------
+
+
+def tiles(now: datetime) -> list[dict[str, str]]:
+    """The overview's figures, each with a judgement: `tone` is `good`, `warn`, `bad` or empty."""
     seen, deliver = overview.look(now), overview.ring_stats("deliver")
-    unrouted, overdue = _age(seen.oldest_unrouted_at, now), _age(seen.overdue_since, now)
-    return [
-        _count_tile("Dead letters, last 24 h", seen.dead_letters, "delivery_deadletter", "warn"),
+    shown = [
+        _count_tile("Dead letters, last 24 h", seen.dead_letters, "delivery_deadletter"),
         _parts_tile("Connections not active", seen.connections, "connections_connection", "warn"),
-        _count_tile(
-            "Circuit breakers open", seen.open_breakers, "connections_connectionhealth", "warn", "?breaker=open"
-        ),
-        Tile(
-            "Longest overdue delivery", _figure(overdue), _tone(overdue), _list("delivery_delivery", "?state=pending")
-        ),
-        Tile("Oldest event before fan-out", _figure(unrouted), _tone(unrouted), _list("delivery_unrouted")),
+        _count_tile("Circuit breakers open", seen.open_breakers, "connections_connection", "?health__breaker=open"),
+        _age_tile("Longest overdue delivery", seen.overdue_since, now, "delivery_delivery", "?state=pending"),
+        _age_tile("Oldest event before fan-out", seen.oldest_unrouted_at, now, "delivery_unrouted"),
         _parts_tile("Events set aside", seen.set_aside, "delivery_unrouted", "bad", "?state=set_aside"),
-        Tile("Deliveries in flight", f"{deliver.in_flight:,}") if deliver else Tile("Broker", "does not answer", "bad"),
     ]
+    if deliver is None:
+        return [*shown, {"label": "Broker", "figure": "does not answer", "tone": "bad"}]
+    return [*shown, {"label": "Deliveries in flight", "figure": f"{deliver.in_flight:,}"}]
 
 
-def _count_tile(label: str, count: overview.Count | None, model: str, tone: str, query: str = "") -> Tile:
+def _tile(label: str, figure: str, tone: str, model: str, query: str = "") -> dict[str, str]:
+    url = reverse(f"admin:{model}_changelist") + query
+    return {"label": label, "figure": figure, "tone": tone, "url": url}
+
+
+def _count_tile(label: str, count: overview.Count | None, model: str, query: str = "") -> dict[str, str]:
     if count is None:
-        return Tile(label, "not known", "warn", _list(model))
-    return Tile(label, str(count), tone if count.number else "good", _list(model, query if count.number else ""))
+        return _tile(label, "not known", "warn", model)
+    return _tile(label, str(count), "warn", model, query) if count.number else _tile(label, str(count), "good", model)
 
 
-def _parts_tile(label: str, counts: dict[str, int] | None, model: str, tone: str, query: str = "") -> Tile:
+def _parts_tile(label: str, counts: dict[str, int] | None, model: str, tone: str, query: str = "") -> dict[str, str]:
     """A sum, and under which names it is made up."""
-    if counts is None:
-        return Tile(label, "not known", "warn", _list(model))
-    number, url = sum(counts.values()), _list(model, query if counts else "")
-    parts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(counts.items()))
-    return Tile(f"{label}: {parts}" if parts else label, f"{number:,}", tone if number else "good", url)
+    if not counts:
+        return _tile(label, "0", "good", model) if counts is not None else _tile(label, "not known", "warn", model)
+    parts = ", ".join(f"{count:,} {plain(name)}" for name, count in sorted(counts.items()))
+    return _tile(f"{label}: {parts}", f"{sum(counts.values()):,}", tone, model, query)
 
 
-def _list(model: str, query: str = "") -> str:
-    return reverse(f"admin:{model}_changelist") + query
-
-
-def _age(moment: datetime | None, now: datetime) -> float | None:
-    return max(0.0, (now - moment).total_seconds()) if moment else None
-
-
-def _figure(seconds: float | None) -> str:
-    return "none" if seconds is None else span(round(seconds))
-
-
-def _tone(seconds: float | None) -> str:
-    return "good" if seconds is None or seconds <= WAITING_SECONDS else "warn" if seconds <= 60 else "bad"
+def _age_tile(label: str, since: datetime | None, now: datetime, model: str, query: str = "") -> dict[str, str]:
+    if since is None:
+        return _tile(label, "none", "good", model, query)
+    seconds = max(0.0, (now - since).total_seconds())
+    tone = "good" if seconds <= WAITING_SECONDS else "warn" if seconds <= 60 else "bad"
+    return _tile(label, span(round(seconds)), tone, model, query)

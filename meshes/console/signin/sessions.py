@@ -1,29 +1,41 @@
 """Sessions of operators, kept under a hash of the key that their cookie holds: a dump of the table logs nobody in.
 
 A session ends after `MESHES_SESSION_IDLE_SECONDS` without a request, and `MESHES_SESSION_SECONDS` after the sign-in
-whatever happens. PostgreSQL's clock says when. A new key (with each step of the sign-in, and with a new password)
-starts no new time for a session that already had a user.
+whatever happens; PostgreSQL's clock says when. A new key (with each step of the sign-in, and with a new password)
+starts no new time for a session that already had a user. All sessions of a user end at once with a new password,
+without the right to sign in, or with fewer rights.
 """
 
 import hashlib
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
+from django.contrib.auth.models import Group, User
+from django.contrib.auth.password_validation import validate_password
+from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.backends.base import CreateError, UpdateError
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
-from django.http import HttpRequest
+from django.db.models.signals import m2m_changed, post_save, pre_delete, pre_save
+from django.http import HttpRequest, HttpResponseBase
+from django.urls import reverse
 
-from meshes.console.signin.models import OperatorSession
+from meshes.console.signin.models import FirstPassword, OperatorSession
 from meshes.kit import clock
-from workspaces import security_log
+from workspaces import limits, security_log
 
 SEEN_EVERY_SECONDS = 30
 """A session in use is written to so seldom."""
 BROWSER_LENGTH = 300
+KEPT_BY_BROWSERS = '"cache", "storage"'
+"""What is cleared; cookies are not, as the one that tells a known browser stays."""
+NEW_DEVICE = "meshes.new_device"
+"""In `request.META`, the value of the cookie that the answer is to set."""
 
 
 def stored(session_key: str | None) -> str:
@@ -94,6 +106,40 @@ def describe(request: HttpRequest) -> None:
     )
 
 
+# --- sessions in use ------------------------------------------------------------------------------------------------
+
+
+class SessionActivity:
+    """Middleware: who opens a page or sends a form is there. What a page's script fetches by itself keeps nobody in.
+
+    Browsers say which it is (`Sec-Fetch-Dest`, W3C Fetch Metadata), and no script can say otherwise. A page leaves the
+    screen when its session has ended for want of requests, also where we are not reached any more by then. Browsers
+    keep nothing of a session that is over.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        session = request.session
+        if session.is_empty():
+            if session.accessed and settings.SESSION_COOKIE_NAME in request.COOKIES:
+                response.headers["Clear-Site-Data"] = KEPT_BY_BROWSERS
+        elif session.accessed and session.session_key:
+            if request.headers.get("Sec-Fetch-Dest") != "empty":
+                mark_seen(session.session_key)
+            if response.status_code == 200 and response.headers.get("Content-Type", "").startswith("text/html"):
+                place = f"{reverse('admin:away')}?{urlencode({'next': request.get_full_path()})}"
+                response.headers["Refresh"] = f"{seconds_left(session)}; url={place}"
+        return response
+
+
+def mark_seen(session_key: str) -> None:
+    before = Now() - timedelta(seconds=SEEN_EVERY_SECONDS)
+    OperatorSession.objects.filter(pk=stored(session_key), seen_at__lt=before).update(seen_at=Now())
+
+
 def seconds_left(session: Any) -> int:
     """In how many seconds a session that is in use now ends, without another request."""
     idle: int = settings.MESHES_SESSION_IDLE_SECONDS
@@ -104,7 +150,73 @@ def seconds_left(session: Any) -> int:
     return max(0, min(idle, int(settings.MESHES_SESSION_SECONDS - age)))
 
 
-def mark_seen(session_key: str | None) -> None:
-    """Note that a session is in use."""
-    before = Now() - timedelta(seconds=SEEN_EVERY_SECONDS)
-    OperatorSession.objects.filter(pk=stored(session_key), seen_at__lt=before).update(seen_at=Now())
+# --- sign-ins are logged; sessions end with what they rested on -----------------------------------------------------
+
+FLAGS = ("is_active", "is_staff", "is_superuser")
+
+
+def connect() -> None:
+    user_logged_in.connect(_log_login, dispatch_uid="meshes.console.login")
+    user_login_failed.connect(_log_failure, dispatch_uid="meshes.console.failed_login")
+    user_logged_out.connect(_log_logout, dispatch_uid="meshes.console.logout")
+    pre_save.connect(_look_at_user, User, dispatch_uid="signin.before_user")
+    post_save.connect(_follow_user, User, dispatch_uid="signin.user")
+    pre_delete.connect(_follow_group, Group, dispatch_uid="signin.group")
+    for through in (User.groups.through, User.user_permissions.through, Group.permissions.through):
+        m2m_changed.connect(_follow_rights, through, dispatch_uid=f"signin.{through.__name__}")
+
+
+def _log_login(request: HttpRequest | None, user: User, **_: Any) -> None:
+    security_log.log_login(request, user)
+    if request is not None:
+        request.META[NEW_DEVICE] = limits.make_device_cookie(user.get_username())
+
+
+def _log_failure(credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
+    security_log.log_failed_login(request, str(credentials.get("username", "")))
+
+
+def _log_logout(request: HttpRequest | None, user: User | None, **_: Any) -> None:
+    """The signal is also sent where nobody was logged in."""
+    if user is not None:
+        security_log.log_logout(request, user)
+
+
+def _look_at_user(instance: User, raw: bool = False, **_: Any) -> None:
+    """Raises ValidationError for a password that was set and may not be one, on whichever path."""
+    password = instance._password  # type: ignore[attr-defined]  # Django's own: what was set, and not saved yet
+    if password is not None and not raw:
+        validate_password(password, instance)
+    before = User.objects.filter(pk=instance.pk).values(*FLAGS).first() or {}
+    instance._loses_flags = any(had and not getattr(instance, flag) for flag, had in before.items())  # type: ignore[attr-defined]
+
+
+def _follow_user(instance: User, **_: Any) -> None:
+    """A hash that Django renews at a sign-in is no new password: `_password` is the one that was set."""
+    is_new_password = instance._password is not None  # type: ignore[attr-defined]  # Django's own
+    if is_new_password:
+        FirstPassword.objects.filter(user=instance).delete()
+    if is_new_password or instance._loses_flags:  # type: ignore[attr-defined]
+        OperatorSession.objects.end(user=instance)
+
+
+def _follow_group(instance: Group, **_: Any) -> None:
+    OperatorSession.objects.end(user__groups=instance)
+
+
+def _follow_rights(instance: Any, action: str, pk_set: set[Any] | None, model: Any, **_: Any) -> None:
+    """Rights that were given end nothing; `pk_set` is None where all of them are taken."""
+    if action not in {"post_remove", "pre_clear"}:
+        return
+    if isinstance(instance, User):
+        OperatorSession.objects.end(user=instance)
+    elif model is User and pk_set is not None:  # taken from these
+        OperatorSession.objects.end(user__in=pk_set)
+    elif isinstance(instance, Group):
+        OperatorSession.objects.end(user__groups=instance)
+    elif model is User:  # a permission, from all who have it
+        OperatorSession.objects.end(user__user_permissions=instance)
+    elif pk_set is not None:  # a permission, from these groups
+        OperatorSession.objects.end(user__groups__in=pk_set)
+    else:
+        OperatorSession.objects.end(user__groups__permissions=instance)

@@ -1,20 +1,27 @@
-"""Operators and their groups. Only superusers touch rights, passwords of others and superusers' rows; nobody his own.
+"""Operators, their groups and their sessions.
 
-Whoever changes what a sign-in rests on gives the own password again. No user is deleted: the log of what one did would
-go too; a user that is not active cannot sign in.
+Only superusers touch rights, passwords of others and superusers' rows; nobody his own. Whoever changes what a sign-in
+rests on gives the own password again. No user is deleted: the log of what one did would go too; a user that is not
+active cannot sign in. Everybody sees and ends the own sessions, superusers all.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import ChangeList
+from django.contrib.auth import logout
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.forms import SetPasswordForm, UserChangeForm, UserCreationForm
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
+from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
 from django.db import transaction
+from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.forms import ModelForm
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -22,17 +29,20 @@ from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters
 
-from meshes.console.pages import WellFormedSelection
+from meshes.console import display
+from meshes.console.display import column
+from meshes.console.pages import OperatorAdmin, WellFormedSelection
 from meshes.console.signin import factors
-from meshes.console.signin.asking import (
+from meshes.console.signin.models import FirstPassword, OperatorSession
+from meshes.console.signin.passwords import (
     PASSWORD_FIELD,
     WRONG_PASSWORD,
     AsksPassword,
+    ConfirmForm,
     is_present_password,
     password_field,
 )
-from meshes.console.signin.forms import ConfirmForm
-from meshes.console.signin.models import FirstPassword
+from meshes.console.signin.sessions import stored
 from workspaces import security_log
 
 if TYPE_CHECKING:
@@ -70,10 +80,6 @@ class NewPasswordForm(AsksPassword, _SetPasswordForm):
     operator_password = password_field()
     field_order = (PASSWORD_FIELD, "new_password1", "new_password2")
 
-    def __init__(self, user: User, data: Any, *, request: HttpRequest) -> None:
-        self.request = request
-        super().__init__(user, data)
-
 
 class GroupForm(AsksPassword, _GroupForm):
     operator_password = password_field()
@@ -92,10 +98,12 @@ class GuardedAdmin(WellFormedSelection):
         asked = {f"{field}{end}" for field in self.list_filter for end in ("__exact", "__id__exact", "__isnull")}
         return lookup in asked
 
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        actions = super().get_actions(request)
-        actions.pop("delete_selected", None)
-        return actions
+    def formfield_for_manytomany(self, db_field: Any, request: Any = None, **options: Any) -> Any:
+        """Rights are given to what has a page."""
+        if db_field.related_model is Permission:
+            with_page = ContentType.objects.get_for_models(*self.admin_site._registry).values()
+            options["queryset"] = Permission.objects.filter(content_type__in=with_page)
+        return super().formfield_for_manytomany(db_field, request, **options)
 
     def changeform_view(
         self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
@@ -184,64 +192,57 @@ class OperatorUserAdmin(GuardedAdmin, _UserAdmin):
         if changes:
             yield form.instance, changes
 
-    @method_decorator(sensitive_post_parameters())
-    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
-        """Set the password of somebody else, who chooses another at the next sign-in."""
-        user = self.get_object(request, unquote(id))
-        if user is None:
-            raise Http404
-        with self.recording_refusal(request, id):
-            if not _is_superuser(request):
-                raise PermissionDenied
-        if user.pk == request.user.pk:
-            return HttpResponseRedirect(reverse("admin:password_change"))
-        form = NewPasswordForm(user, request.POST if request.method == "POST" else None, request=request)
-        if form.is_bound and form.is_valid():
-            with transaction.atomic():
-                form.save()
-                note_first_password(user)
-                self.log_change(request, user, "Password set.")
-            security_log.log_password_change(request, user)
-            messages.success(request, f"{user} has the new password, and chooses another at the next sign-in.")
-            return HttpResponseRedirect(reverse("admin:auth_user_change", args=[user.pk]))
-        context = self.admin_site.each_context(request) | {
-            "title": f"Set the password of {user}",
-            "opts": self.opts,
-            "original": user,
-            "form": form,
-        }
-        return TemplateResponse(request, self.change_user_password_template, context)
-
     def get_urls(self) -> list[URLPattern]:
         reset = self.admin_site.admin_view(self.reset_second_factor)
         return [path("<id>/second-factor/reset/", reset, name="auth_user_reset_second_factor"), *super().get_urls()]
 
     @method_decorator(sensitive_post_parameters())
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """Set the password of somebody else, who chooses another at the next sign-in."""
+        user = self._somebody(request, id)
+        if user.pk == request.user.pk:
+            return HttpResponseRedirect(reverse("admin:password_change"))
+        form = NewPasswordForm(user, request.POST if request.method == "POST" else None, request=request)
+        if not (form.is_bound and form.is_valid()):
+            return self._ask(request, user, form, "Set the password of", self.change_user_password_template)
+        with transaction.atomic():
+            form.save()
+            note_first_password(user)
+            self.log_change(request, user, "Password set.")
+        security_log.log_password_change(request, user)
+        messages.success(request, f"{user} has the new password, and chooses another at the next sign-in.")
+        return HttpResponseRedirect(reverse("admin:auth_user_change", args=[user.pk]))
+
+    @method_decorator(sensitive_post_parameters())
     def reset_second_factor(self, request: HttpRequest, id: str) -> HttpResponse:
         """Let somebody in who has lost the second factor: it goes, and all sessions end."""
-        user = self.get_object(request, unquote(id))
+        user = self._somebody(request, id, may_be_oneself=False)
+        form = ConfirmForm(request.POST if request.method == "POST" else None, request=request)
+        if not (form.is_bound and form.is_valid()):
+            template = "admin/operators/reset_second_factor.html"
+            return self._ask(request, user, form, "Reset the second factor of", template)
+        if factors.reset(user):
+            self.log_change(request, user, "Second factor reset.")
+            security_log.log_second_factor_change(request, user, "removed")
+            messages.success(request, f"The second factor of {user} is removed; all sessions have ended.")
+        else:
+            messages.warning(request, f"{user} has no second factor.")
+        return HttpResponseRedirect(reverse("admin:auth_user_change", args=[user.pk]))
+
+    def _somebody(self, request: HttpRequest, id: str, *, may_be_oneself: bool = True) -> User:
+        """Whom only a superuser changes."""
+        user: User | None = self.get_object(request, unquote(id))
         with self.recording_refusal(request, id):
-            if not _is_superuser(request) or (user is not None and user.pk == request.user.pk):
+            is_oneself = user is not None and user.pk == request.user.pk
+            if not _is_superuser(request) or (is_oneself and not may_be_oneself):
                 raise PermissionDenied
         if user is None:
             raise Http404
-        form = ConfirmForm(request.POST if request.method == "POST" else None, request=request)
-        page = reverse("admin:auth_user_change", args=[user.pk])
-        if form.is_bound and form.is_valid():
-            if factors.reset(user):
-                self.log_change(request, user, "Second factor reset.")
-                security_log.log_second_factor_change(request, user, "removed")
-                messages.success(request, f"The second factor of {user} is removed; all sessions have ended.")
-            else:
-                messages.warning(request, f"{user} has no second factor.")
-            return HttpResponseRedirect(page)
-        context = self.admin_site.each_context(request) | {
-            "title": f"Reset the second factor of {user}",
-            "opts": self.opts,
-            "original": user,
-            "form": form,
-        }
-        return TemplateResponse(request, "admin/operators/reset_second_factor.html", context)
+        return user
+
+    def _ask(self, request: HttpRequest, user: User, form: Any, title: str, template: str) -> TemplateResponse:
+        shown = {"title": f"{title} {user}", "opts": self.opts, "original": user, "form": form}
+        return TemplateResponse(request, template, self.admin_site.each_context(request) | shown)
 
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
         is_others = _is_superuser(request) and unquote(object_id) != str(request.user.pk)
@@ -273,12 +274,8 @@ class OperatorGroupAdmin(GuardedAdmin, GroupAdmin):
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
         with self.recording_refusal(request, object_id):
-            may = _is_superuser(request)
-            if (
-                may
-                and request.method == "POST"
-                and not is_present_password(request, request.POST.get(PASSWORD_FIELD, ""))
-            ):
+            is_asked = _is_superuser(request) and request.method == "POST"
+            if is_asked and not is_present_password(request, request.POST.get(PASSWORD_FIELD, "")):
                 messages.error(request, WRONG_PASSWORD)
                 return HttpResponseRedirect(request.get_full_path())
             return super().delete_view(request, object_id, extra_context)
@@ -297,3 +294,92 @@ def note_first_password(user: User) -> None:
 
 def _is_superuser(request: HttpRequest) -> bool:
     return bool(request.user.is_active and request.user.is_superuser)
+
+
+# --- sessions -------------------------------------------------------------------------------------------------------
+
+BROWSERS = (("Edg", "Edge"), ("OPR", "Opera"), ("Firefox", "Firefox"), ("Chrome", "Chrome"), ("Safari", "Safari"))
+"""By what stands in `User-Agent`, in the order in which to look: Edge says that it is Chrome, and Chrome Safari."""
+SYSTEMS = (("Android", "Android"), ("iPhone", "iOS"), ("iPad", "iOS"), ("Windows", "Windows"), ("Mac OS", "macOS"),
+           ("Linux", "Linux"))  # fmt: skip
+
+
+def browser_name(text: str) -> str:
+    """`Firefox on Linux`, or the text as it was sent where it is another's."""
+    browser = next((name for mark, name in BROWSERS if re.search(rf"\b{mark}\w*/", text)), "")
+    system = next((name for mark, name in SYSTEMS if mark in text), "")
+    return " on ".join(part for part in (browser, system) if part) if browser else display.visible(text[:60])
+
+
+class OperatorSessionAdmin(OperatorAdmin):
+    list_display = fields = (
+        column("user", lambda session: display.page_link("auth.user", session.user_id, str(session.user))),
+        column("signed in (UTC)", "started_at", display.moment), column("last seen (UTC)", "seen_at", display.moment),
+        "address", column("browser", "browser", lambda text: browser_name(text) or display.NOTHING),
+        column("which", lambda row: display.badge("this one", "good") if row.is_this_one else ""),
+    )  # fmt: skip
+    list_select_related = ("user",)
+    search_fields = ()
+    ordering = ("-seen_at",)
+    paginator = Paginator  # type: ignore[assignment]  # they are few, and counted
+    list_per_page = 200
+    actions = ("end", "end_all_of_the_user")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return ChangeList
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        title = "Sessions of operators" if request.user.is_superuser else "Your sessions"
+        return super().changelist_view(request, {"title": title} | (extra_context or {}))
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return True
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return obj is None or bool(request.user.is_superuser or obj.user_id == request.user.pk)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[OperatorSession]:
+        """Without what the sessions hold; which of them asks."""
+        is_this_one = Q(pk=stored(request.session.session_key))
+        rows = OperatorSession.objects.live().filter(user__isnull=False).defer("session_data")
+        rows = rows.annotate(is_this_one=ExpressionWrapper(is_this_one, BooleanField()))
+        return rows if request.user.is_superuser else rows.filter(user__username=request.user.get_username())
+
+    def buttons(self, request: HttpRequest, obj: OperatorSession) -> dict[str, str]:
+        return {"end": "End this session", "end_all_of_the_user": "End all sessions of this user"}
+
+    @admin.action(description="End the selected sessions")
+    def end(self, request: HttpRequest, queryset: QuerySet[OperatorSession]) -> HttpResponse:
+        return self._end(request, queryset, queryset, "end", "End these sessions?")
+
+    @admin.action(description="End all sessions of their users")
+    def end_all_of_the_user(self, request: HttpRequest, queryset: QuerySet[OperatorSession]) -> HttpResponse:
+        users = list(queryset.values_list("user", flat=True).distinct())
+        all_of_them = self.get_queryset(request).filter(user__in=users)
+        return self._end(request, queryset, all_of_them, "end_all_of_the_user", "End all sessions of these users?")
+
+    def _end(
+        self,
+        request: HttpRequest,
+        selected: QuerySet[OperatorSession],
+        ended: QuerySet[OperatorSession],
+        action: str,
+        question: str,
+    ) -> HttpResponse:
+        rows = list(ended)
+        is_own = stored(request.session.session_key) in {row.pk for row in rows}  # before it has a new key
+        form = ConfirmForm(request.POST if "confirm" in request.POST else None, request=request)
+        if not (form.is_bound and form.is_valid()):
+            shown = {"title": question, "opts": self.opts, "media": self.media, "form": form, "action": action}
+            shown |= {"selected": selected, "sessions": [(row, browser_name(row.browser)) for row in ended]}
+            context = self.admin_site.each_context(request) | shown
+            return TemplateResponse(request, "admin/operators/end_sessions.html", context)
+        for user in {row.user for row in rows}:
+            theirs = [row.pk for row in rows if row.user == user]
+            number = OperatorSession.objects.end(pk__in=theirs) + int(is_own and user == request.user)
+            security_log.log_ended_sessions(request, user, number)
+        if is_own:
+            logout(request)
+            return HttpResponseRedirect(reverse("admin:login"))
+        messages.success(request, f"{len(rows)} session{'s' if len(rows) != 1 else ''} ended.")
+        return HttpResponseRedirect(reverse("admin:signin_operatorsession_changelist"))

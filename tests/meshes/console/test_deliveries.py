@@ -98,7 +98,6 @@ def test_a_hostile_payload_and_answer_stay_text(endpoint):
         root.page("delivery_event", event.pk),
         root.page("delivery_delivery", attempt.delivery_id),
         root.page("delivery_attempt", attempt.pk),
-        root.page("delivery_payload", event.pk),
         root.page("connections_connection", target.pk),
         root.list("delivery_delivery"),
     ):
@@ -206,6 +205,11 @@ def test_only_the_newest_attempts_are_on_the_event():
 
 
 # --- deliveries -----------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_cause_says_nothing():
+    (delivery,) = make_dead(make_connection(make_workspace()), cause="novel")
+    assert timeline.cards([delivery], 1)[0]["cause_words"] == ""
 
 
 def test_a_shaped_body_is_shown():

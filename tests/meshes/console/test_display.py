@@ -48,7 +48,7 @@ def test_what_would_not_show_is_written_out(hidden, shown):
     ],
 )
 def test_distances_read_in_their_largest_unit(moment, words):
-    assert display.distance(moment, NOW) == words
+    assert display.away(moment, NOW) == words
 
 
 def test_a_badge_escapes_its_state():

@@ -63,6 +63,7 @@ def set_up(user: User) -> tuple[App, list[str]]:
     """A second factor for a user, whose app's present code is still unused; and the recovery codes."""
     secret = factors.new_secret()
     codes = factors.add(user, secret, step=0)
+    assert codes is not None
     return App(factors.secret_text(secret).replace(" ", "")), codes
 
 

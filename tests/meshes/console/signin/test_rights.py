@@ -1,6 +1,7 @@
 """Nobody gives himself rights: only superusers touch them, and whoever does gives the own password again."""
 
 import logging
+import re
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -271,3 +272,14 @@ def test_a_password_is_changed_by_giving_the_old_one(clerk):
     clerk.user.refresh_from_db()
     assert clerk.user.check_password(OTHER)
     assert Client().login(username="clerk", password=OTHER)
+
+
+def test_rights_are_offered_on_what_has_a_page_alone(root, other):
+    group = Group.objects.create(name="Support")
+    gone = {"payload", "routingledger", "sealeddocument", "oauthstate", "idempotencyrecord", "contenttype"}
+    for page in (f"user/{other.pk}", f"group/{group.pk}"):
+        shown = root.client.get(f"/admin/auth/{page}/change/").content.decode()
+        offered = re.findall(r'<option value="(\d+)"[^>]*>[^<]*\| Can view', shown)
+        models = set(Permission.objects.filter(pk__in=offered).values_list("content_type__model", flat=True))
+        assert models >= {"event", "delivery", "connection", "user", "operatorsession"}
+        assert not models & gone

@@ -143,7 +143,7 @@ def test_of_two_browsers_with_the_password_one_sets_it_up(settings, monkeypatch)
     first.post("/admin/second-factor/set-up/", {"code": apps[0].code()})
     kept = Authenticator.objects.values().get()
     with monkeypatch.context() as patch:
-        patch.setattr("meshes.console.signin.views._who_may_set_up", lambda request: user)
+        patch.setattr("meshes.console.signin.steps._who_may_set_up", lambda request: user)
         answer = second.post("/admin/second-factor/set-up/", {"code": apps[1].code()})
     assert answer.url == "/admin/second-factor/"
     assert second.post("/admin/second-factor/set-up/", {"code": apps[1].code()}).url == "/admin/login/"

@@ -14,8 +14,8 @@ from django.test import Client
 
 from delivery.dispatch import sweep
 from meshes.console.signin.models import OperatorSession
-from meshes.console.signin.session_pages import browser_name
 from meshes.console.signin.sessions import SessionStore, stored
+from meshes.console.signin.users import browser_name
 from tests.meshes.console.signin.people import (
     OTHER,
     PASSWORD,

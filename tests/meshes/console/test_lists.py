@@ -8,7 +8,7 @@ from django.db.models import CharField, Func, Value
 from django.db.models.functions import Cast
 from django.test.utils import CaptureQueriesContext
 
-from meshes.console import paging
+from meshes.console import lists
 from meshes.console.workspaces import WorkspaceAdmin
 from tests.factories import make_workspace
 from tests.operators import superuser, words
@@ -87,7 +87,7 @@ def test_a_query_that_takes_too_long_is_stopped(monkeypatch):
     make_workspace()
     root = superuser()
     monkeypatch.setattr(WorkspaceAdmin, "get_queryset", slow)
-    monkeypatch.setattr(paging, "LIST_TIMEOUT_MS", 50)
+    monkeypatch.setattr(lists, "LIST_TIMEOUT_MS", 50)
     answer = root.list("workspaces_workspace")
     assert answer.status_code == 200
     assert "it was stopped after five seconds" in words(answer)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from meshes.console import wording
+from meshes.console import timeline
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ from meshes.console import wording
     ],
 )
 def test_a_failed_clause_reads_as_a_sentence(clause, words):
-    assert wording.clause(clause) == words
+    assert timeline.describe_clause(clause) == words
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,4 @@ def test_a_failed_clause_reads_as_a_sentence(clause, words):
     ],
 )
 def test_every_ledger_entry_reads_as_a_sentence(entry, words):
-    assert wording.ledger_entry(entry) == words
-
-
-def test_an_unknown_cause_says_nothing():
-    assert wording.cause("novel") == ""
+    assert timeline.describe_entry(entry) == words
