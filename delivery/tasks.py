@@ -18,9 +18,8 @@ from delivery.events.setting_aside import Claim, Failure
 from delivery.lanes import publishing
 from delivery.lanes.lease import report
 from delivery.rules import fanout, heavy, routing
-from delivery.rules.evaluation import Fact, Routed, evaluate
-from delivery.rules.evaluator import Evaluator
-from delivery.rules.routing import Routing
+from delivery.rules.heavy import Evaluator
+from delivery.rules.routing import Fact, Routed, Routing, evaluate
 from meshes.kit import ids
 from meshes.kit.batching import Group
 from meshes.kit.database_faults import Fault, describe, fault_of, growing_delay
@@ -69,7 +68,7 @@ def fan_out(event_id: str) -> None:
                 return  # it was deleted meanwhile
             rules = routing.kept(fact.workspace_id, fact.stamp) or _load_rules(fact)
             hints = _write(_evaluate(fact, rules, turn), turn)
-    except heavy.TooManyHeavyError:
+    except heavy.HeavyError:
         _hand_back(Failure(claim, "", "So many heavy events are routed that it waits for its turn."))
     except Exception as error:  # noqa: BLE001  (judged by whose fault it is)
         _hand_back(setting_aside.judge(claim, error, began_at))
@@ -98,11 +97,7 @@ def _evaluate(fact: Fact, rules: Routing, turn: heavy.Turn) -> Routed:
 
 def _write(routed: Routed, turn: heavy.Turn) -> list[publishing.DeliveryHint]:
     """Write what was decided: much of it by a group of its own, so that little of others does not wait."""
-    size = (
-        heavy.STEPS_PER_ENTRY * len(routed.considered)
-        + heavy.STEPS_PER_DELIVERY * len(routed.deliveries)
-        + routed.body_size // heavy.BYTES_PER_STEP
-    )
+    size = heavy.writing_steps(routed)
     try:
         turn.note(routed.steps + size)
     except heavy.HeavyError:

@@ -15,7 +15,7 @@ from connections.models import Connection
 from connections.providers.base import Outcome, Verdict
 from delivery.dispatch import dispatch, reopening, settling
 from delivery.models import Delivery, Event, Replay
-from delivery.rules import evaluation, fanout
+from delivery.rules import fanout, routing
 from meshes.kit import ids
 from meshes.kit.snapshots import snapshot
 from tests.access_routes import ROUTES
@@ -137,7 +137,7 @@ def test_the_page_of_an_event_is_never_routed_without_its_delivery():
     root = superuser()
     for _ in range(ROUNDS // 4):
         event = make_event(workspace)
-        delivery = ids.encode(ids.DELIVERY, evaluation.delivery_id(event.pk, rule.pk))
+        delivery = ids.encode(ids.DELIVERY, routing.delivery_id(event.pk, rule.pk))
         with meanwhile(lambda event=event: fanout.fan_out([event.pk])):
             for _ in range(1000):
                 text = words(root.page("delivery_event", event.pk))

@@ -20,9 +20,8 @@ from connections.models import Connection
 from connections.providers.base import Outcome
 from delivery.lanes import publishing
 from delivery.models import Attempt, Delivery, Payload
-from delivery.rules import evaluation
-from delivery.rules.evaluation import EVALUATION_LIMIT
-from delivery.rules.routing import CompiledRule
+from delivery.rules import routing
+from delivery.rules.routing import EVALUATION_LIMIT, CompiledRule
 from delivery.rules.transforms import ShapingError
 from meshes.kit import ids
 from meshes.kit.metering import RULE_STEPS, Meter, OutOfWorkError
@@ -134,7 +133,7 @@ def replacement_id(old: uuid.UUID, replay_id: uuid.UUID | None) -> uuid.UUID:
     So a repeated call makes no second one. It begins with the event's 48-bit time as the old one's does, and is
     therefore in the same partition.
     """
-    return evaluation.delivery_id(old, replay_id or uuid.UUID(int=0))
+    return routing.delivery_id(old, replay_id or uuid.UUID(int=0))
 
 
 # --- deciding -------------------------------------------------------------------------------------------------------
@@ -242,7 +241,7 @@ def shape_now(delivery: Delivery, meter: Meter) -> Shape | Refusal:
     text = Payload.objects.filter(pk=delivery.event_id, erased_at=None).values_list("body", flat=True).first()
     if text is None:
         return Refusal("payload_gone", NOT_KEPT)
-    context = evaluation.context_of(delivery.event_id, delivery.event_type, json.loads(text), delivery.workspace)
+    context = routing.context_of(delivery.event_id, delivery.event_type, json.loads(text), delivery.workspace)
     compiled = CompiledRule(delivery.rule)
     try:
         if delivery.cause == EVALUATION_LIMIT and (clause := compiled.failed_clause(context, meter)):
@@ -251,7 +250,7 @@ def shape_now(delivery: Delivery, meter: Meter) -> Shape | Refusal:
     except ShapingError as error:
         return Refusal(MAPPING_FAILED, f"{STILL_FAILS}: {error}")
     except OutOfWorkError:
-        return Refusal(EVALUATION_LIMIT, evaluation.limit_words(delivery.rule, meter))
+        return Refusal(EVALUATION_LIMIT, routing.limit_words(delivery.rule, meter))
 
 
 # --- writing --------------------------------------------------------------------------------------------------------

@@ -327,19 +327,20 @@ def _request(delivery: Delivery, shape: reopening.Shape | None, *, is_new: bool)
     payload = Payload.objects.filter(pk=delivery.event_id, erased_at=None).values_list("body", flat=True).first() or ""
     before = payload if delivery.body is None else delivery.body
     after = before if shape is None else payload if shape.body is None else shape.body
-    draft = preview.Draft(
-        reopening.replacement_id(delivery.pk, None) if is_new else delivery.pk,
-        delivery.event_id,
-        delivery.event_type,
-        after,
-        delivery.action if shape is None else shape.action,
-        1 if is_new else delivery.attempt_number + 1,
-        delivery.frozen if shape is None else json.loads(shape.frozen),
-        ids.encode(ids.REPLAY, uuid.UUID(int=0)),
+    shown = preview.try_render(
+        delivery.connection,
+        delivery_id=reopening.replacement_id(delivery.pk, None) if is_new else delivery.pk,
+        event_id=delivery.event_id,
+        event_type=delivery.event_type,
+        body=after,
+        action=delivery.action if shape is None else shape.action,
+        attempt_number=1 if is_new else delivery.attempt_number + 1,
+        frozen=delivery.frozen if shape is None else json.loads(shape.frozen),
+        replay=ids.encode(ids.REPLAY, uuid.UUID(int=0)),
     )
     was_shaped = delivery.cause not in reopening.UNSHAPED
     difference = preview.differences(before, after, MOST_DIFFERENCES) if was_shaped and shape else []
-    return {**preview.try_render(delivery.connection, draft), "difference": difference}
+    return {**shown, "difference": difference}
 
 
 # --- connections ------------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from django.db.models import Q
 
 from delivery.dispatch import deletion
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
-from delivery.rules import evaluation
 from delivery.rules.filters import Filter, compile_filter
+from delivery.rules.routing import context_of
 from meshes.kit import ids
 from meshes.kit.metering import OutOfWorkError
 from workspaces import journal
@@ -99,7 +99,7 @@ def _matching(workspace: Workspace, wanted: Filter, types: dict[uuid.UUID, str])
     kept = Payload.objects.filter(pk__in=list(types), workspace=workspace, erased_at=None)
     matching = []
     for event_id, body in kept.order_by("pk").values_list("pk", "body"):
-        context = evaluation.context_of(event_id, types[event_id], json.loads(body), workspace)
+        context = context_of(event_id, types[event_id], json.loads(body), workspace)
         try:
             is_wanted = wanted.matches(context)
         except OutOfWorkError:

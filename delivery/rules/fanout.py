@@ -1,6 +1,6 @@
 """Fan-out: an event becomes one delivery per matching rule, and a ledger that says what became of every rule.
 
-Two statements around pure work (`evaluation`): the first claims the events (so that an event that kills its
+Two statements around pure work (`routing.evaluate`): the first claims the events (so that an event that kills its
 worker is counted), the second writes ledger and deliveries and takes the events off `Unrouted`. A delivery's id is a
 pure function of event and rule, so running twice makes no doubles. Workspaces share the statements, batch by batch;
 what an event's rules cost is spent between them, by its task alone. What fails is `delivery.events.setting_aside`'s.
@@ -22,8 +22,7 @@ from delivery.events import setting_aside
 from delivery.events.setting_aside import Claim
 from delivery.lanes import publishing
 from delivery.rules import routing
-from delivery.rules.evaluation import Fact, Routed, evaluate
-from delivery.rules.routing import Routing
+from delivery.rules.routing import Fact, Routed, Routing, evaluate
 from meshes.kit import ids
 from meshes.kit.batching import rows_of
 from meshes.kit.database_faults import describe
@@ -162,25 +161,17 @@ def write(routed: Sequence[Routed]) -> list[list[publishing.DeliveryHint]]:
 
     All of it or nothing: a batch that is refused is written again event by event, by its group or by `fan_out`.
     """
-    _write(routed)
+    if routed:
+        ledgers, parameters = rows_of(
+            LEDGER_ROW, [(one.fact.event_id, one.fact.workspace_id, json.dumps(one.entries)) for one in routed]
+        )
+        made = ""
+        if rows := [(*row, row.status == "pending", row.status == "dead") for one in routed for row in one.deliveries]:
+            deliveries, values = rows_of(DELIVERY_ROW, rows)
+            made = INSERT_DELIVERIES.format(deliveries=deliveries)
+            parameters += values
+        with connection.cursor() as cursor:  # one statement, hence one transaction
+            parameters.append([one.fact.event_id for one in routed])
+            cursor.execute(WRITE.format(ledgers=ledgers, made=made), parameters)
     setting_aside.suspects.note_passed([one.fact.event_id for one in routed])
     return [[made.hint for made in one.deliveries if made.status == "pending"] for one in routed]
-
-
-def _write(routed: Sequence[Routed]) -> None:
-    """Ledgers and deliveries, and the events wait no more: one statement, hence one transaction."""
-    if not routed:
-        return
-    entries = [
-        (one.fact.event_id, one.fact.workspace_id, json.dumps([shaped.entry for shaped in one.considered]))
-        for one in routed
-    ]
-    ledgers, parameters = rows_of(LEDGER_ROW, entries)
-    made = ""
-    if rows := [(*made, made.status == "pending", made.status == "dead") for one in routed for made in one.deliveries]:
-        deliveries, values = rows_of(DELIVERY_ROW, rows)
-        made = INSERT_DELIVERIES.format(deliveries=deliveries)
-        parameters += values
-    with connection.cursor() as cursor:
-        parameters.append([one.fact.event_id for one in routed])
-        cursor.execute(WRITE.format(ledgers=ledgers, made=made), parameters)

@@ -1,19 +1,29 @@
 """Heavy events: those whose rules cost so much, or write so many rows, that others would wait for them.
 
 They are routed one after the other, however many workspaces they are of: an event waits for its turn as soon as it
-turns out to be heavy, and is then evaluated in a process of its own (`evaluator`). After it four times as much
-time is left to others. Where the last event of a workspace was heavy, the next one waits before anything is
-done for it. Few of the worker's threads wait so; what comes on top is handed back to PostgreSQL for later. And the
-workspace's fan-out lane is paused for a while, so that its next events wait there and not here.
+turns out to be heavy, and is then evaluated in a process of its own, of low priority, which costs the others no
+interpreter. After it four times as much time is left to others. Where the last event of a workspace was heavy, the next
+one waits before anything is done for it. Few of the worker's threads wait so; what comes on top is handed back to
+PostgreSQL for later. And the workspace's fan-out lane is paused for a while, so that its next events wait there.
 """
 
+import os
+import pickle
+import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
-from collections import OrderedDict
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from types import TracebackType
+from typing import Any
+
+from cachetools import FIFOCache
 
 from delivery.lanes import steering
+from delivery.rules.routing import Fact, Routed, Routing, evaluate, keep, kept
 
 HEAVY_STEPS = 80_000
 """From here on an event is heavy: about 6 ms of one core."""
@@ -40,8 +50,12 @@ BUSY_PAUSE_SECONDS = 3.0
 """The pause where so many wait that the event had to be handed back."""
 
 
-class TooManyHeavyError(Exception):
-    """So many heavy events wait in this process that this one is better tried later. It has written nothing."""
+class HeavyError(Exception):
+    """An event is too heavy to go on with now. It has written nothing.
+
+    `Turn.note` raises it where the event has to take its turn first, everything else where so many wait in this process
+    that the event is better tried later.
+    """
 
 
 class Places:
@@ -53,7 +67,7 @@ class Places:
 
     def __enter__(self) -> None:
         if not self._free.acquire(timeout=self._patience_seconds):
-            raise TooManyHeavyError
+            raise HeavyError
 
     def __exit__(self, *error: object) -> None:
         self._free.release()
@@ -70,9 +84,9 @@ class Gate:
         self._places = threading.Semaphore(most_waiting + 1)
 
     def enter(self) -> None:
-        """Wait for the turn. Raises TooManyHeavyError at once where too many wait already."""
+        """Wait for the turn. Raises HeavyError at once where too many wait already."""
         if not self._places.acquire(blocking=False):
-            raise TooManyHeavyError
+            raise HeavyError
         self._turn.acquire()
 
     def leave(self, rest_seconds: float) -> None:
@@ -83,20 +97,16 @@ class Gate:
 
 
 _gate = Gate()
-_last_were_heavy: OrderedDict[uuid.UUID, None] = OrderedDict()
+_last_were_heavy: FIFOCache[uuid.UUID, None] = FIFOCache(10_000)
 """Workspaces whose last events were heavy, as this process knows."""
-MOST_KNOWN = 10_000
-
-
-class HeavyError(Exception):
-    """An event has turned out to be heavy."""
+_noting = threading.Lock()
 
 
 class Turn:
     """One event's work, for the length of a `with`.
 
     `take` waits for the turn of a heavy one. Where the workspace's last event was heavy that is at once, so that `with`
-    itself may raise TooManyHeavyError.
+    itself may raise HeavyError.
     """
 
     def __init__(self, workspace_id: uuid.UUID, gate: Gate = _gate) -> None:
@@ -120,12 +130,12 @@ class Turn:
             raise HeavyError
 
     def take(self) -> None:
-        """Wait for the turn. Raises TooManyHeavyError, and the lane is then paused."""
+        """Wait for the turn. Raises HeavyError, and the lane is then paused."""
         if self.is_taken:
             return
         try:
             self._gate.enter()
-        except TooManyHeavyError:
+        except HeavyError:
             steering.pause_fan_out(self._workspace_id, BUSY_PAUSE_SECONDS)
             raise
         self._taken_at = time.monotonic()
@@ -136,13 +146,126 @@ class Turn:
             steering.pause_fan_out(self._workspace_id, PAUSE_SHARE * self._steps * STEP_SECONDS)
             self._gate.leave(min(REST_SHARE * took, LONGEST_REST_SECONDS))
         if error is None:
-            _remember(self._workspace_id, self._steps >= HEAVY_STEPS)
+            with _noting:
+                _last_were_heavy.pop(self._workspace_id, None)
+                if self._steps >= HEAVY_STEPS:
+                    _last_were_heavy[self._workspace_id] = None
 
 
-def _remember(workspace_id: uuid.UUID, is_heavy: bool) -> None:
-    if is_heavy:
-        _last_were_heavy[workspace_id] = None
-        if len(_last_were_heavy) > MOST_KNOWN:
-            _last_were_heavy.popitem(last=False)
-    else:
-        _last_were_heavy.pop(workspace_id, None)
+def writing_steps(routed: Routed) -> int:
+    """What it costs to write what was decided of an event."""
+    bodies = sum(len(delivery.body or "") for delivery in routed.deliveries)
+    rows = STEPS_PER_ENTRY * len(routed.entries) + STEPS_PER_DELIVERY * len(routed.deliveries)
+    return rows + bodies // BYTES_PER_STEP
+
+
+# --- the process that evaluates them --------------------------------------------------------------------------------
+
+NICENESS = 10
+"""Where the machine has too little for all, this process has a tenth of what another one has."""
+PATIENCE_SECONDS = 8.0
+"""The longest that one event is waited for. Four in a row that wait so long are far from the end of their leases."""
+STUCK_SECONDS = 120.0
+"""A process that owes an answer for so long is ended."""
+
+
+class EvaluatorLostError(Exception):
+    """The process that evaluated an event died over it."""
+
+
+class Evaluator:
+    """The process, as its worker sees it. One event at a time; who finds it taken waits.
+
+    A worker has one, begun at its first heavy event; it ends with the worker. It touches neither database nor socket:
+    it is given an event, is given the workspace's rules where it does not have them, and answers what `evaluate` makes
+    of it. As that is pure, an answer that came too late is thrown away, and the event is evaluated again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+        self._owes_since: float | None = None
+
+    def evaluate(self, fact: Fact, rules: Routing) -> Routed:
+        """What `routing.evaluate` makes of it. Raises EvaluatorLostError, and HeavyError where there is no answer in
+        time."""
+        with self._lock:
+            try:
+                return self._ask(fact, rules)
+            except (EOFError, OSError) as error:
+                self.end()
+                raise EvaluatorLostError(f"the process that evaluated the event is gone ({error!r})") from error
+
+    def _ask(self, fact: Fact, rules: Routing) -> Routed:
+        pipe, deadline = self._running(), time.monotonic() + PATIENCE_SECONDS
+        if self._owes_since is not None and self._receive(pipe, deadline) is None:
+            pipe.send(None)  # it asked for the rules of an event that waits elsewhere by now
+        pipe.send((fact, rules.stamp))
+        self._owes_since = time.monotonic()
+        answer: Routed | Exception | None = self._receive(pipe, deadline)
+        if answer is None:
+            pipe.send((rules.workspace, [compiled.rule for compiled in rules.rules]))
+            self._owes_since = time.monotonic()
+            answer = self._receive(pipe, deadline)
+        if answer is None:
+            raise EOFError("it asked for the rules twice")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _receive(self, pipe: Connection, deadline: float) -> Any:
+        """What the process owes. Raises HeavyError where it is not there in time; it is owed then."""
+        if not pipe.poll(max(0.0, deadline - time.monotonic())):
+            if self._owes_since is not None and time.monotonic() - self._owes_since > STUCK_SECONDS:
+                self.end()
+            raise HeavyError
+        answer = pipe.recv()
+        self._owes_since = None
+        return answer
+
+    def _running(self) -> Connection:
+        if self._process is not None and self._process.poll() is not None:
+            self.end()  # it died between two events
+        if self._pipe is None:
+            self._pipe, other = Pipe()
+            with other:
+                command = [sys.executable, "-m", "django", "evaluator", str(other.fileno())]
+                self._process = subprocess.Popen(command, pass_fds=[other.fileno()], stdin=subprocess.DEVNULL)
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+            self._owes_since = time.monotonic()  # it says when it is ready
+        return self._pipe
+
+    def end(self) -> None:
+        """End the process; the next event begins another."""
+        process, pipe = self._process, self._pipe
+        self._process = self._pipe = self._owes_since = None
+        if pipe is not None:
+            pipe.close()
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+def serve(pipe: Connection) -> None:
+    """In the process: answer until the worker is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # sent to all of a service: the worker's last events may need an answer
+    try:
+        pipe.send("ready")
+        while True:
+            fact, stamp = pipe.recv()
+            rules = kept(fact.workspace_id, stamp)
+            if rules is None:
+                pipe.send(None)
+                given = pipe.recv()
+                if given is None:
+                    continue
+                rules = keep(Routing(stamp, given[0], given[1], before=kept(fact.workspace_id)))
+            try:
+                answer = pickle.dumps(evaluate(fact, rules))
+            except Exception as error:  # noqa: BLE001  (the worker judges it)
+                answer = pickle.dumps(RuntimeError(repr(error)))
+            pipe.send_bytes(answer)
+    except (EOFError, OSError):
+        return

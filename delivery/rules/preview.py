@@ -8,7 +8,6 @@ import json
 import secrets
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice, zip_longest
 from typing import Any
 
@@ -18,47 +17,27 @@ from connections.masking import Redactor
 from connections.models import Connection
 from connections.providers.base import Provider, Unsendable
 from delivery.models import Rule, event_time
-from delivery.rules import evaluation, routing
+from delivery.rules import routing
 from delivery.rules.patterns import pattern_matches
-from delivery.rules.routing import CompiledRule
+from delivery.rules.routing import EVALUATION_LIMIT, CompiledRule, Fact
 from meshes.kit import clock
 from meshes.kit.jsonpaths import pointer
 from workspaces.vault.secret import MASK, Secret
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """What would be delivered. `body` is the JSON text: the mapping's, or the payload as received."""
+def render(connection: Connection, *, event_id: uuid.UUID, **delivery: Any) -> dict[str, Any]:
+    """`{method, url, headers: [[name, value], …], body, omitted_fields}` of what would be delivered.
 
-    delivery_id: uuid.UUID
-    event_id: uuid.UUID
-    event_type: str
-    body: str
-    action: str
-    attempt_number: int = 1
-    frozen: dict[str, Any] | None = None
-    """As stored with a delivery; None: as the connection's config is now."""
-    replay: str = ""
-
-
-def render(connection: Connection, draft: Draft) -> dict[str, Any]:
-    """`{method, url, headers: [[name, value], …], body, omitted_fields}`.
-
+    `delivery` is what `shipment_of` is told of it: `delivery_id`, `event_type`, `body` (JSON text: the mapping's, or
+    the payload as received), `action`, and `frozen`, `attempt_number` and `replay` where it is not a first attempt.
     Raises Unsendable where the provider cannot express it.
     """
     provider = providers.get(connection.type)
-    now = clock.now()
+    told = delivery | {"event_id": event_id, "occurred_at": event_time(event_id), "now": clock.now()}
     first, second = (
-        provider.prepare(
-            shipment_of(
-                provider, connection.config, _made_up(provider, connection), delivery_id=draft.delivery_id,
-                event_id=draft.event_id, event_type=draft.event_type, occurred_at=event_time(draft.event_id),
-                body=draft.body, action=draft.action, now=now, frozen=draft.frozen,
-                attempt_number=draft.attempt_number, replay=draft.replay,
-            )
-        )
+        provider.prepare(shipment_of(provider, connection.config, _made_up(provider, connection), **told))
         for _ in range(2)
-    )  # fmt: skip
+    )
     headers = zip(first.headers, second.headers, strict=True)
     return {
         "method": first.method,
@@ -69,10 +48,10 @@ def render(connection: Connection, draft: Draft) -> dict[str, Any]:
     }
 
 
-def try_render(connection: Connection, draft: Draft) -> dict[str, Any]:
+def try_render(connection: Connection, **delivery: Any) -> dict[str, Any]:
     """`{"request": …, "error": ""}`; where the provider cannot express it, no request and the reason."""
     try:
-        return {"request": render(connection, draft), "error": ""}
+        return {"request": render(connection, **delivery), "error": ""}
     except Unsendable as error:
         return {"request": None, "error": error.words}
 
@@ -85,17 +64,22 @@ def try_rule(rule: Rule, event_id: uuid.UUID, event_type: str, payload: Any, pay
     trial: dict[str, Any] = {"matched": False, "clause": None, "request": None}
     if not pattern_matches(rule.event, event_type):
         return trial | {"reason": "event", "detail": f"The rule is for {rule.event}."}
-    fact = evaluation.Fact(event_id, rule.workspace_id, event_type, payload_text)
-    made = evaluation.evaluate_one(fact, CompiledRule(rule), routing.current(rule.workspace_id), payload)
-    result = made.entry["result"]
+    fact = Fact(event_id, rule.workspace_id, event_type, payload_text)
+    entry, made = routing.evaluate_one(fact, CompiledRule(rule), routing.current(rule.workspace_id), payload)
+    result = entry["result"]
     if result == "filtered":
-        return trial | {"reason": "filter", "detail": "A clause of the filter failed.", "clause": made.entry["clause"]}
-    trial["matched"] = result != evaluation.EVALUATION_LIMIT
-    if result in (evaluation.EVALUATION_LIMIT, "mapping_failed"):
-        return trial | {"reason": result, "detail": made.entry["reason"]}
-    body = made.delivery.body if made.delivery else None
-    draft = Draft(evaluation.delivery_id(event_id, rule.pk), event_id, event_type, body or payload_text, rule.action)
-    shown = try_render(rule.connection, draft)
+        return trial | {"reason": "filter", "detail": "A clause of the filter failed.", "clause": entry["clause"]}
+    trial["matched"] = result != EVALUATION_LIMIT
+    if result in (EVALUATION_LIMIT, "mapping_failed"):
+        return trial | {"reason": result, "detail": entry["reason"]}
+    shown = try_render(
+        rule.connection,
+        delivery_id=routing.delivery_id(event_id, rule.pk),
+        event_id=event_id,
+        event_type=event_type,
+        body=(made.body if made else None) or payload_text,
+        action=rule.action,
+    )
     reason = "unsendable" if shown["error"] else ""
     return trial | {"reason": reason, "detail": shown["error"], "request": shown["request"]}
 

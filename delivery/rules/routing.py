@@ -1,32 +1,41 @@
-"""The rules of workspaces as fan-out uses them: read once, compiled once, and never stale.
+"""The rules of workspaces as fan-out uses them, read once and compiled once, and what they make of an event.
 
 Every workspace with rules has a stamp, a row of `routing_stamps`. Triggers in the database move it on whenever a rule,
 or what fan-out needs to know of a connection or of the workspace, is written by anybody. Fan-out reads the stamps in
-the statement that brings its events, so what was committed before that statement is seen by it.
+the statement that brings its events, so what was committed before that statement is seen by it: no rule is stale.
+
+To evaluate is pure work on one event, in the thread of its own task, at its workspace's expense: nothing of it reads a
+clock or a database, so running an event again gives the same ledger and the same deliveries.
 """
 
+import hashlib
 import json
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
+
+from cachetools import LRUCache
 
 from connections import providers
 from connections.providers.base import Action
-from delivery.models import RoutingStamp, Rule
+from delivery.lanes import publishing
+from delivery.models import RoutingStamp, Rule, event_time
+from delivery.rules import mapping
 from delivery.rules.conditions import Clause
 from delivery.rules.filters import Filter, compile_filter
-from delivery.rules.mapping import Mapping as CompiledMapping
-from delivery.rules.mapping import compile_mapping, complete
 from delivery.rules.patterns import RuleError, pattern_matches
 from delivery.rules.regexes import estimate_work
 from delivery.rules.transforms import ShapingError
 from meshes.kit import ids
-from meshes.kit.metering import Meter
+from meshes.kit.metering import EVENT_STEPS, RULE_STEPS, Meter, OutOfWorkError, ignore, reading_steps, share_out
 from workspaces.models import Workspace
 
+STEPS_PER_RULE = 60
+"""What a rule costs that asks nothing: its entry, and the row of its delivery."""
 STEPS_PER_COMPILATION = 10_000
 """What it costs to compile an ordinary rule, which is done once. A large mapping costs more:"""
 STEPS_PER_ENTRY, STEPS_PER_SIGN = 400, 40
@@ -36,6 +45,7 @@ MOST_RULES_KEPT = 20_000
 """Compiled rules that a process keeps, of all workspaces together; a rule with filter and mapping has some 10 KB."""
 MOST_TYPES_KEPT = 1_000
 """Event types whose rules a workspace remembers; types come from outside, and may be many."""
+EVALUATION_LIMIT = "evaluation_limit"
 
 
 class CompiledRule:
@@ -47,22 +57,18 @@ class CompiledRule:
     def __init__(self, rule: Rule, before: "CompiledRule | None" = None) -> None:
         self.rule = rule
         self._was_compiled = False
-        if before is not None:
-            self._take_over(before)
+        compiled, old = (vars(before), before.rule) if before else ({}, rule)
+        if "filter" in compiled and rule.filter == old.filter:
+            self.filter = compiled["filter"]
+        of_mapping = [(each.mapping, each.action, each.connection.type) for each in (rule, old) if compiled]
+        if "mapping" in compiled and of_mapping[0] == of_mapping[1]:
+            self.mapping = compiled["mapping"]
         self.entry: dict[str, Any] = {
             "rule": rule.public_id,
             "version": rule.version,
             "connection": ids.encode(ids.CONNECTION, rule.connection_id),
         }
         """What the ledger says of the rule, whatever becomes of it."""
-
-    def _take_over(self, before: "CompiledRule") -> None:
-        compiled, rule, old = vars(before), self.rule, before.rule
-        if "filter" in compiled and rule.filter == old.filter:
-            self.filter = before.filter
-        of_mapping = [(each.mapping, each.action, each.connection.type) for each in (rule, old)]
-        if "mapping" in compiled and of_mapping[0] == of_mapping[1]:
-            self.mapping = before.mapping
 
     @cached_property
     def reads_event(self) -> bool:
@@ -74,10 +80,10 @@ class CompiledRule:
         return None if self.rule.filter is None else compile_filter(self.rule.filter)
 
     @cached_property
-    def mapping(self) -> CompiledMapping | None:
+    def mapping(self) -> mapping.Mapping | None:
         """The rule's own entries, and the defaults of the action's fields that it does not name."""
-        entries = complete(self.action, self.rule.mapping)
-        return None if entries is None else compile_mapping(entries)
+        entries = mapping.complete(self.action, self.rule.mapping)
+        return None if entries is None else mapping.compile_mapping(entries)
 
     @property
     def action(self) -> Action:
@@ -88,6 +94,10 @@ class CompiledRule:
         """JSON: the part of the connection's config that shapes the body."""
         connection = self.rule.connection
         return json.dumps(providers.get(connection.type).frozen_config(connection.config))
+
+    @property
+    def is_live(self) -> bool:
+        return self.rule.enabled and self.rule.connection.status != "deleted"
 
     @property
     def is_compiled(self) -> bool:
@@ -104,13 +114,8 @@ class CompiledRule:
         """What it costs to compile, at most, about."""
         expressions = [str(entry.get("from", "")) for entry in self.rule.mapping or ()]
         of_mapping = sum(STEPS_PER_ENTRY + STEPS_PER_SIGN * len(expression) for expression in expressions)
-        patterns = set(_regexes_of(self.rule.filter))
-        of_filter = sum(STEPS_PER_MICROSECOND * estimate_work(pattern) for pattern in patterns)
+        of_filter = sum(STEPS_PER_MICROSECOND * estimate_work(each) for each in set(_regexes_of(self.rule.filter)))
         return max(STEPS_PER_COMPILATION, of_mapping) + of_filter
-
-    @property
-    def is_live(self) -> bool:
-        return self.rule.enabled and self.rule.connection.status != "deleted"
 
     def failed_clause(self, context: dict[str, Any], meter: Meter) -> Clause | None:
         """The first clause of the filter that does not hold, if any. Raises `metering.OutOfWorkError`."""
@@ -119,14 +124,25 @@ class CompiledRule:
     def shaped_body(self, context: dict[str, Any], meter: Meter) -> str | None:
         """The JSON text that the rule's mapping makes, or None without a mapping.
 
-        Raises `ShapingError`, `metering.OutOfWorkError`.
+        Raises OutOfWorkError, and ShapingError that names rule, entry and expression. A default stands nowhere in the
+        rule's own mapping: it is named by its field.
         """
         if self.mapping is None:
             return None
         try:
             shaped = self.mapping.apply(context, meter)
         except ShapingError as failure:
-            raise _explained(self, failure) from None
+            rule, words, place = self.rule.public_id, failure.message, failure.pointer
+            entries = mapping.complete(self.action, self.rule.mapping)
+            if entries is None or not place:
+                raise ShapingError(f"{words} (rule {rule})", "") from None
+            index = int(place.split("/")[1])
+            entry = entries[index]
+            if index >= len(self.rule.mapping or ()):
+                words = f"the required field {entry['to']} {words}; its default is {entry['from']}"
+                raise ShapingError(f"{words} (rule {rule})", "") from None
+            made = f"from {entry['from']}" if "from" in entry else "from its value"
+            raise ShapingError(f"{words} (rule {rule}, entry {index}: {entry['to']} {made})", place) from None
         return json.dumps(shaped, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -139,40 +155,25 @@ def _regexes_of(document: Any) -> Iterator[str]:
         yield from _regexes_of(part)
 
 
-def _explained(compiled: CompiledRule, failure: ShapingError) -> ShapingError:
-    """Named by rule, entry and expression. A default stands nowhere in the rule's own mapping: it is named by field."""
-    index = failure.pointer.partition("/")[2].partition("/")[0]
-    entries = complete(compiled.action, compiled.rule.mapping)
-    if entries is None or not index:
-        return ShapingError(f"{failure.message} (rule {compiled.rule.public_id})", "")
-    entry = entries[int(index)]
-    if int(index) >= len(compiled.rule.mapping or ()):
-        words = f"the required field {entry['to']} {failure.message}; its default is {entry['from']}"
-        return ShapingError(f"{words} (rule {compiled.rule.public_id})", "")
-    made = f"from {entry['from']}" if "from" in entry else "from its value"
-    words = f"{failure.message} (rule {compiled.rule.public_id}, entry {index}: {entry['to']} {made})"
-    return ShapingError(words, failure.pointer)
-
-
 class Routing:
-    """The live rules of one workspace, as they were at a stamp or a little later."""
+    """The live rules of one workspace, as they were at a stamp or a little later. Threads share it."""
 
     def __init__(self, stamp: int, workspace: Workspace, rules: list[Rule], before: "Routing | None" = None) -> None:
         self.stamp = stamp
         self.workspace = workspace
         compiled = {each.rule.pk: each for each in before.rules} if before else {}
         self.rules: list[CompiledRule] = [CompiledRule(rule, compiled.get(rule.pk)) for rule in rules]
-        self._by_type: dict[str, list[CompiledRule]] = {}
+        self._by_type: LRUCache[str, list[CompiledRule]] = LRUCache(MOST_TYPES_KEPT)
+        self._lock = threading.Lock()
 
     def named(self, event_type: str) -> list[CompiledRule]:
         """The rules whose pattern names an event type, oldest first."""
-        found = self._by_type.get(event_type)
-        if found is None:
-            if len(self._by_type) >= MOST_TYPES_KEPT:
-                self._by_type.clear()
-            found = [each for each in self.rules if pattern_matches(each.rule.event, event_type)]
-            self._by_type[event_type] = found
-        return found
+        with self._lock:
+            found = self._by_type.get(event_type)
+            if found is None:
+                found = [each for each in self.rules if pattern_matches(each.rule.event, event_type)]
+                self._by_type[event_type] = found
+            return found
 
     def compilation_steps(self, event_type: str) -> int:
         """What it costs at most to compile those rules that name an event type and are not compiled yet."""
@@ -189,8 +190,11 @@ class Routing:
                 each.compile()
 
 
-_kept: dict[uuid.UUID, Routing] = {}
-"""The least lately used first."""
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+_kept: LRUCache[uuid.UUID, Routing] = LRUCache(
+    MOST_RULES_KEPT, getsizeof=lambda routing: min(MOST_RULES_KEPT, len(routing.rules) + 1)
+)
 _lock = threading.Lock()
 
 
@@ -204,48 +208,193 @@ def kept(workspace_id: uuid.UUID, stamp: int | None = None) -> Routing | None:
     """The rules of a workspace as they were at the stamp, or at any, if this process has them."""
     with _lock:
         found = _kept.get(workspace_id)
-        if found is None or stamp not in (None, found.stamp):
-            return None
-        _kept[workspace_id] = _kept.pop(workspace_id)
-        return found
+    return found if found is not None and stamp in (None, found.stamp) else None
 
 
 def keep(routing: Routing) -> Routing:
     """Keep the rules of a workspace as if they had been read here. Returns them."""
     with _lock:
-        _kept.pop(routing.workspace.pk, None)
         _kept[routing.workspace.pk] = routing
-        _drop_beyond(MOST_RULES_KEPT)
     return routing
 
 
 def routings_of(stamps: Mapping[uuid.UUID, int]) -> dict[uuid.UUID, Routing]:
-    """The rules of workspaces, by their ids, at least as new as the stamps. Two queries if any must be read."""
-    with _lock:
-        found = {key: kept for key, stamp in stamps.items() if (kept := _kept.get(key)) and kept.stamp == stamp}
+    """The rules of workspaces, by their ids, at least as new as the stamps. Two queries if any must be read.
+
+    They are read after the stamps were, so maybe newer than these say: then the next batch has newer ones, and reads
+    again.
+    """
+    found = {key: routing for key, stamp in stamps.items() if (routing := kept(key, stamp))}
     if missing := {key: stamp for key, stamp in stamps.items() if key not in found}:
-        found |= _load(missing)
-    with _lock:
-        for key, routing in found.items():
-            _kept.pop(key, None)
-            _kept[key] = routing
-        if missing:
-            _drop_beyond(MOST_RULES_KEPT)
+        rules: dict[uuid.UUID, list[Rule]] = {key: [] for key in missing}
+        live = Rule.objects.filter(workspace_id__in=missing, deleted_at=None, workspace__deleted_at=None)
+        for rule in live.select_related("connection").order_by("id"):
+            rules[rule.workspace_id].append(rule)
+        workspaces = Workspace.objects.in_bulk(missing)
+        for key, stamp in missing.items():
+            found[key] = keep(Routing(stamp, workspaces[key], rules[key], kept(key)))
     return found
 
 
-def _load(stamps: Mapping[uuid.UUID, int]) -> dict[uuid.UUID, Routing]:
-    """Read after the stamps were, so maybe newer than they say: then the next batch has newer ones, and reads again."""
-    rules: dict[uuid.UUID, list[Rule]] = {}
-    live = Rule.objects.filter(workspace_id__in=stamps, deleted_at=None, workspace__deleted_at=None)
-    for rule in live.select_related("connection").order_by("id"):
-        rules.setdefault(rule.workspace_id, []).append(rule)
-    workspaces = Workspace.objects.in_bulk(stamps)
-    return {key: Routing(stamp, workspaces[key], rules.get(key, []), _kept.get(key)) for key, stamp in stamps.items()}
+# --- evaluating -------------------------------------------------------------------------------------------------------
 
 
-def _drop_beyond(most: int) -> None:
-    size = sum(len(routing.rules) + 1 for routing in _kept.values())
-    while size > most and len(_kept) > 1:
-        oldest = next(iter(_kept))
-        size -= len(_kept.pop(oldest).rules) + 1
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """An event as its rules need it; `payload` is the JSON text as received, `stamp` that of the workspace's rules."""
+
+    event_id: uuid.UUID
+    workspace_id: uuid.UUID
+    type: str
+    payload: str
+    stamp: int = 0
+
+
+class NewDelivery(NamedTuple):
+    """A row of `deliveries` that is to be written, but for its times."""
+
+    id: uuid.UUID
+    workspace_id: uuid.UUID
+    event_id: uuid.UUID
+    rule_id: uuid.UUID
+    connection_id: uuid.UUID
+    event_type: str
+    action: str
+    body: str | None
+    frozen: str
+    status: str
+    cause: str = ""
+    detail: str = ""
+
+    @property
+    def hint(self) -> publishing.DeliveryHint:
+        return self.workspace_id, self.connection_id, self.id
+
+
+Shaped = tuple[dict[str, Any], NewDelivery | None]
+"""What one rule makes of one event: the ledger entry and, unless it did not match, the delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """An event and what every rule that names its type makes of it: the ledger and the deliveries."""
+
+    fact: Fact
+    entries: list[dict[str, Any]]
+    deliveries: list[NewDelivery]
+    steps: int
+    """What it cost, see `meshes.kit.metering`."""
+
+
+def delivery_id(event_id: uuid.UUID, rule_id: uuid.UUID) -> uuid.UUID:
+    """The event's 48-bit time, then UUIDv7-shaped bits of SHA-256(event id, rule id)."""
+    digest = hashlib.sha256(event_id.bytes + rule_id.bytes).digest()
+    tail = int.from_bytes(digest[:10], "big")
+    tail = tail & ~(0xF << 76) | 0x7 << 76  # version 7
+    tail = tail & ~(0x3 << 62) | 0x2 << 62  # variant 10
+    return uuid.UUID(int=ids.milliseconds(event_id) << 80 | tail)
+
+
+def evaluate(fact: Fact, rules: Routing, note: Callable[[int], None] = ignore) -> Routed:
+    """Decide what every rule that names the event's type makes of it, within what one event may cost.
+
+    `note` is told now and then how many steps it has taken; what it raises ends the evaluation.
+    """
+    named = rules.named(fact.type)
+    live = [rule for rule in named if rule.is_live]
+    context, reading = {}, 0
+    if any(rule.reads_event for rule in live):
+        reading = reading_steps(fact.payload)
+        context = context_of(fact.event_id, fact.type, json.loads(fact.payload), rules.workspace)
+    shaped, spent = share_out(
+        live,
+        EVENT_STEPS - reading,
+        lambda rule, meter: shape(fact, rule, context, meter),
+        lambda rule, meter: give_up(fact, rule, meter),
+        lambda spent: note(reading + spent),
+    )
+    made = iter(shaped)
+    entries = [next(made)[0] if rule.is_live else rule.entry | {"result": "disabled"} for rule in named]
+    return Routed(fact, entries, [delivery for _, delivery in shaped if delivery], reading + spent)
+
+
+def evaluate_one(fact: Fact, compiled: CompiledRule, rules: Routing, payload: Any) -> Shaped:
+    """Decide what one rule, in use or not, makes of an event beside its workspace's others, as `evaluate` would."""
+    context = context_of(fact.event_id, fact.type, payload, rules.workspace)
+    steps = EVENT_STEPS - (reading_steps(fact.payload) if compiled.reads_event else 0)
+    beside = [rule for rule in rules.named(fact.type) if rule.is_live and rule.rule.pk != compiled.rule.pk]
+    try:
+        return shape(fact, compiled, context, Meter(min(RULE_STEPS, steps // (len(beside) + 1))))
+    except OutOfWorkError:
+        live = sorted([compiled, *beside], key=lambda rule: rule.rule.pk)
+        shaped, _ = share_out(
+            live,
+            steps,
+            lambda rule, meter: shape(fact, rule, context, meter),
+            lambda rule, meter: give_up(fact, rule, meter),
+        )
+        return shaped[live.index(compiled)]
+
+
+def context_of(event_id: uuid.UUID, event_type: str, payload: Any, workspace: Workspace) -> dict[str, Any]:
+    """What filters and mappings see: `{event: {id, type, created_at}, payload, workspace: {id, external_id, name}}`."""
+    return {
+        "event": {
+            "id": ids.encode(ids.EVENT, event_id),
+            "type": event_type,
+            "created_at": event_time(event_id).isoformat().replace("+00:00", "Z"),
+        },
+        "payload": payload,
+        "workspace": {"id": workspace.public_id, "external_id": workspace.external_id, "name": workspace.name},
+    }
+
+
+def shape(fact: Fact, compiled: CompiledRule, context: dict[str, Any], meter: Meter) -> Shaped:
+    """Decide what a live rule whose pattern names the event makes of it. Raises OutOfWorkError."""
+    rule, entry = compiled.rule, compiled.entry
+    meter.charge(STEPS_PER_RULE)
+    clause = compiled.failed_clause(context, meter)
+    if clause is not None:
+        return entry | {"result": "filtered", "clause": clause}, None
+    made = delivery_id(fact.event_id, rule.pk)
+    entry = entry | {"delivery": ids.encode(ids.DELIVERY, made)}
+    try:
+        body = compiled.shaped_body(context, meter)
+    except ShapingError as error:
+        dead = _delivery(made, fact, compiled, None, "dead", "mapping_failed", str(error))
+        return entry | {"result": "mapping_failed", "reason": str(error)}, dead
+    status, reason = rule.connection.status, rule.connection.status_reason
+    if status != "active":
+        held = _delivery(made, fact, compiled, body, "held", status, reason)
+        return entry | {"result": "held", "reason": status}, held
+    return entry | {"result": "matched"}, _delivery(made, fact, compiled, body, "pending")
+
+
+def give_up(fact: Fact, compiled: CompiledRule, meter: Meter) -> Shaped:
+    """A dead letter for what the rule could not decide within its steps: that is not the same as no match."""
+    made = delivery_id(fact.event_id, compiled.rule.pk)
+    reason = limit_words(compiled.rule, meter)
+    entry = {"result": "evaluation_limit", "delivery": ids.encode(ids.DELIVERY, made), "reason": reason}
+    dead = _delivery(made, fact, compiled, None, "dead", EVALUATION_LIMIT, reason)
+    return compiled.entry | entry | {"steps": meter.given}, dead
+
+
+def limit_words(rule: Rule, meter: Meter) -> str:
+    """Which rule, where in it, and what it had."""
+    return f"{rule.public_id}: {meter.at or 'the rule'} needs more than the {meter.given:,} steps that were left for it"
+
+
+def _delivery(
+    made: uuid.UUID,
+    fact: Fact,
+    compiled: CompiledRule,
+    body: str | None,
+    status: str,
+    cause: str = "",
+    detail: str = "",
+) -> NewDelivery:
+    rule = compiled.rule
+    return NewDelivery(
+        made, fact.workspace_id, fact.event_id, rule.pk, rule.connection_id, fact.type, rule.action, body,
+        compiled.frozen, status, cause, detail,
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from delivery import tasks
 from delivery.dispatch import dispatch, settling
 from delivery.events import backlog
 from delivery.models import Attempt, Delivery, Event, Unrouted
-from delivery.rules import evaluation
+from delivery.rules import routing
 from tests.delivery.api import account, tenant
 from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
 from tests.receivers import Answer
@@ -147,7 +147,7 @@ def test_an_event_whose_evaluation_lasts_stops_no_other_workspace(monkeypatch):
 
     def evaluate(fact, rules, note):
         assert fact.event_id != slow.pk or is_quick_done.wait(60)
-        return evaluation.evaluate(fact, rules, note)
+        return routing.evaluate(fact, rules, note)
 
     monkeypatch.setattr(tasks, "evaluate", evaluate)
     with ThreadPoolExecutor(2) as pool:

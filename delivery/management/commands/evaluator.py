@@ -1,4 +1,4 @@
-"""`manage.py evaluator FD`: a worker's process for heavy events (`delivery.rules.evaluator`). Nobody else runs it."""
+"""`manage.py evaluator FD`: a worker's process for heavy events (`delivery.rules.heavy`). Nobody else runs it."""
 
 from argparse import ArgumentParser
 from multiprocessing.connection import Connection
@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from delivery.rules import evaluator
+from delivery.rules import heavy
 
 
 class Command(BaseCommand):
@@ -17,4 +17,4 @@ class Command(BaseCommand):
         parser.add_argument("fd", type=int, help="the worker's end of a pipe")
 
     def handle(self, *args: Any, fd: int, **options: Any) -> None:
-        evaluator.serve(Connection(fd))
+        heavy.serve(Connection(fd))

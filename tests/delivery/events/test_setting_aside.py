@@ -15,7 +15,7 @@ from delivery.dispatch import sweep
 from delivery.events import erasure, setting_aside
 from delivery.events.setting_aside import MOST_LOSSES, Claim, Suspects
 from delivery.models import Delivery, RoutingLedger, Unrouted
-from delivery.rules import evaluation, fanout
+from delivery.rules import fanout, routing
 from meshes.kit import ids, partitions
 from tests.delivery.groups import Direct, run_fan_out_here, sleep_by
 from tests.factories import make_connection, make_event, make_rule, make_workspace
@@ -267,7 +267,7 @@ def test_an_error_of_ours_sets_aside_what_it_concerns_and_says_so(workspace, mon
     def evaluate(fact, rules):
         if fact.event_id == bad.pk:
             raise KeyError("ada@example.com")
-        return evaluation.evaluate(fact, rules)
+        return routing.evaluate(fact, rules)
 
     monkeypatch.setattr(fanout, "evaluate", evaluate)
     fanout.fan_out([good.pk, bad.pk])
@@ -284,7 +284,7 @@ def test_a_lack_of_memory_or_files_is_ours(workspace, monkeypatch):
         def evaluate(fact, rules, lack=lack):
             if fact.event_id == event.pk:
                 raise lack
-            return evaluation.evaluate(fact, rules)
+            return routing.evaluate(fact, rules)
 
         monkeypatch.setattr(fanout, "evaluate", evaluate)
         fanout.fan_out([event.pk, other.pk])

@@ -10,7 +10,7 @@ from delivery.dispatch import reopening
 from delivery.events.setting_aside import Claim
 from delivery.lanes import publishing
 from delivery.models import Delivery, RoutingLedger, Rule
-from delivery.rules import evaluation, fanout, routing
+from delivery.rules import fanout, routing
 from meshes.kit import ids
 from meshes.kit.metering import EVENT_STEPS, RULE_STEPS
 from tests.delivery.api import account
@@ -73,10 +73,10 @@ def test_ten_such_rules_cost_what_one_event_may(django_assert_num_queries):
     (fact,) = fanout.claim_events([Claim(event.pk, ids.uuid7())])
     (rules,) = fanout.load_rules([fact])
     with django_assert_num_queries(0):
-        routed = evaluation.evaluate(fact, rules)
+        routed = routing.evaluate(fact, rules)
     assert EVENT_STEPS * 0.8 < routed.steps <= EVENT_STEPS
-    assert {shaped.entry["result"] for shaped in routed.considered} == {"evaluation_limit"}
-    assert evaluation.evaluate(fact, rules) == routed  # the same every time
+    assert {entry["result"] for entry in routed.entries} == {"evaluation_limit"}
+    assert routing.evaluate(fact, rules) == routed  # the same every time
 
 
 def test_one_condition_on_the_longest_array_is_within_what_a_rule_may_take():

@@ -8,9 +8,9 @@ import pytest
 
 from delivery import tasks
 from delivery.models import RoutingLedger, Unrouted
-from delivery.rules import evaluator, heavy, routing
-from delivery.rules.evaluation import Fact, evaluate
-from delivery.rules.evaluator import Evaluator, EvaluatorLostError
+from delivery.rules import heavy, routing
+from delivery.rules.heavy import Evaluator, EvaluatorLostError
+from delivery.rules.routing import Fact, evaluate
 from tests.delivery.groups import run_fan_out_here
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 from tests.polling import eventually
@@ -55,17 +55,17 @@ def test_it_answers_what_an_evaluation_here_does(own):
     fact, rules = make_fact(workspace), rules_of(workspace)
     there, here = own.evaluate(fact, rules), evaluate(fact, rules)
     assert there == here
-    assert {shaped.entry["result"] for shaped in here.considered} > {"matched", "filtered"}
+    assert {entry["result"] for entry in here.entries} > {"matched", "filtered"}
 
 
 def test_it_uses_the_rules_that_it_is_given_and_asks_for_others_when_they_have_changed(own):
     workspace = make_workspace()
     rule = make_rule(make_connection(workspace), filter=CHEAP)
     fact = make_fact(workspace)
-    assert [own.evaluate(fact, rules_of(workspace)).considered[0].entry["result"] for _ in range(2)] == ["matched"] * 2
+    assert [own.evaluate(fact, rules_of(workspace)).entries[0]["result"] for _ in range(2)] == ["matched"] * 2
     rule.filter = {"payload.email": "other"}
     rule.save()
-    assert own.evaluate(fact, rules_of(workspace)).considered[0].entry["result"] == "filtered"
+    assert own.evaluate(fact, rules_of(workspace)).entries[0]["result"] == "filtered"
 
 
 def test_it_is_a_process_of_low_priority_that_holds_no_connection_to_a_server(own):
@@ -73,7 +73,7 @@ def test_it_is_a_process_of_low_priority_that_holds_no_connection_to_a_server(ow
     make_rule(make_connection(workspace))
     own.evaluate(make_fact(workspace), rules_of(workspace))
     process = psutil.Process(own._process.pid)
-    assert process.nice() == psutil.Process().nice() + evaluator.NICENESS
+    assert process.nice() == psutil.Process().nice() + heavy.NICENESS
     assert [each for each in process.net_connections("all") if each.raddr] == []
 
 
@@ -87,7 +87,7 @@ def test_one_that_dies_over_an_event_is_told_and_the_next_event_has_another(own,
         patch.setattr(own, "_running", lambda: own._pipe)  # it was alive when it was asked
         with pytest.raises(EvaluatorLostError):
             own.evaluate(fact, rules)
-    assert own.evaluate(fact, rules).considered
+    assert own.evaluate(fact, rules).entries
 
 
 def test_one_that_died_between_two_events_is_not_missed(own):
@@ -113,13 +113,13 @@ def test_an_answer_that_is_late_is_thrown_away(own, monkeypatch, has_rules):
         other = make_workspace()
         own.evaluate(make_fact(other), rules_of(other))
     own._process.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr(evaluator, "PATIENCE_SECONDS", 0.05)
-    with pytest.raises(heavy.TooManyHeavyError):
+    monkeypatch.setattr(heavy, "PATIENCE_SECONDS", 0.05)
+    with pytest.raises(heavy.HeavyError):
         own.evaluate(facts[0], rules)
-    with pytest.raises(heavy.TooManyHeavyError):
+    with pytest.raises(heavy.HeavyError):
         own.evaluate(facts[1], rules)
     own._process.send_signal(signal.SIGCONT)
-    monkeypatch.setattr(evaluator, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(heavy, "PATIENCE_SECONDS", 60.0)
     assert own.evaluate(facts[1], rules) == evaluate(facts[1], rules)
     assert own.evaluate(facts[0], rules) == evaluate(facts[0], rules)
 
@@ -131,13 +131,13 @@ def test_one_that_is_stuck_is_ended(own, monkeypatch):
     own.evaluate(fact, rules)
     stuck = own._process
     stuck.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr(evaluator, "PATIENCE_SECONDS", 0.05)
-    monkeypatch.setattr(evaluator, "STUCK_SECONDS", 0.0)
-    with pytest.raises(heavy.TooManyHeavyError):
+    monkeypatch.setattr(heavy, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(heavy, "STUCK_SECONDS", 0.0)
+    with pytest.raises(heavy.HeavyError):
         own.evaluate(fact, rules)
     assert stuck.returncode == -signal.SIGKILL
-    monkeypatch.setattr(evaluator, "PATIENCE_SECONDS", 60.0)
-    assert own.evaluate(fact, rules).considered
+    monkeypatch.setattr(heavy, "PATIENCE_SECONDS", 60.0)
+    assert own.evaluate(fact, rules).entries
 
 
 def test_what_fails_there_is_an_error_of_this_event_alone(own, monkeypatch):
@@ -149,7 +149,7 @@ def test_what_fails_there_is_an_error_of_this_event_alone(own, monkeypatch):
     rules = rules_of(workspace)
     with pytest.raises(RuntimeError, match="JSONDecodeError"):
         own.evaluate(bad, rules)
-    assert own.evaluate(good, rules).considered
+    assert own.evaluate(good, rules).entries
 
 
 def test_it_ends_with_its_worker(own):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from delivery.dispatch import reopening
 from delivery.models import Delivery, RoutingLedger, Unrouted
-from delivery.rules import evaluation, fanout
+from delivery.rules import fanout, routing
 from meshes.kit import ids
 from tests.factories import make_connection, make_event, make_rule, make_workspace
 
@@ -23,8 +23,8 @@ def ledger_of(event):
 
 @given(st.uuids(), st.uuids())
 def test_delivery_id_is_a_uuid7_at_the_events_moment(event_id, rule_id):
-    made = evaluation.delivery_id(event_id, rule_id)
-    assert made == evaluation.delivery_id(event_id, rule_id)
+    made = routing.delivery_id(event_id, rule_id)
+    assert made == routing.delivery_id(event_id, rule_id)
     assert made.version == 7
     assert made.variant == uuid.RFC_4122
     assert ids.milliseconds(made) == ids.milliseconds(event_id)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cachetools import LRUCache
 from django.db import connection as database
 
 from connections.models import Connection
@@ -117,7 +118,7 @@ def test_one_statement_moves_the_stamp_of_each_workspace_once(rule):
 
 
 def test_no_more_rules_are_kept_than_allowed(rule, monkeypatch):
-    monkeypatch.setattr(routing, "MOST_RULES_KEPT", 4)
+    monkeypatch.setattr(routing, "_kept", LRUCache(4, routing._kept.getsizeof))
     others = [make_rule(make_connection(make_workspace())) for _ in range(4)]
     for other in others:
         route(other.workspace)
