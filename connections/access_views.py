@@ -16,7 +16,7 @@ from meshes.api.searching import PeriodIn, period_bounds
 from meshes.kit import ids
 from workspaces.access import resolve_workspace
 from workspaces.endpoints import TenantViewSet
-from workspaces.vault import recording
+from workspaces.vault import access_log
 from workspaces.vault.models import AccessRecord
 
 PURPOSES = (
@@ -24,10 +24,10 @@ PURPOSES = (
     "deleted", "authorized", "refreshed", "disconnected", "oauth authorize", "oauth refresh", "oauth revoke",
     "verify a machine token", "rotate the key", "key rotation", "recover", "viewed in the admin",
     "restored",
-    *recording.PURPOSES,
+    *access_log.PURPOSES,
 )  # fmt: skip
 """All that records have; docs/access-log.md explains them."""
-KINDS = ("credentials", "signing_secret", "client", "key", "access_log", recording.ACTION)
+KINDS = ("credentials", "signing_secret", "client", "key", "access_log", access_log.ACTION)
 
 
 class AccessLogQuery(PeriodIn, QuerySerializer):
@@ -74,7 +74,7 @@ class AccessRecordOut(serializers.Serializer[Any]):
 
     @extend_schema_field(serializers.CharField(allow_null=True))
     def get_owner(self, record: AccessRecord) -> str | None:
-        prefix = recording.PREFIXES.get(cast(recording.OwnerKind, record.owner_kind))
+        prefix = access_log.PREFIXES.get(cast(access_log.OwnerKind, record.owner_kind))
         return ids.encode(prefix, record.owner_id) if prefix else None
 
 

@@ -24,7 +24,7 @@ from connections.providers.base import Account, FieldProblem, Granted, InvalidFi
 from connections.signals import connection_changed
 from meshes.kit import clock, ids
 from workspaces import journal
-from workspaces.vault import recording, vault
+from workspaces.vault import access_log, vault
 
 Status = Connection.Status
 
@@ -229,7 +229,7 @@ def authorize(
 
 def _record_move(connection: Connection, actor: str) -> None:
     """Record that the connection's requests go to another scheme, host or port from now on."""
-    recording.record_action(
+    access_log.record_action(
         workspace_id=connection.workspace_id,
         owner_kind="connection",
         owner_id=connection.pk,

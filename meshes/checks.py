@@ -19,7 +19,7 @@ from meshes.clear_text import brokers, find_clear_text, is_local
 from meshes.console.signin.models import Authenticator
 from meshes.environment import env, unknown_settings
 from workspaces.vault import sealing, stored_keys
-from workspaces.vault.sealing_keys import is_strong, is_well_formed
+from workspaces.vault.secret import is_strong, is_well_formed
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def check_weak_settings(**kwargs: Any) -> list[CheckMessage]:
 def check_stored_keys(**kwargs: Any) -> list[CheckMessage]:
     """`meshes.E009` and `E010`: stored credentials that `FERNET_KEYS` do not open; `I001` where that is not known."""
     try:
-        return [_unopenable(found) for found in stored_keys.find_unopenable()] + list(_unopenable_factors())
+        return [_unopenable(*found) for found in stored_keys.find_unopenable()] + list(_unopenable_factors())
     except Exception as error:  # noqa: BLE001  (whatever keeps it from looking: that is what it tells)
         words = f"Whether FERNET_KEYS open what is stored is not known: {type(error).__name__}."
         return [Info(words, hint="Run it where the database can be reached.", id="meshes.I001")]
@@ -70,11 +70,11 @@ def check_database_role(**kwargs: Any) -> list[CheckMessage]:
     return [Warning(words, hint='See "Roles in PostgreSQL" in docs/running.md.', id="meshes.W005")]
 
 
-def _unopenable(found: stored_keys.Finding) -> CheckMessage:
-    if found.is_missing:
+def _unopenable(is_missing: bool, message: str) -> CheckMessage:
+    if is_missing:
         hint = "Put it back, behind the first. Until then what needs it waits, and nothing is lost."
-        return Error(found.words, hint=hint, id="meshes.E009")
-    return Error(found.words, hint="Somebody may have changed it in the database. See docs/vault.md.", id="meshes.E010")
+        return Error(message, hint=hint, id="meshes.E009")
+    return Error(message, hint="Somebody may have changed it in the database. See docs/vault.md.", id="meshes.E010")
 
 
 def warn_of_weak_settings() -> None:

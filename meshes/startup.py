@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 
-from workspaces.vault.sealing_keys import refuse_unsound
+from workspaces.vault.secret import refuse_unsound
 
 READ_NO_DATA = frozenset({"help", "--help", "-h", "version", "--version", "makemigrations", "write_integration_docs"})
 """Commands of `manage.py` that neither seal nor open anything."""

@@ -15,8 +15,8 @@ from tests.conftest import key_named
 from tests.e2e.test_docs import Block, blocks_of
 from tests.factories import make_connection, make_workspace
 from tests.polling import eventually
-from workspaces.vault import resealing, vault
-from workspaces.vault.sealing_keys import is_strong, is_well_formed
+from workspaces.vault import stored_keys, vault
+from workspaces.vault.secret import is_strong, is_well_formed
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGE = Path("docs/rotation.md")
@@ -95,7 +95,7 @@ def test_the_sealing_keys(shell, use_keys):
     assert shell.read()["FERNET_KEYS"] == new
     use_keys()
     vault.sealing._FIELD.__dict__["keys"] = [new]
-    assert resealing.count_to_reseal() == 0
+    assert stored_keys.count_to_reseal() == 0
     owner = {"workspace_id": made[0].workspace_id, "owner_kind": "connection", "owner_id": made[0].pk}
     opened = vault.open(**owner, kind=vault.CREDENTIALS, actor="a test", purpose="testing")
     assert opened.secret["token"].reveal() == "token-0"

@@ -1,6 +1,6 @@
 from django.db import migrations
 
-import workspaces.vault.fields
+import workspaces.vault.models
 
 
 class Migration(migrations.Migration):
@@ -10,6 +10,6 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.AlterField(
-            model_name="sealeddocument", name="document", field=workspaces.vault.fields.SealedTextField()
+            model_name="sealeddocument", name="document", field=workspaces.vault.models.SealedTextField()
         )
     ]

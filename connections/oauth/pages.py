@@ -35,7 +35,7 @@ from connections.oauth import authorize
 from connections.oauth.authorize import NOT_AUTHORIZABLE, AuthorizationError
 from meshes.kit import clock
 from workspaces import limits, security_log
-from workspaces.vault.recording import record_action
+from workspaces.vault.access_log import record_action
 
 # --- connect links --------------------------------------------------------------------------------------------------
 

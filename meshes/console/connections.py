@@ -25,7 +25,7 @@ from meshes.console.display import column, named, page_link, reference, two_line
 from meshes.console.lists import PeriodFilter, WorkspaceFilter, by_choice, by_text, chosen
 from meshes.console.pages import LOG, OperatorAdmin, log_of, record_views
 from meshes.kit import clock, ids
-from workspaces.vault import recording
+from workspaces.vault import access_log
 from workspaces.vault.models import AccessRecord, SealedDocument
 
 Breaker, Status = ConnectionHealth.Breaker, Connection.Status
@@ -274,7 +274,7 @@ def _owner(record: AccessRecord) -> str:
     """The id of what a record is about, as a link; or that it was the log that somebody looked at."""
     if record.owner_kind == LOG:
         return "the access log"
-    return display.id_link(recording.PREFIXES[cast(recording.OwnerKind, record.owner_kind)], record.owner_id)
+    return display.id_link(access_log.PREFIXES[cast(access_log.OwnerKind, record.owner_kind)], record.owner_id)
 
 
 def _answer(record: AccessRecord) -> str:
@@ -336,7 +336,7 @@ class AccessRecordAdmin(OperatorAdmin):
         return queryset, False
 
     def _narrow(self, queryset: QuerySet[Any], word: str) -> QuerySet[Any]:
-        for kind, prefix in recording.PREFIXES.items():
+        for kind, prefix in access_log.PREFIXES.items():
             owner_id = ids.decode(prefix, word)
             if owner_id is not None and kind != "workspace":
                 owners = apps.get_model(display.PAGES[prefix].replace("_", "."))._default_manager.filter(pk=owner_id)

@@ -22,7 +22,7 @@ from django.utils.text import capfirst
 
 from meshes.console import lists
 from meshes.kit import ids
-from workspaces.vault import recording
+from workspaces.vault import access_log
 from workspaces.vault.models import AccessRecord
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def record_views(request: HttpRequest, seen: Iterable[AccessRecord]) -> None:
     """Record that the user sees these, each once. `seen` are records that say what was looked at, and no more."""
     once = {(each.workspace_id, each.owner_kind, each.owner_id, each.kind): each for each in seen}
     for each in once.values():
-        each.actor, each.purpose = operator_name(request)[: recording.MAX_ACTOR], "viewed in the admin"
+        each.actor, each.purpose = operator_name(request)[: access_log.MAX_ACTOR], "viewed in the admin"
     AccessRecord.objects.bulk_create(once.values())
 
 
@@ -89,7 +89,7 @@ class OperatorAdmin(WellFormedSelection):
     is_editable: ClassVar[bool] = False
     permission_model: ClassVar[str] = ""
     """Whose permissions count ("delivery.delivery"), where it is not the model's own."""
-    viewed_kind: ClassVar[recording.OwnerKind | None] = None
+    viewed_kind: ClassVar[access_log.OwnerKind | None] = None
     """What the rows are in the access log, where a page shows what events carried, or words that may quote it."""
     quoting: ClassVar[str] = ""
     """The column of the list, if any, whose words may quote a payload."""
@@ -139,7 +139,7 @@ class OperatorAdmin(WellFormedSelection):
         record_views(request, [each for row in rows for each in self.seen(row)])
         if self.viewed_kind:
             owners = {(row.workspace_id, self.viewed_kind, row.pk) for row in quoting}
-            recording.record_actions(owners, actor=operator_name(request), purpose="viewed")
+            access_log.record_actions(owners, actor=operator_name(request), purpose="viewed")
 
     # --- lists -------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from meshes.kit import partitions
 from tests.factories import make_connection, make_event, make_workspace
 from workspaces import installation
 from workspaces.models import JournalEntry
-from workspaces.vault import stored_keys, vault
+from workspaces.vault import sealing, stored_keys
 from workspaces.vault.models import AccessRecord
 
 
@@ -63,7 +63,7 @@ def test_a_sweep_that_has_stopped_is_told_and_it_is_ready(swept):
 @pytest.mark.django_db
 def test_while_stored_documents_need_a_key_that_is_not_at_hand_it_is_not_ready(use_keys):
     use_keys("old")
-    needed = vault.newest_key_id()
+    needed = sealing.newest_key_id()
     make_connection(make_workspace())
     use_keys("another")
     make_connection(make_workspace())

@@ -8,7 +8,7 @@ import pytest
 from django.core.checks import WARNING, Error, Tags, run_checks
 
 from meshes import checks
-from workspaces.vault.sealing_keys import is_strong, is_well_formed
+from workspaces.vault.secret import is_strong, is_well_formed
 
 pytestmark = pytest.mark.django_db  # one of the checks asks it by which role it is reached
 

@@ -121,8 +121,8 @@ def test_what_is_left_out_is_one_line(given, words):
 VAULT = """
 import django
 django.setup()
-from workspaces.vault import vault
-vault.newest_key_id()
+from workspaces.vault import sealing
+sealing.newest_key_id()
 """
 
 

@@ -1,11 +1,15 @@
 """Keys: their form, what is stored of them, and which of them are live."""
 
 import hashlib
+import math
 import re
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
+from cachetools import TLRUCache
 
 from meshes.api.problems import Problem
 from meshes.kit import ids
@@ -217,3 +221,26 @@ def test_publishable_keys_have_no_signing_secret():
 
 def test_what_is_remembered_is_fresher_than_a_second():
     assert keys.TTL_SECONDS < 1
+
+
+@pytest.mark.django_db
+def test_ids_that_anybody_makes_up_push_out_one_another_and_no_key(monkeypatch, django_assert_num_queries):
+    monkeypatch.setattr(keys, "_unknown", TLRUCache(2, ttu=lambda *_: math.inf, timer=time.monotonic))
+    monkeypatch.setattr(keys, "_found", TLRUCache(2, ttu=lambda *_: math.inf, timer=time.monotonic))
+    key_id, made_up = issue().row.pk, [ids.uuid7() for _ in range(3)]
+    assert keys.find(key_id).pk == key_id
+    assert [keys.find(each) for each in made_up] == [None, None, None]
+    with django_assert_num_queries(0):
+        assert (keys.find(key_id).pk, keys.find(made_up[2])) == (key_id, None)
+    with django_assert_num_queries(1):
+        assert keys.find(made_up[0]) is None
+
+
+@pytest.mark.django_db
+def test_a_key_is_as_old_as_the_beginning_of_the_look_at_it(monkeypatch, django_assert_num_queries):
+    key_id, began = issue().row.pk, time.monotonic() - keys.TTL_SECONDS
+    monkeypatch.setattr(keys, "time", SimpleNamespace(monotonic=lambda: began))
+    keys.find(key_id)
+    monkeypatch.undo()
+    with django_assert_num_queries(1):
+        keys.find(key_id)

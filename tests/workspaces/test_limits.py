@@ -112,6 +112,15 @@ def test_a_key_is_limited_over_all_its_workspaces(redis_client, settings):
     assert limits.take(make_workspace(), key_id, 50) is not None
 
 
+def test_a_full_process_forgets_the_bucket_that_was_used_longest_ago():
+    buckets = LocalBuckets(most=2)
+    for name in ("a", "b", "a", "c"):
+        buckets.take({name: per_minute(2)}, 1)
+    assert buckets.take({"a": per_minute(2)}, 1) is not None
+    assert buckets.take({"c": per_minute(2)}, 1) is None
+    assert buckets.take({"b": per_minute(2)}, 2) is None  # full again
+
+
 # --- turns ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The access log as a chain: records are sealed in segments, each of which carries the head of the one before.
+"""The access log: records of what was done and opened, sealed as a chain of segments with the head of the one before.
 
 A record is final once no transaction can bring another one with a number up to its own. Numbers are drawn from a
 sequence by the INSERT itself, which holds its lock on the table from before the drawing until its transaction ends. So:
@@ -11,19 +11,22 @@ How a record becomes bytes, and what a head is made of, docs/access-log.md tells
 import hashlib
 import json
 import logging
+import re
 import struct
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from typing import Any
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
+from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Min
 
 from meshes.kit import ids, partitions
+from meshes.kit.durable_files import append_line
 from meshes.kit.partitions import Partition
-from workspaces.vault import seal_heads
 from workspaces.vault.models import AccessLogSeal, AccessRecord
 
 logger = logging.getLogger(__name__)
@@ -38,41 +41,58 @@ WAIT_SECONDS = 60.0
 LOOK_SECONDS = 0.02
 GENESIS = "0" * 64
 """The head before the first segment."""
-LOGGED = "access log sealed: segment %d, %d records of the week of %s, numbers %d to %d, head %s"
-LOGGED_RESTORE = "access log restored: after segment %d, head %s, record %s"
-"""The history of a dump goes on from there; what was logged of later segments is of a history that is lost."""
-RESTORED = "restored"
-"""The purpose of the record of a restore."""
+
+# --- actions --------------------------------------------------------------------------------------------------------
+# What somebody did that opened no sealed document: an operator who looks at a customer's payload, a connection that is
+# moved to another host, a connect link that is made or used. `owner_kind` and `owner_id` say what it was done to.
+
+OwnerKind = Literal["workspace", "connection", "api_key", "oauth_app", "rule", "event", "delivery", "attempt", "replay"]
+Purpose = Literal["moved", "viewed", "link_made", "link_used"]
+
+ACTION = "action"
+"""The kind of these records."""
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+PREFIXES: dict[OwnerKind, str] = {
+    "workspace": ids.WORKSPACE,
+    "connection": ids.CONNECTION,
+    "api_key": ids.KEY,
+    "oauth_app": ids.APP,
+    "rule": ids.RULE,
+    "event": ids.EVENT,
+    "delivery": ids.DELIVERY,
+    "attempt": ids.ATTEMPT,
+    "replay": ids.REPLAY,
+}
+"""The prefix of the owner's public id."""
+MAX_ACTOR = 200
+
+
+def record_action(
+    *, workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID, actor: str, purpose: Purpose
+) -> None:
+    """Record that `actor` did this to the owner, in the caller's transaction: there is not the one without the other.
+
+    `actor` is an API key's public id, `operator ada`, `connect link`, a command, or a process.
+    """
+    record_actions({(workspace_id, owner_kind, owner_id)}, actor=actor, purpose=purpose)
+
+
+def record_actions(
+    owners: Collection[tuple[uuid.UUID | None, OwnerKind, uuid.UUID]], *, actor: str, purpose: Purpose
+) -> None:
+    """`record_action` for many `(workspace_id, owner_kind, owner_id)`, in one statement."""
+    AccessRecord.objects.bulk_create(
+        AccessRecord.about(owner, ACTION, 0, actor[:MAX_ACTOR], purpose) for owner in owners
+    )
+
+
+# --- records as bytes -----------------------------------------------------------------------------------------------
 
 Row = tuple[Any, ...]
 """A record as it is sealed: see `COLUMNS`."""
 
 COLUMNS = """number, id::text, workspace_id::text, owner_kind, owner_id::text, kind, version, actor, purpose, granted,
     delivery_id::text, attempt_number, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
-
-NEXT = f"SELECT {COLUMNS} FROM {TABLE} WHERE number > %s AND number <= %s ORDER BY number, id LIMIT %s"
-OF_A_WEEK = (
-    f"SELECT {COLUMNS} FROM {TABLE} WHERE id >= %s AND id < %s AND number > %s AND number <= %s ORDER BY number, id"
-)
-DRAWN = "SELECT coalesce(pg_sequence_last_value('access_records_number'), 0)"
-WRITERS = f"""
-SELECT DISTINCT virtualtransaction FROM pg_locks
-WHERE locktype = 'relation' AND relation = '{TABLE}'::regclass AND mode = 'RowExclusiveLock' AND granted
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND pid IS DISTINCT FROM pg_backend_pid()
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Tip:
-    """Where the chain ends. `last` is the number up to which everything is sealed."""
-
-    segment: int = 0
-    last: int = 0
-    head: str = GENESIS
-
-
-# --- records as bytes -----------------------------------------------------------------------------------------------
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _MARK = struct.Struct(">q8s")
@@ -98,14 +118,9 @@ def head_of(seal: AccessLogSeal) -> str:
         seal.count,
         seal.content,
         seal.previous,
-        seal.sealed_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        _as_text(seal.sealed_at),
     ]
     return hashlib.sha256(_encode(parts).encode()).hexdigest()
-
-
-def mark(number: int, of: bytes) -> bytes:
-    """By which a check can tell which record of a segment differs: its number, and the first bytes of its digest."""
-    return _MARK.pack(number, of[:8])
 
 
 def read_marks(marks: bytes) -> list[tuple[int, bytes]]:
@@ -115,24 +130,48 @@ def read_marks(marks: bytes) -> list[tuple[int, bytes]]:
 
 def read_week(week: date, after: int, last: int) -> list[Row]:
     """The records of a week with these numbers, in order."""
+    where = "id >= %s AND id < %s AND number > %s AND number <= %s"
+    low, high = Partition(TABLE, week).bounds
     with connection.cursor() as cursor:
-        cursor.execute(OF_A_WEEK, [*Partition(TABLE, week).bounds, after, last])
+        cursor.execute(f"SELECT {COLUMNS} FROM {TABLE} WHERE {where} ORDER BY number, id", [low, high, after, last])
         return list(cursor.fetchall())
 
 
 # --- sealing --------------------------------------------------------------------------------------------------------
 
+LOGGED = "access log sealed: segment %d, %d records of the week of %s, numbers %d to %d, head %s"
+LOGGED_RESTORE = "access log restored: after segment %d, head %s, record %s"
+"""The history of a dump goes on from there; what was logged of later segments is of a history that is lost."""
+RESTORED = "restored"
+"""The purpose of the record of a restore."""
+NEXT = f"SELECT {COLUMNS} FROM {TABLE} WHERE number > %s AND number <= %s ORDER BY number, id LIMIT %s"
+DRAWN = "SELECT coalesce(pg_sequence_last_value('access_records_number'), 0)"
+WRITERS = f"""
+SELECT DISTINCT virtualtransaction FROM pg_locks
+WHERE locktype = 'relation' AND relation = '{TABLE}'::regclass AND mode = 'RowExclusiveLock' AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND pid IS DISTINCT FROM pg_backend_pid()
+"""
+
+
+class Tip(NamedTuple):
+    """Where the chain ends. `last` is the number up to which everything is sealed."""
+
+    segment: int = 0
+    last: int = 0
+    head: str = GENESIS
+
 
 def seal(now: datetime) -> int:
     """Seal the records that are final and not sealed yet, for some seconds; how many were. One caller at a time.
 
-    The heads are logged after the commit, and kept in a file where there is one (`seal_heads`). A chain
+    The heads are logged after the commit, and kept in a file where there is one. A chain
     that the file has known longer, or otherwise, is not gone on with: the database was restored, or somebody was at it.
     """
-    if not seal_heads.keep(line_of):
+    if not keep_heads():
         return 0
     sealed = _seal(now)
-    seal_heads.keep(line_of)
+    keep_heads()
     return sealed
 
 
@@ -148,7 +187,12 @@ def _seal(now: datetime) -> int:
         return 0
     tip, sealed = read_tip(), 0
     ended = time.monotonic() + BUDGET_SECONDS
-    while tip.last < until and (rows := _read_next(tip.last, until)):
+    while tip.last < until:
+        with connection.cursor() as cursor:
+            cursor.execute(NEXT, [tip.last, until, MOST_RECORDS])
+            rows = cursor.fetchall()
+        if not rows:
+            break
         tip = _write(tip, rows, rows[-1][0] if len(rows) == MOST_RECORDS else until, now)
         sealed += len(rows)
         if time.monotonic() > ended:
@@ -191,12 +235,10 @@ def record_restore(paths: set[str], now: datetime) -> Tip:
     tip, record = read_tip(), ids.uuid7()
     words = LOGGED_RESTORE % (tip.segment, tip.head, record)
     for path in sorted(paths):
-        seal_heads.add(path, words, now)
+        _add_line(path, words, now)
     logger.info("%s", words)
-    AccessRecord.objects.create(
-        id=record, workspace_id=None, owner_kind="access_log", owner_id=record, kind="access_log", version=0,
-        actor="after_restore", purpose=RESTORED,
-    )  # fmt: skip
+    owner = None, "access_log", record
+    AccessRecord.about(owner, "access_log", 0, "after_restore", RESTORED, id=record).save(force_insert=True)
     return tip
 
 
@@ -207,12 +249,6 @@ def forget_marks() -> int:
     if not kept or oldest_marked is None or oldest_marked >= kept[0].start:
         return 0
     return AccessLogSeal.objects.filter(week__lt=kept[0].start, marks__isnull=False).update(marks=None)
-
-
-def _read_next(after: int, until: int) -> list[Row]:
-    with connection.cursor() as cursor:
-        cursor.execute(NEXT, [after, until, MOST_RECORDS])
-        return list(cursor.fetchall())
 
 
 def _write(tip: Tip, rows: Sequence[Row], last: int, now: datetime) -> Tip:
@@ -229,7 +265,7 @@ def _write(tip: Tip, rows: Sequence[Row], last: int, now: datetime) -> Tip:
             content=content_of(digests),
             previous=head,
             sealed_at=now,
-            marks=b"".join(mark(row[0], of) for row, of in zip(part, digests, strict=True)),
+            marks=b"".join(_MARK.pack(row[0], of[:8]) for row, of in zip(part, digests, strict=True)),
         )
         made.head = head = head_of(made)
         seals.append(made)
@@ -247,13 +283,94 @@ def _by_week(rows: Sequence[Row]) -> dict[date, list[Row]]:
     part: list[Row] = []
     for row in rows:
         if not low <= row[1] < high:
-            week = _week_of(row[1])
+            week = partitions.week_of(datetime.fromtimestamp(ids.milliseconds(uuid.UUID(row[1])) / 1000, UTC))
             low, high = map(str, Partition(TABLE, week).bounds)
             part = weeks.setdefault(week, [])
         part.append(row)
     return weeks
 
 
-def _week_of(record_id: str) -> date:
-    milliseconds = int(record_id[:8] + record_id[9:13], 16)
-    return partitions.week_of(datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds))
+# --- heads in a file ------------------------------------------------------------------------------------------------
+# Whoever can do everything in the database can make the chain of seals anew, or cut off its end: that shows against
+# what was logged elsewhere. Logs end with restarts and containers, this file (`MESHES_SEAL_HEADS`), to which lines are
+# only added, does not. It has the line of every segment, after the moment at which it was sealed, and one for each
+# restore, from which history goes on.
+
+UNKNOWN_WORDS = (
+    "the access log is not sealed: segment %d, as MESHES_SEAL_HEADS has it, is not in its chain. After a restore run"
+    " `manage.py after_restore`; otherwise somebody has changed the chain"
+)
+UNWRITTEN_WORDS = "MESHES_SEAL_HEADS cannot be written (%s): its heads stand in this log alone until it can"
+
+_SEALED = re.compile(r"access log sealed: segment (\d+), .* head ([0-9a-f]{64})")
+_RESTORED = re.compile(r"access log restored: after segment (\d+), head ([0-9a-f]{64}), record ([0-9a-f-]{36})")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,6})?")
+_TAIL_BYTES = 65_536
+
+
+class Line(NamedTuple):
+    """What one line tells: the head of a segment; with `restored`, that history goes on after it. `at` orders lines of
+    several files: ISO 8601, in UTC, as text."""
+
+    at: str
+    segment: int
+    head: str
+    restored: uuid.UUID | None = None
+
+
+def parse_heads(lines: Iterable[str]) -> Iterator[Line]:
+    """What the lines of a log tell of the chain. One without a moment has that of the line before it."""
+    at = ""
+    for line in lines:
+        moment = _MOMENT.search(line)
+        at = moment[0].replace(" ", "T").replace(",", ".") if moment else at
+        if found := _SEALED.search(line):
+            yield Line(at, int(found[1]), found[2])
+        elif found := _RESTORED.search(line):
+            yield Line(at, int(found[1]), found[2], uuid.UUID(found[3]))
+
+
+def keep_heads() -> bool:
+    """Add the heads that the file has not; False where the last one that it has is not in the chain.
+
+    Its first line is that of the newest segment: what was sealed before is for the logs of that time to tell.
+    """
+    path = settings.MESHES_SEAL_HEADS
+    if not path:
+        return True
+    try:
+        last = _last_head(path)
+        seals = AccessLogSeal.objects.order_by("segment")
+        if last is None:
+            seals = seals.filter(pk__in=AccessLogSeal.objects.values("pk")[:1])
+        elif last.segment and not seals.filter(segment=last.segment, head=last.head).exists():
+            logger.error(UNKNOWN_WORDS, last.segment)
+            return False
+        else:
+            seals = seals.filter(segment__gt=last.segment)
+        for seal in seals.defer("marks").iterator():
+            _add_line(path, line_of(seal), seal.sealed_at)
+    except OSError as error:
+        logger.error(UNWRITTEN_WORDS, error.strerror)
+    return True
+
+
+def _add_line(path: str, text: str, now: datetime) -> None:
+    """Raises OSError."""
+    append_line(path, f"{_as_text(now)} {text}")
+
+
+def _last_head(path: str) -> Line | None:
+    """What the file's last line tells that tells anything."""
+    file = Path(path)
+    if not file.exists():
+        return None
+    with file.open("rb") as opened:
+        opened.seek(max(0, opened.seek(0, 2) - _TAIL_BYTES))
+        text = opened.read().decode(errors="replace")
+    lines = list(parse_heads(text.splitlines()))
+    return lines[-1] if lines else None
+
+
+def _as_text(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -2,18 +2,41 @@
 
 import uuid
 from datetime import datetime
+from typing import Any, Literal, Self, get_args
 
 from django.db import models
-from django.db.models import Func, Q, Value
+from django.db.models import Func, Q, TextField, Value
+from fernet_fields import EncryptedTextField
 
 from meshes.kit import ids
 from workspaces.models import ApiKey, Workspace
-from workspaces.vault.fields import SealedTextField
+
+SealedOwner = Literal["connection", "api_key", "oauth_app"]
+"""What a sealed document may belong to."""
 
 LABEL = "connections"
 """The application under which Django knows these tables: operators' rights and the admin's addresses name it. Their
 rows belong to connections, keys and OAuth apps, so the database refers to tables of the layer above; the code does not.
 """
+
+
+class SealedTextField(EncryptedTextField):  # type: ignore[misc]  # the library has no types
+    """Text is encrypted by the library, as with any field of it; bytes are a token already, and are kept as they are.
+
+    The library's field does not see what row it is in, so it cannot bind a document to its owner.
+    """
+
+    def get_db_prep_save(self, value: Any, connection: Any) -> Any:
+        if isinstance(value, bytes):
+            return connection.Database.Binary(value)
+        return super().get_db_prep_save(value, connection)
+
+
+class SealedDocumentQuerySet(models.QuerySet["SealedDocument"]):
+    def with_token(self) -> models.QuerySet[Any]:
+        """The rows with their ciphertext as `token`; selecting the field itself would decrypt it."""
+        token = Func("document", Value("escape"), function="encode", output_field=TextField())
+        return self.defer("document").annotate(token=token)
 
 
 class SealedDocument(models.Model):
@@ -46,6 +69,8 @@ class SealedDocument(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     sealed_at = models.DateTimeField(null=True, help_text="When this version was made; empty: not known.")
 
+    objects = SealedDocumentQuerySet.as_manager()
+
     class Meta:
         app_label = LABEL
         db_table = "sealed_documents"
@@ -64,6 +89,14 @@ class SealedDocument(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} v{self.version}"
+
+    @property
+    def owner(self) -> tuple[uuid.UUID | None, SealedOwner, uuid.UUID]:
+        """Its workspace, and the kind and id of what it belongs to: the constraint `sealed_documents_one_owner`."""
+        for kind in get_args(SealedOwner):
+            if (owner_id := getattr(self, f"{kind}_id")) is not None:
+                return self.workspace_id, kind, owner_id
+        raise AssertionError("a sealed document belongs to something")
 
     @property
     def set_at(self) -> datetime | None:
@@ -107,6 +140,23 @@ class AccessRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.purpose} by {self.actor}"
+
+    @classmethod
+    def about(
+        cls,
+        owner: tuple[uuid.UUID | None, str, uuid.UUID],
+        kind: str,
+        version: int,
+        actor: str,
+        purpose: str,
+        **more: Any,
+    ) -> Self:
+        """A record that is not stored yet. `owner` is its workspace, and the kind and id of what it is about."""
+        workspace_id, owner_kind, owner_id = owner
+        return cls(
+            workspace_id=workspace_id, owner_kind=owner_kind, owner_id=owner_id, kind=kind, version=version,
+            actor=actor, purpose=purpose, **more,
+        )  # fmt: skip
 
     @property
     def connection_id(self) -> uuid.UUID | None:

@@ -1,7 +1,18 @@
-"""A string that does not show itself."""
+"""A string that does not show itself, and what a key of `FERNET_KEYS` must be.
 
+Such a key is URL-safe base64 of 32 bytes or more, with or without its `=`. The vault's library derives its own key from
+the text, whatever it is. So another text still opens what it has sealed, behind a key; as the first, which seals, no
+process starts with it.
+"""
+
+import base64
+import binascii
 import hmac
+import re
+from collections.abc import Sequence
 from typing import NoReturn
+
+from django.core.exceptions import ImproperlyConfigured
 
 MASK = "••••"
 HINT_MIN_LENGTH = 12
@@ -45,7 +56,8 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(_encode(self.reveal()), _encode(other.reveal()))
+        mine, theirs = (each.reveal().encode("utf-8", "surrogatepass") for each in (self, other))
+        return hmac.compare_digest(mine, theirs)
 
     __hash__ = None  # type: ignore[assignment]  # the protocol's own way to say unhashable
 
@@ -59,5 +71,37 @@ class Secret:
         raise TypeError("a Secret is not pickled")
 
 
-def _encode(value: str) -> bytes:
-    return value.encode("utf-8", "surrogatepass")
+KEY_BYTES = 32
+DISTINCT_BYTES = 10
+"""Of 32 random bytes fewer than this many different ones never occur (about once in 10^25)."""
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]+={0,2}")
+
+
+def refuse_unsound(keys: Sequence[str]) -> None:
+    """Raise ImproperlyConfigured where the first is no key: what it sealed would be as weak as the text is short."""
+    if not is_well_formed(keys[0]):
+        raise ImproperlyConfigured(
+            "The first of FERNET_KEYS must be URL-safe base64 of 32 random bytes or more. Put a new key in front:"
+            " `python3 -c 'import secrets; print(secrets.token_urlsafe(32))'`. What the present text has sealed still"
+            " opens while it stands behind a key."
+        )
+
+
+def is_well_formed(key: str) -> bool:
+    return len(_key_bytes(key)) >= KEY_BYTES
+
+
+def is_strong(key: str) -> bool:
+    """Whether the key may have been made at random: `AAAA…` was not."""
+    return len(set(_key_bytes(key))) >= DISTINCT_BYTES
+
+
+def _key_bytes(key: str) -> bytes:
+    """The bytes of a key; none where the text is not one."""
+    if not _BASE64URL.fullmatch(key):
+        return b""
+    text = key.rstrip("=")
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except binascii.Error:
+        return b""

@@ -6,35 +6,31 @@ hand and refuses when one differs, so a document that was copied to another row 
 raises CredentialRefused: nothing is sent without credentials.
 
 Every opening, granted or refused, and every change leaves an `AccessRecord`, in the transaction that opens or changes.
-A new version replaces the old one in its row: nobody can read the old one any more. `resealing` encrypts
-documents anew when the keys change.
+A new version replaces the old one in its row: nobody can read the old one any more. `stored_keys` encrypts documents
+anew when the keys change.
 """
 
 import json
 import logging
 import os
 import socket
-import time
+import threading
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from cachetools import TTLCache, cached
 from cryptography.fernet import InvalidToken
 from django.db import transaction
-from django.db.models import Func, QuerySet, TextField, Value
 from django.db.models.functions import Now
 
 from meshes.kit import ids
 from workspaces.vault import sealing
-from workspaces.vault.models import AccessRecord, SealedDocument
-from workspaces.vault.sealing import key_ids as key_ids
-from workspaces.vault.sealing import newest_key_id as newest_key_id
+from workspaces.vault.models import AccessRecord, SealedDocument, SealedDocumentQuerySet, SealedOwner
 from workspaces.vault.secret import Secret
 
 logger = logging.getLogger(__name__)
-
-OwnerKind = Literal["connection", "api_key", "oauth_app"]
 
 CREDENTIALS = "credentials"
 """The kind of document that holds all of a connection's credentials."""
@@ -48,7 +44,7 @@ USED = "used"
 BOUND_TO = ("workspace", "owner_kind", "owner", "kind", "version")
 """What a document says of itself beside the secret."""
 
-_PREFIXES: dict[OwnerKind, str] = {"connection": ids.CONNECTION, "api_key": ids.KEY, "oauth_app": ids.APP}
+_PREFIXES: dict[SealedOwner, str] = {"connection": ids.CONNECTION, "api_key": ids.KEY, "oauth_app": ids.APP}
 
 SQL_OPENED = """
 opened (delivery_id, sealed_version, sealed_document, sealed_key_id) AS (
@@ -126,7 +122,7 @@ def seal(
     secret: Mapping[str, Any],
     *,
     workspace_id: uuid.UUID | None,
-    owner_kind: OwnerKind,
+    owner_kind: SealedOwner,
     owner_id: uuid.UUID,
     kind: str,
     actor: str = "",
@@ -148,32 +144,25 @@ def seal(
         binding = binding_of(workspace_id, owner_kind, owner_id, kind, version)
         values = {
             "version": version,
-            "document": sealing.seal(_write(secret, binding).encode(), binding),
-            "key_id": newest_key_id(),
+            "document": sealing.seal(json.dumps({**binding, "secret": _reveal(secret)}).encode(), binding),
+            "key_id": sealing.newest_key_id(),
             "sealed_at": Now(),
         }
         if current is None:
-            SealedDocument.objects.create(
-                workspace_id=workspace_id, kind=kind, **{f"{owner_kind}_id": owner_id}, **values
-            )
+            owner = {"workspace_id": workspace_id, f"{owner_kind}_id": owner_id}
+            SealedDocument.objects.create(kind=kind, **owner, **values)
         else:
             rows.update(**values)
-        AccessRecord.objects.create(
-            workspace_id=workspace_id,
-            owner_kind=owner_kind,
-            owner_id=owner_id,
-            kind=kind,
-            version=version,
-            actor=actor or this_process(),
-            purpose=purpose or (CREATED if current is None else REPLACED),
-        )
+        purpose = purpose or (CREATED if current is None else REPLACED)
+        owned = workspace_id, owner_kind, owner_id
+        AccessRecord.about(owned, kind, version, actor or this_process(), purpose).save(force_insert=True)
     return version
 
 
 def open(
     *,
     workspace_id: uuid.UUID | None,
-    owner_kind: OwnerKind,
+    owner_kind: SealedOwner,
     owner_id: uuid.UUID,
     kind: str,
     actor: str,
@@ -188,9 +177,10 @@ def open(
     too unless the caller's own transaction rolls back because of it. The delivery and its attempt are named where it is
     for one.
     """
+    owner = workspace_id, owner_kind, owner_id
     opened, refused = None, None
     with transaction.atomic():
-        rows = with_token(_rows(workspace_id, owner_kind, owner_id, kind))
+        rows = _rows(workspace_id, owner_kind, owner_id, kind).with_token()
         version, token, key_id = rows.values_list("version", "token", "key_id").first() or (0, None, "")
         try:
             if version < oldest_version:
@@ -202,29 +192,20 @@ def open(
             opened = Opened(version, secret)
         except CredentialRefused as error:
             refused = error
-        AccessRecord.objects.create(
-            workspace_id=workspace_id,
-            owner_kind=owner_kind,
-            owner_id=owner_id,
-            kind=kind,
-            version=version,
-            actor=actor,
-            purpose=purpose,
-            granted=opened is not None,
-            delivery_id=delivery_id,
-            attempt_number=attempt_number,
-        )
-    if opened is None:
-        refused = refused or CredentialRefused("there is no document")
-        sound_alarm(refused, workspace_id, owner_kind, owner_id)
+        occasion = {"delivery_id": delivery_id, "attempt_number": attempt_number}
+        record = AccessRecord.about(owner, kind, version, actor, purpose, granted=opened is not None, **occasion)
+        record.save(force_insert=True)
+    if refused is not None:
+        sound_alarm(refused, *owner)
         raise refused
+    assert opened is not None  # noqa: S101 - it was opened or refused
     return opened
 
 
 def imitate_opening(kind: str) -> None:
     """Ask and decrypt as `open` does, for an API key that does not exist. Records nothing, as anybody may cause it."""
     with transaction.atomic():
-        with_token(_rows(None, "api_key", ids.uuid7(), kind)).values_list("version", "token").first()
+        _rows(None, "api_key", ids.uuid7(), kind).with_token().values_list("version", "token").first()
         sealing.unseal(sealing.seal(b"{}", {}), {})
         AccessRecord.objects.filter(pk=ids.uuid7()).exists()
 
@@ -233,7 +214,7 @@ def open_document(
     document: str | None,
     *,
     workspace_id: uuid.UUID | None,
-    owner_kind: OwnerKind,
+    owner_kind: SealedOwner,
     owner_id: uuid.UUID,
     kind: str,
     version: int | None,
@@ -250,7 +231,7 @@ def open_document(
     try:
         content = json.loads(sealing.unseal(document.encode(), binding))
     except InvalidToken:
-        if key_id and key_id not in key_ids():
+        if key_id and key_id not in sealing.key_ids():
             raise KeyMissing(key_id) from None
         raise CredentialRefused("it does not decrypt with the keys at hand") from None
     except ValueError:
@@ -264,94 +245,60 @@ def open_document(
     return opened
 
 
+@cached(TTLCache(500, ttl=5.0), key=lambda token, **binding: (token, *sorted(binding.items())), lock=threading.Lock())
 def open_again(document: str | None, **binding: Any) -> dict[str, Any]:
-    """`open_document`, at most once in OPENED_SECONDS for the same ciphertext and the same binding.
+    """`open_document`, at most once in five seconds for the same ciphertext and the same binding.
 
     Decrypting is a fifth of what a delivery costs. Nothing is granted that `open_document` would not grant: whoever
     asks brings the ciphertext, as the row has it now. The answer is shared; leave it as it is.
     """
-    key, now = (document, *sorted(binding.items())), time.monotonic()
-    opened_at, opened = _opened.get(key, (0.0, None))
-    if opened is None or now - opened_at > OPENED_SECONDS:
-        opened = open_document(document, **binding)
-        for lapsed in [each for each, (at, _) in list(_opened.items()) if now - at > OPENED_SECONDS]:
-            _opened.pop(lapsed, None)
-        if len(_opened) < MOST_OPENED:
-            _opened[key] = now, opened
-    return opened
-
-
-OPENED_SECONDS = 5.0
-MOST_OPENED = 500
-_opened: dict[tuple[Any, ...], tuple[float, dict[str, Any]]] = {}
+    return open_document(document, **binding)
 
 
 def record_refusals(refusals: Iterable[Refusal]) -> None:
     """Record that documents which claims brought did not open; the claim recorded that they were handed out."""
     AccessRecord.objects.bulk_create(
-        AccessRecord(
-            workspace_id=refusal.workspace_id,
-            owner_kind="connection",
-            owner_id=refusal.connection_id,
-            kind=CREDENTIALS,
-            version=refusal.version,
-            actor=refusal.actor,
-            purpose="delivery",
-            granted=False,
-            delivery_id=refusal.delivery_id,
-            attempt_number=refusal.attempt_number,
+        AccessRecord.about(
+            (each.workspace_id, "connection", each.connection_id), CREDENTIALS, each.version, each.actor, "delivery",
+            granted=False, delivery_id=each.delivery_id, attempt_number=each.attempt_number,
         )
-        for refusal in refusals
-    )
+        for each in refusals
+    )  # fmt: skip
 
 
 def record_uses(keys: Iterable[tuple[uuid.UUID, uuid.UUID | None, int]]) -> None:
     """Record that requests were authenticated with these API keys: id, workspace, version of each."""
     AccessRecord.objects.bulk_create(
-        AccessRecord(
-            workspace_id=workspace_id,
-            owner_kind="api_key",
-            owner_id=key_id,
-            kind="key",
-            version=version,
-            actor=ids.encode(ids.KEY, key_id),
-            purpose=USED,
-        )
+        AccessRecord.about((workspace_id, "api_key", key_id), "key", version, ids.encode(ids.KEY, key_id), USED)
         for key_id, workspace_id, version in keys
     )
 
 
 def sound_alarm(
-    refused: CredentialRefused, workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID
+    refused: CredentialRefused, workspace_id: uuid.UUID | None, owner_kind: SealedOwner, owner_id: uuid.UUID
 ) -> None:
     """The line at ERROR that operators watch for: somebody may have moved sealed documents about.
 
     Where a key is missing, so for all documents of it at once, one line a minute.
     """
-    if isinstance(refused, KeyMissing) and not _is_due(refused.key_id):
-        return
+    if isinstance(refused, KeyMissing):
+        with _lock:
+            if refused.key_id in _told:
+                return
+            _told[refused.key_id] = True
     owner = ids.encode(_PREFIXES[owner_kind], owner_id)
     workspace = "no workspace" if workspace_id is None else f"workspace {ids.encode(ids.WORKSPACE, workspace_id)}"
     logger.error("credentials of %s of %s refused to open: %s", owner, workspace, refused.reason)
 
 
-KEY_MISSING_SECONDS = 60.0
-_told: dict[str, float] = {}
-
-
-def _is_due(key_id: str) -> bool:
-    """Whether a missing key is to be told of again."""
-    now = time.monotonic()
-    if now - _told.get(key_id, -KEY_MISSING_SECONDS) < KEY_MISSING_SECONDS:
-        return False
-    _told[key_id] = now
-    return True
+_told: TTLCache[str, bool] = TTLCache(1_000, ttl=60.0)
+_lock = threading.Lock()
 
 
 def destroy(
     *,
     workspace_id: uuid.UUID | None,
-    owner_kind: OwnerKind,
+    owner_kind: SealedOwner,
     owner_id: uuid.UUID,
     actor: str = "",
     purpose: str = DELETED,
@@ -361,17 +308,9 @@ def destroy(
     with transaction.atomic():
         documents = list(rows.select_for_update().order_by("id").values_list("kind", "version"))
         rows.delete()
+        owner = workspace_id, owner_kind, owner_id
         AccessRecord.objects.bulk_create(
-            AccessRecord(
-                workspace_id=workspace_id,
-                owner_kind=owner_kind,
-                owner_id=owner_id,
-                kind=kind,
-                version=version,
-                actor=actor or this_process(),
-                purpose=purpose,
-            )
-            for kind, version in documents
+            AccessRecord.about(owner, kind, version, actor or this_process(), purpose) for kind, version in documents
         )
     return len(documents)
 
@@ -382,16 +321,10 @@ def this_process() -> str:
 
 
 def _rows(
-    workspace_id: uuid.UUID | None, owner_kind: OwnerKind, owner_id: uuid.UUID, kind: str
-) -> QuerySet[SealedDocument]:
+    workspace_id: uuid.UUID | None, owner_kind: SealedOwner, owner_id: uuid.UUID, kind: str
+) -> SealedDocumentQuerySet:
     owned = {"workspace_id": workspace_id, f"{owner_kind}_id": owner_id, "kind": kind}
     return SealedDocument.objects.filter(**owned)
-
-
-def with_token(rows: QuerySet[SealedDocument]) -> QuerySet[Any]:
-    """The rows with their ciphertext as `token`; selecting the field itself would decrypt it."""
-    token = Func("document", Value("escape"), function="encode", output_field=TextField())
-    return rows.annotate(token=token)
 
 
 def binding_of(
@@ -400,10 +333,6 @@ def binding_of(
     """What a document belongs to, as it stands in the document."""
     workspace = None if workspace_id is None else str(workspace_id)
     return dict(zip(BOUND_TO, (workspace, owner_kind, str(owner_id), kind, version), strict=True))
-
-
-def _write(secret: Mapping[str, Any], binding: Mapping[str, Any]) -> str:
-    return json.dumps({**binding, "secret": _reveal(secret)})
 
 
 def _reveal(value: Any) -> Any:

@@ -6,7 +6,7 @@ known by their seals only. What no seal covers yet cannot be checked; the report
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
@@ -15,10 +15,9 @@ from django.db import connection
 
 from meshes.kit import ids, partitions
 from meshes.kit.partitions import Partition
-from workspaces.vault import access_log, seal_heads
-from workspaces.vault.access_log import TABLE, Row, Tip
+from workspaces.vault import access_log
+from workspaces.vault.access_log import TABLE, Line, Row, Tip
 from workspaces.vault.models import AccessLogSeal, AccessRecord
-from workspaces.vault.seal_heads import Line
 
 MOST_NAMED = 10
 """Records that are named of one segment; the rest is counted."""
@@ -43,53 +42,43 @@ class Report:
     findings: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Logged:
-    """What logs tell: the heads by their segments, as far as they belong to the history that the database has; and
-    where that was restored, oldest first."""
-
-    heads: dict[int, set[str]] = field(default_factory=dict)
-    restores: list[Line] = field(default_factory=list)
+Heads = dict[int, set[str]]
+"""By their segments."""
 
 
-def read_heads(files: Iterable[Iterable[str]]) -> Logged:
-    """What the lines of several logs tell together. From a restore on, what was logged of later segments is void."""
-    lines = [line for file in files for line in seal_heads.parse(iter(file))]
-    logged = Logged()
+def read_heads(files: Iterable[Iterable[str]]) -> tuple[Heads, list[Line]]:
+    """What the lines of several logs tell together: the heads, as far as they belong to the history that the database
+    has, and where that was restored, oldest first. From a restore on, what was logged of later segments is void."""
+    lines = [line for file in files for line in access_log.parse_heads(file)]
+    logged: Heads = {}
+    restores = []
     for line in sorted(lines, key=lambda line: line.at):
         if line.restored is not None:
-            logged.restores.append(line)
-            logged.heads = {segment: heads for segment, heads in logged.heads.items() if segment <= line.segment}
+            restores.append(line)
+            logged = {segment: heads for segment, heads in logged.items() if segment <= line.segment}
         if line.segment:
-            logged.heads.setdefault(line.segment, set()).add(line.head)
-    return logged
+            logged.setdefault(line.segment, set()).add(line.head)
+    return logged, restores
 
 
-def verify(now: datetime, logged: Logged) -> Iterator[Report]:
+def verify(now: datetime, heads: Heads, restores: Sequence[Line]) -> Iterator[Report]:
     """Check everything, oldest first. Yields the same report after every segment, and once more at the end."""
-    check = _Check(now, logged)
-    for seal in _seals():
-        check.take(seal)
-        yield check.report
+    check, last = _Check(now, heads, restores), 0
+    while batch := list(AccessLogSeal.objects.filter(segment__gt=last).order_by("segment")[:SEALS_AT_ONCE]):
+        for seal in batch:
+            check.take(seal)
+            yield check.report
+        last = batch[-1].segment
     check.finish()
     yield check.report
-
-
-def _seals() -> Iterator[AccessLogSeal]:
-    """All seals with their marks, a few at a time, in order."""
-    last = 0
-    while batch := list(AccessLogSeal.objects.filter(segment__gt=last).order_by("segment")[:SEALS_AT_ONCE]):
-        yield from batch
-        last = batch[-1].segment
 
 
 class _Check:
     """Walks along the chain. `_floors` are the numbers up to which each week has been looked at."""
 
-    def __init__(self, now: datetime, logged: Logged) -> None:
+    def __init__(self, now: datetime, heads: Heads, restores: Sequence[Line]) -> None:
         self.report = Report(total=AccessLogSeal.objects.count())
-        self._logged = logged.heads
-        self._restores = logged.restores
+        self._logged, self._restores = heads, restores
         self._tip = Tip()
         self._floors: dict[date, int] = {}
         self._floor = 0
@@ -110,12 +99,16 @@ class _Check:
         """What lies between the segments, and what was logged beyond them."""
         for week in sorted(self._kept):
             floor = max(self._floors.get(week, 0), self._floor)
-            for number, record_id in _between(week, floor, self._tip.last):
+            with connection.cursor() as cursor:
+                cursor.execute(_ROWS_BETWEEN, [*Partition(TABLE, week).bounds, floor, self._tip.last, MOST_NAMED])
+                inserted = cursor.fetchall()
+            for number, record_id in inserted:
                 self._tell(f"record {_name(record_id)} (number {number}) was inserted into what is sealed")
         for segment in sorted(number for number in self._logged if number > self._tip.segment):
             self._tell(f"segment {segment} was logged, and its seal is missing")
         for line in self._restores[-1:]:  # the records of those before may be lost with what was restored
-            if line.at[:10] >= self._kept_since.isoformat() and not _is_recorded(line):
+            is_recorded = line.restored and AccessRecord.objects.filter(pk=line.restored).exists()
+            if line.at[:10] >= self._kept_since.isoformat() and not is_recorded:
                 self._tell(f"a restore after segment {line.segment} was logged, and there is no record of it")
         with connection.cursor() as cursor:
             cursor.execute(f"SELECT count(*) FROM {TABLE} WHERE number > %s", [self._tip.last])
@@ -181,16 +174,6 @@ def _differences(marks: list[tuple[int, bytes]], rows: list[Row], digests: list[
             missing -= 1
         for _ in range(missing):
             yield f"the record with number {number} was removed"
-
-
-def _is_recorded(line: Line) -> bool:
-    return line.restored is not None and AccessRecord.objects.filter(pk=line.restored).exists()
-
-
-def _between(week: date, after: int, last: int) -> list[tuple[int, str]]:
-    with connection.cursor() as cursor:
-        cursor.execute(_ROWS_BETWEEN, [*Partition(TABLE, week).bounds, after, last, MOST_NAMED])
-        return list(cursor.fetchall())
 
 
 def _name(record_id: str) -> str:

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from meshes.console.signin import factors
-from workspaces.vault import resealing, sealing, stored_keys
+from workspaces.vault import sealing, stored_keys
 
 MOST_NAMED = 1_000
 ACTOR = "manage.py rotate_encryption_keys"
@@ -37,12 +37,12 @@ class Command(BaseCommand):
             return
         if batch_size < 1:
             raise CommandError("--batch-size must be at least 1")
-        waiting = resealing.count_to_reseal()
+        waiting = stored_keys.count_to_reseal()
         operators = factors.to_reseal().count()
         words = f"newest key: {sealing.newest_key_id()}; format: {settings.MESHES_SEALING}"
         self.stdout.write(f"{words}; to re-seal: {waiting + operators}")
         if dry_run:
-            for key_id, count in sorted(resealing.count_by_key().items()):
+            for key_id, count in sorted(stored_keys.count_by_key().items()):
                 self.stdout.write(f"  key {key_id}: {count}")
             if operators:
                 self.stdout.write(f"  second factors of operators to re-seal: {operators}")
@@ -59,7 +59,7 @@ class Command(BaseCommand):
 
     def _give_up(self, key_id: str) -> None:
         try:
-            given_up = resealing.give_up(key_id, actor=ACTOR)
+            given_up = stored_keys.give_up(key_id, actor=ACTOR)
         except ValueError as error:
             raise CommandError(f"{key_id}: {error}, and opens what it sealed.") from None
         for name in stored_keys.name_owners(given_up[:MOST_NAMED]):
@@ -79,7 +79,7 @@ class Command(BaseCommand):
     def _one_round(self, waiting: int, resealed: int, batch_size: int) -> tuple[int, list[uuid.UUID]]:
         unreadable: list[uuid.UUID] = []
         after, count = None, 0
-        while (batch := resealing.reseal_batch(after, batch_size, actor=ACTOR)).last_id is not None:
+        while (batch := stored_keys.reseal_batch(after, batch_size, actor=ACTOR)).last_id is not None:
             after = batch.last_id
             count += batch.resealed
             unreadable += batch.unreadable

@@ -16,7 +16,7 @@ from tests.connections.oauth.test_refresh import in_thread
 from tests.factories import make_workspace
 from tests.polling import eventually
 from tests.workspaces.callers import caller
-from workspaces.vault import resealing, vault
+from workspaces.vault import stored_keys, vault
 from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.secret import Secret
 
@@ -196,7 +196,7 @@ def test_an_app_s_secret_is_sealed_anew_under_a_new_key(workspace, use_keys):
     use_keys("old")
     grants.put_app(workspace.pk, "hubspot", "mine", Secret(SECRET))
     use_keys("new", "old")
-    assert resealing.reseal_batch(None, 10, actor="a test").resealed == 1
+    assert stored_keys.reseal_batch(None, 10, actor="a test").resealed == 1
     use_keys("new")
     assert grants.client_for(workspace.pk, "hubspot", actor="a test", purpose="testing").secret == Secret(SECRET)
     record = AccessRecord.objects.get(purpose="key rotation")

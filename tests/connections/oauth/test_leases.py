@@ -17,7 +17,7 @@ from tests.connections.oauth.making import authorized, need_of, opened
 from tests.connections.oauth.vendor import CLIENT_ID
 from tests.factories import make_connection, make_workspace
 from workspaces import installation
-from workspaces.vault import vault
+from workspaces.vault import sealing, vault
 from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.secret import Secret
 
@@ -158,7 +158,7 @@ def test_a_deleted_connection_gets_nothing(connection):
 
 def test_a_document_that_does_not_open_is_a_refusal(connection, use_keys):
     use_keys("another")
-    SealedDocument.objects.update(key_id=vault.newest_key_id())  # as if its key were there
+    SealedDocument.objects.update(key_id=sealing.newest_key_id())  # as if its key were there
     verdict = begin(connection)
     assert (verdict.error_class, verdict.hold) == ("credential_refused", "credential_error")
     assert grant_of(connection).lease_id is None

@@ -18,7 +18,7 @@ from meshes.kit import ids
 from tests.factories import make_connection, make_event, make_workspace
 from tests.operators import operator, said, superuser, words
 from workspaces import keys
-from workspaces.vault import recording
+from workspaces.vault import access_log
 from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.secret import Secret
 
@@ -213,21 +213,21 @@ def test_the_list_of_access_records_shows_attempts_refusals_and_who_acted():
     assert f"/admin/workspaces/apikey/{key.pk}/change/" in page
 
 
-@pytest.mark.parametrize("kind", recording.PREFIXES)
+@pytest.mark.parametrize("kind", access_log.PREFIXES)
 def test_actions_are_listed_whatever_they_were_done_to(kind):
     owner_id, workspace = ids.uuid7(), make_workspace()
-    recording.record_action(
+    access_log.record_action(
         workspace_id=workspace.pk, owner_kind=kind, owner_id=owner_id, actor="operator ada", purpose="viewed"
     )
     text = words(superuser().list("connections_accessrecord", purpose="viewed"))
     assert f"viewed action operator ada {display.NOTHING}" in text
-    assert ids.encode(recording.PREFIXES[kind], owner_id) in text
+    assert ids.encode(access_log.PREFIXES[kind], owner_id) in text
 
 
 def test_actions_are_found_by_the_event_that_they_were_done_to():
     events = [make_event(make_workspace()) for _ in range(2)]
     for event, actor in zip(events, ("ours", "other"), strict=True):
-        recording.record_action(
+        access_log.record_action(
             workspace_id=event.workspace_id, owner_kind="event", owner_id=event.pk, actor=actor, purpose="viewed"
         )
     text = words(superuser().list("connections_accessrecord", q=events[0].public_id))

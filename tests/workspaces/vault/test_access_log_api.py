@@ -14,7 +14,7 @@ from meshes.kit import ids
 from tests.connections.records import make_record
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.workspaces.callers import bearer, caller, issue, post
-from workspaces.vault import recording, vault
+from workspaces.vault import access_log, vault
 from workspaces.vault.models import AccessRecord
 
 pytestmark = pytest.mark.django_db
@@ -142,14 +142,14 @@ def test_a_refusal_is_told(api, workspace):
     assert Connection.objects.get().status == "credential_error"
 
 
-@pytest.mark.parametrize("kind", recording.PREFIXES)
+@pytest.mark.parametrize("kind", access_log.PREFIXES)
 def test_an_action_names_what_it_was_done_to(api, workspace, kind):
     owner_id = ids.uuid7()
-    recording.record_action(
+    access_log.record_action(
         workspace_id=workspace.pk, owner_kind=kind, owner_id=owner_id, actor="operator ada", purpose="viewed"
     )
     (row,) = read(api, workspace, kind="action")["data"]
-    public_id = ids.encode(recording.PREFIXES[kind], owner_id)
+    public_id = ids.encode(access_log.PREFIXES[kind], owner_id)
     shown = {"connection": None, "api_key": None, "oauth_app": None} | {kind: public_id}
     assert {name: row[name] for name in ("connection", "api_key", "oauth_app")} == {
         name: shown[name] for name in ("connection", "api_key", "oauth_app")
@@ -160,7 +160,7 @@ def test_an_action_names_what_it_was_done_to(api, workspace, kind):
 
 def test_an_action_goes_with_the_transaction_that_it_tells_of(workspace):
     with transaction.atomic():
-        recording.record_action(
+        access_log.record_action(
             workspace_id=workspace.pk, owner_kind="workspace", owner_id=workspace.pk, actor="x", purpose="moved"
         )
         transaction.set_rollback(True)

@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import subprocess
@@ -27,7 +28,7 @@ from tests.factories import make_connection, make_event, make_rule, make_workspa
 from tests.polling import eventually, patient
 from tests.workspaces.callers import caller, issue, post
 from workspaces import keys
-from workspaces.vault import resealing, stored_keys, vault
+from workspaces.vault import sealing, stored_keys, vault
 from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.secret import Secret
 
@@ -71,7 +72,7 @@ def tokens(owners) -> list[str]:
 def test_everything_is_sealed_with_the_newest_key(owners, use_keys):
     out = rotate(batch_size=3)
     assert "7 of 7 re-sealed; 0 do not open" in out
-    assert resealing.count_by_key() == {vault.newest_key_id(): 7}
+    assert stored_keys.count_by_key() == {sealing.newest_key_id(): 7}
     use_keys("new")
     assert tokens(owners) == [f"{CANARY}-{number}" for number in range(7)]
 
@@ -94,13 +95,13 @@ def test_a_rotation_that_was_killed_goes_on_where_it_was(owners):
         process = start_rotation(1)
         try:
             # three are done, the fourth waits for our lock
-            eventually(lambda: resealing.count_to_reseal() == 4, 30)
+            eventually(lambda: stored_keys.count_to_reseal() == 4, 30)
         finally:
             process.kill()
             process.communicate()
-    assert resealing.count_to_reseal() == 4
+    assert stored_keys.count_to_reseal() == 4
     assert "4 of 4 re-sealed" in rotate(batch_size=1)
-    assert resealing.count_to_reseal() == 0
+    assert stored_keys.count_to_reseal() == 0
     assert tokens(owners) == [f"{CANARY}-{number}" for number in range(7)]
 
 
@@ -126,7 +127,7 @@ def test_running_it_again_changes_nothing(owners):
 
 
 def test_a_change_that_comes_between_wins(owners, monkeypatch):
-    changed, real = owners[0], resealing._write_tokens
+    changed, real = owners[0], stored_keys._write_tokens
 
     def after_a_change(changes):
         vault.seal(
@@ -138,8 +139,8 @@ def test_a_change_that_comes_between_wins(owners, monkeypatch):
         )
         return real(changes)
 
-    monkeypatch.setattr(resealing, "_write_tokens", after_a_change)
-    batch = resealing.reseal_batch(None, 100, actor="a test")
+    monkeypatch.setattr(stored_keys, "_write_tokens", after_a_change)
+    batch = stored_keys.reseal_batch(None, 100, actor="a test")
     assert (batch.resealed, batch.overtaken, batch.unreadable) == (6, 1, [])
     assert tokens([changed]) == ["newer"]
 
@@ -154,7 +155,7 @@ def test_what_no_key_opens_is_named_and_left(owners, use_keys):
         f'does not open: {each.public_id} "{each.name}" of the workspace {each.workspace}' for each in owners
     ]
     use_keys("new", "old")
-    assert resealing.count_to_reseal() == 7
+    assert stored_keys.count_to_reseal() == 7
     assert tokens(owners[:1]) == [f"{CANARY}-0"]
 
 
@@ -177,7 +178,7 @@ def test_one_unreadable_row_keeps_no_other_from_being_re_sealed(owners, damage, 
     with pytest.raises(CommandError, match=r"^1 documents open with none of the keys and were left\.$"):
         call_command("rotate_encryption_keys", stdout=out, no_color=True, batch_size=batch_size)
     assert f'does not open: {broken.public_id} "{broken.name}" of the workspace {broken.workspace}' in out.getvalue()
-    assert resealing.count_to_reseal() == 1
+    assert stored_keys.count_to_reseal() == 1
     others = [each for each in owners if each != broken]
     assert len(tokens(others)) == 6
 
@@ -209,7 +210,7 @@ def test_a_lost_key_is_given_up_by_its_id(owners, use_keys):
 
 
 def test_a_key_at_hand_is_not_given_up(owners):
-    held = next(iter(resealing.count_by_key()))
+    held = next(iter(stored_keys.count_by_key()))
     with pytest.raises(CommandError, match=f"^{held}: this key is among FERNET_KEYS, and opens what it sealed"):
         rotate(give_up=held)
     assert tokens(owners) == [f"{CANARY}-{number}" for number in range(7)]
@@ -253,7 +254,7 @@ def test_a_copied_document_stays_refused(owners):
 
 def test_a_dry_run_counts_only(owners):
     assert ": 7" in rotate(dry_run=True)
-    assert resealing.count_to_reseal() == 7
+    assert stored_keys.count_to_reseal() == 7
 
 
 def test_a_batch_has_at_least_one_document(owners):
@@ -353,10 +354,10 @@ def test_ten_thousand_are_re_sealed_while_they_are_in_use_and_through_a_kill(use
     use_keys("new", "old")
     with Users(targets, authorized) as users:
         killed = start_rotation(50)
-        eventually(lambda: resealing.count_to_reseal() < NUMBER / 2, 60)
+        eventually(lambda: stored_keys.count_to_reseal() < NUMBER / 2, 60)
         killed.kill()
         killed.communicate()
-        left = resealing.count_to_reseal()
+        left = stored_keys.count_to_reseal()
         began, before = time.monotonic(), users.counts
         printed, _ = start_rotation(200).communicate(timeout=patient(120))
         seconds, used = time.monotonic() - began, [now - then for now, then in zip(users.counts, before, strict=True)]
@@ -369,7 +370,7 @@ def test_ten_thousand_are_re_sealed_while_they_are_in_use_and_through_a_kill(use
     assert min(used) > 0
     assert not AccessRecord.objects.filter(granted=False).exists()
     use_keys("new")
-    assert resealing.count_to_reseal() == 0
+    assert stored_keys.count_to_reseal() == 0
     assert read_all("token") == users.tokens
     renewed = read_all("access_token")
     assert len(renewed) == REFRESHED
@@ -379,7 +380,7 @@ def test_ten_thousand_are_re_sealed_while_they_are_in_use_and_through_a_kill(use
 
 def make_many(number, url) -> list[Connection]:
     """Connections with a sealed token each, in as few statements as it takes."""
-    workspace, key_id = make_workspace(), vault.newest_key_id()
+    workspace, key_id = make_workspace(), sealing.newest_key_id()
     config = {"type": "webhook", "config": {"url": url}}
     targets = [Connection(workspace=workspace, name=f"Hook {index}", **config) for index in range(number)]
     Connection.objects.bulk_create(targets, batch_size=1000)
@@ -387,7 +388,7 @@ def make_many(number, url) -> list[Connection]:
     for target in targets:
         binding = vault.binding_of(workspace.pk, "connection", target.pk, vault.CREDENTIALS, 1)
         secret = {"signing_secret": new_signing_secret(), "previous": [], "token": f"{CANARY}-{target.pk}"}
-        sealed = {"version": 1, "key_id": key_id, "document": vault._write(secret, binding)}
+        sealed = {"version": 1, "key_id": key_id, "document": json.dumps({**binding, "secret": secret})}
         documents.append(SealedDocument(workspace=workspace, connection=target, kind=vault.CREDENTIALS, **sealed))
     SealedDocument.objects.bulk_create(documents, batch_size=1000)
     return targets

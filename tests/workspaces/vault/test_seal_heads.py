@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 
 from meshes.kit import clock
 from tests.connections.records import TABLE, make_record, tampering
-from workspaces.vault import access_log, seal_heads
+from workspaces.vault import access_log
 from workspaces.vault.models import AccessLogSeal, AccessRecord
 
 pytestmark = pytest.mark.django_db
@@ -31,7 +31,7 @@ def seal(number=1):
 
 
 def heads(file):
-    return [(line.segment, line.head) for line in seal_heads.parse(iter(file.read_text().splitlines()))]
+    return [(line.segment, line.head) for line in access_log.parse_heads(iter(file.read_text().splitlines()))]
 
 
 def verify(*logs):
@@ -160,7 +160,7 @@ def test_a_restore_that_only_the_file_tells_of_is_found(file):
     lose_after(1)
     tip = access_log.read_tip()
     words = access_log.LOGGED_RESTORE % (tip.segment, tip.head, "01b2c3d4-0000-7000-8000-000000000000")
-    seal_heads.add(str(file), words, clock.database_now())
+    access_log._add_line(str(file), words, clock.database_now())
     with pytest.raises(CommandError):
         verify(file)
 

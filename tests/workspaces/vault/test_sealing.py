@@ -16,7 +16,7 @@ from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.workspaces.callers import issue
 from tests.workspaces.vault.test_rotate_encryption_keys import rotate
 from workspaces import keys
-from workspaces.vault import resealing, sealing, stored_keys, vault
+from workspaces.vault import sealing, stored_keys, vault
 from workspaces.vault.models import SealedDocument
 
 BINDING = {"workspace": "w", "owner_kind": "connection", "owner": "o", "kind": "credentials", "version": 3}
@@ -159,7 +159,7 @@ def opened(connection, **binding):
 
 
 def token_of(connection) -> str:
-    rows = vault.with_token(SealedDocument.objects.filter(connection=connection))
+    rows = SealedDocument.objects.filter(connection=connection).with_token()
     return str(rows.values_list("token", flat=True).get())
 
 
@@ -197,14 +197,14 @@ def test_without_its_key_it_is_the_operators_fault(gcm, use_keys):
     use_keys("new")
     with pytest.raises(vault.KeyMissing, match=missing):
         opened(target)
-    assert [found.is_missing for found in stored_keys.find_unopenable()] == [True]
+    assert [is_missing for is_missing, _ in stored_keys.find_unopenable()] == [True]
 
 
 @pytest.mark.django_db
 def test_the_secrets_of_api_keys_are_sealed_likewise(gcm):
     row = issue("account", ["config"]).row
     assert keys.open_signing_secrets(row, "testing")
-    token = vault.with_token(SealedDocument.objects.filter(api_key=row)).values_list("token", flat=True).get()
+    token = SealedDocument.objects.filter(api_key=row).with_token().values_list("token", flat=True).get()
     assert token.startswith("v2.")
 
 
@@ -236,7 +236,7 @@ def test_a_copied_document_stays_refused_in_the_other_format(settings, use_keys,
     target, other = (make_connection(workspace, secret={"token": "x"}) for _ in range(2))
     copy(other, target)
     settings.MESHES_SEALING = {sealing.FERNET: sealing.AES_256_GCM, sealing.AES_256_GCM: sealing.FERNET}[first]
-    resealing.reseal_batch(None, 10, actor="a test")
+    stored_keys.reseal_batch(None, 10, actor="a test")
     assert opened(other) == {"token": "x"}
     with pytest.raises(vault.CredentialRefused):
         opened(target)

@@ -12,7 +12,7 @@ from django.db import connection as database
 from meshes import checks
 from meshes.data_folder import PROJECT
 from tests.factories import make_connection, make_workspace
-from workspaces.vault import stored_keys, vault
+from workspaces.vault import sealing, stored_keys
 from workspaces.vault.models import AccessRecord
 
 
@@ -34,7 +34,7 @@ def test_keys_that_open_everything_are_silent(use_keys):
 @pytest.mark.django_db
 def test_a_key_in_use_that_is_missing_is_named_with_what_needs_it(use_keys):
     use_keys("old")
-    key_id = vault.newest_key_id()
+    key_id = sealing.newest_key_id()
     for _ in range(3):
         make_connection(make_workspace())
     use_keys("new")
@@ -62,7 +62,7 @@ def test_a_sample_of_each_key_is_tried(use_keys):
     name = f'{damaged.public_id} "{damaged.name}" of the workspace {damaged.workspace}'
     assert (found.id, found.msg) == (
         "meshes.E010",
-        f"The key {vault.newest_key_id()} does not open what it sealed: {name} is damaged.",
+        f"The key {sealing.newest_key_id()} does not open what it sealed: {name} is damaged.",
     )
 
 

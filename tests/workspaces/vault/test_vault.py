@@ -1,4 +1,5 @@
 import json
+import time
 import uuid
 from typing import Any
 
@@ -8,7 +9,7 @@ from django.db import connection as database
 from connections.models import Connection
 from meshes.kit import ids
 from tests.factories import make_connection, make_workspace
-from workspaces.vault import vault
+from workspaces.vault import sealing, vault
 from workspaces.vault.models import AccessRecord, SealedDocument
 from workspaces.vault.secret import Secret
 
@@ -211,7 +212,7 @@ def test_a_refusal_after_a_claim_is_recorded(owner):
 
 
 def test_opening_needs_a_key_that_sealed(owner, use_keys):
-    key_id = vault.newest_key_id()
+    key_id = sealing.newest_key_id()
     use_keys("another")
     with pytest.raises(vault.KeyMissing, match=f"sealed with the key {key_id}, which is not among FERNET_KEYS"):
         open_of(owner)
@@ -223,7 +224,7 @@ def test_a_document_that_its_own_key_does_not_open_is_refused_as_ever(owner):
     """The key is at hand, so somebody has changed the document."""
     damaged = ciphertext_of(owner)[:-8] + "AAAAAAAA"
     with pytest.raises(vault.CredentialRefused, match="does not decrypt") as caught:
-        open_ciphertext(owner, damaged, key_id=vault.newest_key_id())
+        open_ciphertext(owner, damaged, key_id=sealing.newest_key_id())
     assert not isinstance(caught.value, vault.KeyMissing)
 
 
@@ -256,10 +257,10 @@ def test_a_document_is_opened_again_for_the_same_binding_alone(owner, monkeypatc
         vault.open_again(None, **binding)
 
 
-def test_what_was_opened_is_not_used_for_long(owner, monkeypatch):
+def test_what_was_opened_is_not_used_for_long(owner):
     document = ciphertext_of(owner)
     binding = {"workspace_id": owner.workspace_id, "owner_kind": "connection", "owner_id": owner.pk}
     binding |= {"kind": vault.CREDENTIALS, "version": 1}
-    monkeypatch.setattr(vault, "OPENED_SECONDS", -1.0)
     opened = vault.open_again(document, **binding)
+    vault.open_again.cache.expire(time.monotonic() + 5)
     assert vault.open_again(document, **binding) is not opened

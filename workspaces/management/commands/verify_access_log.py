@@ -33,13 +33,13 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, log: list[str], **options: Any) -> None:
-        logged = verifying.read_heads([read_lines(name) for name in log])
+        heads, restores = verifying.read_heads([read_lines(name) for name in log])
         if log:
-            self.stdout.write(f"heads in the log: {len(logged.heads):,}")
-        for line in logged.restores:
+            self.stdout.write(f"heads in the log: {len(heads):,}")
+        for line in restores:
             self.stdout.write(f"the log tells of a restore at {line.at}, after segment {line.segment}")
         report, told_at = Report(), time.monotonic()
-        for report in verifying.verify(clock.database_now(), logged):
+        for report in verifying.verify(clock.database_now(), heads, restores):
             if time.monotonic() - told_at > PROGRESS_SECONDS:
                 told_at = time.monotonic()
                 looked_at = report.segments + report.expired_segments

@@ -20,7 +20,7 @@ from meshes.kit import clock
 from workspaces import keys
 from workspaces.keys import CredentialError
 from workspaces.models import ApiKey, Installation
-from workspaces.vault import resealing, stored_keys
+from workspaces.vault import stored_keys
 
 KEY_NAME = "account key of this stack"
 LOST_KEYS_WORDS = (
@@ -47,7 +47,7 @@ class Command(BaseCommand):
             raise CommandError(LOST_KEYS_WORDS)
         else:
             for key_id in stored_keys.find_missing() if new_keys else ():
-                given_up = resealing.give_up(key_id, actor="make up NEW_KEYS=1")
+                given_up = stored_keys.give_up(key_id, actor="make up NEW_KEYS=1")
                 self.stdout.write(f"{len(given_up)} documents of the lost key {key_id} were emptied.")
             folder.update_env({"MESHES_ACCOUNT_KEY": replace_account_key()})
         provide_admin(folder, os.environ.get("MESHES_ADMIN_PASSWORD", ""))
