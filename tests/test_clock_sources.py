@@ -12,8 +12,7 @@ HOST_CLOCKS = {
     ("timezone", "now"), ("time", "time"), ("time", "time_ns"),
 }  # fmt: skip
 ALLOWED = {
-    "connections/providers/verdicts.py": "a date without the vendor's own `Date` counts from now: it becomes a delay",
-    "connections/providers/vendor.py": "as above",
+    "connections/providers/answers.py": "a date without the vendor's own `Date` counts from now: it becomes a delay",
     "delivery/management/commands/lanes.py": "ages of what the broker holds, for a person",
     "meshes/dev/vendors/hubspot_portal.py": "a vendor's clock is its own",
 }

@@ -16,9 +16,9 @@ from urllib.parse import quote_plus, urlsplit, urlunsplit
 
 from connections import outbound
 from connections.messages import LocalError, OutboundError, RequestRefusedError, Response, parse_url
+from connections.providers.answers import read_object, retry_after
 from connections.providers.base import FIELD_IN_URL, OAuth, Outcome, Provider, Verdict, disabled, reauthorize
-from connections.providers.vendor import read_object
-from connections.providers.verdicts import retry_after, throttled
+from connections.providers.verdicts import throttled
 from workspaces.vault.secret import Secret
 
 # --- apps -----------------------------------------------------------------------------------------------------------

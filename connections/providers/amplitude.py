@@ -1,39 +1,19 @@
 """Amplitude (amplitude.com/docs): events by HTTP V2. `insert_id`, the delivery's id, drops doubles for a week."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable, region
-from connections.providers.vendor import (
-    USER,
-    Vendor,
-    VendorError,
-    given,
-    json_request,
-    limited,
-    needed,
-    object_in,
-    read_object,
-    revealed,
-    text_at,
-    unix_milliseconds,
-    without_nulls,
-)
-from connections.providers.verdicts import reauthorize, rejected, retry, throttled
+from connections.providers.analytics import PLACEHOLDERS, REFUSED, TOO_LARGE, USER, project_key, unix_milliseconds
+from connections.providers.answers import read_object, text_at
+from connections.providers.base import Action, Field, Limits, MappingField, Shipment, region
+from connections.providers.vendor import Fields, Vendor, revealed, without_nulls
+from connections.providers.verdicts import Unsendable, reauthorize, rejected, retry, throttled
 
 MIN_ID_LENGTH = 5
 THROTTLED_SECONDS = 30
 MAX_TEXT = 1024
 """Characters of an id and of an event's name; Amplitude cuts what is longer."""
-PLACEHOLDERS = frozenset(
-    {
-        "anonymous", "nil", "none", "null", "n/a", "na", "undefined", "unknown", "{}", "[]", "lmy47d", "-1", "true",
-        "false", "[object object]",
-    }
-)  # fmt: skip
-"""Ids that Amplitude drops, as they stand for everybody whose id somebody failed to fill in."""
 RESERVED = frozenset({"$identify", "$groupidentify", "$exposure"})
 """Events that do something else than be recorded."""
 
@@ -44,6 +24,7 @@ class Amplitude(Vendor):
     description = "Records events in an Amplitude project."
     docs_url = "https://amplitude.com/docs/apis/analytics/http-v2"
     auth = "api_key"
+    authorization = ""
     base_urls = {"us": "https://api2.amplitude.com", "eu": "https://api.eu.amplitude.com"}
     config_fields = (
         region("us", "eu", help="Where the project's data is kept."),
@@ -52,12 +33,7 @@ class Amplitude(Vendor):
             frozen=True, help="Characters of a user's or device's id. Lower it where ids are short numbers.",
         ),
     )  # fmt: skip
-    credential_fields = (
-        Field(
-            "api_key", "API key", required=True, sensitive=True, pattern=r"[!-~]+", max_length=255,
-            help="Of the project; not its secret key.",
-        ),
-    )  # fmt: skip
+    credential_fields = (project_key("api_key", "API key", "Of the project; not its secret key."),)
     actions = (
         Action(
             "track", "Record an event", True,
@@ -83,48 +59,46 @@ class Amplitude(Vendor):
         "throttled_person": retry(
             "Amplitude takes no more events of this user or device for now.", "rate_limited", THROTTLED_SECONDS
         ),
-        400: rejected("Amplitude refuses the event. Mend the rule's mapping."),
-        413: rejected("The event is too large for Amplitude. Map fewer properties."),
+        400: REFUSED,
+        413: TOO_LARGE,
         429: throttled("Amplitude asks for fewer events (429).", seconds=THROTTLED_SECONDS),
     }
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)
         shortest = int(shipment.frozen.get("min_id_length") or MIN_ID_LENGTH)
-        ids = without_nulls({key: given(fields, key) for key in ("user_id", "device_id")})
+        ids = without_nulls({key: fields.given(key) for key in ("user_id", "device_id")})
         if not ids:
             raise Unsendable("Amplitude needs a user_id or a device_id, and this event has nothing usable for either.")
         for key, value in ids.items():
-            _check_id(key, value, shortest)
+            _check_id(fields, key, value, shortest)
         omitted: list[tuple[str, str]] = []
         event = ids | {
-            "event_type": _event_type(needed(fields, "event_type")),
+            "event_type": _event_type(fields),
             "time": unix_milliseconds(shipment.occurred_at),
             "insert_id": shipment.delivery_id,
             "event_properties": _properties(fields, "event_properties", omitted),
             "user_properties": _properties(fields, "user_properties", omitted) or None,
-            "ip": given(fields, "ip"),
+            "ip": fields.given("ip"),
         }
         document = {
             "api_key": revealed(shipment, "api_key"),
             "events": [without_nulls(event)],
             "options": {"min_id_length": shortest} if shortest < MIN_ID_LENGTH else None,
         }
-        request = json_request("POST", f"{self.root(shipment)}/2/httpapi", without_nulls(document))
-        return replace(request, omitted=tuple(omitted))
+        return replace(self.call("POST", "/2/httpapi", shipment, without_nulls(document)), omitted=tuple(omitted))
 
     def is_done(self, response: Response, action: str) -> bool:
-        return text_at(read_object(response), "events_ingested") not in ("", "0")
+        return text_at(response, "events_ingested") not in ("", "0")
 
-    def error_of(self, response: Response) -> VendorError:
+    def error_of(self, response: Response) -> tuple[str, str]:
         document = read_object(response)
         if response.status < 300:
-            return VendorError("not_ingested" if text_at(document, "events_ingested") == "0" else "")
+            return ("not_ingested" if text_at(document, "events_ingested") == "0" else ""), ""
         message = f"{text_at(document, 'error')} {text_at(document, 'missing_field')}".strip()
         if response.status == 400 and "api key" in message.lower().replace("_", " "):
-            return VendorError("invalid_api_key", message)
-        named = [code for code, keys in _SIGNS.items() if any(document.get(key) for key in keys)]
-        return VendorError(named[0] if named else "", message)
+            return "invalid_api_key", message
+        return next((code for code, keys in _SIGNS.items() if any(document.get(key) for key in keys)), ""), message
 
 
 _SIGNS = {
@@ -135,28 +109,29 @@ _SIGNS = {
 """What a body says of the one event of a request by filling these."""
 
 
-def _check_id(key: str, value: str, shortest: int) -> None:
+def _check_id(fields: Fields, key: str, value: str, shortest: int) -> None:
     """Raises Unsendable for an id that Amplitude drops."""
     if len(value) < shortest:
         raise Unsendable(f"Amplitude takes ids of at least {shortest} characters. Map a longer one.")
-    limited(key, value, MAX_TEXT, "Amplitude")
+    fields.needed(key, MAX_TEXT)
     if value.lower() in PLACEHOLDERS or not value.strip("0-"):
         raise Unsendable(f"Amplitude drops the {key} “{value}”: it stands for nobody. Map a person's own id.")
 
 
-def _event_type(name: str) -> str:
+def _event_type(fields: Fields) -> str:
+    name = fields.needed("event_type")
     if name.startswith("[Amplitude]") or name in RESERVED:
         raise Unsendable(f"The event “{name[:60]}” is Amplitude's own. Map event_type to another name.")
-    return limited("event_type", name, MAX_TEXT, "Amplitude")
+    return fields.needed("event_type", MAX_TEXT)
 
 
-def _properties(fields: Mapping[str, Any], key: str, omitted: list[tuple[str, str]]) -> dict[str, Any]:
+def _properties(fields: Fields, key: str, omitted: list[tuple[str, str]]) -> dict[str, Any]:
     """The properties that Amplitude takes; its own SDKs drop all for one that it does not (amplitude-python,
     `is_validate_properties`)."""
-    given_properties = object_in(fields, key)
-    kept = {name: value for name, value in given_properties.items() if _is_taken(value)}
+    properties = fields.object(key)
+    kept = {name: value for name, value in properties.items() if _is_taken(value)}
     words = "Amplitude takes no array in an array, and no null in one."
-    omitted += [(f"{key}.{name}", words) for name in given_properties if name not in kept]
+    omitted += [(f"{key}.{name}", words) for name in properties if name not in kept]
     return kept
 
 

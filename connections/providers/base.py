@@ -16,7 +16,9 @@ from urllib.parse import urlsplit, urlunsplit
 from connections.messages import USER_AGENT, OutboundError, Request, Response
 from connections.providers.fields import Field, FieldProblem, InvalidFields, clean, pointer_to, region
 from connections.providers.verdicts import (
+    NotAuthorized,
     Outcome,
+    Unsendable,
     Verdict,
     disabled,
     of_repeatable,
@@ -235,19 +237,6 @@ class Granted:
 
     config: Mapping[str, Any] = field(default_factory=dict)
     account: Account | None = None
-
-
-class Unsendable(Exception):  # noqa: N818 - named by what is wrong
-    """The payload cannot be expressed as a request to this vendor; the delivery is rejected. `.words` says why, for the
-    tenant."""
-
-    def __init__(self, words: str) -> None:
-        super().__init__(words)
-        self.words = words
-
-
-class NotAuthorized(Unsendable):
-    """The connection has no credentials yet: it is held until its owner has given them."""
 
 
 class Provider:

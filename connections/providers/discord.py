@@ -11,7 +11,8 @@ import re
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.base import USER_AGENT, Account, Action, Field, Limits, MappingField, Shipment, Unsendable
+from connections.providers.answers import number_header, read_object, rows_at, text_at
+from connections.providers.base import USER_AGENT, Account, Action, Field, Limits, MappingField, Shipment
 from connections.providers.markup import escape_markdown
 from connections.providers.vendor import (
     SUMMARY,
@@ -21,14 +22,10 @@ from connections.providers.vendor import (
     given,
     json_request,
     needed,
-    number_header,
-    read_object,
     revealed,
-    rows_at,
-    text_at,
     without_nulls,
 )
-from connections.providers.verdicts import disabled, reauthorize, rejected, retry, throttled
+from connections.providers.verdicts import Unsendable, disabled, reauthorize, rejected, retry, throttled
 
 MAX_CONTENT = 2000
 MAX_EMBEDS = 10

@@ -11,21 +11,11 @@ from datetime import timedelta
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable, region
-from connections.providers.vendor import (
-    Vendor,
-    given,
-    is_no_page,
-    json_request,
-    needed,
-    object_in,
-    revealed,
-    typed,
-    unix_milliseconds,
-    url_part,
-    without_nulls,
-)
-from connections.providers.verdicts import rejected
+from connections.providers.analytics import project_key, unix_milliseconds
+from connections.providers.answers import is_no_page
+from connections.providers.base import Action, Field, Limits, MappingField, Shipment, region
+from connections.providers.vendor import Vendor, revealed, typed, url_part, without_nulls
+from connections.providers.verdicts import Unsendable, rejected
 
 MAX_PARAMS = 25
 MAX_AGE = timedelta(hours=72)
@@ -58,7 +48,6 @@ is what the tag itself sends as `video_complete`."""
 NUMBERS = frozenset({"discount", "index", "price", "quantity", "shipping", "tax", "value"})
 """Parameters of events and items that Google reads as numbers (the protocol's reference, "events")."""
 _NAME = re.compile(r"(?!(?:firebase|ga|google)_|query_id)[A-Za-z][A-Za-z0-9_]{0,39}")
-_REFUSED = rejected("Google Analytics refuses the request. Mend the rule's mapping, then replay.")
 
 
 class GoogleAnalytics(Vendor):
@@ -67,6 +56,7 @@ class GoogleAnalytics(Vendor):
     description = "Records events in a Google Analytics 4 property by the Measurement Protocol."
     docs_url = "https://developers.google.com/analytics/devguides/collection/protocol/ga4"
     auth = "api_key"
+    authorization = ""
     base_urls = {"global": "https://www.google-analytics.com", "eu": "https://region1.google-analytics.com"}
     config_fields = (
         Field(
@@ -80,9 +70,9 @@ class GoogleAnalytics(Vendor):
         ),
     )  # fmt: skip
     credential_fields = (
-        Field(
-            "api_secret", "API secret", required=True, sensitive=True, pattern=r"[!-~]+", max_length=255,
-            help="Of the data stream's Measurement Protocol. Google does not say when it is wrong.",
+        project_key(
+            "api_secret", "API secret",
+            "Of the data stream's Measurement Protocol. Google does not say when it is wrong.",
         ),
     )  # fmt: skip
     actions = (
@@ -106,7 +96,11 @@ class GoogleAnalytics(Vendor):
     )  # fmt: skip
     limits = Limits(body_bytes=130_000)
     test = "Google offers no check: it answers 2xx whatever it is sent. Look into Realtime after a first delivery."
-    answers = {400: _REFUSED, **dict.fromkeys((408, 409, 423, 425, 429), _REFUSED)}
+    answers = {
+        (400, 408, 409, 423, 425, 429): rejected(
+            "Google Analytics refuses the request. Mend the rule's mapping, then replay."
+        )
+    }
 
     def is_done(self, response: Response, action: str) -> bool:
         """Google answers nothing to everything that it got."""
@@ -116,23 +110,24 @@ class GoogleAnalytics(Vendor):
         if shipment.now - shipment.occurred_at > MAX_AGE:
             raise Unsendable("Google Analytics takes events of the last 72 hours; this one is older.")
         fields = self.fields(shipment)
-        params = {"engagement_time_msec": ENGAGEMENT_MSEC, **_params(object_in(fields, "params"), shipment)}
+        longest = int(shipment.frozen.get("max_value_length") or 100)
+        params = {"engagement_time_msec": ENGAGEMENT_MSEC, **_params(fields.object("params"), longest)}
         omitted: list[tuple[str, str]] = []
         if "value" not in params and params.pop("currency", None) is not None:
             omitted.append(("params.currency", "Google Analytics takes a currency with its value only."))
-        if session := given(fields, "session_id"):
+        if session := fields.given("session_id"):
             params["session_id"] = session
         if len(params) > MAX_PARAMS:
             raise Unsendable(f"The event has {len(params)} parameters; Google Analytics takes at most {MAX_PARAMS}.")
         document = {
-            "client_id": needed(fields, "client_id"),
-            "user_id": given(fields, "user_id"),
+            "client_id": fields.needed("client_id"),
+            "user_id": fields.given("user_id"),
             "timestamp_micros": unix_milliseconds(shipment.occurred_at) * 1000,
-            "events": [{"name": _name(needed(fields, "name")), "params": params}],
+            "events": [{"name": _name(fields.needed("name")), "params": params}],
         }
-        secret = url_part(revealed(shipment, "api_secret"))
-        url = f"{self.root(shipment)}/mp/collect?measurement_id={shipment.config['measurement_id']}&api_secret={secret}"
-        return replace(json_request("POST", url, without_nulls(document)), omitted=tuple(omitted))
+        secret, stream = url_part(revealed(shipment, "api_secret")), shipment.config["measurement_id"]
+        path = f"/mp/collect?measurement_id={stream}&api_secret={secret}"
+        return replace(self.call("POST", path, shipment, without_nulls(document)), omitted=tuple(omitted))
 
 
 def _name(text: str) -> str:
@@ -144,9 +139,8 @@ def _name(text: str) -> str:
     return name
 
 
-def _params(given_params: dict[str, Any], shipment: Shipment) -> dict[str, Any]:
-    longest = int(shipment.frozen.get("max_value_length") or 100)
-    params = without_nulls(given_params)
+def _params(given: dict[str, Any], longest: int) -> dict[str, Any]:
+    params = without_nulls(given)
     items = params.pop("items", None)
     taken = without_nulls({key: _value(key, value, longest) for key, value in params.items()})
     if "value" in taken and not taken.get("currency"):

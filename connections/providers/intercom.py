@@ -10,6 +10,15 @@ from datetime import timedelta
 from typing import Any
 
 from connections.messages import Request, Response
+from connections.providers.answers import (
+    header,
+    is_no_page,
+    number_header,
+    read_object,
+    rows_at,
+    seconds_until,
+    text_at,
+)
 from connections.providers.base import (
     Account,
     Action,
@@ -21,8 +30,6 @@ from connections.providers.base import (
     MappingField,
     OAuth,
     Shipment,
-    Unsendable,
-    Verdict,
     region,
 )
 from connections.providers.vendor import (
@@ -30,19 +37,13 @@ from connections.providers.vendor import (
     Vendor,
     VendorError,
     bearer,
-    is_no_page,
     json_request,
     listed,
     needed,
-    number_header,
-    read_object,
-    rows_at,
-    seconds_until,
-    text_at,
     url_part,
     without_nulls,
 )
-from connections.providers.verdicts import disabled, header, reauthorize, rejected, retry, throttled
+from connections.providers.verdicts import Unsendable, Verdict, disabled, reauthorize, rejected, retry, throttled
 
 VERSION = "2.16"
 MAX_CALLS = 3

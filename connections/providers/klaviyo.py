@@ -8,36 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import phonenumbers
+from phonenumbers import NumberParseException, PhoneNumberFormat, ValidationResult
+
 from connections.messages import Request, Response
-from connections.providers.base import (
-    Account,
-    Action,
-    Exchange,
-    Field,
-    FieldProblem,
-    Limits,
-    MappingField,
-    Shipment,
-    Unsendable,
-    Verdict,
-)
-from connections.providers.phones import NotE164, is_country, to_e164
-from connections.providers.vendor import (
-    FIRST_NAME,
-    Vendor,
-    VendorError,
-    is_no_page,
-    json_request,
-    limited,
-    needed,
-    number_header,
-    read_object,
-    revealed,
-    shown,
-    text_at,
-    without_nulls,
-)
-from connections.providers.verdicts import disabled, reauthorize, rejected
+from connections.providers.answers import is_no_page, shown, text_at
+from connections.providers.base import Action, Exchange, Limits, MappingField, Shipment
+from connections.providers.crm import FIRST_NAME
+from connections.providers.fields import Field, FieldProblem
+from connections.providers.vendor import VALUE_REFUSED, Fields, Vendor, without_nulls
+from connections.providers.verdicts import Unsendable, Verdict, disabled, reauthorize, rejected
 
 REVISION = "2026-07-15"
 PROFILE_BYTES = 100_000
@@ -72,8 +52,6 @@ EVENT = (
     MappingField("properties", "Properties", "object", source="payload"),
     MappingField("value", "Value", "number", help="Such as an amount of money."),
 )
-
-
 STEPS = ("send", "send without a phone number that Klaviyo refuses")
 
 
@@ -105,10 +83,16 @@ class Klaviyo(Vendor):
         Action("track_event", "Track an event", True, fields=(*EVENT, *PROFILE), steps=STEPS),
     )  # fmt: skip
     limits = Limits(in_flight=10, rate=12, body_bytes=5_000_000)
+    authorization = "Klaviyo-API-Key {api_key}"
+    content_type = "application/vnd.api+json"
+    headers = (("accept", content_type), ("revision", REVISION))
+    limit_headers = ("ratelimit-remaining", "ratelimit-reset", 1.0)
+    account_at = (("data", 0, "id"), ("data", 0, "attributes", "contact_information", "organization_name"))
+    test_path = "/api/accounts"
     test = "Asks for the account's details; writes nothing."
     answers = {
         NO_PHONE: rejected("Klaviyo refuses the phone number, which must be E.164, such as +15551234567. Map another."),
-        400: rejected("Klaviyo refuses a value. Mend the rule's mapping."),
+        400: VALUE_REFUSED,
         401: reauthorize("Klaviyo does not accept the key (401). Replace it by a private API key, pk_…"),
         403: reauthorize(
             "The key lacks a scope: it needs profiles:write, events:write and accounts:read.", "forbidden"
@@ -123,10 +107,13 @@ class Klaviyo(Vendor):
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
         """A number that is E.164 and still refused does not fail the whole profile."""
-        error = self.error_of(exchanges[-1].response)
-        if error.code != NO_PHONE or len(exchanges) > 1 or not self._has_phone_beside(shipment):
+        code, message = self.error_of(exchanges[-1].response)
+        if code != NO_PHONE or len(exchanges) > 1:
             return None
-        return self._built(shipment, f"Klaviyo does not take it: {shown(error.message)}")
+        fields = self.fields(shipment)
+        has_others = any(fields.get(key) for key in IDENTIFIERS if key != PHONE)
+        is_sent = fields.get(PHONE) and has_others
+        return self._built(shipment, f"Klaviyo does not take it: {shown(message)}") if is_sent else None
 
     def _built(self, shipment: Shipment, refusal: str = "") -> Request:
         fields = self.fields(shipment)
@@ -135,108 +122,94 @@ class Klaviyo(Vendor):
             left = "".join(f" Its {key} was left out: {reason}." for key, reason in omitted)
             raise Unsendable(f"Klaviyo needs an email, a {PHONE} or an external_id; this event has none of them.{left}")
         if shipment.action == "track_event":
-            return replace(self._call("POST", "/api/events", shipment, _event(shipment, fields)), omitted=omitted)
-        request = self._call("POST", "/api/profile-import", shipment, _profile(fields))
+            request = self.call("POST", "/api/events", shipment, _event(shipment, fields))
+            return replace(request, omitted=omitted)
+        request = self.call("POST", "/api/profile-import", shipment, _profile(fields))
         if len(request.body) > PROFILE_BYTES:
             raise Unsendable(f"The profile has {len(request.body):,} bytes; Klaviyo takes at most {PROFILE_BYTES:,}.")
         return replace(request, omitted=omitted)
 
-    def _has_phone_beside(self, shipment: Shipment) -> bool:
-        fields = self.fields(shipment)
-        return bool(fields.get(PHONE)) and any(fields.get(key) for key in IDENTIFIERS if key != PHONE)
-
-    def error_of(self, response: Response) -> VendorError:
+    def error_of(self, response: Response) -> tuple[str, str]:
         if response.status < 300:
-            return VendorError()
-        document = read_object(response)
-        code, detail = text_at(document, "errors", 0, "code"), text_at(document, "errors", 0, "detail")
-        field = text_at(document, "errors", 0, "source", "pointer").rpartition("/attributes/")[2]
+            return "", ""
+        code, detail = (text_at(response, "errors", 0, key) for key in ("code", "detail"))
+        field = text_at(response, "errors", 0, "source", "pointer").rpartition("/attributes/")[2]
         if response.status == 400 and (field == PHONE or (field in UNNAMED and "phone number" in detail.lower())):
             code = NO_PHONE
-        return VendorError(code, detail if field in UNNAMED else f"{field.replace('/', '.')}: {detail}")
+        return code, detail if field in UNNAMED else f"{field.replace('/', '.')}: {detail}"
 
     def is_done(self, response: Response, action: str) -> bool:
         """An event is taken (202) without a word; a profile is named."""
         if action == "track_event":
             return response.status == 202 and is_no_page(response)
-        return text_at(read_object(response), "data", "id") != ""
+        return text_at(response, "data", "id") != ""
 
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
         country = config.get("phone_country")
-        if not isinstance(country, str) or is_country(country):
+        if not isinstance(country, str) or country in phonenumbers.SUPPORTED_REGIONS:
             return ()
         return [FieldProblem("/config/phone_country", "Must be a country's code, such as US.", "options")]
 
-    def rest_of(self, response: Response) -> float | None:
-        if number_header(response, "ratelimit-remaining") != 0:
-            return None
-        return number_header(response, "ratelimit-reset") or 1.0
 
-    def build_test(self, shipment: Shipment) -> Request:
-        return self._call("GET", "/api/accounts", shipment)
-
-    def read_account(self, response: Response) -> Account | None:
-        document = read_object(response)
-        account = text_at(document, "data", 0, "id")
-        name = text_at(document, "data", 0, "attributes", "contact_information", "organization_name")
-        return Account(account, name) if account else None
-
-    def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
-        own = (
-            ("authorization", f"Klaviyo-API-Key {revealed(shipment, 'api_key')}"),
-            ("accept", "application/vnd.api+json"),
-            ("revision", REVISION),
-        )
-        return json_request(method, self.root(shipment) + path, document, *own, content_type="application/vnd.api+json")
-
-
-def _event(shipment: Shipment, fields: dict[str, Any]) -> dict[str, Any]:
-    properties = fields.get("properties") or {}
-    if not isinstance(properties, dict):
-        raise Unsendable("The field properties must be an object.")
+def _event(shipment: Shipment, fields: Fields) -> dict[str, Any]:
     about = {field.key for field in EVENT}
-    profile = without_nulls({key: value for key, value in fields.items() if key not in about})
     attributes = {
-        "properties": properties,
+        "properties": fields.object("properties"),
         "time": shipment.occurred_at.isoformat(),
         "value": fields.get("value"),
         "unique_id": shipment.delivery_id,
-        "metric": _resource("metric", {"name": limited("metric", needed(fields, "metric"), MAX_METRIC, "Klaviyo")}),
-        "profile": _profile(profile),
+        "metric": _resource("metric", {"name": fields.needed("metric", MAX_METRIC)}),
+        "profile": _profile(without_nulls({key: value for key, value in fields.items() if key not in about})),
     }
     return _resource("event", without_nulls(attributes))
 
 
-def _settle_phone(fields: dict[str, Any], shipment: Shipment, refusal: str) -> tuple[tuple[str, str], ...]:
-    """Write the number as E.164, or take it out and say why. A rule's blank number or email clears the field."""
-    country = fields.pop("phone_country", None) or shipment.frozen.get("phone_country") or ""
-    for key in ("email", PHONE):
-        if fields.get(key) == "":
-            fields[key] = None
-    if fields.get(PHONE) is None:
-        return ()
-    try:
-        if refusal:
-            raise NotE164(refusal)
-        if isinstance(fields[PHONE], bool) or not isinstance(fields[PHONE], str | int | float):
-            raise NotE164("it is not a text")
-        fields[PHONE] = to_e164(needed(fields, PHONE), str(country).upper())
-    except NotE164 as reason:
-        del fields[PHONE]
-        return ((PHONE, str(reason)),)
-    return ()
-
-
-def _profile(fields: dict[str, Any]) -> dict[str, Any]:
+def _profile(fields: Mapping[str, Any]) -> dict[str, Any]:
     """An id stands beside the attributes, not among them."""
     profile = _resource("profile", {key: value for key, value in fields.items() if key != "id"})
     if fields.get("id"):
-        profile["data"]["id"] = needed(fields, "id")
+        profile["data"]["id"] = fields["id"].strip()
     return profile
 
 
 def _resource(kind: str, attributes: dict[str, Any]) -> dict[str, Any]:
     return {"data": {"type": kind, "attributes": attributes}}
+
+
+def _settle_phone(fields: Fields, shipment: Shipment, refusal: str) -> tuple[tuple[str, str], ...]:
+    """Write the number as E.164, or take it out and say why. A rule's blank number or email clears the field."""
+    country = fields.pop("phone_country", None) or shipment.frozen.get("phone_country") or ""
+    for key in ("email", PHONE):
+        if fields.get(key) == "":
+            fields[key] = None
+    phone = fields.get(PHONE)
+    if phone is None:
+        return ()
+    is_text = isinstance(phone, str | int | float) and not isinstance(phone, bool)
+    try:
+        if refusal or not is_text:
+            raise ValueError(refusal or "it is not a text")
+        fields[PHONE] = to_e164(fields.needed(PHONE), str(country).upper())
+    except ValueError as reason:
+        del fields[PHONE]
+        return ((PHONE, str(reason)),)
+    return ()
+
+
+def to_e164(text: str, country: str) -> str:
+    """`+15551234567`. A number without a + is read as one of the country, which is never guessed. Raises ValueError,
+    which says why and repeats nothing of it."""
+    if country and country not in phonenumbers.SUPPORTED_REGIONS:
+        raise ValueError("its country is not a code of two letters, such as US")
+    try:
+        number = phonenumbers.parse(text, country or None)
+    except NumberParseException as error:
+        if error.error_type == NumberParseException.INVALID_COUNTRY_CODE and not country:
+            raise ValueError("it names no country: write it as +15551234567, or set phone_country") from None
+        raise ValueError("it is not a telephone number") from None
+    if phonenumbers.is_possible_number_with_reason(number) != ValidationResult.IS_POSSIBLE:
+        raise ValueError("it has too few or too many digits for a number of its country")
+    return phonenumbers.format_number(number, PhoneNumberFormat.E164)
 
 
 PROVIDER = Klaviyo()

@@ -7,55 +7,32 @@ again whoever has opted out; `status_if_new` holds for new members only.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from connections.messages import OutboundError, Request, Response
-from connections.providers.base import (
-    Account,
-    Action,
-    Choice,
-    Exchange,
-    Field,
-    Granted,
-    Limits,
-    MappingField,
+from connections.providers.answers import read_object, text_at
+from connections.providers.base import Action, Choice, Exchange, Limits, MappingField, OAuth, Shipment
+from connections.providers.crm import person
+from connections.providers.fields import Field
+from connections.providers.vendor import Fields, Vendor, choices, filled, revealed, url_part, without_nulls
+from connections.providers.verdicts import (
     NotAuthorized,
-    OAuth,
-    Shipment,
     Unsendable,
     Verdict,
+    disabled,
+    reauthorize,
+    rejected,
+    throttled,
 )
-from connections.providers.vendor import (
-    FIRST_NAME,
-    Vendor,
-    VendorError,
-    basic,
-    bearer,
-    json_request,
-    limited,
-    listed,
-    needed,
-    read_object,
-    revealed,
-    text_at,
-    url_part,
-    without_nulls,
-)
-from connections.providers.verdicts import disabled, reauthorize, rejected, throttled
 
 DATA_CENTRE = r"[a-z]{2}[0-9]{1,3}"
 NO_AUDIENCE = disabled("The audience does not exist any more. Set list_id to another, then resume.", "no_audience")
 THROTTLED = "403 without JSON"
 ADDRESS = "Invalid Resource of the address"
 
-EMAIL = MappingField("email", "Email", required=True, source="payload.email")
-MEMBER = (
-    EMAIL,
-    MappingField("FNAME", "First name", source=FIRST_NAME),
-    MappingField("LNAME", "Last name", source="payload.last_name"),
-    MappingField("PHONE", "Phone number", source="payload.phone"),
-)
+MEMBER = person("email", "FNAME", "LNAME", phone="PHONE")
+OPTIONS = {"list_id": "/lists?count=1000&fields=lists.id,lists.name", "tags": "/lists/{list_id}/tag-search"}
 
 
 class Mailchimp(Vendor):
@@ -86,14 +63,10 @@ class Mailchimp(Vendor):
     credential_fields = (
         Field("access_token", "Access token", sensitive=True),
         Field(
-            "api_key",
-            "API key",
-            sensitive=True,
-            pattern=rf"[A-Za-z0-9]{{1,100}}-{DATA_CENTRE}",
-            example=f"{'#' * 32}-us21",
-            help="In place of authorizing the connection.",
+            "api_key", "API key", sensitive=True, pattern=rf"[A-Za-z0-9]{{1,100}}-{DATA_CENTRE}",
+            example=f"{'#' * 32}-us21", help="In place of authorizing the connection.",
         ),
-    )
+    )  # fmt: skip
     actions = (
         Action(
             "upsert_member", "Add or update a member", True, fields=MEMBER, is_open=True,
@@ -106,7 +79,7 @@ class Mailchimp(Vendor):
         Action(
             "track_event", "Track an event of a member", False,
             fields=(
-                EMAIL,
+                MEMBER[0],
                 MappingField("name", "Event name", required=True, source="event.type", help="2 to 30 characters."),
                 MappingField("properties", "Properties", "object", help="Of texts."),
             ),
@@ -114,6 +87,9 @@ class Mailchimp(Vendor):
     )  # fmt: skip
     limits = Limits(in_flight=10)
     live_options = {"list_id": "Audiences", "tags": "Tags of the audience"}
+    account_at = (("account_id",), ("account_name",))
+    granted = {"dc": ("details", "dc")}
+    test_path = "/"
     test = "Asks for the account's details; writes nothing."
     answers = {
         THROTTLED: throttled("Mailchimp takes no more requests just now.", seconds=60),
@@ -135,9 +111,9 @@ class Mailchimp(Vendor):
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)
-        email = needed(fields, "email")
+        email = fields.needed("email")
         if shipment.action == "track_event":
-            return self._call("POST", _member(shipment, email, "/events"), shipment, _event(shipment, fields))
+            return self._call_member("POST", "/events", email, shipment, _event(shipment, fields))
         if shipment.action == "add_tags":
             _tags(fields)
         merge_fields = {key: value for key, value in without_nulls(fields).items() if key not in {"email", "tags"}}
@@ -146,30 +122,30 @@ class Mailchimp(Vendor):
             "status_if_new": shipment.frozen.get("status_if_new") or "subscribed",
             "merge_fields": merge_fields,
         }
-        return self._call("PUT", _member(shipment, email), shipment, member)
+        return self._call_member("PUT", "", email, shipment, member)
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
         if shipment.action != "add_tags" or len(exchanges) > 1 or exchanges[0].response.status != 200:
             return None
         fields = self.fields(shipment)
         tags = {"tags": [{"name": name, "status": "active"} for name in _tags(fields)]}
-        return self._call("POST", _member(shipment, needed(fields, "email"), "/tags"), shipment, tags)
+        return self._call_member("POST", "/tags", fields.needed("email"), shipment, tags)
 
-    def error_of(self, response: Response) -> VendorError:
+    def error_of(self, response: Response) -> tuple[str, str]:
         document = read_object(response)
         if response.status == 403 and not document:
-            return VendorError(THROTTLED)
+            return THROTTLED, ""
         if response.status < 300:
-            return VendorError()
-        field, problem = (text_at(document, "errors", 0, key) for key in ("field", "message"))
+            return "", ""
+        title, field = text_at(document, "title"), text_at(document, "errors", 0, "field")
+        problem = text_at(document, "errors", 0, "message")
         message = f"{field}: {problem}".removeprefix(": ") if problem else text_at(document, "detail")
-        title = text_at(document, "title")
         is_address = field == "email_address" if field else "looks fake" in message
-        return VendorError(ADDRESS if title == "Invalid Resource" and is_address else title, message)
+        return (ADDRESS if title == "Invalid Resource" and is_address else title), message
 
     def is_done(self, response: Response, action: str) -> bool:
         """Tags and events are taken (204) without a word; a member is named."""
-        return response.status == 204 or (action == "upsert_member" and text_at(read_object(response), "id") != "")
+        return response.status == 204 or (action == "upsert_member" and text_at(response, "id") != "")
 
     def classify(self, answer: Response | OutboundError, action: str) -> Verdict:
         """Where a member is put, as before tags, only the audience can be missing, and that is the connection's."""
@@ -177,55 +153,32 @@ class Mailchimp(Vendor):
             return NO_AUDIENCE
         return super().classify(answer, action)
 
-    def build_test(self, shipment: Shipment) -> Request:
-        return self._call("GET", "/", shipment)
-
-    def read_account(self, response: Response) -> Account | None:
-        document = read_object(response)
-        account = text_at(document, "account_id")
-        return Account(account, text_at(document, "account_name")) if account else None
-
-    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
-        return Granted({"dc": text_at(details, "dc")})
-
     def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
-        if field == "list_id":
-            return self._call("GET", "/lists?count=1000&fields=lists.id,lists.name", shipment)
-        if field == "tags":
-            return self._call("GET", f"{_list(shipment)}/tag-search", shipment)
-        raise KeyError(field)
+        list_id = url_part(shipment.config.get("list_id", ""))
+        return self.call("GET", OPTIONS[field].replace("{list_id}", list_id), shipment)
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
-        if field == "list_id":
-            return [Choice(text_at(row, "id"), text_at(row, "name")) for row in listed(response, "lists")]
-        return [Choice(text_at(row, "name"), text_at(row, "name")) for row in listed(response, "tags")]
+        return choices(response, "lists") if field == "list_id" else choices(response, "tags", value="name")
 
     def root(self, shipment: Shipment) -> str:
         dc = shipment.config.get("dc") or ""
-        if not dc and "api_key" in shipment.credentials and "access_token" not in shipment.credentials:
+        if not dc and "access_token" not in shipment.credentials:
             dc = revealed(shipment, "api_key").rpartition("-")[2]
         if not self.override and not re.fullmatch(DATA_CENTRE, dc):
             raise NotAuthorized("The data centre is not known: set dc, such as us21, or an API key that ends in it.")
-        return self.override or f"https://{dc}.api.mailchimp.com"
+        return (self.override or f"https://{dc}.api.mailchimp.com") + "/3.0"
 
-    def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
-        if "access_token" in shipment.credentials:
-            authorization = bearer(shipment)
-        else:
-            authorization = basic("meshes", revealed(shipment, "api_key"))
-        return json_request(method, f"{self.root(shipment)}/3.0{path}", document, authorization)
+    def authorized(self, shipment: Shipment) -> tuple[tuple[str, str], ...]:
+        is_oauth = "access_token" in shipment.credentials
+        return filled("Bearer {access_token}" if is_oauth else "Basic meshes:{api_key}", shipment)
 
-
-def _list(shipment: Shipment) -> str:
-    return f"/lists/{url_part(needed(shipment.config, 'list_id'))}"
+    def _call_member(self, method: str, below: str, email: str, shipment: Shipment, document: object) -> Request:
+        key = hashlib.md5(email.lower().encode(), usedforsecurity=False).hexdigest()
+        path = f"/lists/{url_part(shipment.config['list_id'])}/members/{key}{below}"
+        return self.call(method, path, shipment, document)
 
 
-def _member(shipment: Shipment, email: str, below: str = "") -> str:
-    key = hashlib.md5(email.lower().encode(), usedforsecurity=False).hexdigest()
-    return f"{_list(shipment)}/members/{key}{below}"
-
-
-def _tags(fields: Mapping[str, Any]) -> list[str]:
+def _tags(fields: Fields) -> list[str]:
     """Their names. Raises Unsendable."""
     tags = fields.get("tags")
     names = [tags] if isinstance(tags, str) else tags
@@ -234,13 +187,13 @@ def _tags(fields: Mapping[str, Any]) -> list[str]:
     return [name.strip() for name in names]
 
 
-def _event(shipment: Shipment, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _event(shipment: Shipment, fields: Fields) -> dict[str, Any]:
     properties = fields.get("properties") or {}
     if not isinstance(properties, dict) or any(isinstance(value, dict | list) for value in properties.values()):
         raise Unsendable("The field properties must be an object of texts.")
     known = without_nulls(properties)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in known.items()}
-    name = limited("name", needed(fields, "name"), 30, "Mailchimp", shortest=2)
+    name = fields.needed("name", 30, shortest=2)
     return {"name": name, "properties": texts, "occurred_at": shipment.occurred_at.isoformat()}
 
 

@@ -8,37 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.base import (
-    Account,
-    Action,
-    Exchange,
-    Field,
-    FieldProblem,
-    Granted,
-    Limits,
-    MappingField,
-    OAuth,
-    Shipment,
-    Verdict,
-)
-from connections.providers.vendor import (
-    FULL_NAME,
-    Vendor,
-    VendorError,
-    bearer,
-    json_request,
-    needed,
-    number_header,
-    read_object,
-    revealed,
-    rows_at,
-    text_at,
-    url_part,
-)
-from connections.providers.verdicts import disabled, reauthorize, rejected, retry, throttled
+from connections.providers.answers import read_object, rows_at, text_at
+from connections.providers.base import Action, Exchange, Limits, MappingField, OAuth, Shipment
+from connections.providers.crm import FULL_NAME, host_problems
+from connections.providers.fields import Field, FieldProblem
+from connections.providers.vendor import VALUE_REFUSED, Fields, Vendor, revealed, url_part
+from connections.providers.verdicts import Verdict, disabled, reauthorize, retry, throttled
 
 PERSONS = "/api/v2/persons"
-BURST_SECONDS = 2.0
 BLOCKED = "403 without JSON"
 API_DOMAIN = re.compile(r"https://(?:[a-z0-9-]+\.)+pipedrive\.com/?", re.IGNORECASE)
 
@@ -79,18 +56,22 @@ class Pipedrive(Vendor):
         ),
     )  # fmt: skip
     limits = Limits(in_flight=4, rate=5)
+    limit_headers = ("x-ratelimit-remaining", "x-ratelimit-reset", 2.0)
+    account_at = (("data", "company_id"), ("data", "company_name"))
+    granted = {"api_domain": ("reply", "api_domain")}
+    test_path = "/v1/users/me"
     test = "Asks which user and company the token belongs to; writes nothing."
     answers = {
         BLOCKED: throttled("Pipedrive blocks this account's requests for a while.", "blocked", 3600),
-        400: rejected("Pipedrive refuses a value. Mend the rule's mapping."),
+        400: VALUE_REFUSED,
         401: reauthorize("Pipedrive does not accept the token (401). Authorize again, or replace the API token."),
         402: disabled("The Pipedrive account is not paid for. Mend that in Pipedrive, then resume.", "unpaid"),
         403: reauthorize("The token may not write contacts (403). Grant that scope, then test.", "forbidden"),
     }
 
     def build_request(self, shipment: Shipment) -> Request:
-        term = url_part(needed(self.fields(shipment), "email"))
-        return self._call("GET", f"{PERSONS}/search?term={term}&fields=email&exact_match=true", shipment)
+        term = url_part(self.fields(shipment).needed("email"))
+        return self.call("GET", f"{PERSONS}/search?term={term}&fields=email&exact_match=true", shipment)
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
         last = exchanges[-1]
@@ -101,77 +82,53 @@ class Pipedrive(Vendor):
         data = read_object(last.response).get("data")
         if not isinstance(data, dict) or not isinstance(data.get("items"), list):
             return retry("Pipedrive's answer to the search could not be read.", "unreadable_answer")
-        fields = {key: value for key, value in self.fields(shipment).items() if key != "name" or value}
-        email = needed(fields, "email")
+        fields = self.fields(shipment)
+        email = fields.needed("email")
         person = _with_email(data["items"], email)
         if person is None:
-            return self._call("POST", PERSONS, shipment, _new(fields, email))
-        return self._call("PATCH", f"{PERSONS}/{url_part(text_at(person, 'id'))}", shipment, _changed(fields, person))
+            new = {"name": email, "emails": [_entry(email)]} | _phones(fields) | _others(fields)
+            return self.call("POST", PERSONS, shipment, new)
+        # Addresses and numbers that are known stay: a list that is sent would replace them all.
+        changed = ({} if person.get("phones") else _phones(fields)) | _others(fields)
+        return self.call("PATCH", f"{PERSONS}/{url_part(text_at(person, 'id'))}", shipment, changed)
 
-    def error_of(self, response: Response) -> VendorError:
+    def error_of(self, response: Response) -> tuple[str, str]:
         document = read_object(response)
         if response.status == 403 and not document:
-            return VendorError(BLOCKED)
+            return BLOCKED, ""
         if response.status >= 300 or document.get("success") is False:
-            return VendorError("" if response.status >= 300 else "error", text_at(document, "error"))
-        return VendorError()
+            return ("" if response.status >= 300 else "error"), text_at(document, "error")
+        return "", ""
 
     def is_done(self, response: Response, action: str) -> bool:
         return read_object(response).get("success") is True
 
-    def rest_of(self, response: Response) -> float | None:
-        if number_header(response, "x-ratelimit-remaining") != 0:
-            return None
-        return number_header(response, "x-ratelimit-reset") or BURST_SECONDS
-
-    def build_test(self, shipment: Shipment) -> Request:
-        return self._call("GET", "/v1/users/me", shipment)
-
-    def read_account(self, response: Response) -> Account | None:
-        document = read_object(response)
-        company = text_at(document, "data", "company_id")
-        return Account(company, text_at(document, "data", "company_name")) if company else None
-
-    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
-        return Granted({"api_domain": text_at(reply, "api_domain")})
-
     def root(self, shipment: Shipment) -> str:
-        if self.override or not shipment.config.get("api_domain"):
-            return super().root(shipment)
-        return needed(shipment.config, "api_domain").rstrip("/")
+        own = shipment.config.get("api_domain")
+        return own.strip().rstrip("/") if own and not self.override else super().root(shipment)
 
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
-        url = config.get("api_domain")
-        if self.override or url is None or (isinstance(url, str) and API_DOMAIN.fullmatch(url)):
-            return ()
         words = "Must be the company's own https URL, such as https://acme.pipedrive.com."
-        return [FieldProblem("/config/api_domain", words, "host")]
+        return () if self.override else host_problems(config, "api_domain", API_DOMAIN, words)
 
-    def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
+    def authorized(self, shipment: Shipment) -> tuple[tuple[str, str], ...]:
         if "api_token" in shipment.credentials and "access_token" not in shipment.credentials:
-            authorization = ("x-api-token", revealed(shipment, "api_token"))
-        else:
-            authorization = bearer(shipment)
-        return json_request(method, self.root(shipment) + path, document, authorization)
+            return (("x-api-token", revealed(shipment, "api_token")),)
+        return super().authorized(shipment)
 
 
-def _new(fields: Mapping[str, Any], email: str) -> dict[str, Any]:
-    person = {"name": email, "emails": [{"value": email, "primary": True, "label": "work"}]}
-    return person | _phones(fields) | _others(fields)
-
-
-def _changed(fields: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Addresses and numbers that are known stay: a list that is sent would replace them all."""
-    return ({} if known.get("phones") else _phones(fields)) | _others(fields)
-
-
-def _phones(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _phones(fields: Fields) -> dict[str, Any]:
     phone = fields.get("phone")
-    return {"phones": [{"value": phone, "primary": True, "label": "work"}]} if phone else {}
+    return {"phones": [_entry(phone)]} if phone else {}
 
 
-def _others(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if key not in {"email", "phone"}}
+def _entry(value: Any) -> dict[str, Any]:
+    return {"value": value, "primary": True, "label": "work"}
+
+
+def _others(fields: Fields) -> dict[str, Any]:
+    """Without a name where the event has none."""
+    return {key: value for key, value in fields.items() if key not in {"email", "phone"} and (key != "name" or value)}
 
 
 def _with_email(items: Sequence[Any], email: str) -> dict[str, Any] | None:

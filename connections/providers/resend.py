@@ -8,17 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from connections.messages import OutboundError, Request, Response
-from connections.providers.base import (
-    Action,
-    Exchange,
-    Field,
-    Limits,
-    MappingField,
-    Outcome,
-    Shipment,
-    Unsendable,
-    Verdict,
-)
+from connections.providers.answers import number_header, read_object, text_at
+from connections.providers.base import Action, Exchange, Field, Limits, MappingField, Shipment
 from connections.providers.vendor import (
     FIRST_NAME,
     Vendor,
@@ -27,14 +18,20 @@ from connections.providers.vendor import (
     given,
     json_request,
     needed,
-    number_header,
     object_in,
-    read_object,
-    text_at,
     url_part,
     without_nulls,
 )
-from connections.providers.verdicts import disabled, reauthorize, rejected, retry, throttled
+from connections.providers.verdicts import (
+    Outcome,
+    Unsendable,
+    Verdict,
+    disabled,
+    reauthorize,
+    rejected,
+    retry,
+    throttled,
+)
 
 DAY = 24 * 3600.0
 MAX_RECIPIENTS = 50

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from connections.messages import Request, Response
+from connections.providers.answers import header, read_json, read_object, rows_at, text_at
 from connections.providers.base import (
     Account,
     Action,
@@ -19,11 +20,8 @@ from connections.providers.base import (
     Granted,
     Limits,
     MappingField,
-    NotAuthorized,
     OAuth,
     Shipment,
-    Unsendable,
-    Verdict,
 )
 from connections.providers.vendor import (
     Vendor,
@@ -33,13 +31,18 @@ from connections.providers.vendor import (
     listed,
     needed,
     number_text,
-    read_json,
-    read_object,
-    rows_at,
-    text_at,
     url_part,
 )
-from connections.providers.verdicts import disabled, header, reauthorize, rejected, retry, throttled
+from connections.providers.verdicts import (
+    NotAuthorized,
+    Unsendable,
+    Verdict,
+    disabled,
+    reauthorize,
+    rejected,
+    retry,
+    throttled,
+)
 
 VERSION = "v67.0"
 DATA = f"/services/data/{VERSION}"

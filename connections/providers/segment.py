@@ -5,22 +5,11 @@ is addressed in the US. So nothing but a look into the source's debugger proves 
 """
 
 from connections.messages import Request, Response
-from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable, region
-from connections.providers.vendor import (
-    USER,
-    Vendor,
-    VendorError,
-    basic,
-    given,
-    iso_time,
-    json_request,
-    needed,
-    object_in,
-    read_object,
-    revealed,
-    without_nulls,
-)
-from connections.providers.verdicts import rejected, retry
+from connections.providers.analytics import EVENT, USER, iso_time, project_key
+from connections.providers.answers import read_object
+from connections.providers.base import Action, Limits, MappingField, Shipment, region
+from connections.providers.vendor import Vendor, without_nulls
+from connections.providers.verdicts import Unsendable, rejected, retry
 
 WHO = (
     MappingField("user_id", "User id", source=USER),
@@ -38,22 +27,18 @@ class Segment(Vendor):
     description = "Sends events and traits of people to a Segment source."
     docs_url = "https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/"
     auth = "api_key"
+    authorization = "Basic {write_key}:"
     base_urls = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
     config_fields = (region("us", "eu", help="Of the workspace. At the wrong one data is lost without an error."),)
     credential_fields = (
-        Field(
-            "write_key", "Write key", required=True, sensitive=True, pattern=r"[!-9;-~]+", max_length=255,
-            help="Of an HTTP API source. Segment does not say when it is wrong.",
+        project_key(
+            "write_key", "Write key", "Of an HTTP API source. Segment does not say when it is wrong.", r"[!-9;-~]+"
         ),
-    )  # fmt: skip
+    )
     actions = (
         Action(
             "track", "Record what somebody did", True,
-            fields=(
-                *WHO,
-                MappingField("event", "Event", required=True, source="event.type"),
-                MappingField("properties", "Properties", type="object", source="payload"),
-            ),
+            fields=(*WHO, EVENT, MappingField("properties", "Properties", type="object", source="payload")),
         ),
         Action(
             "identify", "Record who somebody is", True,
@@ -76,24 +61,23 @@ class Segment(Vendor):
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)
-        who = {"userId": given(fields, "user_id"), "anonymousId": given(fields, "anonymous_id")}
-        if not any(who.values()):
+        event = without_nulls({"userId": fields.given("user_id"), "anonymousId": fields.given("anonymous_id")})
+        if not event:
             raise Unsendable(
                 "Segment needs a user_id or an anonymous_id, and this event has nothing usable for either."
             )
         if shipment.action == "track":
-            what = {"event": needed(fields, "event"), "properties": object_in(fields, "properties")}
+            event |= {"event": fields.needed("event"), "properties": fields.object("properties")}
         else:
-            what = {"traits": object_in(fields, "traits")}
-        if context := object_in(fields, "context"):
-            what |= {"context": context}
-        moment = {"messageId": shipment.delivery_id, "timestamp": iso_time(shipment.occurred_at)}
-        url = f"{self.root(shipment)}/v1/{shipment.action}"
-        return json_request("POST", url, without_nulls(who) | what | moment, basic(revealed(shipment, "write_key"), ""))
+            event |= {"traits": fields.object("traits")}
+        if context := fields.object("context"):
+            event |= {"context": context}
+        event |= {"messageId": shipment.delivery_id, "timestamp": iso_time(shipment.occurred_at)}
+        return self.call("POST", f"/v1/{shipment.action}", shipment, event)
 
-    def error_of(self, response: Response) -> VendorError:
+    def error_of(self, response: Response) -> tuple[str, str]:
         refused = response.status < 300 and read_object(response).get("success", True) is not True
-        return VendorError("not_accepted") if refused else VendorError()
+        return ("not_accepted" if refused else ""), ""
 
     def is_done(self, response: Response, action: str) -> bool:
         return read_object(response).get("success") is True

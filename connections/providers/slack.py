@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connections.messages import OutboundError, Request, Response
+from connections.providers.answers import read_object, text_at
 from connections.providers.base import (
     Account,
     Action,
@@ -23,8 +24,6 @@ from connections.providers.base import (
     MappingField,
     OAuth,
     Shipment,
-    Unsendable,
-    Verdict,
 )
 from connections.providers.markup import escape_slack
 from connections.providers.vendor import (
@@ -36,13 +35,20 @@ from connections.providers.vendor import (
     json_request,
     listed,
     needed,
-    read_object,
     revealed,
-    text_at,
     url_part,
     without_nulls,
 )
-from connections.providers.verdicts import disabled, reauthorize, rejected, retry, throttled, uncertain
+from connections.providers.verdicts import (
+    Unsendable,
+    Verdict,
+    disabled,
+    reauthorize,
+    rejected,
+    retry,
+    throttled,
+    uncertain,
+)
 
 MAX_TEXT = 40_000
 """Characters of a text; Slack cuts what is longer."""

@@ -9,23 +9,21 @@ import re
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.base import Action, Field, Limits, MappingField, Shipment, Unsendable
+from connections.providers.answers import is_no_page, read_object, text_at
+from connections.providers.base import Action, Field, Limits, MappingField, Shipment
 from connections.providers.markup import escape_markdown
 from connections.providers.vendor import (
     SUMMARY,
     Vendor,
     VendorError,
     given,
-    is_no_page,
     json_request,
     limited,
     needed,
     object_in,
-    read_object,
     revealed,
-    text_at,
 )
-from connections.providers.verdicts import disabled, reauthorize, rejected, throttled
+from connections.providers.verdicts import Unsendable, disabled, reauthorize, rejected, throttled
 
 CARD = "AdaptiveCard"
 MAX_BODY = 28_000

@@ -8,7 +8,7 @@ import base64
 import json
 import re
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,27 +16,34 @@ from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote
 
 from connections.messages import OutboundError, Request, Response
-from connections.providers.base import Account, MappingField, NotAuthorized, Provider, Shipment, Unsendable
-from connections.providers.verdicts import (
+from connections.providers.answers import (
     MAX_RETRY_AFTER_SECONDS,
+    Path,
+    is_cut_object,
+    number_header,
+    read_json,
+    read_object,
+    retry_after,
+    shown,
+    text_at,
+)
+from connections.providers.base import Account, Choice, Granted, MappingField, Provider, Shipment
+from connections.providers.verdicts import (
+    NotAuthorized,
     Outcome,
+    Unsendable,
     Verdict,
     disabled,
-    header,
-    read_date,
     read_error,
     reauthorize,
     rejected,
     retry,
-    retry_after,
     throttled,
     uncertain,
     with_known_end,
 )
 from meshes.kit.jsonpaths import split_path
 
-MAX_MESSAGE = 300
-"""Characters of a vendor's message that are shown."""
 MAX_URL_PART = 1000
 """Characters of a value inside a URL, encoded. A longer URL is refused, which would stop the connection."""
 
@@ -55,7 +62,6 @@ SUMMARY = (
 USER = "payload.user_id || payload.email"
 """Whom an event is about, by default, in JMESPath."""
 CHECK_MAPPING = "Check what the rule's mapping makes of the event, then replay."
-_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 class VendorError(NamedTuple):
@@ -117,10 +123,7 @@ class Fields(dict[str, Any]):
 
 
 class Vendor(Provider):
-    """A provider with a JSON API: its subclass declares how it is called and where its answers say what.
-
-    Paths are keys and indexes into the answer's document, as `text_at` follows them.
-    """
+    """A provider with a JSON API: its subclass declares how it is called and where its answers say what."""
 
     answer_bytes = 4 * 1024 * 1024
     answers: ClassVar[Mapping[Any, Verdict]] = {}
@@ -130,11 +133,15 @@ class Vendor(Provider):
     headers: ClassVar[tuple[tuple[str, str], ...]] = ()
     """What `call` sends beside content type and authorization."""
     content_type: ClassVar[str] = "application/json"
-    code_at: ClassVar[Sequence[str | int]] = ()
-    message_at: ClassVar[Sequence[str | int]] = ()
+    code_at: ClassVar[Path] = ()
+    message_at: ClassVar[Path] = ()
     """Where the body of an answer of 300 and above has its error's code and message."""
-    account_at: ClassVar[tuple[Sequence[str | int], Sequence[str | int]] | None] = None
+    account_at: ClassVar[tuple[Path, Path] | None] = None
     """Where the test's answer has the account's id and its name."""
+    granted: ClassVar[Mapping[str, Path]] = {}
+    """Where `{reply, details}` of an authorization have what is added to the config, by its key."""
+    granted_account_at: ClassVar[tuple[Path, Path] | None] = None
+    """Where they have the account's id and its name."""
     test_path: ClassVar[str] = ""
     """What the test asks for by GET."""
     limit_headers: ClassVar[tuple[str, str, float | None] | None] = None
@@ -174,17 +181,20 @@ class Vendor(Provider):
         return self.call("GET", self.test_path, shipment) if self.test_path else None
 
     def read_account(self, response: Response) -> Account | None:
-        if self.account_at is None:
-            return None
-        account, name = (text_at(response, *path) for path in self.account_at)
-        return Account(account, name) if account else None
+        return account_of(response, *self.account_at) if self.account_at else None
+
+    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
+        said = {"reply": reply, "details": details}
+        config = {key: text_at(said, *path) for key, path in self.granted.items()}
+        return Granted(config, account_of(said, *self.granted_account_at) if self.granted_account_at else None)
 
     def call(
         self, method: str, path: str, shipment: Shipment, document: object = None, *headers: tuple[str, str]
     ) -> Request:
         """A request below `root`, with the credentials. Raises NotAuthorized where there are none yet."""
+        url = self.root(shipment) + path
         own = (*self.authorized(shipment), *self.headers, *headers)
-        return json_request(method, self.root(shipment) + path, document, *own, content_type=self.content_type)
+        return json_request(method, url, document, *own, content_type=self.content_type)
 
     def authorized(self, shipment: Shipment) -> tuple[tuple[str, str], ...]:
         """The headers that carry the credentials. Raises NotAuthorized."""
@@ -431,54 +441,6 @@ def unix_milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def read_json(response: Response) -> Any:
-    """The body as JSON; None where it is not."""
-    try:
-        return json.loads(response.body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def read_object(response: Response) -> dict[str, Any]:
-    """The body as a JSON object; empty where it is not."""
-    document = read_json(response)
-    return document if isinstance(document, dict) else {}
-
-
-def is_cut_object(response: Response) -> bool:
-    """Whether the body is a JSON object that was not read to its end, as one that repeats what was sent may be."""
-    return response.truncated and response.body.lstrip().startswith(b"{")
-
-
-def is_no_page(response: Response) -> bool:
-    """Whether the body is not one for people, by which a proxy or a portal answers in a vendor's stead."""
-    return not response.body.lstrip().startswith(b"<")
-
-
-def text_at(document: Any, *path: str | int) -> str:
-    """The string (or number, as text) at a path of keys and indexes into a document or an answer; empty where there is
-    none. It can be stored and sent: what PostgreSQL or UTF-8 does not take is replaced."""
-    document = read_json(document) if isinstance(document, Response) else document
-    for step in path:
-        if isinstance(step, str) and isinstance(document, dict):
-            document = document.get(step)
-        elif isinstance(step, int) and isinstance(document, list) and -len(document) <= step < len(document):
-            document = document[step]
-        else:
-            return ""
-    if isinstance(document, bool) or not isinstance(document, str | int | float):
-        return ""
-    return _UNSTORABLE.sub("\ufffd", str(document))
-
-
-def rows_at(document: Any, *path: str | int) -> list[Any]:
-    """The list at a path into a document or an answer; empty where there is none."""
-    document = read_json(document) if isinstance(document, Response) else document
-    for step in path:
-        document = document.get(step) if isinstance(document, dict) else None
-    return document if isinstance(document, list) else []
-
-
 def listed(response: Response, *path: str) -> list[dict[str, Any]]:
     """The objects of a list in an answer that must have one there. Raises Unsendable."""
     document = read_json(response)
@@ -489,34 +451,14 @@ def listed(response: Response, *path: str) -> list[dict[str, Any]]:
     return [row for row in document if isinstance(row, dict)]
 
 
-def number_header(response: Response, name: str) -> float | None:
-    """A header that holds a number of at most ten digits before its point."""
-    text = header(response, name)
-    if text is None or len(text) > 20 or not text.replace(".", "", 1).isdecimal() or not text.isascii():
-        return None
-    return float(text)
+def choices(response: Response, *path: str, value: str = "id", label: str = "name", only: str = "") -> list[Choice]:
+    """The choices in a list, by the names of what is stored and what is shown; `only` rows of which that is true.
+    Raises Unsendable."""
+    rows = [row for row in listed(response, *path) if not only or row.get(only) is True]
+    return [Choice(text_at(row, value), text_at(row, label)) for row in rows]
 
 
-def seconds_until(response: Response, moment: float) -> float:
-    """From the answer's own `Date`, or without one from now, to a moment in unix seconds; 0 to 86,400."""
-    since = read_date(header(response, "date")) or datetime.now(UTC)
-    return min(max(moment - since.timestamp(), 0.0), MAX_RETRY_AFTER_SECONDS)
-
-
-_QUOTED = re.compile(r"\"[^\"]*\"|“[^“”]*”|`[^`]*`|'[^']*'")
-
-
-def shown(message: str) -> str:
-    """A vendor's message on one line, cut. What stands in quotes keeps its spaces, the unusual ones spelled out."""
-    line, end = "", 0
-    message = message[: 4 * MAX_MESSAGE].strip()
-    for quoted in _QUOTED.finditer(message):
-        line += _on_one_line(message[end : quoted.start()])
-        line += "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in quoted[0])
-        end = quoted.end()
-    line += _on_one_line(message[end:])
-    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
-
-
-def _on_one_line(text: str) -> str:
-    return re.sub(r" {2,}", " ", "".join(letter if letter.isprintable() else " " for letter in text))
+def account_of(document: Any, id_at: Path, name_at: Path) -> Account | None:
+    """The account that a document or an answer speaks of."""
+    account = text_at(document, *id_at)
+    return Account(account, text_at(document, *name_at)) if account else None

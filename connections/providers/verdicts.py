@@ -1,16 +1,11 @@
 """What an answer means for a delivery: outcomes, verdicts, and the reading of HTTP that holds unless a provider knows
 better. docs/webhooks.md has the table in words, with the reasons."""
 
-import re
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 from connections.messages import LocalError, NetworkError, OutboundError, RequestRefusedError, Response
-
-MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
-"""A receiver may ask for at most a day's rest; more is cut to that."""
+from connections.providers.answers import retry_after
 
 
 class Outcome(StrEnum):
@@ -47,6 +42,19 @@ class Verdict:
     is_ours: bool = False
     rest_seconds: float | None = None
     is_counted: bool = True
+
+
+class Unsendable(Exception):  # noqa: N818 - named by what is wrong
+    """The payload cannot be expressed as a request to this vendor; the delivery is rejected. `.words` says why, for the
+    tenant."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.words = words
+
+
+class NotAuthorized(Unsendable):
+    """The connection has no credentials yet: it is held until its owner has given them."""
 
 
 ERROR_CLASSES = (
@@ -128,7 +136,6 @@ _WORDS = {
     408: "The receiver waited too long for the request (408).",
     421: "The receiver does not answer for this host name (421). Check the URL.",
 }
-_SECONDS = re.compile(r"[0-9]{1,10}")
 
 
 def read_answer(answer: Response | OutboundError) -> Verdict:
@@ -169,25 +176,6 @@ def read_error(error: OutboundError) -> Verdict:
     return Verdict(outcome, error.cause, error.message)
 
 
-def retry_after(response: Response) -> float | None:
-    """Seconds that `Retry-After` (RFC 9110, section 10.2.3) asks for, 0 to 86,400; None without a readable one.
-
-    A date counts from the answer's own `Date`, so that the receiver's clock need not agree with ours; without a `Date`
-    it counts from now.
-    """
-    text = header(response, "retry-after")
-    if text is None:
-        return None
-    if _SECONDS.fullmatch(text):
-        seconds = float(text)
-    else:
-        until, since = read_date(text), read_date(header(response, "date"))
-        if until is None:
-            return None
-        seconds = (until - (since or datetime.now(UTC))).total_seconds()
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
-
-
 def _describe_status(status: int) -> tuple[str, str]:
     if status in _WORDS:
         return "client_error", _WORDS[status]
@@ -198,19 +186,3 @@ def _describe_status(status: int) -> tuple[str, str]:
     if status >= 500:
         return "server_error", f"The receiver has an error of its own ({status})."
     return "unexpected_status", f"The receiver's answer is not a final one ({status})."
-
-
-def header(response: Response, name: str) -> str | None:
-    """The first header of this name, in lower case, without spaces around it."""
-    return next((value.strip() for key, value in response.headers if key.lower() == name), None)
-
-
-def read_date(text: str | None) -> datetime | None:
-    """The moment in a header such as `Date`; None where it is not readable."""
-    if text is None:
-        return None
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

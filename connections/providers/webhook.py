@@ -15,11 +15,11 @@ from connections.providers.base import (
     Action,
     Field,
     FieldProblem,
-    NotAuthorized,
     Provider,
     Request,
     Shipment,
 )
+from connections.providers.verdicts import NotAuthorized
 
 SECRET_BYTES = 32
 """Random bytes of a signing secret; the specification asks for 24 to 64."""

@@ -4,30 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.base import (
-    Account,
-    Action,
-    Field,
-    FieldProblem,
-    Granted,
-    Limits,
-    MappingField,
-    OAuth,
-    Shipment,
-    Unsendable,
-)
-from connections.providers.vendor import (
-    Vendor,
-    VendorError,
-    json_request,
-    needed,
-    read_object,
-    revealed,
-    rows_at,
-    text_at,
-    without_nulls,
-)
-from connections.providers.verdicts import disabled, reauthorize, rejected, retry, throttled
+from connections.providers.answers import read_object, rows_at, text_at
+from connections.providers.base import Action, Limits, MappingField, OAuth, Shipment
+from connections.providers.fields import Field, FieldProblem
+from connections.providers.vendor import Vendor, without_nulls
+from connections.providers.verdicts import Unsendable, disabled, reauthorize, rejected, retry, throttled
 
 ACCOUNTS = (
     "accounts.zoho.com", "accounts.zoho.eu", "accounts.zoho.in", "accounts.zoho.com.au", "accounts.zoho.jp",
@@ -87,38 +68,34 @@ class Zoho(Vendor):
         Action("upsert_contact", "Create or update a contact", True, is_open=True, fields=PERSON),
     )  # fmt: skip
     limits = Limits(in_flight=10, body_bytes=1_000_000)
+    authorization = "Zoho-oauthtoken {access_token}"
+    account_at = (("org", 0, "id"), ("org", 0, "company_name"))
+    granted = {"api_domain": ("reply", "api_domain")}
+    test_path = "/org"
     test = "Reads the organisation's name; writes nothing."
     answers = {
-        "INVALID_TOKEN": reauthorize("Zoho does not accept the token any more. Authorize again."),
+        ("INVALID_TOKEN", "AUTHENTICATION_FAILURE", "INVALID_OAUTHTOKEN"): reauthorize(
+            "Zoho does not accept the token any more. Authorize again."
+        ),
         "OAUTH_SCOPE_MISMATCH": reauthorize(
             "The token lacks a scope, such as ZohoCRM.modules.ALL. Authorize again and grant it.", "forbidden"
         ),
-        **dict.fromkeys(
-            ("NO_PERMISSION", "AUTHORIZATION_FAILED"),
-            reauthorize("The user may not write this module. Give them the permission.", "forbidden"),
+        ("NO_PERMISSION", "AUTHORIZATION_FAILED"): reauthorize(
+            "The user may not write this module. Give them the permission.", "forbidden"
         ),
         "STORAGE_SPACE_EXCEEDED": throttled(
             "The storage of the Zoho account is full. Free some there.", "quota_limited", 3600
         ),
-        **dict.fromkeys(
-            ("AUTHENTICATION_FAILURE", "INVALID_OAUTHTOKEN"),
-            reauthorize("Zoho does not accept the token any more. Authorize again."),
+        ("INVALID_MODULE", "NOT_SUPPORTED_IN_CURRENT_EDITION", "FEATURE_NOT_ENABLED"): disabled(
+            "This edition of Zoho CRM has no such module. Change the rule or the plan, then resume.", "plan"
         ),
-        **dict.fromkeys(
-            ("INVALID_MODULE", "NOT_SUPPORTED_IN_CURRENT_EDITION", "FEATURE_NOT_ENABLED"),
-            disabled("This edition of Zoho CRM has no such module. Change the rule or the plan, then resume.", "plan"),
+        ("INTERNAL_ERROR", "INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE"): retry("Zoho has an error of its own."),
+        ("RECORD_LOCKED", "RECORD_IN_USE"): retry("The record is locked just now.", "locked", 60),
+        ("LIMIT_EXCEEDED", "API_LIMIT_EXCEEDED"): throttled(
+            "The Zoho account's requests of the day are used up.", "daily_limit", 3600
         ),
-        **dict.fromkeys(
-            ("INTERNAL_ERROR", "INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE"), retry("Zoho has an error of its own.")
-        ),
-        **dict.fromkeys(("RECORD_LOCKED", "RECORD_IN_USE"), retry("The record is locked just now.", "locked", 60)),
-        **dict.fromkeys(
-            ("LIMIT_EXCEEDED", "API_LIMIT_EXCEEDED"),
-            throttled("The Zoho account's requests of the day are used up.", "daily_limit", 3600),
-        ),
-        **dict.fromkeys(
-            ("CONCURRENCY_LIMIT_EXCEEDED", "TOO_MANY_CONCURRENT_REQUESTS"),
-            throttled("Too many requests are open at Zoho.", "concurrent", 10),
+        ("CONCURRENCY_LIMIT_EXCEEDED", "TOO_MANY_CONCURRENT_REQUESTS"): throttled(
+            "Too many requests are open at Zoho.", "concurrent", 10
         ),
         RACED: retry("Somebody else has just made the record with this email.", "raced", 1),
         "MANDATORY_NOT_FOUND": rejected("Zoho misses a field that the account requires. Add it to the mapping."),
@@ -135,52 +112,39 @@ class Zoho(Vendor):
         return [FieldProblem("/config/api_domain", "An access token needs its account's API domain.", "required")]
 
     def build_request(self, shipment: Shipment) -> Request:
-        fields = without_nulls(self.fields(shipment))
-        needed(fields, "Email"), needed(fields, "Last_Name")
-        document = {"data": [fields], "duplicate_check_fields": ["Email"]}
-        return self._call("POST", f"{MODULES[shipment.action]}/upsert", shipment, document)
+        fields = self.fields(shipment)
+        fields.needed("Email"), fields.needed("Last_Name")
+        document = {"data": [without_nulls(fields)], "duplicate_check_fields": ["Email"]}
+        return self.call("POST", f"/{MODULES[shipment.action]}/upsert", shipment, document)
 
-    def error_of(self, response: Response) -> VendorError:
-        document = read_object(response)
-        rows = rows_at(document, "data")
-        row = rows[0] if rows else document
+    def error_of(self, response: Response) -> tuple[str, str]:
+        rows = rows_at(response, "data")
+        row = rows[0] if rows else read_object(response)
         code = text_at(row, "code")
         if rows and code == "SUCCESS":
-            return VendorError()
+            return "", ""
         errors = [_error(each) for each in rows_at(row, "details", "errors")[:MAX_NESTED]]
         if not errors:
             return _error(row)
-        raced = [error.code for error in errors if error.code == RACED]
-        return VendorError((raced or [errors[0].code or code])[0], "; ".join(error.message for error in errors))
+        raced = [each for each, _ in errors if each == RACED]
+        return (raced or [errors[0][0] or code])[0], "; ".join(message for _, message in errors)
 
     def is_done(self, response: Response, action: str) -> bool:
-        return text_at(read_object(response), "data", 0, "code") == "SUCCESS"
-
-    def build_test(self, shipment: Shipment) -> Request:
-        return self._call("GET", "org", shipment)
-
-    def read_account(self, response: Response) -> Account | None:
-        document = read_object(response)
-        org = text_at(document, "org", 0, "id")
-        return Account(org, text_at(document, "org", 0, "company_name")) if org else None
+        return text_at(response, "data", 0, "code") == "SUCCESS"
 
     def read_redirect(self, answer: Mapping[str, str]) -> dict[str, Any]:
         """The data centre that the person's account is in: only there the code is worth something."""
         server = answer.get("accounts-server", "").removeprefix("https://").rstrip("/")
         return {"accounts_host": server} if server else {}
 
-    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
-        return Granted({"api_domain": text_at(reply, "api_domain")})
-
-    def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
+    def root(self, shipment: Shipment) -> str:
         root = self.override or shipment.config.get("api_domain")
         if not root:
             raise Unsendable("The connection names no API domain.")
-        token = ("authorization", f"Zoho-oauthtoken {revealed(shipment, 'access_token')}")
-        return json_request(method, f"{root}/crm/v8/{path}", document, token)
+        return f"{root}/crm/v8"
 
 
-def _error(row: Any) -> VendorError:
+def _error(row: Any) -> tuple[str, str]:
     """One error, that of a record or one among its several, with the field's name before what is wrong."""
     code, message = text_at(row, "code"), text_at(row, "message")
     details = row.get("details") if isinstance(row, dict) else None
@@ -188,7 +152,7 @@ def _error(row: Any) -> VendorError:
     if expected := text_at(details, "expected_data_type") or text_at(details, "maximum_length"):
         message = f"{message} (expected: {expected})"
     code = RACED if code == "DUPLICATE_DATA" and field == "Email" else code
-    return VendorError(code, f"{field}: {message}" if field else message)
+    return code, f"{field}: {message}" if field else message
 
 
 PROVIDER = Zoho()

@@ -1,7 +1,8 @@
 """A vendor for tests that is careless with the token: it fails with it, and its server says it back."""
 
+from connections.providers.answers import read_object, text_at
 from connections.providers.base import Action, Field, Request, Response, Shipment
-from connections.providers.vendor import Vendor, VendorError, bearer, json_request, read_object, revealed, text_at
+from connections.providers.vendor import Vendor, VendorError, bearer, json_request, revealed
 from connections.providers.verdicts import Verdict
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from connections.messages import Request
+from connections.providers.answers import text_at
 from connections.providers.base import Account, Action, Field, Granted, OAuth, Shipment
-from connections.providers.vendor import Vendor, bearer, json_request, text_at
+from connections.providers.vendor import Vendor, bearer, json_request
 
 
 class Instanced(Vendor):

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from connections.messages import Request, Response
+from connections.providers.answers import read_object, text_at
 from connections.providers.base import Account, Action, Field, Granted, OAuth, Shipment
-from connections.providers.vendor import Vendor, VendorError, bearer, json_request, read_object, text_at
+from connections.providers.vendor import Vendor, VendorError, bearer, json_request
 
 
 class Rotating(Vendor):

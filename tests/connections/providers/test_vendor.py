@@ -2,18 +2,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from connections.providers.answers import seconds_until, shown
 from connections.providers.base import MappingField, Unsendable
-from connections.providers.vendor import (
-    FULL_NAME,
-    MAX_URL_PART,
-    basic,
-    json_request,
-    listed,
-    seconds_until,
-    shown,
-    typed,
-    url_part,
-)
+from connections.providers.vendor import FULL_NAME, MAX_URL_PART, basic, json_request, listed, typed, url_part
 from delivery.rules.expressions import compile_expression
 from meshes.kit.metering import Meter
 from tests.connections.providers.exchanges import reply

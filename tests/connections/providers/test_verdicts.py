@@ -4,7 +4,8 @@ from email.utils import format_datetime
 import pytest
 
 from connections.messages import LocalError, NetworkError, RequestRefusedError, Response
-from connections.providers.verdicts import Outcome, Verdict, read_answer, retry_after
+from connections.providers.answers import retry_after
+from connections.providers.verdicts import Outcome, Verdict, read_answer
 
 
 def answer(status: int, **headers: str) -> Response:
