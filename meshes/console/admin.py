@@ -17,19 +17,18 @@ admin.site.register(Group, OperatorGroupAdmin)
 admin.site.register(OperatorSession, OperatorSessionAdmin)
 
 
-def _row(entry: LogEntry) -> str:
-    url = entry.get_admin_url()
-    return format_html('<a href="{}">{}</a>', url, entry.object_repr) if url else entry.object_repr
-
-
 @admin.register(LogEntry)
 class LogEntryAdmin(OperatorAdmin):
     """Who changed what here."""
 
     list_display = (
-        column("when (UTC)", "action_time", display.moment), "user", "content_type", column("row", _row),
+        column("when (UTC)", "action_time", display.moment), "user", "content_type", "row",
         column("what", lambda entry: entry.get_change_message() or display.NOTHING),
     )  # fmt: skip
     list_select_related = ("user", "content_type")
     search_fields = ()
     fields = list_display
+
+    def row(self, entry: LogEntry) -> str:
+        url = entry.get_admin_url()
+        return format_html('<a href="{}">{}</a>', url, entry.object_repr) if url else entry.object_repr

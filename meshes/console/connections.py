@@ -10,6 +10,7 @@ from typing import Any, cast
 from django.apps import apps
 from django.contrib import admin
 from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.utils.html import format_html
 
@@ -22,7 +23,7 @@ from delivery.dispatch import connection_health
 from delivery.models import Delivery, Rule
 from meshes.console import display, lists, overview
 from meshes.console.display import column, named, page_link, reference, two_lines, workspace
-from meshes.console.lists import PeriodFilter, WorkspaceFilter, by_choice, by_text, chosen
+from meshes.console.lists import PeriodFilter, WorkspaceFilter, by_choice, by_condition, by_text, chosen
 from meshes.console.pages import LOG, OperatorAdmin, log_of, record_views
 from meshes.kit import clock, ids
 from workspaces.vault import access_log
@@ -36,18 +37,13 @@ NEWEST, MOST_RULES = 10, 50
 OWNER_WORDS = "ws_… id, or the external id of a workspace"
 
 
-def _by_breaker(rows: QuerySet[Any], breaker: str) -> QuerySet[Any]:
-    """By the breaker as it is now: where the pause of an open one is over, it is half open."""
-    over = Q(health__breaker=Breaker.OPEN, paused_until__lte=clock.now())
-    if breaker == Breaker.HALF_OPEN:
-        return rows.filter(Q(health__breaker=Breaker.HALF_OPEN) | over)
-    return rows.filter(health__breaker=breaker).exclude(over)
-
-
-def _breaker(connection: Connection) -> str:
-    if connection_health.health_of(connection) is None:
-        return display.NOTHING
-    return display.badge(connection_health.breaker_of(connection, clock.now()))
+_IS_OVER = Q(health__breaker=Breaker.OPEN, paused_until__lte=Now())
+BREAKERS = {
+    "closed": Q(health__breaker=Breaker.CLOSED),
+    "open": Q(health__breaker=Breaker.OPEN) & ~_IS_OVER,
+    "half_open": Q(health__breaker=Breaker.HALF_OPEN) | _IS_OVER,
+}
+"""As they are now: where the pause of an open one is over, it is half open."""
 
 
 def _is_paused(connection: Connection) -> bool:
@@ -65,13 +61,13 @@ class ConnectionAdmin(OperatorAdmin):
     lookups = {ids.CONNECTION: "pk", ids.WORKSPACE: "workspace_id", "type": "type"}
     list_display = (
         named("name", "connection"), "type", workspace, column("status", "status", display.badge),
-        column("breaker", _breaker), column("reason", lambda row: row.status_reason or display.NOTHING),
+        "breaker", column("reason", lambda row: row.status_reason or display.NOTHING),
         column("paused until (UTC)", "paused_until", display.ahead),
     )  # fmt: skip
     list_filter = (
         WorkspaceFilter,
         by_choice("status", "status", Status.values),
-        chosen("breaker", "health__breaker", Breaker.values, _by_breaker),
+        by_condition("breaker", "health__breaker", BREAKERS),
     )
     search_help_text = "conn_… or ws_… id, the external id of a workspace, or a kind such as webhook"
     actions = ("pause", "resume")
@@ -80,6 +76,11 @@ class ConnectionAdmin(OperatorAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Connection]:
         return Connection.objects.select_related("workspace", "health")
+
+    def breaker(self, connection: Connection) -> str:
+        if connection_health.health_of(connection) is None:
+            return display.NOTHING
+        return display.badge(connection_health.breaker_of(connection, clock.now()))
 
     def buttons(self, request: HttpRequest, obj: Connection) -> dict[str, str]:
         if obj.status == Status.ACTIVE:
@@ -114,16 +115,14 @@ class ConnectionAdmin(OperatorAdmin):
         sealed = list(documents.only("kind", "version", "key_id", "sealed_at", "created_at"))
         owner = {"workspace_id": obj.workspace_id, "owner_kind": "connection", "owner_id": obj.pk}
         record_views(request, [AccessRecord(**owner, kind=each.kind, version=each.version) for each in sealed])
+        states = OAuthState.objects.filter(connection=obj)
         now, may_see_deliveries = clock.now(), request.user.has_perm("delivery.view_delivery")
         return {
             "is_paused": _is_paused(obj),
             "config": shown_config(obj),
             "hints": [(key, hint if is_mask(hint) else display.MASK) for key, hint in obj.credential_hints.items()],
             "sealed": sealed,
-            "started": [
-                {"at": state.created_at, "state": _state_of(state), "by": _starter_of(state)}
-                for state in OAuthState.objects.filter(connection=obj).order_by("-created_at")[:NEWEST]
-            ],
+            "started": [started_of(state) for state in states.order_by("-created_at")[:NEWEST]],
             "health": connection_health.examine(obj, now),
             "breaker": connection_health.breaker_of(obj, now),
             "counters": connection_health.health_of(obj),
@@ -175,19 +174,18 @@ def is_mask(hint: Any) -> bool:
 # --- authorizations -------------------------------------------------------------------------------------------------
 
 
-def _state_of(state: OAuthState) -> str:
-    """How far an authorization came that somebody has started: it may come back once."""
-    if state.used_at is not None:
-        return display.badge("used", "good")
-    if state.expires_at <= clock.now():
-        return display.badge("expired", "quiet")
-    is_opened = state.opened_in or not state.session.startswith(f"{authorize.KEY}:")
-    return display.badge("open" if is_opened else "not opened", "quiet")
-
-
-def _starter_of(state: OAuthState) -> str:
+def started_of(state: OAuthState) -> dict[str, Any]:
+    """An authorization that was started: by whom, and how far it came. It may come back once."""
     kind, _, owner = state.session.partition(":")
-    return display.id_link(ids.KEY, uuid.UUID(owner)) if kind == authorize.KEY else "connect link"
+    is_by_key = kind == authorize.KEY
+    if state.used_at is not None:
+        badge = display.badge("used", "good")
+    elif state.expires_at <= clock.now():
+        badge = display.badge("expired", "quiet")
+    else:
+        badge = display.badge("open" if state.opened_in or not is_by_key else "not opened", "quiet")
+    by = display.id_link(ids.KEY, uuid.UUID(owner)) if is_by_key else "connect link"
+    return {"at": state.created_at, "state": badge, "by": by}
 
 
 STANDINGS = {
@@ -196,21 +194,7 @@ STANDINGS = {
     "ended": Q(ended_at__isnull=False),
     "none": Q(ended_at=None, refreshed_at=None),
 }
-"""How an authorization stands, as `_standing` says it."""
-
-
-def _standing(grant: OAuthGrant) -> str:
-    if grant.ended_at is not None:
-        return display.badge("ended", "bad")
-    if grant.refreshed_at is None:
-        return display.badge("none")
-    return display.badge("failing", "warn") if grant.refresh_failures else display.badge("live")
-
-
-def _callback(grant: OAuthGrant) -> str:
-    if not grant.client_id:
-        return display.NOTHING
-    return authorize.callback_path(None if grant.shared_callback else grant.connection.type)
+"""How an authorization stands, as `OAuthGrantAdmin.authorization` says it."""
 
 
 @admin.register(OAuthGrant)
@@ -219,14 +203,13 @@ class OAuthGrantAdmin(OperatorAdmin):
 
     lookups = {ids.CONNECTION: "connection_id", ids.WORKSPACE: "workspace_id"}
     connection = column("connection", lambda row: page_link("connections.connection", row.pk, str(row.connection)))
-    standing = column("authorization", _standing)
     expires = column("token lives until (UTC)", "expires_at", display.moment)
     refreshed = column("token given (UTC)", "refreshed_at", display.moment)
     error = column("last error", lambda grant: grant.last_error or display.NOTHING, name="error")
-    list_display = (connection, workspace, standing, expires, refreshed, error)
+    list_display = (connection, workspace, "authorization", expires, refreshed, error)
     list_filter = (
         WorkspaceFilter,
-        chosen("authorization", "standing", [*STANDINGS], lambda rows, standing: rows.filter(STANDINGS[standing])),
+        by_condition("authorization", "standing", STANDINGS),
         chosen(
             "redirect URI",
             "callback",
@@ -237,11 +220,24 @@ class OAuthGrantAdmin(OperatorAdmin):
     list_select_related = ("connection", "workspace")
     search_help_text = f"conn_… or {OWNER_WORDS}"
     fields = (
-        connection, workspace, standing, "client_id", column("redirect URI", _callback), "scope", expires,
+        connection, workspace, "authorization", "client_id", "redirect_uri", "scope", expires,
         refreshed, "refresh_failures", column("not asked before (UTC)", "not_before", display.moment),
         column("ended (UTC)", "ended_at", display.moment), error,
         column("somebody asks until (UTC)", "lease_until", display.moment),
     )  # fmt: skip
+
+    def authorization(self, grant: OAuthGrant) -> str:
+        if grant.ended_at is not None:
+            return display.badge("ended", "bad")
+        if grant.refreshed_at is None:
+            return display.badge("none")
+        return display.badge("failing", "warn") if grant.refresh_failures else display.badge("live")
+
+    @admin.display(description="redirect URI")
+    def redirect_uri(self, grant: OAuthGrant) -> str:
+        if not grant.client_id:
+            return display.NOTHING
+        return authorize.callback_path(None if grant.shared_callback else grant.connection.type)
 
 
 @admin.register(OAuthApp)
@@ -270,79 +266,69 @@ class OAuthAppAdmin(OperatorAdmin):
 # --- access records -------------------------------------------------------------------------------------------------
 
 
-def _owner(record: AccessRecord) -> str:
-    """The id of what a record is about, as a link; or that it was the log that somebody looked at."""
-    if record.owner_kind == LOG:
-        return "the access log"
-    return display.id_link(access_log.PREFIXES[cast(access_log.OwnerKind, record.owner_kind)], record.owner_id)
-
-
-def _answer(record: AccessRecord) -> str:
-    return display.badge("granted" if record.granted else "refused")
-
-
-def _what(record: AccessRecord) -> str:
-    kind = display.plain(record.kind)
-    what = record.purpose if record.granted else format_html("{} {}", record.purpose, _answer(record))
-    return two_lines(what, f"{kind} v{record.version}" if record.version else kind)
-
-
-def _actor(record: AccessRecord) -> str:
-    key_id = ids.decode(ids.KEY, record.actor)
-    return record.actor if key_id is None else display.id_link(ids.KEY, key_id)
-
-
-def _attempt(record: AccessRecord) -> str:
-    if record.delivery_id is None:
-        return display.NOTHING
-    return two_lines(display.id_link(ids.DELIVERY, record.delivery_id), f"attempt {record.attempt_number}")
-
-
 @admin.register(AccessRecord)
 class AccessRecordAdmin(OperatorAdmin):
     """Who opened or changed which credential, or did what to what, when, why and for which delivery."""
 
     prefix = ids.ACCESS
-    when, actor = column("when (UTC)", "created_at", display.moment), column("actor", _actor)
-    list_display = (
-        when, column("whose", lambda record: two_lines(_owner(record), display.workspace_link(record))),
-        column("what for", _what), actor, column("for which attempt", _attempt),
-    )  # fmt: skip
+    when = column("when (UTC)", "created_at", display.moment)
+    list_display = (when, "whose", "what_for", "acted_by", "for_which_attempt")
     list_filter = (
         WorkspaceFilter,
         PeriodFilter,
-        chosen(
-            "answer",
-            "answer",
-            ("granted", "refused"),
-            lambda rows, answer: rows.filter(granted=answer == "granted"),
-        ),
+        by_condition("answer", "answer", {"granted": Q(granted=True), "refused": Q(granted=False)}),
         by_text("purpose", "purpose", "such as delivery"),
         by_text("actor", "actor", "key_… or host:pid"),
     )
     list_select_related = ("workspace",)
     search_help_text = "the id of a connection, key, app, rule, event, delivery, attempt or workspace; an external id"
     fields = (
-        when, workspace, column("owner", _owner), "kind", "version", "purpose", actor, column("answer", _answer),
+        when, workspace, "owner", "kind", "version", "purpose", "acted_by", "answer",
         reference(ids.DELIVERY, "delivery_id", "delivery"), "attempt_number", "number",
     )  # fmt: skip
+
+    def owner(self, record: AccessRecord) -> str:
+        """The id of what a record is about, as a link; or that it was the log that somebody looked at."""
+        if record.owner_kind == LOG:
+            return "the access log"
+        return display.id_link(access_log.PREFIXES[cast(access_log.OwnerKind, record.owner_kind)], record.owner_id)
+
+    def whose(self, record: AccessRecord) -> str:
+        return two_lines(self.owner(record), display.workspace_link(record))
+
+    def answer(self, record: AccessRecord) -> str:
+        return display.badge("granted" if record.granted else "refused")
+
+    def what_for(self, record: AccessRecord) -> str:
+        kind = display.plain(record.kind)
+        what = record.purpose if record.granted else format_html("{} {}", record.purpose, self.answer(record))
+        return two_lines(what, f"{kind} v{record.version}" if record.version else kind)
+
+    @admin.display(description="actor")
+    def acted_by(self, record: AccessRecord) -> str:
+        key_id = ids.decode(ids.KEY, record.actor)
+        return record.actor if key_id is None else display.id_link(ids.KEY, key_id)
+
+    def for_which_attempt(self, record: AccessRecord) -> str:
+        if record.delivery_id is None:
+            return display.NOTHING
+        return two_lines(display.id_link(ids.DELIVERY, record.delivery_id), f"attempt {record.attempt_number}")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         """An owner is found through its workspace, since the records are indexed by that."""
+        kinds = {prefix: kind for kind, prefix in access_log.PREFIXES.items() if kind != "workspace"}
         for word in search_term.split():
-            queryset = self._narrow(queryset, word)
+            prefix = word.rpartition("_")[0]
+            owner_id = ids.decode(prefix, word) if prefix in kinds else None
+            if owner_id is None:
+                queryset = lists.narrow(queryset, word, {ids.ACCESS: "pk", ids.WORKSPACE: "workspace_id"})
+                continue
+            owners = apps.get_model(display.PAGES[prefix].replace("_", "."))._default_manager.filter(pk=owner_id)
+            of_owner = {"owner_kind": kinds[prefix], "owner_id": owner_id}
+            queryset = queryset.filter(workspace_id=owners.values_list("workspace_id", flat=True).first(), **of_owner)
         return queryset, False
-
-    def _narrow(self, queryset: QuerySet[Any], word: str) -> QuerySet[Any]:
-        for kind, prefix in access_log.PREFIXES.items():
-            owner_id = ids.decode(prefix, word)
-            if owner_id is not None and kind != "workspace":
-                owners = apps.get_model(display.PAGES[prefix].replace("_", "."))._default_manager.filter(pk=owner_id)
-                found = owners.values_list("workspace_id", flat=True)
-                return queryset.filter(workspace_id=found.first(), owner_kind=kind, owner_id=owner_id)
-        return lists.narrow(queryset, word, {ids.ACCESS: "pk", ids.WORKSPACE: "workspace_id"})
 
     def seen(self, row: AccessRecord) -> list[AccessRecord]:
         return [log_of(row.workspace_id)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
@@ -19,8 +19,8 @@ from delivery.models import Attempt, DeadLetter, Delivery, Event, Replay, Rule, 
 from delivery.search import OUTCOMES, STATES, narrow_deliveries
 from meshes.console import display, timeline
 from meshes.console.display import column, connection_link, named, reference, two_lines, workspace, workspace_link
-from meshes.console.lists import PeriodFilter, WorkspaceFilter, by_choice, by_id, by_text, chosen
-from meshes.console.pages import OperatorAdmin
+from meshes.console.lists import PeriodFilter, WorkspaceFilter, by_choice, by_condition, by_id, by_text, chosen
+from meshes.console.pages import OperatorAdmin, asks
 from meshes.kit import clock, ids
 from meshes.kit.metering import EVENT_STEPS
 
@@ -32,16 +32,11 @@ ConnectionFilter = by_id("connection", ids.CONNECTION, "connection_id")
 WORKSPACE_WORDS = "ws_… id, the external id of a workspace, or an event"
 
 
-def _by_rule_state(rows: QuerySet[Any], state: str) -> QuerySet[Any]:
-    if state == "deleted":
-        return rows.filter(deleted_at__isnull=False)
-    return rows.filter(deleted_at=None, enabled=state == "enabled")
-
-
-def _rule_state(rule: Rule) -> str:
-    if rule.deleted_at is not None:
-        return display.badge("deleted")
-    return display.badge("enabled") if rule.enabled else display.badge("disabled", "quiet")
+RULE_STATES = {
+    "enabled": Q(deleted_at=None, enabled=True),
+    "disabled": Q(deleted_at=None, enabled=False),
+    "deleted": Q(deleted_at__isnull=False),
+}
 
 
 @admin.register(Rule)
@@ -50,30 +45,30 @@ class RuleAdmin(OperatorAdmin):
 
     prefix = ids.RULE
     lookups = {ids.RULE: "pk", ids.CONNECTION: "connection_id", ids.WORKSPACE: "workspace_id", "type": "event"}
-    state, changed = column("state", _rule_state), column("changed (UTC)", "updated_at", display.moment)
-    list_display = (named("event", "rule"), workspace, display.connection, "action", state, "version", changed)
+    changed = column("changed (UTC)", "updated_at", display.moment)
+    list_display = (named("event", "rule"), workspace, display.connection, "action", "state", "version", changed)
     list_filter = (
         WorkspaceFilter,
         ConnectionFilter,
         by_text("event pattern", "event", "lead.*"),
-        chosen("state", "state", ("enabled", "disabled", "deleted"), _by_rule_state),
+        by_condition("state", "state", RULE_STATES),
     )
     list_select_related = ("workspace", "connection")
     search_help_text = f"rule_…, conn_… or {WORKSPACE_WORDS} pattern"
     fields = (
-        "event", workspace, display.connection, "action", state, "version",
+        "event", workspace, display.connection, "action", "state", "version",
         column("filter", "filter", display.document), column("mapping", "mapping", display.document),
         column("made (UTC)", "created_at", display.moment), changed,
         column("deleted (UTC)", "deleted_at", display.moment),
     )  # fmt: skip
 
+    def state(self, rule: Rule) -> str:
+        if rule.deleted_at is not None:
+            return display.badge("deleted")
+        return display.badge("enabled") if rule.enabled else display.badge("disabled", "quiet")
+
 
 # --- events ---------------------------------------------------------------------------------------------------------
-
-
-def _event_status(event: Any) -> str:
-    """By what `EventAdmin.get_queryset` adds."""
-    return display.badge("set_aside" if event.is_set_aside else "accepted" if event.waits else "routed")
 
 
 @admin.register(Event)
@@ -84,7 +79,7 @@ class EventAdmin(OperatorAdmin):
     viewed_kind = "event"
     lookups = {ids.EVENT: "pk", ids.WORKSPACE: "workspace_id", "type": "type"}
     list_display = (
-        named("type", "event"), workspace, column("status", _event_status),
+        named("type", "event"), workspace, "status",
         column("payload", "payload_bytes", display.size), column("received (UTC)", "created_at", display.moment),
     )  # fmt: skip
     list_filter = (WorkspaceFilter, by_text("event type", "type", "lead.created"), PeriodFilter)
@@ -97,6 +92,9 @@ class EventAdmin(OperatorAdmin):
         return Event.objects.select_related("workspace").annotate(
             waits=Exists(unrouted), is_set_aside=Exists(unrouted.exclude(poisoned_at=None))
         )
+
+    def status(self, event: Any) -> str:
+        return display.badge("set_aside" if event.is_set_aside else "accepted" if event.waits else "routed")
 
     def page_context(self, request: HttpRequest, obj: Event) -> dict[str, Any]:
         return {"timeline": timeline.of_event(obj)}
@@ -117,12 +115,7 @@ class UnroutedAdmin(OperatorAdmin):
     )  # fmt: skip
     list_filter = (
         WorkspaceFilter,
-        chosen(
-            "state",
-            "state",
-            ("waiting", "set_aside"),
-            lambda rows, state: rows.filter(poisoned_at__isnull=state == "waiting"),
-        ),
+        by_condition("state", "state", {"waiting": Q(poisoned_at=None), "set_aside": Q(poisoned_at__isnull=False)}),
     )
     list_select_related = ("workspace",)
     search_help_text = "evt_… or ws_… id, or the external id of a workspace"
@@ -154,14 +147,6 @@ class UnroutedAdmin(OperatorAdmin):
 
 
 # --- deliveries -----------------------------------------------------------------------------------------------------
-
-
-def _next_attempt(delivery: Delivery) -> str:
-    found = connection_health.waiting_for(delivery, clock.now())
-    if found is None:
-        return display.NOTHING
-    reason = display.plain(found.reason)
-    return two_lines(display.moment(found.until), reason) if found.until else reason
 
 
 WHAT, ATTEMPTS = named("event_type", "delivery"), column("attempts", "attempt_number")
@@ -237,7 +222,7 @@ class DeliveryAdmin(DeliveriesAdmin):
 
     list_display = (
         WHAT, WHERE, column("state", "state", display.badge), CAUSE,
-        ATTEMPTS, column("next attempt (UTC)", _next_attempt),
+        ATTEMPTS, "next_attempt",
         column("made (UTC)", "created_at", display.moment),
     )  # fmt: skip
     list_filter = (
@@ -256,10 +241,17 @@ class DeliveryAdmin(DeliveriesAdmin):
     change_form_template = "admin/delivery/delivery/page.html"
     fields = ("event_type",)
 
+    @admin.display(description="next attempt (UTC)")
+    def next_attempt(self, delivery: Delivery) -> str:
+        found = connection_health.waiting_for(delivery, clock.now())
+        if found is None:
+            return display.NOTHING
+        reason = display.plain(found.reason)
+        return two_lines(display.moment(found.until), reason) if found.until else reason
+
     @admin.action(description="Cancel what is pending or held, for good", permissions=["operate"])
-    def cancel(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> HttpResponse | None:
-        if asked := self.confirm(request, queryset, "cancel", "Cancel these deliveries, for good?"):
-            return asked
+    @asks("Cancel these deliveries, for good?")
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
         rows = self.selected(request, queryset)
         cancelled = self._cancel(
             request, rows, "Cancelled.", lambda pks, now: deletion.cancel(pks, deletion.BY_USER, now)
@@ -267,7 +259,6 @@ class DeliveryAdmin(DeliveriesAdmin):
         left = [display.plain(row.state) for row in rows if row not in cancelled]
         refused = [f"A delivery that is {state} is not cancelled." for state in left]
         self.report(request, "cancelled", len(cancelled), refused)
-        return None
 
     def buttons(self, request: HttpRequest, obj: Delivery) -> dict[str, str]:
         if obj.status in reopening.REOPENABLE and obj.replaced_by_id is None:
@@ -301,13 +292,11 @@ class DeadLetterAdmin(DeliveriesAdmin):
         return super().get_queryset(request).filter(status=Delivery.Status.DEAD)
 
     @admin.action(description="Cancel: take them off this list, for good", permissions=["operate"])
-    def cancel(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        if asked := self.confirm(request, queryset, "cancel", "Cancel these dead letters, for good?"):
-            return asked
+    @asks("Cancel these dead letters, for good?")
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         rows = self.selected(request, queryset)
         cancelled = self._cancel(request, rows, "Cancelled: it was a dead letter.", deletion.dismiss)
         self.report(request, "cancelled", len(cancelled), [CHANGED] * (len(rows) - len(cancelled)))
-        return None
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
@@ -354,42 +343,39 @@ class AttemptAdmin(OperatorAdmin):
         }
 
 
-def _progress(run: Replay) -> str:
-    reasons = ", ".join(f"{display.plain(reason)} {n:,}" for reason, n in sorted(run.skipped_by_reason.items()))
-    skipped = f", {run.skipped:,} skipped{f' ({reasons})' if reasons else ''}" if run.skipped else ""
-    return f"{run.reopened:,} of {run.total:,}{skipped}"
-
-
 @admin.register(Replay)
 class ReplayAdmin(OperatorAdmin):
     """Requests to send a filtered set of deliveries again, and how far they are."""
 
     prefix = ids.REPLAY
     lookups = {ids.REPLAY: "pk", ids.WORKSPACE: "workspace_id"}
-    status, progress = column("status", "status", display.badge), column("progress", _progress)
+    status = column("status", "status", display.badge)
     asked = column("asked for (UTC)", "created_at", display.moment)
     finished = column("finished (UTC)", "finished_at", display.moment)
     list_display = (
-        column("id", "public_id", display.code), workspace, status, progress, "requested_by", asked, finished,
+        column("id", "public_id", display.code), workspace, status, "progress", "requested_by", asked, finished,
     )  # fmt: skip
     list_filter = (WorkspaceFilter, by_choice("status", "status", Replay.Status.values))
     list_select_related = ("workspace",)
     search_help_text = "rpl_… or ws_… id, or the external id of a workspace"
     actions = ("cancel",)
     fields = (
-        workspace, status, progress, column("filter", "filter", display.document), "requested_by", asked,
+        workspace, status, "progress", column("filter", "filter", display.document), "requested_by", asked,
         column("next batch (UTC)", "next_batch_at", display.ahead), finished,
     )  # fmt: skip
+
+    def progress(self, run: Replay) -> str:
+        reasons = ", ".join(f"{display.plain(reason)} {n:,}" for reason, n in sorted(run.skipped_by_reason.items()))
+        skipped = f", {run.skipped:,} skipped{f' ({reasons})' if reasons else ''}" if run.skipped else ""
+        return f"{run.reopened:,} of {run.total:,}{skipped}"
 
     def buttons(self, request: HttpRequest, obj: Replay) -> dict[str, str]:
         return {"cancel": "Stop"} if obj.status == Replay.Status.RUNNING else {}
 
     @admin.action(description="Stop; what was reopened goes on", permissions=["operate"])
-    def cancel(self, request: HttpRequest, queryset: QuerySet[Replay]) -> HttpResponse | None:
-        if asked := self.confirm(request, queryset, "cancel", "Stop these replays? What they have reopened goes on."):
-            return asked
+    @asks("Stop these replays? What they have reopened goes on.")
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Replay]) -> None:
         rows = self.selected(request, queryset)
         stopped = [row for row in rows if replays.cancel(row.pk, clock.database_now())]
         self.record(request, stopped, "Stopped.")
         self.report(request, "stopped", len(stopped), ["Not running."] * (len(rows) - len(stopped)))
-        return None

@@ -15,7 +15,7 @@ from django.contrib.admin.views.main import PAGE_VAR, ChangeList
 from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
 from django.db import OperationalError, connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.text import capfirst
 from psycopg2.errors import QueryCanceled
@@ -58,12 +58,17 @@ class NewestFirst(ChangeList):
         return ["-pk"]
 
     def get_results(self, request: HttpRequest) -> None:
-        side, edge = self._position(request)
-        queryset = self.queryset
-        if side == "newer":
-            queryset = queryset.filter(pk__gt=edge).order_by("pk")
-        elif side == "older":
-            queryset = queryset.filter(pk__lt=edge)
+        side, _, value = request.GET.get(PAGE_VAR, "").partition(".")
+        queryset, pk = self.queryset, getattr(self.opts.pk, "target_field", self.opts.pk)
+        try:
+            if side == "newer":
+                queryset = queryset.filter(pk__gt=pk.to_python(value)).order_by("pk")
+            elif side == "older":
+                queryset = queryset.filter(pk__lt=pk.to_python(value))
+            else:
+                side = ""
+        except ValidationError:
+            side = ""
         rows = self._read_in_time(queryset[: self.list_per_page + 1])
         has_more = len(rows) > self.list_per_page
         rows = rows[: self.list_per_page]
@@ -77,16 +82,6 @@ class NewestFirst(ChangeList):
         self.result_count = self.full_result_count = len(rows)
         self.show_full_result_count = self.can_show_all = self.multi_page = False
         self.show_admin_actions = bool(rows)
-
-    def _position(self, request: HttpRequest) -> tuple[str, Any]:
-        """On which side of which row the page begins; `("", None)` for the first."""
-        side, _, value = request.GET.get(PAGE_VAR, "").partition(".")
-        if side in {"older", "newer"}:
-            try:
-                return side, getattr(self.opts.pk, "target_field", self.opts.pk).to_python(value)
-            except ValidationError:
-                pass
-        return "", None
 
     def _read_in_time(self, queryset: QuerySet[Any]) -> list[Any]:
         try:
@@ -115,21 +110,18 @@ def narrow(queryset: QuerySet[Any], words: str, lookups: Mapping[str, str]) -> Q
     `lookups` says by which field a word narrows the list: a TypeID prefix ("evt"), or "type" for an event type.
     """
     for word in words.split():
-        condition = _condition(word, lookups)
-        queryset = queryset.filter(**condition) if condition else queryset.none()
+        prefix = word.rpartition("_")[0]
+        found: dict[str, Any] = {}
+        if prefix and (pk := ids.decode(prefix, word)) is not None:
+            found = {lookups[prefix]: pk} if prefix in lookups else {}
+        elif bare := ids.as_uuid(word):
+            found = {"pk": bare}
+        elif ids.WORKSPACE in lookups and (workspaces := workspace_ids(word)):
+            found = {f"{lookups[ids.WORKSPACE]}__in": workspaces}
+        elif "type" in lookups:
+            found = {lookups["type"]: word}
+        queryset = queryset.filter(**found) if found else queryset.none()
     return queryset
-
-
-def _condition(word: str, lookups: Mapping[str, str]) -> dict[str, Any]:
-    prefix = word.rpartition("_")[0]
-    pk = ids.decode(prefix, word) if prefix else None
-    if pk is not None:
-        return {lookups[prefix]: pk} if prefix in lookups else {}
-    if bare := ids.as_uuid(word):
-        return {"pk": bare}
-    if ids.WORKSPACE in lookups and (workspaces := workspace_ids(word)):
-        return {f"{lookups[ids.WORKSPACE]}__in": workspaces}
-    return {lookups["type"]: word} if "type" in lookups else {}
 
 
 def workspace_ids(reference: str) -> list[uuid.UUID]:
@@ -192,12 +184,12 @@ def by_id(title: str, prefix: str, lookup: str) -> type[TextFilter]:
     return typed(title, title, f"{prefix}_…", narrow_by_id)
 
 
-def _of_workspace(rows: Rows, value: str) -> Rows:
-    found = workspace_ids(value)
-    return rows.filter(workspace_id=found[0]) if len(found) == 1 else rows.filter(workspace_id__in=found)
-
-
-WorkspaceFilter = typed("workspace", "workspace", "ws_… or external id", _of_workspace)
+WorkspaceFilter = typed(
+    "workspace",
+    "workspace",
+    "ws_… or external id",
+    lambda rows, value: rows.filter(workspace_id__in=workspace_ids(value)),
+)
 
 
 def chosen(
@@ -218,20 +210,27 @@ def chosen(
     return ChosenFilter
 
 
+def by_condition(title: str, parameter: str, conditions: Mapping[str, Q]) -> type[SimpleListFilter]:
+    """A filter by one of a few conditions."""
+    return chosen(title, parameter, [*conditions], lambda rows, value: rows.filter(conditions[value]))
+
+
 def by_choice(title: str, lookup: str, choices: Iterable[str]) -> type[SimpleListFilter]:
     """A filter by one of a few values of a field."""
-    return chosen(title, lookup, choices, lambda rows, value: rows.filter(**{lookup: value}))
+    return by_condition(title, lookup, {value: Q(**{lookup: value}) for value in choices})
 
 
 _PERIODS = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7)}
 
 
-def _since(rows: Rows, period: str) -> Rows:
-    """By the moment in the primary key (UUIDv7), so that only the partitions of that time are read."""
-    began = clock.now() - _PERIODS[period]
-    return rows.filter(pk__gte=uuid.UUID(int=int(began.timestamp() * 1000) << 80))
+def first_id_of(period: timedelta) -> uuid.UUID:
+    """The lowest UUIDv7 that a row of the time since then can have, so that only its partitions are read."""
+    return uuid.UUID(int=int((clock.now() - period).timestamp() * 1000) << 80)
 
 
 PeriodFilter = chosen(
-    "time", "period", {"1h": "The last hour", "24h": "The last 24 hours", "7d": "The last 7 days"}, _since
+    "time",
+    "period",
+    {"1h": "The last hour", "24h": "The last 24 hours", "7d": "The last 7 days"},
+    lambda rows, period: rows.filter(pk__gte=first_id_of(_PERIODS[period])),
 )

@@ -3,9 +3,11 @@
 Operators who look at credentials, at the records about them, or at what events carried leave a record too.
 """
 
+import functools
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin, messages
@@ -55,22 +57,43 @@ def log_of(workspace_id: uuid.UUID | None) -> AccessRecord:
     return AccessRecord(workspace_id=workspace_id, owner_kind=LOG, owner_id=owner_id, kind=LOG, version=0)
 
 
+def asks(question: str) -> Callable[[Any], Any]:
+    """An action that is run once its user has answered this on a page, as it cannot be undone."""
+
+    def wrap(run: Callable[[Any, HttpRequest, QuerySet[Any]], None]) -> Any:
+        @functools.wraps(run)
+        def asked(site: Any, request: HttpRequest, queryset: QuerySet[Any]) -> TemplateResponse | None:
+            if "confirm" in request.POST:
+                run(site, request, queryset)
+                return None
+            context = site.admin_site.each_context(request) | {
+                "title": question,
+                "opts": site.opts,
+                "media": site.media,
+                "rows": queryset[: site.list_per_page * 2],
+                "action": run.__name__,
+                "checkbox_name": helpers.ACTION_CHECKBOX_NAME,
+            }
+            return TemplateResponse(request, "admin/operators/confirm.html", context)
+
+        return asked
+
+    return wrap
+
+
 class WellFormedSelection(_ModelAdmin):
     """Ids in a form of actions that no row can have select nothing; Django would answer 500."""
 
     def response_action(self, request: HttpRequest, queryset: QuerySet[Any], *options: Any) -> HttpResponse | None:
         form = request.POST.copy()
-        selected = form.getlist(helpers.ACTION_CHECKBOX_NAME)
-        form.setlist(helpers.ACTION_CHECKBOX_NAME, [text for text in selected if self._can_be_id(text)])
+        well_formed = []
+        for text in form.getlist(helpers.ACTION_CHECKBOX_NAME):
+            with suppress(ValidationError):
+                self.opts.pk.clean(text, None)
+                well_formed += [text] if "\x00" not in text else []
+        form.setlist(helpers.ACTION_CHECKBOX_NAME, well_formed)
         request.POST = form  # type: ignore[assignment]  # as Django's own pages do
         return super().response_action(request, queryset, *options)
-
-    def _can_be_id(self, text: str) -> bool:
-        try:
-            self.opts.pk.clean(text, None)
-        except ValidationError:
-            return False
-        return "\x00" not in text
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         """No row is deleted in passing."""
@@ -190,11 +213,11 @@ class OperatorAdmin(WellFormedSelection):
     def render_change_form(
         self,
         request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
+        context: Any,
+        add: Any = False,
+        change: Any = False,
         form_url: str = "",
-        obj: Any | None = None,
+        obj: Any = None,
     ) -> HttpResponse:
         if obj is not None:
             self._record_looks(request, [obj], [obj])
@@ -245,22 +268,6 @@ class OperatorAdmin(WellFormedSelection):
         if len(rows) > MOST_AT_ONCE:
             self.message_user(request, f"Only the first {MOST_AT_ONCE:,} were taken.", messages.WARNING)
         return rows[:MOST_AT_ONCE]
-
-    def confirm(
-        self, request: HttpRequest, queryset: QuerySet[Any], action: str, question: str
-    ) -> TemplateResponse | None:
-        """A page that asks before what cannot be undone; None once it was answered."""
-        if "confirm" in request.POST:
-            return None
-        context = self.admin_site.each_context(request) | {
-            "title": question,
-            "opts": self.opts,
-            "media": self.media,
-            "rows": queryset[: self.list_per_page * 2],
-            "action": action,
-            "checkbox_name": helpers.ACTION_CHECKBOX_NAME,
-        }
-        return TemplateResponse(request, "admin/operators/confirm.html", context)
 
     def record(self, request: HttpRequest, changed: Iterable[Model], message: str) -> None:
         """Write to the admin's log that the user changed these rows. One statement, whatever the number."""

@@ -1,7 +1,6 @@
 """The operators' site: models in the order in which an operator thinks, an overview, and a way to any id."""
 
 import functools
-from datetime import datetime
 from typing import Any
 
 from django.apps import apps
@@ -15,7 +14,7 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 
 from meshes.console import overview
-from meshes.console.display import PAGES, plain, span
+from meshes.console.display import PAGES
 from meshes.console.lists import workspace_ids
 from meshes.console.signin import steps
 from meshes.kit import clock, ids
@@ -34,9 +33,6 @@ GROUPS = {
 
 LANES = {"conn": PAGES[ids.CONNECTION], "fanout": PAGES[ids.WORKSPACE]}
 """By the first part of a lane's name, what its second part is the UUID of."""
-
-WAITING_SECONDS = 10
-"""DESIGN: sweeps publish later what was missed, within ten seconds."""
 
 
 class OperatorsSite(admin.AdminSite):
@@ -143,7 +139,7 @@ class OperatorsSite(admin.AdminSite):
         return listed + [app for app in others if app["models"]]
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        shown = tiles(clock.database_now()) if request.user.has_perm("delivery.view_delivery") else []
+        shown = overview.tiles(clock.database_now()) if request.user.has_perm("delivery.view_delivery") else []
         return super().index(request, {**(extra_context or {}), "tiles": shown})
 
     def find(self, request: HttpRequest) -> HttpResponse:
@@ -172,49 +168,3 @@ class OperatorsSite(admin.AdminSite):
             if may_see and model._default_manager.filter(pk=pk).exists():
                 return reverse(f"admin:{page}_change", args=[pk])
         return None
-
-
-# --- the overview ---------------------------------------------------------------------------------------------------
-
-
-def tiles(now: datetime) -> list[dict[str, str]]:
-    """The overview's figures, each with a judgement: `tone` is `good`, `warn`, `bad` or empty."""
-    seen, deliver = overview.look(now), overview.ring_stats("deliver")
-    shown = [
-        _count_tile("Dead letters, last 24 h", seen.dead_letters, "delivery_deadletter"),
-        _parts_tile("Connections not active", seen.connections, "connections_connection", "warn"),
-        _count_tile("Circuit breakers open", seen.open_breakers, "connections_connection", "?health__breaker=open"),
-        _age_tile("Longest overdue delivery", seen.overdue_since, now, "delivery_delivery", "?state=pending"),
-        _age_tile("Oldest event before fan-out", seen.oldest_unrouted_at, now, "delivery_unrouted"),
-        _parts_tile("Events set aside", seen.set_aside, "delivery_unrouted", "bad", "?state=set_aside"),
-    ]
-    if deliver is None:
-        return [*shown, {"label": "Broker", "figure": "does not answer", "tone": "bad"}]
-    return [*shown, {"label": "Deliveries in flight", "figure": f"{deliver.in_flight:,}"}]
-
-
-def _tile(label: str, figure: str, tone: str, model: str, query: str = "") -> dict[str, str]:
-    url = reverse(f"admin:{model}_changelist") + query
-    return {"label": label, "figure": figure, "tone": tone, "url": url}
-
-
-def _count_tile(label: str, count: overview.Count | None, model: str, query: str = "") -> dict[str, str]:
-    if count is None:
-        return _tile(label, "not known", "warn", model)
-    return _tile(label, str(count), "warn", model, query) if count.number else _tile(label, str(count), "good", model)
-
-
-def _parts_tile(label: str, counts: dict[str, int] | None, model: str, tone: str, query: str = "") -> dict[str, str]:
-    """A sum, and under which names it is made up."""
-    if not counts:
-        return _tile(label, "0", "good", model) if counts is not None else _tile(label, "not known", "warn", model)
-    parts = ", ".join(f"{count:,} {plain(name)}" for name, count in sorted(counts.items()))
-    return _tile(f"{label}: {parts}", f"{sum(counts.values()):,}", tone, model, query)
-
-
-def _age_tile(label: str, since: datetime | None, now: datetime, model: str, query: str = "") -> dict[str, str]:
-    if since is None:
-        return _tile(label, "none", "good", model, query)
-    seconds = max(0.0, (now - since).total_seconds())
-    tone = "good" if seconds <= WAITING_SECONDS else "warn" if seconds <= 60 else "bad"
-    return _tile(label, span(round(seconds)), tone, model, query)

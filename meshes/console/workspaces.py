@@ -7,12 +7,13 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin import SimpleListFilter
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.db.models.functions import Now
+from django.http import HttpRequest
 
 from meshes.console import display, lists
 from meshes.console.display import column, named, workspace
-from meshes.console.lists import WorkspaceFilter, by_choice, chosen
-from meshes.console.pages import OperatorAdmin, operator_name
+from meshes.console.lists import WorkspaceFilter, by_choice, by_condition
+from meshes.console.pages import OperatorAdmin, asks, operator_name
 from meshes.kit import clock, ids
 from workspaces import keys
 from workspaces.models import ApiKey, Workspace
@@ -53,12 +54,6 @@ class WorkspaceForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscript
         return external_id
 
 
-def _workspace_state(workspace: Workspace) -> str:
-    if workspace.deleted_at is None:
-        return display.badge("live")
-    return display.badge("purged" if workspace.purged_at else "deleted")
-
-
 @admin.register(Workspace)
 class WorkspaceAdmin(OperatorAdmin):
     """Name and limits are edited here; a workspace is made and deleted through the API."""
@@ -67,12 +62,12 @@ class WorkspaceAdmin(OperatorAdmin):
     is_editable = True
     form = WorkspaceForm
     change_form_template = "admin/workspaces/workspace/page.html"
-    state, made = column("state", _workspace_state), column("made (UTC)", "created_at", display.moment)
-    list_display = (named("name", "workspace"), "external_id", state, "ingest_rate", "backlog_limit", made)
+    made = column("made (UTC)", "created_at", display.moment)
+    list_display = (named("name", "workspace"), "external_id", "state", "ingest_rate", "backlog_limit", made)
     list_filter = (LifeFilter,)
     search_help_text = "ws_… id, external id, or a part of the name"
     readonly_fields = (
-        state, made, column("changed (UTC)", "updated_at", display.moment),
+        "state", made, column("changed (UTC)", "updated_at", display.moment),
         column("deleted (UTC)", "deleted_at", display.moment), column("purged (UTC)", "purged_at", display.moment),
     )  # fmt: skip
     fieldsets = (
@@ -80,6 +75,11 @@ class WorkspaceAdmin(OperatorAdmin):
         ("Limits", {"fields": ("ingest_rate", "backlog_limit")}),
         ("Record", {"fields": readonly_fields}),
     )
+
+    def state(self, workspace: Workspace) -> str:
+        if workspace.deleted_at is None:
+            return display.badge("live")
+        return display.badge("purged" if workspace.purged_at else "deleted")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -92,18 +92,11 @@ class WorkspaceAdmin(OperatorAdmin):
         return queryset.filter(pk__in=named) if named else queryset.filter(name__icontains=term), False
 
 
-def _by_key_state(rows: QuerySet[Any], state: str) -> QuerySet[Any]:
-    now = clock.database_now()
-    if state == "revoked":
-        return rows.filter(revoked_at__isnull=False)
-    is_live = Q(expires_at=None) | Q(expires_at__gt=now)
-    return rows.filter(is_live if state == "live" else Q(expires_at__lte=now), revoked_at=None)
-
-
-def _key_state(key: ApiKey) -> str:
-    if key.revoked_at is not None:
-        return display.badge("revoked")
-    return display.badge("expired" if key.expires_at is not None and key.expires_at <= clock.now() else "live")
+KEY_STATES = {
+    "live": Q(expires_at=None, revoked_at=None) | Q(expires_at__gt=Now(), revoked_at=None),
+    "expired": Q(expires_at__lte=Now(), revoked_at=None),
+    "revoked": Q(revoked_at__isnull=False),
+}
 
 
 @admin.register(ApiKey)
@@ -113,18 +106,18 @@ class ApiKeyAdmin(OperatorAdmin):
     prefix = ids.KEY
     lookups = {ids.KEY: "pk", ids.WORKSPACE: "workspace_id"}
     kind, scopes = column("kind", "kind"), column("scopes", "scopes", display.words)
-    state, used = column("state", _key_state), column("last used (UTC)", "last_used_at", display.moment)
+    used = column("last used (UTC)", "last_used_at", display.moment)
     expires = column("expires (UTC)", "expires_at", display.moment)
-    list_display = (named("name", "key"), kind, workspace, scopes, state, used, expires)
+    list_display = (named("name", "key"), kind, workspace, scopes, "state", used, expires)
     list_filter = (
         WorkspaceFilter,
         by_choice("kind", "kind", ApiKey.Kind.values),
-        chosen("state", "state", ("live", "expired", "revoked"), _by_key_state),
+        by_condition("state", "state", KEY_STATES),
     )
     search_help_text = "key_… or ws_… id, or the external id of a workspace"
     actions = ("revoke",)
     fields = (
-        "name", "kind", workspace, scopes, state, column("allowed origins", "allowed_origins", display.words),
+        "name", "kind", workspace, scopes, "state", column("allowed origins", "allowed_origins", display.words),
         "version", column("made (UTC)", "created_at", display.moment), used, expires,
         column("replaced secret good until (UTC)", "previous_expires_at", display.moment),
         column("revoked (UTC)", "revoked_at", display.moment),
@@ -133,17 +126,20 @@ class ApiKeyAdmin(OperatorAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
         return ApiKey.objects.defer("secret_hash", "previous_hash").select_related("workspace")
 
+    def state(self, key: ApiKey) -> str:
+        if key.revoked_at is not None:
+            return display.badge("revoked")
+        return display.badge("expired" if key.expires_at is not None and key.expires_at <= clock.now() else "live")
+
     def buttons(self, request: HttpRequest, obj: ApiKey) -> dict[str, str]:
         return {"revoke": "Revoke"} if obj.revoked_at is None else {}
 
     @admin.action(description="Revoke: they end at once, for ever", permissions=["operate"])
-    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse | None:
-        if asked := self.confirm(request, queryset, "revoke", "End these keys, at once and for ever?"):
-            return asked
+    @asks("End these keys, at once and for ever?")
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
         rows = self.selected(request, queryset)
         live = [key for key in rows if key.revoked_at is None]
         for key in live:
             keys.revoke_key(key.pk, clock.database_now(), actor=operator_name(request))
         self.record(request, live, "Revoked.")
         self.report(request, "revoked", len(live), ["Already revoked."] * (len(rows) - len(live)))
-        return None

@@ -27,7 +27,8 @@ from delivery.models import (
 )
 from meshes.console import overview
 from meshes.console.display import PAGES
-from meshes.console.site import GROUPS, WAITING_SECONDS
+from meshes.console.overview import WAITING_SECONDS
+from meshes.console.site import GROUPS
 from meshes.kit import ids
 from tests.factories import make_connection, make_deliveries, make_event, make_workspace
 from tests.operators import operator, said, superuser, words
@@ -198,9 +199,9 @@ def test_a_delivery_that_waits_for_its_connection_is_not_overdue():
     target = make_connection(make_workspace(), paused_until=now + timedelta(minutes=5))
     (delivery,) = make_deliveries(target)
     Delivery.objects.filter(pk=delivery.pk).update(next_attempt_at=now - timedelta(minutes=5))
-    assert overview.look(now).overdue_since is None
+    assert overview.overdue_since(now) is None
     Connection.objects.filter(pk=target.pk).update(paused_until=None)
-    assert overview.look(now).overdue_since == now - timedelta(minutes=5)
+    assert overview.overdue_since(now) == now - timedelta(minutes=5)
 
 
 def test_counting_ends_at_its_bound(monkeypatch):
@@ -208,13 +209,13 @@ def test_counting_ends_at_its_bound(monkeypatch):
     made = make_deliveries(make_connection(make_workspace()), 3)
     rows = Delivery.objects.filter(pk__in=[row.pk for row in made])
     rows.update(status="dead", finished_at=datetime.now(UTC))
-    assert str(overview.look(datetime.now(UTC)).dead_letters) == "≥ 2"
+    assert overview.dead_letters(datetime.now(UTC)) == "≥ 2"
 
 
 def test_a_figure_that_takes_too_long_is_not_known(monkeypatch):
     monkeypatch.setattr(overview, "STATEMENT_TIMEOUT_MS", 50)
     monkeypatch.setattr(setting_aside, "COUNT_BY_CAUSE", "SELECT 'refused', pg_sleep(30) WHERE 1 < %s")
-    assert overview.look(datetime.now(UTC)).set_aside is None
+    assert overview.set_aside() is None
     assert "not known Events set aside" in words(superuser().client.get("/admin/"))
 
 
