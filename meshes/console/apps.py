@@ -18,6 +18,4 @@ class SigninConfig(AppConfig):
     verbose_name = "Sign-in"
 
     def ready(self) -> None:
-        from meshes.console.signin import sessions
-
-        sessions.connect()
+        from meshes.console.signin import sessions  # noqa: F401  # its receivers

@@ -34,6 +34,8 @@ else:
 
 MOST_AT_ONCE = 1_000
 """Rows that one action takes at most; a larger set is a replay through the API, which is paced."""
+ENDING = ("cancel", "revoke", "end")
+"""Actions whose buttons warn by their colour."""
 LOG = "access_log"
 """The kind of what was looked at where it was the log itself."""
 
@@ -204,11 +206,8 @@ class OperatorAdmin(WellFormedSelection):
         return {}
 
     def buttons(self, request: HttpRequest, obj: Any) -> dict[str, str]:
-        """Labels by action, of those that make sense for this row now; one that ends something stands in `GRAVE`."""
+        """Labels by action, of those that make sense for this row now."""
         return {}
-
-    grave: ClassVar[frozenset[str]] = frozenset({"cancel", "revoke", "end"})
-    """Actions whose buttons warn by their colour."""
 
     def render_change_form(
         self,
@@ -225,7 +224,7 @@ class OperatorAdmin(WellFormedSelection):
             context |= {
                 "buttons": [
                     {"url": reverse(f"{self._url}_act", args=[obj.pk, action]), "label": label,
-                     "is_grave": action in self.grave}
+                     "is_grave": action in ENDING}
                     for action, label in self.buttons(request, obj).items()
                     if action in allowed
                 ],

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.browser import Browser
 from tests.e2e.running import RunningUp
-from tests.meshes.console.signin.test_second_factor import OPEN, admin_paths
+from tests.meshes.console.signin.test_factors import OPEN, admin_paths
 from tests.polling import eventually
 
 CHOSEN, GIVEN, CLERKS = "violet harbour lantern", "granite meadow whistle", "copper window thistle"

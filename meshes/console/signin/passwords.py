@@ -97,32 +97,19 @@ def names_of(user: User) -> set[str]:
 
 def left_of(password: str, names: Collection[str] = ()) -> str:
     """What is no ASCII punctuation in a password, without context words, names, years and runs of keys."""
-    text = _without_runs(password.casefold())
-    for year in re.findall(r"(?:19|20)\d\d", text):
-        text = text.replace(year, " ")
-    spelt = text.translate(_LOOKS_LIKE)
-    for word in sorted(
-        {*CONTEXT_WORDS, *_names_of_hosts(), *(name.casefold() for name in names)}, key=len, reverse=True
-    ):
-        if len(word) >= RUN_LENGTH:
-            spelt = spelt.replace(word.translate(_LOOKS_LIKE), " ")
-    return "".join(character for character in spelt if character.isalnum() or not character.isascii())
-
-
-def _without_runs(text: str) -> str:
+    text = password.casefold()
     for row in (*ROWS, *(row[::-1] for row in ROWS)):
         for size in range(len(row), RUN_LENGTH - 1, -1):
             for start in range(len(row) - size + 1):
                 text = text.replace(row[start : start + size], " ")
-    return text
-
-
-def _names_of_hosts() -> set[str]:
-    """The parts of the names under which Meshes is reached, and the operator's own words."""
+    text = re.sub(r"(?:19|20)\d\d", " ", text).translate(_LOOKS_LIKE)
     hosts = [*settings.ALLOWED_HOSTS, urlsplit(settings.MESHES_PUBLIC_URL).hostname or ""]
-    return {part.casefold() for host in hosts for part in re.split(r"[^\w]+", host)} | {
-        word.casefold() for word in settings.MESHES_PASSWORD_WORDS
-    }
+    parts = {part for host in hosts for part in re.split(r"[^\w]+", host)}
+    words = {word.casefold() for word in (*CONTEXT_WORDS, *settings.MESHES_PASSWORD_WORDS, *parts, *names)}
+    for word in sorted(words, key=len, reverse=True):
+        if len(word) >= RUN_LENGTH:
+            text = text.replace(word.translate(_LOOKS_LIKE), " ")
+    return "".join(character for character in text if character.isalnum() or not character.isascii())
 
 
 # --- giving one -----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from django.contrib.sessions.backends.base import CreateError, UpdateError
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 from django.db.models.signals import m2m_changed, post_save, pre_delete, pre_save
+from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import reverse
 
@@ -155,34 +156,27 @@ def seconds_left(session: Any) -> int:
 FLAGS = ("is_active", "is_staff", "is_superuser")
 
 
-def connect() -> None:
-    user_logged_in.connect(_log_login, dispatch_uid="meshes.console.login")
-    user_login_failed.connect(_log_failure, dispatch_uid="meshes.console.failed_login")
-    user_logged_out.connect(_log_logout, dispatch_uid="meshes.console.logout")
-    pre_save.connect(_look_at_user, User, dispatch_uid="signin.before_user")
-    post_save.connect(_follow_user, User, dispatch_uid="signin.user")
-    pre_delete.connect(_follow_group, Group, dispatch_uid="signin.group")
-    for through in (User.groups.through, User.user_permissions.through, Group.permissions.through):
-        m2m_changed.connect(_follow_rights, through, dispatch_uid=f"signin.{through.__name__}")
-
-
-def _log_login(request: HttpRequest | None, user: User, **_: Any) -> None:
+@receiver(user_logged_in)
+def log_login(request: HttpRequest | None, user: User, **_: Any) -> None:
     security_log.log_login(request, user)
     if request is not None:
         request.META[NEW_DEVICE] = limits.make_device_cookie(user.get_username())
 
 
-def _log_failure(credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
+@receiver(user_login_failed)
+def log_failed_login(credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
     security_log.log_failed_login(request, str(credentials.get("username", "")))
 
 
-def _log_logout(request: HttpRequest | None, user: User | None, **_: Any) -> None:
+@receiver(user_logged_out)
+def log_logout(request: HttpRequest | None, user: User | None, **_: Any) -> None:
     """The signal is also sent where nobody was logged in."""
     if user is not None:
         security_log.log_logout(request, user)
 
 
-def _look_at_user(instance: User, raw: bool = False, **_: Any) -> None:
+@receiver(pre_save, sender=User)
+def check_password_and_note_lost_flags(instance: User, raw: bool = False, **_: Any) -> None:
     """Raises ValidationError for a password that was set and may not be one, on whichever path."""
     password = instance._password  # type: ignore[attr-defined]  # Django's own: what was set, and not saved yet
     if password is not None and not raw:
@@ -191,7 +185,8 @@ def _look_at_user(instance: User, raw: bool = False, **_: Any) -> None:
     instance._loses_flags = any(had and not getattr(instance, flag) for flag, had in before.items())  # type: ignore[attr-defined]
 
 
-def _follow_user(instance: User, **_: Any) -> None:
+@receiver(post_save, sender=User)
+def end_sessions_of_changed_user(instance: User, **_: Any) -> None:
     """A hash that Django renews at a sign-in is no new password: `_password` is the one that was set."""
     is_new_password = instance._password is not None  # type: ignore[attr-defined]  # Django's own
     if is_new_password:
@@ -200,11 +195,15 @@ def _follow_user(instance: User, **_: Any) -> None:
         OperatorSession.objects.end(user=instance)
 
 
-def _follow_group(instance: Group, **_: Any) -> None:
+@receiver(pre_delete, sender=Group)
+def end_sessions_of_members(instance: Group, **_: Any) -> None:
     OperatorSession.objects.end(user__groups=instance)
 
 
-def _follow_rights(instance: Any, action: str, pk_set: set[Any] | None, model: Any, **_: Any) -> None:
+@receiver(m2m_changed, sender=User.groups.through)
+@receiver(m2m_changed, sender=User.user_permissions.through)
+@receiver(m2m_changed, sender=Group.permissions.through)
+def end_sessions_with_fewer_rights(instance: Any, action: str, pk_set: set[Any] | None, model: Any, **_: Any) -> None:
     """Rights that were given end nothing; `pk_set` is None where all of them are taken."""
     if action not in {"post_remove", "pre_clear"}:
         return
