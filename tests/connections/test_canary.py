@@ -30,7 +30,7 @@ from tests.operators import superuser
 from tests.receivers import Receiver, receiver
 from tests.workspaces.callers import caller, post
 from workspaces.models import IdempotencyRecord
-from workspaces.vault.models import AccessRecord, SealedDocument
+from workspaces.vault.models import AccessRecord
 
 pytestmark = pytest.mark.django_db
 
@@ -203,9 +203,8 @@ def broker() -> str:
 def admin() -> str:
     """The pages of operators that are about connections, what was sent over them, and who opened them."""
     root = superuser()
-    models: dict[Any, str] = {Connection: "connections_connection", SealedDocument: "connections_sealeddocument"}
-    models |= {AccessRecord: "connections_accessrecord", Attempt: "delivery_attempt", Delivery: "delivery_delivery"}
-    models |= {Event: "delivery_event", IdempotencyRecord: "workspaces_idempotencyrecord"}
+    models: dict[Any, str] = {Connection: "connections_connection", AccessRecord: "connections_accessrecord"}
+    models |= {Attempt: "delivery_attempt", Delivery: "delivery_delivery", Event: "delivery_event"}
     pages = [root.list(name) for name in models.values()]
     for model, name in models.items():
         pages += [root.page(name, pk) for pk in model.objects.values_list("pk", flat=True)]
