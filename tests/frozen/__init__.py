@@ -2,4 +2,5 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.frozen.stories", "tests.frozen.refusals", "tests.frozen.world")
+THEMES = ("resources", "events", "deliveries", "vendors", "refusals", "pages")
+pytest.register_assert_rewrite(*(f"tests.frozen.{theme}" for theme in (*THEMES, "world")))

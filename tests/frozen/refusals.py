@@ -23,7 +23,7 @@ OTHERS = {"{type}": "hubspot", "{field}": "list_id"}
 NOBODYS = {"nobody_knows_this": 1}
 
 
-def operations(world: World) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _operations(world: World) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for name, operation in sorted(world.description.operations.items()):
         method, _, path = name.partition(" ")
         yield method, path.removeprefix(API), operation
@@ -41,7 +41,7 @@ def body_of(operation: dict[str, Any]) -> Any:
 
 
 def nothing_without_a_key(world: World) -> None:
-    for method, path, operation in operations(world):
+    for method, path, operation in _operations(world):
         call = f"{method} {path_with(path, UNKNOWN)}"
         world.ask(call, body_of(operation), 401, key="")
         world.ask(call, body_of(operation), 401, key="mesh_live_01h455vb4pex5vsknk084sn02q_nonsense", keep=False)
@@ -54,7 +54,7 @@ def scopes_do_not_contain_each_other(world: World) -> None:
     for scope in SCOPES:
         keys[f"account {scope}"] = new_key(world, "account", None, [scope])
         keys[f"workspace {scope}"] = new_key(world, "workspace", workspace, [scope])
-    for method, path, operation in operations(world):
+    for method, path, operation in _operations(world):
         call, body = f"{method} {path_with(path, UNKNOWN)}", body_of(operation)
         answers = {name: status_of(world, call, body, key) for name, key in keys.items()}
         world.kept.setdefault(world.story, []).append([f"{method} {path}", answers])
@@ -79,7 +79,7 @@ def foreign_is_unknown(world: World) -> None:
     own, other = world.workspace(), world.workspace("Globex")
     key = new_key(world, "workspace", own, list(SCOPES))
     foreign = things_of(world, other)
-    for method, path, operation in operations(world):
+    for method, path, operation in _operations(world):
         if "{id}" in path:
             expected = status_of(world, f"{method} {path_with(path, UNKNOWN)}", body_of(operation), key)
             unknown = world.answers[-1].document
@@ -109,7 +109,7 @@ def things_of(world: World, workspace: str, named: str = "lead.created") -> dict
 def requests_are_read_strictly(world: World) -> None:
     """Each operation, with a body, a parameter, a type, and an answer's type that there is not."""
     things = things_of(world, world.workspace())
-    for method, path, operation in operations(world):
+    for method, path, operation in _operations(world):
         call = f"{method} {path_with(path, things)}"
         if method == "GET" and any(parameter["in"] == "query" for parameter in operation.get("parameters", ())):
             world.ask(f"{call}?nobody_knows_this=1", status=422)
@@ -136,7 +136,7 @@ def pages_turn(world: World) -> None:
     workspace = world.workspace()
     things_of(world, workspace, "page.first")
     things = things_of(world, workspace, "page.second")
-    for method, path, operation in operations(world):
+    for method, path, operation in _operations(world):
         names = {parameter["name"] for parameter in operation.get("parameters", ())}
         if {"limit", "cursor"} <= names:
             at = f"{method} {path_with(path, things)}?limit=1" + f"&workspace={workspace}" * ("workspace" in names)
@@ -145,13 +145,3 @@ def pages_turn(world: World) -> None:
             assert first["data"] != second["data"], path
             back = world.ask(f"{at}&cursor={second['previous']}", keep=False)
             assert (back["data"], back["previous"]) == (first["data"], None), path
-
-
-STORIES = (
-    pages_turn,
-    nothing_without_a_key,
-    scopes_do_not_contain_each_other,
-    foreign_is_unknown,
-    requests_are_read_strictly,
-    methods_are_those_documented,
-)
