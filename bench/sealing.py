@@ -60,12 +60,12 @@ def beside(act: str, waiting: list[Any]) -> tuple[dict[str, float], float]:
 
 def claim(waiting: list[Any], goes_on: Callable[[], bool]) -> dict[str, float]:
     """Claim deliveries one by one while it goes on; half and 99 % took so many milliseconds at most."""
-    from delivery.dispatch import dispatch
+    from delivery.dispatch import claims
 
     taken: list[float] = []
     while waiting and len(taken) < LONGEST and (len(taken) < SHORTEST + WARM_UP or goes_on()):
         started = time.perf_counter()
-        (job,) = dispatch.claim([waiting.pop()], "bench")
+        (job,) = claims.claim([waiting.pop()], "bench")
         assert job is not None
         taken.append(1000 * (time.perf_counter() - started))
     ordered = sorted(taken[WARM_UP:])

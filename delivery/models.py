@@ -4,8 +4,7 @@ Events, payloads, ledgers, deliveries and attempts are RANGE-partitioned by week
 between tenant tables is a composite foreign key `(workspace_id, id)` in the database (see the first migration).
 """
 
-import uuid
-from datetime import UTC, datetime
+from datetime import datetime
 
 from django.db import models
 from django.db.models import Q, Value
@@ -416,8 +415,3 @@ class Attempt(models.Model):
     @property
     def public_id(self) -> str:
         return ids.encode(ids.ATTEMPT, self.pk)
-
-
-def event_time(event_id: uuid.UUID) -> datetime:
-    """The moment an event was received, from its id (millisecond resolution)."""
-    return datetime.fromtimestamp(ids.milliseconds(event_id) / 1000, tz=UTC)

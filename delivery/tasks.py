@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 import uuid
+from dataclasses import replace
 from typing import NoReturn
 
 from celery import shared_task
@@ -11,7 +12,10 @@ from django.conf import settings
 from django.db import Error, connections
 
 from connections.providers.base import Outcome
-from delivery.dispatch import dispatch, settling, tokens
+from delivery.dispatch import tokens
+from delivery.dispatch.attempts import Result, attempt
+from delivery.dispatch.claims import Job, claim, regain_leases
+from delivery.dispatch.settling import settle
 from delivery.events import setting_aside
 from delivery.events.ingest import LARGE_CHARACTERS
 from delivery.events.setting_aside import Claim, Failure
@@ -38,9 +42,9 @@ _rule_loads: Group[Fact, Routing] = Group("rule-load", fanout.load_rules, most=4
 _routings: Group[Routed, list[publishing.DeliveryHint]] = Group("routing", fanout.write, most=32)
 _large_routings: Group[Routed, list[publishing.DeliveryHint]] = Group("large-routing", fanout.write, most=1)
 _hand_backs: Group[Failure, None] = Group("hand-back", setting_aside.hand_back)
-_claims: Group[uuid.UUID, dispatch.Job | None] = Group("claim", lambda ids: dispatch.claim(ids, WORKER))
-_settlements: Group[dispatch.Result, bool] = Group("settle", lambda results: settling.settle(results, WORKER))
-_regains: Group[dispatch.Result, bool] = Group("regain", settling.regain_leases)
+_claims: Group[uuid.UUID, Job | None] = Group("claim", lambda ids: claim(ids, WORKER))
+_settlements: Group[Result, bool] = Group("settle", lambda results: settle(results, WORKER))
+_regains: Group[Job, bool] = Group("regain", regain_leases)
 
 _evaluator = Evaluator()
 
@@ -132,19 +136,19 @@ def deliver(delivery_id: str) -> None:
         _tell("delivery %s is not claimed for now: %s", delivery_id, error)
         return  # a sweep hints it again
     if job is not None:
-        result = dispatch.attempt(job, tokens.GROUPED)
+        result = attempt(job, tokens.GROUPED)
         _settle(result)
         tell_lane(result)
 
 
-def tell_lane(result: dispatch.Result) -> None:
+def tell_lane(result: Result) -> None:
     """Tell the lane how its endpoint does. A 429 is no trouble: it pauses the lane; neither are our own faults."""
     if not result.verdict.is_ours:
         failed = result.verdict.outcome in (Outcome.RETRY, Outcome.UNCERTAIN) and not result.verdict.throttled
         report(str(result.job.delivery_id), result.duration_ms / 1000, is_failure=failed)
 
 
-def _settle(result: dispatch.Result) -> None:
+def _settle(result: Result) -> None:
     """Write the result back, with patience whatever refuses it: it is the only copy for as long as we live.
 
     Until then its lease is kept, and taken back where it ended, as nobody was lost; also where the attempt itself
@@ -155,7 +159,7 @@ def _settle(result: dispatch.Result) -> None:
         try:
             if _write_back(result):
                 return
-            if not (failures or is_late) or not _regains.submit(result):
+            if not (failures or is_late) or not _regains.submit(result.job):
                 logger.warning("delivery %s: its lease had ended before it settled", result.job.delivery_id)
                 return
         except Exception as error:  # noqa: BLE001  (of whatever kind: nobody was lost)
@@ -165,7 +169,7 @@ def _settle(result: dispatch.Result) -> None:
             time.sleep(growing_delay(failures, *WRITE_AGAIN_SECONDS))
 
 
-def _write_back(result: dispatch.Result) -> bool:
+def _write_back(result: Result) -> bool:
     """Whether the result's lease was still its own. What the database takes in no case, the evidence, is left out."""
     try:
         return _settlements.submit(result)
@@ -173,16 +177,17 @@ def _write_back(result: dispatch.Result) -> bool:
         if fault_of(error) is not Fault.ITEM:
             raise
         words = describe(error)
-    is_settled = _settlements.submit(settling.without_evidence(result, words))
+    verdict = replace(result.verdict, words=f"What was sent and answered could not be stored: {words}.")
+    is_settled = _settlements.submit(replace(result, verdict=verdict, evidence={}))  # words may quote what was answered
     if is_settled:
         logger.error("delivery %s has settled without its evidence: %s", result.job.delivery_id, words)
     return is_settled
 
 
-def _keep_lease(result: dispatch.Result) -> None:
+def _keep_lease(result: Result) -> None:
     """So that nobody sends again what is only not written yet."""
     try:
-        _regains.submit(result)
+        _regains.submit(result.job)
     except Exception as error:  # noqa: BLE001  (who cannot write this cannot end the lease either)
         _tell("delivery %s: its lease is not kept for now: %s", result.job.delivery_id, error)
 

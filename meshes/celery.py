@@ -42,7 +42,7 @@ def _begin_session(**kwargs: Any) -> None:
     with exit_where_misconfigured():
         refuse_unsound_keys()
     worker_answers.install()
-    sessions.start(tasks.WORKER)
+    sessions.Keeper(tasks.WORKER).start()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]  # Celery has no types

@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from connections.models import Connection
 from connections.providers.base import Outcome, Verdict
-from delivery.dispatch import dispatch, reopening, settling
+from delivery.dispatch import attempts, claims, reopening, settling
 from delivery.models import Delivery, Event, Replay
 from delivery.rules import fanout, routing
 from meshes.kit import ids
@@ -152,10 +152,10 @@ def settle_over_and_over(delivery: Delivery) -> Callable[[], None]:
 
     def attempt() -> None:
         Delivery.objects.filter(pk=delivery.pk).update(next_attempt_at=datetime.now(UTC), budget_used=0)
-        (job,) = dispatch.claim([delivery.pk], "worker")
+        (job,) = claims.claim([delivery.pk], "worker")
         if job is not None:
             verdict = Verdict(Outcome.RETRY, "server_error", "It failed.", is_counted=False)
-            settling.settle([dispatch.Result(job, verdict, job.clock.moment, 1)], "worker")
+            settling.settle([attempts.Result(job, verdict, job.clock.moment, 1)], "worker")
 
     return attempt
 

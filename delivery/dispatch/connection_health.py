@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 from connections.credentials import KEY_MISSING, KEY_MISSING_WORDS
 from connections.models import Connection, ConnectionHealth
 from connections.providers.base import Outcome
-from delivery.dispatch.breaker import CLOSED, NO_CREDENTIALS
+from delivery.dispatch.settling import CLOSED, NO_CREDENTIALS
 from delivery.models import Delivery
 from workspaces.vault import stored_keys
 

@@ -13,7 +13,7 @@ from django.dispatch import receiver
 from connections.lifecycle import CLOSED_BREAKER
 from connections.models import Connection, ConnectionHealth
 from connections.signals import connection_changed
-from delivery.dispatch import deletion, settling
+from delivery.dispatch import claims, deletion
 from delivery.lanes import publishing, steering
 from delivery.models import Delivery
 
@@ -72,11 +72,11 @@ def hold(connection_ids: list[uuid.UUID]) -> int:
         held = int(cursor.rowcount)
         cursor.execute(
             "SELECT d.id FROM deliveries d WHERE d.connection_id = ANY(%s) AND d.status = 'pending'"
-            f" AND {settling.LEASE_IS_OVER} LIMIT 1000",
+            f" AND {claims.LEASE_IS_OVER} LIMIT 1000",
             [connection_ids],
         )
         lapsed = [row[0] for row in cursor.fetchall()]
-    return held + settling.end_lapsed_leases(lapsed)
+    return held + claims.end_lapsed_leases(lapsed)
 
 
 RELEASE = f"""

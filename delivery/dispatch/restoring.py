@@ -17,7 +17,7 @@ from django.utils.dateparse import parse_datetime
 
 from connections import lifecycle as connection_lifecycle
 from connections.models import Connection
-from delivery.dispatch import sessions, settling
+from delivery.dispatch import claims, sessions
 from delivery.events import erasure
 from delivery.models import Event, Payload, Unrouted
 from delivery.rules import fanout
@@ -47,8 +47,8 @@ def end_what_was_running() -> int:
     for session in sessions.end_missing(grace_seconds=0):
         fanout.end_leases(session.id)
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT d.id FROM deliveries d WHERE d.status = 'pending' AND {settling.LEASE_IS_OVER}")
-        return settling.end_lapsed_leases([row[0] for row in cursor.fetchall()])
+        cursor.execute(f"SELECT d.id FROM deliveries d WHERE d.status = 'pending' AND {claims.LEASE_IS_OVER}")
+        return claims.end_lapsed_leases([row[0] for row in cursor.fetchall()])
 
 
 def apply(paths: Iterable[str]) -> Applied:

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Tags, Warning, register
@@ -56,21 +56,20 @@ HELD = """EXISTS (
 class Keeper:
     """Keeps this process's session, in a thread with a database connection of its own."""
 
+    current: ClassVar[uuid.UUID | None] = None
+    """The session that leases of this process name, while its lock is held as far as this process can know; None where
+    it has none, and they lapse."""
+
     def __init__(self, worker: str) -> None:
         self._worker = worker
         self._id: uuid.UUID | None = None
-        self._is_held = threading.Event()
+        self._has_begun = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="worker-session", daemon=True)
 
     def start(self) -> None:
         """Begin, and wait a little for the session, so that the first leases have it."""
         self._thread.start()
-        self._is_held.wait(FIRST_WAIT_SECONDS)
-
-    @property
-    def current(self) -> uuid.UUID | None:
-        """The session, while its lock is held as far as this process can know."""
-        return self._id if self._is_held.is_set() else None
+        self._has_begun.wait(FIRST_WAIT_SECONDS)
 
     def _keep(self) -> None:
         database, failures = connections[DIRECT], 0
@@ -84,8 +83,7 @@ class Keeper:
             except Exception as error:  # noqa: BLE001  (whatever it was, the worker is without a session)
                 Channel.is_taking = False  # until it is known whether more than the session is lost
                 rest, why = min(RECONNECT_SECONDS * 2**failures, RECONNECT_AT_MOST_SECONDS), describe(error)
-            self._is_held.clear()
-            Channel.owner = ""
+            Keeper.current, Channel.owner = None, ""
             database.close()
             takes = _answers(connections[DEFAULT_DB_ALIAS])
             if not failures or takes != was_taking:
@@ -115,9 +113,8 @@ class Keeper:
                     "INSERT INTO worker_sessions (id, lock_key, worker) VALUES (%s, %s, %s)",
                     [self._id, key, self._worker],
                 )
-        Channel.owner = str(self._id)
-        Channel.is_taking = True
-        self._is_held.set()
+        Keeper.current, Channel.owner, Channel.is_taking = self._id, str(self._id), True
+        self._has_begun.set()
         return True
 
     def _watch(self, database: BaseDatabaseWrapper) -> NoReturn:
@@ -128,22 +125,6 @@ class Keeper:
             socket.poll(PING_SECONDS * 1000)
             with database.cursor() as cursor:
                 cursor.execute("SELECT 1")
-
-
-_keeper: Keeper | None = None
-
-
-def start(worker: str) -> None:
-    """From now on this process has a worker session."""
-    global _keeper  # noqa: PLW0603  (a process has one)
-    if _keeper is None:
-        _keeper = Keeper(worker)
-        _keeper.start()
-
-
-def current() -> uuid.UUID | None:
-    """The session that leases of this process name; None where it has none, and they lapse."""
-    return None if _keeper is None else _keeper.current
 
 
 def _answers(database: BaseDatabaseWrapper) -> bool:

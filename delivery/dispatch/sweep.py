@@ -19,7 +19,7 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 
 from connections import recovering
-from delivery.dispatch import deletion, replay, retention, sessions, settling
+from delivery.dispatch import claims, deletion, replay, retention, sessions
 from delivery.dispatch.hold import CONNECTIONS_WITH, cancel_held_of_deleted, hold, release_held
 from delivery.events import setting_aside
 from delivery.lanes import publishing, steering
@@ -97,7 +97,7 @@ OLDEST_DUE = f"""
 SELECT d.workspace_id, lane.id, d.id, d.is_leased, d.is_over FROM unnest(%s::uuid[]) AS lane (id)
 CROSS JOIN LATERAL (
     SELECT d.workspace_id, d.id, d.next_attempt_at, d.lease_id IS NOT NULL AS is_leased,
-        {settling.LEASE_IS_OVER} AS is_over
+        {claims.LEASE_IS_OVER} AS is_over
     FROM deliveries d
     WHERE d.connection_id = lane.id AND d.status = 'pending' AND d.next_attempt_at <= %s
     ORDER BY d.next_attempt_at LIMIT %s
@@ -126,7 +126,7 @@ def top_up_lanes(now: datetime) -> int:
         rows = cursor.fetchall()
     due = [row[:3] for row in rows if not row[3]]
     publishing.publish_deliveries(due)  # first, so that a lease that cannot be ended keeps nobody else waiting
-    return moved + len(due) + settling.end_lapsed_leases([row[2] for row in rows if row[4]])
+    return moved + len(due) + claims.end_lapsed_leases([row[2] for row in rows if row[4]])
 
 
 def fan_out_forgotten(now: datetime) -> int:
@@ -152,14 +152,14 @@ def end_lost_sessions(now: datetime) -> int:
     ended = 0
     for session in sessions.end_missing():
         leased = steering.leased_to(session.id)
-        claims = settling.end_lapsed_leases(leased)
+        deliveries = claims.end_lapsed_leases(leased)
         events = fanout.end_leases(session.id)
         steering.release(session.id)
-        if claims + events:
-            logger.warning("%s is gone: %d deliveries and %d events run again", session.worker, claims, events)
+        if deliveries + events:
+            logger.warning("%s is gone: %d deliveries and %d events run again", session.worker, deliveries, events)
         if session.is_old:
             sessions.forget(session.id)
-        ended += claims + events
+        ended += deliveries + events
     return ended
 
 

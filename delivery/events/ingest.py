@@ -12,7 +12,6 @@ from datetime import datetime
 from django.db import connection, transaction
 
 from delivery.lanes import publishing
-from delivery.models import event_time
 from meshes.kit import ids
 from meshes.kit.batching import Group, rows_of
 from workspaces import idempotency
@@ -38,7 +37,7 @@ class NewEvent:
 
     @property
     def created_at(self) -> datetime:
-        return event_time(self.id)
+        return ids.created_at(self.id)
 
 
 class StaleWorkspace(Exception):  # noqa: N818 - reads so where it is caught

@@ -17,7 +17,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connection, transaction
 
-from delivery.dispatch import sessions
+from delivery.dispatch.sessions import Keeper
 from delivery.events import setting_aside
 from delivery.events.setting_aside import Claim
 from delivery.lanes import publishing
@@ -117,7 +117,7 @@ def claim_events(claims: Sequence[Claim], large_bytes: int = ALL_BYTES) -> list[
         "events": [claim.event_id for claim in claims],
         "leases": [claim.lease_id for claim in claims],
         "lease": settings.MESHES_LEASE_SECONDS,
-        "session": sessions.current(),
+        "session": Keeper.current,
         "most": setting_aside.MOST_LOSSES,
         "large": large_bytes,
     }

@@ -16,11 +16,11 @@ from connections.conversation import shipment_of
 from connections.masking import Redactor
 from connections.models import Connection
 from connections.providers.base import Provider, Unsendable
-from delivery.models import Rule, event_time
+from delivery.models import Rule
 from delivery.rules import routing
 from delivery.rules.patterns import pattern_matches
 from delivery.rules.routing import EVALUATION_LIMIT, CompiledRule, Fact
-from meshes.kit import clock
+from meshes.kit import clock, ids
 from meshes.kit.jsonpaths import pointer
 from workspaces.vault.secret import MASK, Secret
 
@@ -33,7 +33,7 @@ def render(connection: Connection, *, event_id: uuid.UUID, **delivery: Any) -> d
     Raises Unsendable where the provider cannot express it.
     """
     provider = providers.get(connection.type)
-    told = delivery | {"event_id": event_id, "occurred_at": event_time(event_id), "now": clock.now()}
+    told = delivery | {"event_id": event_id, "occurred_at": ids.created_at(event_id), "now": clock.now()}
     first, second = (
         provider.prepare(shipment_of(provider, connection.config, _made_up(provider, connection), **told))
         for _ in range(2)

@@ -23,7 +23,7 @@ from cachetools import LRUCache
 from connections import providers
 from connections.providers.base import Action
 from delivery.lanes import publishing
-from delivery.models import RoutingStamp, Rule, event_time
+from delivery.models import RoutingStamp, Rule
 from delivery.rules import mapping
 from delivery.rules.conditions import Clause
 from delivery.rules.filters import Filter, compile_filter
@@ -342,7 +342,7 @@ def context_of(event_id: uuid.UUID, event_type: str, payload: Any, workspace: Wo
         "event": {
             "id": ids.encode(ids.EVENT, event_id),
             "type": event_type,
-            "created_at": event_time(event_id).isoformat().replace("+00:00", "Z"),
+            "created_at": ids.created_at(event_id).isoformat().replace("+00:00", "Z"),
         },
         "payload": payload,
         "workspace": {"id": workspace.public_id, "external_id": workspace.external_id, "name": workspace.name},

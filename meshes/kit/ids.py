@@ -1,6 +1,7 @@
 """Public ids: TypeIDs (`evt_01h455vb4pex5vsknk084sn02q`) over UUIDv7, RFC 9562; rows keep the bare UUID."""
 
 import uuid
+from datetime import UTC, datetime
 
 import uuid_utils
 from typeid import TypeID
@@ -44,6 +45,11 @@ def is_type_id(text: str) -> bool:
 def milliseconds(value: uuid.UUID) -> int:
     """Unix milliseconds of a UUIDv7's moment."""
     return value.int >> 80
+
+
+def created_at(value: uuid.UUID) -> datetime:
+    """The moment at which a UUIDv7 was made, as of an event that was received (millisecond resolution)."""
+    return datetime.fromtimestamp(milliseconds(value) / 1000, tz=UTC)
 
 
 def as_uuid(text: str) -> uuid.UUID | None:

@@ -19,7 +19,7 @@ from connections import lifecycle
 from connections.apps import install_providers
 from connections.models import Connection
 from connections.providers.vendor import CHECK_MAPPING
-from delivery.dispatch import dispatch, settling
+from delivery.dispatch import attempts, claims, settling
 from delivery.lanes import publishing
 from delivery.models import Attempt, Delivery, Event
 from meshes.kit import ids
@@ -106,10 +106,10 @@ class Run:
         make_rule(target, action=action)
         (delivery,) = make_deliveries(target)
         publishing.publish_deliveries([(target.workspace_id, target.pk, delivery.pk)])
-        (job,) = dispatch.claim([delivery.pk], "worker")
+        (job,) = claims.claim([delivery.pk], "worker")
         assert job is not None
         try:
-            settling.settle([dispatch.attempt(job)], "worker")
+            settling.settle([attempts.attempt(job)], "worker")
         except Exception:
             logging.getLogger("celery.app.trace").exception("the task raised unexpected")  # as Celery does
         return delivery

@@ -8,7 +8,7 @@ import pytest
 
 from connections import providers
 from connections.messages import PLACES, Room
-from delivery.dispatch import dispatch, settling
+from delivery.dispatch import attempts, claims, settling
 from delivery.models import Attempt, Delivery
 from delivery.rules import fanout, preview
 from delivery.serializers import AttemptOut
@@ -88,8 +88,8 @@ def delivered(case: Case, endpoint, monkeypatch) -> Delivery:
     event = make_event(target.workspace, PAYLOAD)
     fanout.fan_out([event.pk])
     delivery = Delivery.objects.get(event=event)
-    jobs = dispatch.claim([delivery.pk], "worker")
-    settling.settle([dispatch.attempt(job) for job in jobs if job], "worker")
+    jobs = claims.claim([delivery.pk], "worker")
+    settling.settle([attempts.attempt(job) for job in jobs if job], "worker")
     delivery.refresh_from_db()
     return delivery
 

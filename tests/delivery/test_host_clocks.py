@@ -14,7 +14,7 @@ from django.test import Client
 from connections import lifecycle
 from connections.models import Connection, ConnectionHealth
 from connections.oauth import authorize
-from delivery.dispatch import dispatch, replay, settling, sweep
+from delivery.dispatch import attempts, claims, replay, settling, sweep
 from delivery.dispatch.reopening import ORIGINAL, Terms
 from delivery.lanes import steering
 from delivery.models import Delivery, Replay, Unrouted
@@ -45,8 +45,8 @@ def seconds_from_now(moment: datetime) -> float:
 
 def attempt(*deliveries: Delivery) -> int:
     """One attempt of each that may be claimed; how many were."""
-    jobs = [job for job in dispatch.claim([each.pk for each in deliveries], "worker") if job]
-    settling.settle([dispatch.attempt(job) for job in jobs], "worker") if jobs else None
+    jobs = [job for job in claims.claim([each.pk for each in deliveries], "worker") if job]
+    settling.settle([attempts.attempt(job) for job in jobs], "worker") if jobs else None
     for each in deliveries:
         each.refresh_from_db()
     return len(jobs)
@@ -107,7 +107,7 @@ def test_a_breaker_opens_for_its_time_and_lets_one_probe_through_for_its_time(sh
     over = database_now() - timedelta(seconds=1)
     Connection.objects.update(paused_until=over)
     Delivery.objects.update(next_attempt_at=over)
-    assert [job is not None for job in dispatch.claim([each.pk for each in deliveries[:2]], "worker")] == [True, False]
+    assert [job is not None for job in claims.claim([each.pk for each in deliveries[:2]], "worker")] == [True, False]
     assert 0 < seconds_from_now(ConnectionHealth.objects.get().probe_until) <= 60
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import connection, connections
 
-from delivery.dispatch import dispatch, retention
+from delivery.dispatch import claims, retention
 from delivery.events.ingest import NewEvent, insert_events
 from delivery.models import Delivery
 from delivery.rules import fanout
@@ -67,7 +67,7 @@ class Writers:
         events = [NewEvent(self._workspace_id, "lead.created", "{}") for _ in range(5)]
         insert_events(events)
         hints = fanout.fan_out([event.id for event in events])
-        dispatch.claim([delivery_id for _, _, delivery_id in hints], "writer")
+        claims.claim([delivery_id for _, _, delivery_id in hints], "writer")
 
 
 def change(step, tries=50):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from delivery.dispatch import dispatch, settling
+from delivery.dispatch import attempts, claims, settling
 from delivery.models import Delivery
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import authorized
@@ -23,9 +23,9 @@ def log(caplog):
 
 
 def deliver(delivery):
-    jobs = [job for job in dispatch.claim([delivery.pk], "worker-7") if job]
+    jobs = [job for job in claims.claim([delivery.pk], "worker-7") if job]
     assert jobs
-    settling.settle([dispatch.attempt(job) for job in jobs], "worker-7")
+    settling.settle([attempts.attempt(job) for job in jobs], "worker-7")
     delivery.refresh_from_db()
 
 

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from connections import lifecycle
 from connections.models import Connection, OAuthGrant
-from delivery.dispatch import dispatch, hold, settling
+from delivery.dispatch import attempts, claims, hold, settling
 from delivery.models import Attempt, Delivery
 from delivery.rules import fanout
 from tests.connections.oauth.test_at_vendors import agree, every_refreshing, every_vendor, server  # noqa: F401  (a fixture)
@@ -44,14 +44,14 @@ def lead(connection, number) -> Delivery:
     return Delivery.objects.get(event=event)
 
 
-def claim(*deliveries) -> list[dispatch.Job]:
-    return [job for job in dispatch.claim([delivery.pk for delivery in deliveries], "worker-7") if job]
+def claim(*deliveries) -> list[claims.Job]:
+    return [job for job in claims.claim([delivery.pk for delivery in deliveries], "worker-7") if job]
 
 
 def deliver(*deliveries) -> int:
     jobs = claim(*deliveries)
     if jobs:
-        settling.settle([dispatch.attempt(job) for job in jobs], "worker-7")
+        settling.settle([attempts.attempt(job) for job in jobs], "worker-7")
     return len(jobs)
 
 
@@ -74,7 +74,7 @@ def test_what_comes_while_access_is_taken_away_waits_for_a_reconnection(server, 
     asked = server.token_requests
     waiting = [lead(connection, number) for number in range(1, 6)]
     jobs = claim(*waiting[:3])
-    assert settling.settle([dispatch.attempt(job) for job in jobs], "worker-7") == [True] * 3
+    assert settling.settle([attempts.attempt(job) for job in jobs], "worker-7") == [True] * 3
     assert deliver(*waiting[3:]) == 0
     hold.hold([connection.pk])
     connection.refresh_from_db()

@@ -8,7 +8,7 @@ from django.db import connection, connections
 
 from connections.providers.base import Outcome, Verdict
 from delivery import tasks
-from delivery.dispatch import dispatch, settling
+from delivery.dispatch import attempts, claims, settling
 from delivery.events import backlog
 from delivery.models import Attempt, Delivery, Event, Unrouted
 from delivery.rules import routing
@@ -59,8 +59,8 @@ def test_a_delivery_at_load_costs_at_most_three_tenths_of_a_statement(endpoint):
 def test_a_batch_of_deliveries_costs_no_more_statements_than_one():
     deliveries = make_deliveries(make_connection(make_workspace()), 64)
     with counted_statements() as statements:
-        jobs = [job for job in dispatch.claim([delivery.pk for delivery in deliveries], "worker") if job]
-        results = [dispatch.Result(job, Verdict(Outcome.DELIVERED), job.clock.moment, 1) for job in jobs]
+        jobs = [job for job in claims.claim([delivery.pk for delivery in deliveries], "worker") if job]
+        results = [attempts.Result(job, Verdict(Outcome.DELIVERED), job.clock.moment, 1) for job in jobs]
         assert settling.settle(results, "worker") == [True] * 64
     assert Delivery.objects.filter(status="succeeded").count() == 64 == Attempt.objects.count()
     assert len(statements) <= 6

@@ -9,7 +9,7 @@ from django.db import Error, OperationalError, connection, transaction
 from connections.models import Connection
 from connections.providers.base import Outcome, Verdict
 from delivery import tasks
-from delivery.dispatch import dispatch, settling
+from delivery.dispatch import attempts, claims, settling
 from delivery.lanes import lease
 from delivery.models import Attempt, Delivery, WorkerSession
 from meshes.kit import partitions
@@ -34,8 +34,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 )
 def test_a_lane_hears_how_its_endpoint_does(verdict, reported):
     (delivery,) = make_deliveries(make_connection(make_workspace()))
-    (job,) = dispatch.claim([delivery.pk], "worker")
-    tasks.tell_lane(dispatch.Result(job, verdict, datetime.now(UTC), duration_ms=1500))
+    (job,) = claims.claim([delivery.pk], "worker")
+    tasks.tell_lane(attempts.Result(job, verdict, datetime.now(UTC), duration_ms=1500))
     assert lease._reports.pop(str(delivery.pk), None) == reported
 
 
@@ -47,15 +47,15 @@ def settled_here(monkeypatch):
     """`tasks._settle`, in the test's own transaction. The list holds the delays it would have waited."""
     waited = []
     monkeypatch.setattr(tasks, "_settlements", Direct(lambda results: settling.settle(results, "worker")))
-    monkeypatch.setattr(tasks, "_regains", Direct(settling.regain_leases))
+    monkeypatch.setattr(tasks, "_regains", Direct(claims.regain_leases))
     sleep_by(monkeypatch, waited.append)
     return waited
 
 
 def claimed():
     (delivery,) = make_deliveries(make_connection(make_workspace()))
-    (job,) = dispatch.claim([delivery.pk], "worker")
-    return delivery, dispatch.Result(job, Verdict(Outcome.DELIVERED), datetime.now(UTC), duration_ms=5)
+    (job,) = claims.claim([delivery.pk], "worker")
+    return delivery, attempts.Result(job, Verdict(Outcome.DELIVERED), datetime.now(UTC), duration_ms=5)
 
 
 def refuse_attempts(state, times):
@@ -106,7 +106,7 @@ def test_a_lease_that_lapsed_while_nothing_could_be_written_is_no_lost_worker(se
 
     def lapse(seconds):
         lapse_lease(delivery)
-        assert settling.end_lapsed_leases([delivery.pk]) == 1
+        assert claims.end_lapsed_leases([delivery.pk]) == 1
         assert shown(delivery)[0] == ("dead" if losses == 4 else "pending")
 
     sleep_by(monkeypatch, lapse)
@@ -120,15 +120,15 @@ def test_what_another_worker_has_claimed_meanwhile_is_its_own(settled_here, monk
 
     def lapse(seconds):
         lapse_lease(delivery)
-        settling.end_lapsed_leases([delivery.pk])
-        assert dispatch.claim([delivery.pk], "another worker") != [None]
+        claims.end_lapsed_leases([delivery.pk])
+        assert claims.claim([delivery.pk], "another worker") != [None]
 
     sleep_by(monkeypatch, lapse)
     tasks._settle(result)
     assert shown(delivery) == ("pending", 0, [(1, "uncertain", "worker_lost")])
     assert delivery.state == "in_flight"
-    assert Attempt.objects.get(delivery=delivery).error == settling.OVERTAKEN_WORDS
-    assert settling.regain_leases([result]) == [False], "run again by the group: the loss is taken back once"
+    assert Attempt.objects.get(delivery=delivery).error == claims.OVERTAKEN_WORDS
+    assert claims.regain_leases([result.job]) == [False], "run again by the group: the loss is taken back once"
     assert shown(delivery)[1] == 0
 
 
@@ -139,11 +139,12 @@ OURS = ["57014", "42P01", "XX000", "42501", "0A000", "72000"]
 def test_what_is_not_the_evidence_s_fault_is_written_later_with_its_evidence(settled_here, state):
     delivery, result = claimed()
     refuse_attempts(state, 3)
-    received = dispatch.Received(200, [["x-request-id", "7"]], b"thanks", truncated=False)
-    tasks._settle(replace(result, response=received))
+    headers = [["x-request-id", "7"]]
+    received = {"status_code": 200, "response_headers": headers, "response_body": b"thanks"}
+    tasks._settle(replace(result, evidence=received))
     assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
     attempt = Attempt.objects.get(delivery=delivery)
-    assert (attempt.error, attempt.response_headers, bytes(attempt.response_body)) == ("", received.headers, b"thanks")
+    assert (attempt.error, attempt.response_headers, bytes(attempt.response_body)) == ("", headers, b"thanks")
     assert len(settled_here) == 3
 
 
@@ -168,8 +169,8 @@ def test_while_a_worker_cannot_write_nobody_else_sends_and_nothing_is_lost(settl
     def outlast(seconds):
         delivery.refresh_from_db()
         leases.append((delivery.lease_id, delivery.state))
-        assert settling.end_lapsed_leases([delivery.pk]) == 0
-        assert dispatch.claim([delivery.pk], "another worker") == [None]
+        assert claims.end_lapsed_leases([delivery.pk]) == 0
+        assert claims.claim([delivery.pk], "another worker") == [None]
         lapse_lease(delivery)
 
     sleep_by(monkeypatch, outlast)
@@ -190,7 +191,7 @@ def test_a_kept_lease_does_not_end_with_a_session_that_its_worker_outlived(settl
     refuse_attempts("57014", 1)
 
     def sweep(seconds):
-        assert settling.end_lapsed_leases([delivery.pk]) == 0
+        assert claims.end_lapsed_leases([delivery.pk]) == 0
         delivery.refresh_from_db()
         assert delivery.lease_session == (None if has_ended else session.pk)
 
@@ -247,7 +248,7 @@ def test_an_attempt_that_outlasted_its_lease_is_no_lost_worker(settled_here):
     """As where its new tokens could not be written for a while."""
     delivery, result = claimed()
     lapse_lease(delivery)
-    assert settling.end_lapsed_leases([delivery.pk]) == 1
+    assert claims.end_lapsed_leases([delivery.pk]) == 1
     tasks._settle(replace(result, duration_ms=60_000))
     assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
 
@@ -255,7 +256,7 @@ def test_an_attempt_that_outlasted_its_lease_is_no_lost_worker(settled_here):
 def test_a_lease_that_lapsed_without_such_trouble_stays_ended(settled_here):
     delivery, result = claimed()
     lapse_lease(delivery)
-    settling.end_lapsed_leases([delivery.pk])
+    claims.end_lapsed_leases([delivery.pk])
     tasks._settle(result)
     assert shown(delivery) == ("pending", 1, [(1, "uncertain", "worker_lost")])
 
@@ -272,8 +273,8 @@ def test_evidence_that_the_database_never_takes_costs_the_delivery_nothing(settl
 
 def test_an_answer_that_is_no_json_for_the_database_costs_the_delivery_nothing(settled_here):
     delivery, result = claimed()
-    received = dispatch.Received(200, [["x-odd", "\x00"]], b"", truncated=False)
-    tasks._settle(replace(result, response=received))
+    received = {"status_code": 200, "response_headers": [["x-odd", "\x00"]], "response_body": b""}
+    tasks._settle(replace(result, evidence=received))
     assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
     attempt = Attempt.objects.get(delivery=delivery)
     assert attempt.error == "What was sent and answered could not be stored: untranslatable character (22P05)."
@@ -281,7 +282,7 @@ def test_an_answer_that_is_no_json_for_the_database_costs_the_delivery_nothing(s
 
 def test_fields_that_were_left_out_are_evidence_too(settled_here):
     delivery, result = claimed()
-    tasks._settle(replace(result, omitted_fields=[{"field": "phone", "reason": "not a number: \x00"}]))
+    tasks._settle(replace(result, evidence={"omitted_fields": [{"field": "phone", "reason": "not a number: \x00"}]}))
     assert shown(delivery) == ("succeeded", 0, [(1, "delivered", "")])
     assert Attempt.objects.get(delivery=delivery).omitted_fields is None
     assert settled_here == []
@@ -300,11 +301,11 @@ def test_what_is_claimed_is_attempted_where_the_rest_of_the_batch_fails(state, m
         with transaction.atomic():
             raise_sqlstate(state)
 
-    monkeypatch.setattr(dispatch, "_steer", steer)
-    job, none = dispatch.claim([first.pk, blocked.pk], "worker")
+    monkeypatch.setattr(claims, "_start_probes", steer)
+    job, none = claims.claim([first.pk, blocked.pk], "worker")
     assert (job.delivery_id, none) == (first.pk, None)
     with pytest.raises(Error):
-        dispatch.claim([blocked.pk], "worker")
+        claims.claim([blocked.pk], "worker")
 
 
 @pytest.mark.parametrize("state", ["57014", "42P01", "XX000", "57P03"])
@@ -331,11 +332,11 @@ def test_a_claim_that_fails_is_left_to_a_sweep(monkeypatch, state):
 )
 def test_a_fault_of_ours_that_passes_is_never_counted(monkeypatch, fault):
     (delivery,) = make_deliveries(make_connection(make_workspace(), retry_schedule=[0]))
-    monkeypatch.setattr(dispatch, "_begin", fail_with(fault))
+    monkeypatch.setattr(attempts, "Conversation", fail_with(fault))
     for number in range(1, 8):
         make_due(delivery)
-        (job,) = dispatch.claim([delivery.pk], "worker")
-        settling.settle([dispatch.attempt(job)], "worker")
+        (job,) = claims.claim([delivery.pk], "worker")
+        settling.settle([attempts.attempt(job)], "worker")
         delivery.refresh_from_db()
         assert (delivery.status, delivery.cause, delivery.attempt_number) == ("pending", "our_fault", number)
         assert (delivery.budget_used, delivery.losses) == (0, 0)
@@ -344,18 +345,18 @@ def test_a_fault_of_ours_that_passes_is_never_counted(monkeypatch, fault):
 
 def test_an_error_of_ours_goes_by_the_schedule_and_ends_by_its_name(monkeypatch):
     (delivery,) = make_deliveries(make_connection(make_workspace(), retry_schedule=[0, 0.01]))
-    monkeypatch.setattr(dispatch, "_begin", fail_with(KeyError("a bug")))
+    monkeypatch.setattr(attempts, "Conversation", fail_with(KeyError("a bug")))
     for _ in range(2):
         make_due(delivery)
-        (job,) = dispatch.claim([delivery.pk], "worker")
-        settling.settle([dispatch.attempt(job)], "worker")
+        (job,) = claims.claim([delivery.pk], "worker")
+        settling.settle([attempts.attempt(job)], "worker")
     delivery.refresh_from_db()
     assert (delivery.status, delivery.cause, delivery.losses) == ("dead", "our_fault", 0)
     assert delivery.detail == "An error in Meshes itself; its log has it, under the delivery's id."
 
 
 def fail_with(fault):
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise fault
 
     return fail

@@ -10,7 +10,7 @@ from connections.conversation import STEP_BODY_BYTES
 from connections.masking import SHORTEST_NEEDLE
 from connections.messages import DELIVERY_BODY_LIMIT
 from connections.models import Connection
-from delivery.dispatch import dispatch, settling
+from delivery.dispatch import attempts, claims, settling
 from delivery.lanes import steering
 from delivery.models import Attempt, Delivery, RoutingLedger
 from delivery.rules import fanout
@@ -46,8 +46,8 @@ def delivered(action="upsert_contact", payload=None, mapping=None, token=TOKEN):
 
 
 def attempt(delivery):
-    jobs = dispatch.claim([delivery.pk], "worker")
-    settling.settle([dispatch.attempt(job) for job in jobs if job], "worker")
+    jobs = claims.claim([delivery.pk], "worker")
+    settling.settle([attempts.attempt(job) for job in jobs if job], "worker")
     delivery.refresh_from_db()
 
 

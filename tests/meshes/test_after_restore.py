@@ -9,7 +9,7 @@ from django.db import connection
 
 from connections import lifecycle as connections
 from connections.models import Connection, OAuthGrant
-from delivery.dispatch import dispatch
+from delivery.dispatch import claims
 from delivery.events import erasure
 from delivery.models import Attempt, Delivery, Payload
 from meshes.console.signin.models import OperatorSession
@@ -151,7 +151,7 @@ def test_what_ran_at_the_dump_counts_as_lost_and_is_open_again(file):
     with connection.cursor() as cursor:
         session = ids.uuid7()
         cursor.execute("INSERT INTO worker_sessions (id, lock_key, worker) VALUES (%s, 4242, 'gone:1')", [session])
-    dispatch.claim([delivery.pk], "gone:1")
+    claims.claim([delivery.pk], "gone:1")
     Delivery.objects.filter(pk=delivery.pk).update(lease_session=session)
     assert "count as lost: 1" in after_restore()
     delivery.refresh_from_db()
@@ -170,7 +170,7 @@ def test_an_event_that_a_worker_has_is_named_and_nothing_is_released(file):
     erasure.erase_events(delivery.workspace, [delivery.event_id], clock.database_now())
     Payload.objects.update(body="{}", erased_at=None)
     Delivery.objects.update(status="pending", next_attempt_at=clock.database_now())
-    dispatch.claim([delivery.pk], "alive")  # without a session, as of a worker behind a pooling proxy
+    claims.claim([delivery.pk], "alive")  # without a session, as of a worker behind a pooling proxy
     with pytest.raises(CommandError, match=ids.encode(ids.EVENT, delivery.event_id)):
         after_restore()
     with pytest.raises(CommandError, match="without --release first"):
@@ -181,10 +181,10 @@ def test_an_event_that_a_worker_has_is_named_and_nothing_is_released(file):
 def test_it_is_released_by_a_word_and_only_once(file):
     (delivery,) = make_deliveries(make_connection(make_workspace()))
     after_restore()
-    assert dispatch.claim([delivery.pk], "worker") == [None]
+    assert claims.claim([delivery.pk], "worker") == [None]
     assert "Released" in after_restore("--release")
     assert Installation.objects.get().held_at is None
-    assert dispatch.claim([delivery.pk], "worker") != [None]
+    assert claims.claim([delivery.pk], "worker") != [None]
     with pytest.raises(CommandError, match="Nothing is held"):
         after_restore("--release")
 

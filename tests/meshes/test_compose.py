@@ -16,7 +16,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from connections import conversation
-from delivery.dispatch import dispatch, retention
+from delivery.dispatch import attempts, retention
 from delivery.management.commands import sweep
 from meshes import checks, services
 from meshes.dev.binaries import valkey_binary
@@ -103,8 +103,8 @@ def test_what_is_in_progress_has_time_to_end_before_its_service_is_killed(compos
     test_of_a_connection = 2 * (conversation.TOKEN_SECONDS + checks.LONGEST_ATTEMPT_SECONDS)
     longest = {
         "web": max(test_of_a_connection, endpoints.SEARCH_SECONDS),
-        "fanout": settings.MESHES_LEASE_SECONDS * dispatch.USABLE_SHARE,
-        "deliver": settings.MESHES_LEASE_SECONDS * dispatch.USABLE_SHARE,
+        "fanout": settings.MESHES_LEASE_SECONDS * attempts.USABLE_SHARE,
+        "deliver": settings.MESHES_LEASE_SECONDS * attempts.USABLE_SHARE,
         "sweep": sweep.STOP_SECONDS - 1,
     }
     waited = {

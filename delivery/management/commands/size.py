@@ -9,8 +9,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
 from delivery.dispatch import retention
-from delivery.models import Event, event_time
-from meshes.kit import clock, partitions
+from delivery.models import Event
+from meshes.kit import clock, ids, partitions
 
 LARGEST_OTHERS = 5
 LEAST_DAYS = 1 / 24
@@ -110,7 +110,7 @@ def recent_days(now: datetime) -> float:
     """Since the beginning of last week, or the first event after it; 0 where there is none."""
     since = partitions.first_id(partitions.week_of(now) - partitions.WEEK)
     first = Event.objects.filter(pk__gte=since).order_by("pk").values_list("pk", flat=True).first()
-    return 0.0 if first is None else (now - event_time(first)) / timedelta(days=1)
+    return 0.0 if first is None else (now - ids.created_at(first)) / timedelta(days=1)
 
 
 def readable(size: int) -> str:

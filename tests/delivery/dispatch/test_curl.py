@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from delivery import serializers
-from delivery.dispatch import dispatch, reopening, settling
+from delivery.dispatch import attempts, claims, reopening, settling
 from delivery.models import Attempt, Delivery, Payload
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.operators import superuser
@@ -89,8 +89,8 @@ def test_control_characters_are_never_pasted():
 
 
 def deliver(delivery):
-    (job,) = dispatch.claim([delivery.pk], "worker")
-    settling.settle([dispatch.attempt(job)], "worker")
+    (job,) = claims.claim([delivery.pk], "worker")
+    settling.settle([attempts.attempt(job)], "worker")
     return Attempt.objects.get(delivery=delivery)
 
 
@@ -139,16 +139,16 @@ def test_each_attempt_keeps_its_own_body(api, endpoint):
     deliver(delivery)
     Delivery.objects.filter(pk=delivery.pk).update(body='{"n":2}')
     reopening.send_again([delivery.pk], reopening.Terms("original"))
-    (job,) = dispatch.claim([delivery.pk], "worker")
-    settling.settle([dispatch.attempt(job)], "worker")
-    attempts = api.get(f"/deliveries/{delivery.public_id}").json()["attempts"]
-    assert [one["request"]["body"]["content"] for one in attempts] == [got.body.decode() for got in endpoint.got]
-    assert '"data":{"n":2}' in attempts[1]["request"]["body"]["content"]
+    (job,) = claims.claim([delivery.pk], "worker")
+    settling.settle([attempts.attempt(job)], "worker")
+    made = api.get(f"/deliveries/{delivery.public_id}").json()["attempts"]
+    assert [one["request"]["body"]["content"] for one in made] == [got.body.decode() for got in endpoint.got]
+    assert '"data":{"n":2}' in made[1]["request"]["body"]["content"]
 
 
 @pytest.mark.django_db
 def test_a_body_that_was_too_long_to_keep_has_no_command(api, endpoint, monkeypatch):
-    monkeypatch.setattr(dispatch, "SENT_BODY_BYTES", 10)
+    monkeypatch.setattr(attempts, "SENT_BODY_BYTES", 10)
     (delivery,) = make_deliveries(make_connection(make_workspace(), url=endpoint.url))
     deliver(delivery)
     shown = request_of(api, delivery)

@@ -10,7 +10,7 @@ from django.db import connection, connections
 from connections import lifecycle
 from connections.models import ConnectionHealth
 from connections.providers.webhook import new_signing_secret
-from delivery.dispatch import dispatch, reopening, settling
+from delivery.dispatch import attempts, claims, reopening, settling
 from delivery.lanes import steering
 from delivery.models import Attempt, Delivery, Replay
 from tests.factories import lapse_lease, make_connection, make_deliveries, make_workspace
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.django_db
 
 def deliver(*deliveries):
     """One round: claim, attempt and settle these deliveries; how many were claimed."""
-    jobs = [job for job in dispatch.claim([delivery.pk for delivery in deliveries], "worker") if job]
-    settling.settle([dispatch.attempt(job) for job in jobs], "worker") if jobs else None
+    jobs = [job for job in claims.claim([delivery.pk for delivery in deliveries], "worker") if job]
+    settling.settle([attempts.attempt(job) for job in jobs], "worker") if jobs else None
     for delivery in deliveries:
         delivery.refresh_from_db()
     return len(jobs)
@@ -154,7 +154,7 @@ def test_claims_at_once_take_a_delivery_once(endpoint):
 
     def claim(number):
         try:
-            return [job for job in dispatch.claim(ids, f"worker {number}") if job]
+            return [job for job in claims.claim(ids, f"worker {number}") if job]
         finally:
             connections.close_all()
 
@@ -238,10 +238,10 @@ def test_a_throttled_connection_rests_as_long_as_asked(endpoint):
 
 def test_a_lease_that_ended_settles_nothing(endpoint):
     (delivery,) = make_deliveries(make_connection(make_workspace(), url=endpoint.url))
-    (job,) = dispatch.claim([delivery.pk], "worker")
+    (job,) = claims.claim([delivery.pk], "worker")
     lapse_lease(delivery)
-    assert settling.end_lapsed_leases([delivery.pk]) == 1
-    assert settling.settle([dispatch.attempt(job)], "worker") == [False]
+    assert claims.end_lapsed_leases([delivery.pk]) == 1
+    assert settling.settle([attempts.attempt(job)], "worker") == [False]
     delivery.refresh_from_db()
     assert (delivery.status, delivery.losses, delivery.budget_used) == ("pending", 1, 0)
     assert [(a.number, a.outcome, a.error_class) for a in attempts_of(delivery)] == [(1, "uncertain", "worker_lost")]
@@ -249,8 +249,8 @@ def test_a_lease_that_ended_settles_nothing(endpoint):
 
 def test_a_live_lease_is_not_ended(endpoint):
     (delivery,) = make_deliveries(make_connection(make_workspace(), url=endpoint.url))
-    dispatch.claim([delivery.pk], "worker")
-    assert settling.end_lapsed_leases([delivery.pk]) == 0
+    claims.claim([delivery.pk], "worker")
+    assert claims.end_lapsed_leases([delivery.pk]) == 0
     delivery.refresh_from_db()
     assert delivery.state == "in_flight"
 
@@ -258,9 +258,9 @@ def test_a_live_lease_is_not_ended(endpoint):
 def test_the_fifth_lost_worker_makes_a_delivery_dead(endpoint):
     (delivery,) = make_deliveries(make_connection(make_workspace(), url=endpoint.url))
     for _ in range(5):
-        assert dispatch.claim([delivery.pk], "worker") != [None]
+        assert claims.claim([delivery.pk], "worker") != [None]
         lapse_lease(delivery)
-        settling.end_lapsed_leases([delivery.pk])
+        claims.end_lapsed_leases([delivery.pk])
     delivery.refresh_from_db()
     assert (delivery.status, delivery.cause, delivery.losses) == ("dead", "poison", 5)
     assert endpoint.got == []
@@ -366,7 +366,7 @@ def test_a_claim_is_a_hot_update(endpoint):
             "SELECT sum(pg_stat_get_xact_tuples_hot_updated(oid)) FROM pg_class WHERE relname LIKE 'deliveries_p%%'"
         )
         before = cursor.fetchone()[0]
-        dispatch.claim([delivery.pk for delivery in deliveries], "worker")
+        claims.claim([delivery.pk for delivery in deliveries], "worker")
         cursor.execute(
             "SELECT sum(pg_stat_get_xact_tuples_hot_updated(oid)) FROM pg_class WHERE relname LIKE 'deliveries_p%%'"
         )

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from django.db import connection
 
-from delivery.dispatch import dispatch, sweep
+from delivery.dispatch import claims, sweep
 from delivery.lanes import publishing, steering
 from delivery.models import Delivery, Unrouted
 from delivery.rules import fanout
@@ -42,10 +42,10 @@ def test_no_delivery_is_claimed_and_each_is_after_the_release(held):
     deliveries = make_deliveries(make_connection(make_workspace()), 2)
     ids = [delivery.pk for delivery in deliveries]
     held()
-    assert dispatch.claim(ids, "worker") == [None, None]
+    assert claims.claim(ids, "worker") == [None, None]
     assert set(Delivery.objects.values_list("status", "attempt_number", "lease_id")) == {("pending", 0, None)}
     release()
-    assert [job.delivery_id for job in dispatch.claim(ids, "worker")] == ids
+    assert [job.delivery_id for job in claims.claim(ids, "worker")] == ids
 
 
 def test_no_event_is_routed_and_each_is_after_the_release(held):
@@ -93,4 +93,4 @@ def test_a_worker_that_finds_a_restored_database_takes_nothing():
         installation.adopt(cursor)
         Installation.objects.update(database_oid=1)
         assert installation.hold_if_moved(cursor)  # as a session of a worker begins
-    assert dispatch.claim([delivery.pk], "worker") == [None]
+    assert claims.claim([delivery.pk], "worker") == [None]

@@ -7,7 +7,7 @@ from django.db import connections as database_connections
 
 from connections import lifecycle
 from connections.models import Connection
-from delivery.dispatch import dispatch
+from delivery.dispatch import attempts, claims
 from delivery.models import Delivery
 from tests.factories import make_deliveries, make_workspace
 
@@ -39,9 +39,9 @@ def test_no_claim_has_the_credentials_of_another_host():
     mover.start()
     try:
         while (len(seen) < ROUNDS or len(made) < 10) and mover.is_alive():
-            (job,) = dispatch.claim([delivery.pk], "worker-7")
+            (job,) = claims.claim([delivery.pk], "worker-7")
             assert job is not None
-            token = dispatch._open_credentials(job)["token"].reveal()
+            token = attempts.open_credentials(job)["token"].reveal()
             seen.append((job.config["url"][-1], token[-1]))
             Delivery.objects.filter(pk=delivery.pk).update(lease_id=None, lease_until=None)
     finally:

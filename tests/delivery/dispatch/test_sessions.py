@@ -10,7 +10,7 @@ from django.db import connection, connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 
 from connections.models import Connection, ConnectionHealth
-from delivery.dispatch import dispatch, sessions, settling, sweep
+from delivery.dispatch import attempts, claims, sessions, settling, sweep
 from delivery.events import setting_aside
 from delivery.events.setting_aside import Claim
 from delivery.lanes import steering
@@ -45,7 +45,7 @@ def wrapper(direct):
 def keeper(wrapper, monkeypatch):
     """A keeper that is not running: the test does what its thread does."""
     kept = sessions.Keeper("here:1")
-    monkeypatch.setattr(sessions, "_keeper", kept)
+    monkeypatch.setattr(sessions.Keeper, "current", None)
     assert kept._join(wrapper)
     yield kept
     sessions.Channel.owner = ""
@@ -76,7 +76,7 @@ def held_keys() -> set[int]:
 
 def claimed(number: int = 1, **values):
     deliveries = make_deliveries(make_connection(make_workspace(), **values), number)
-    jobs = dispatch.claim([each.pk for each in deliveries], "here:1")
+    jobs = claims.claim([each.pk for each in deliveries], "here:1")
     assert None not in jobs
     return deliveries, jobs
 
@@ -88,7 +88,7 @@ def test_a_worker_that_is_there_is_never_missed(keeper):
     for _ in range(3):
         assert run_sweep() == 0
     row = WorkerSession.objects.get()
-    assert (row.worker, row.missing_since, row.ended_at, sessions.current()) == ("here:1", None, None, row.pk)
+    assert (row.worker, row.missing_since, row.ended_at, sessions.Keeper.current) == ("here:1", None, None, row.pk)
 
 
 def test_a_worker_that_is_gone_is_missed_after_the_grace(keeper, wrapper):
@@ -121,14 +121,14 @@ def test_who_comes_back_in_time_goes_on_in_its_session_under_another_lock(keeper
 
 
 def test_who_comes_back_too_late_begins_another_session(keeper, wrapper):
-    before = sessions.current()
+    before = sessions.Keeper.current
     lose(wrapper)
     run_sweep()
     long_missing()
     run_sweep()
     assert keeper._join(wrapper)
-    assert sessions.current() not in (None, before)
-    assert set(WorkerSession.objects.filter(ended_at=None).values_list("pk", flat=True)) == {sessions.current()}
+    assert sessions.Keeper.current not in (None, before)
+    assert set(WorkerSession.objects.filter(ended_at=None).values_list("pk", flat=True)) == {sessions.Keeper.current}
 
 
 def test_an_ended_session_is_forgotten_when_all_its_leases_have_lapsed(keeper, wrapper):
@@ -155,7 +155,7 @@ def in_lane(delivery: Delivery) -> str:
     """Put a delivery's message in its lane, and lease it there as its worker would have."""
     lane, lanes = steering.lane_of(delivery.connection_id), steering.lanes()
     lanes.put([(lane, str(delivery.pk), "{}")])
-    lanes._scripts.run("take", "deliver", 90_000_000, 64, 16, str(sessions.current()))
+    lanes._scripts.run("take", "deliver", 90_000_000, 64, 16, str(sessions.Keeper.current))
     return lane
 
 
@@ -168,7 +168,7 @@ def test_claims_and_messages_of_a_lost_worker_are_free_at_once(keeper, wrapper, 
     assert (delivery.status, delivery.cause, delivery.losses, delivery.lease_id) == ("pending", "worker_lost", 1, None)
     assert (steering.lanes().stats(lane).waiting, steering.lanes().stats(lane).in_flight) == (1, 0)
     assert list(Attempt.objects.values_list("number", "outcome", "worker")) == [(1, "uncertain", "here:1")]
-    (again,) = dispatch.claim([delivery.pk], "there:2")
+    (again,) = claims.claim([delivery.pk], "there:2")
     assert again.attempt_number == 2
     assert run_sweep() == 0
 
@@ -193,7 +193,7 @@ def test_where_the_connection_is_held_meanwhile_it_is_held_too(keeper, wrapper, 
 
 
 def test_the_claims_of_others_and_of_nobody_stay(keeper, wrapper, monkeypatch, redis_client):
-    monkeypatch.setattr(sessions, "_keeper", None)
+    monkeypatch.setattr(sessions.Keeper, "current", None)
     (of_nobody,), _ = claimed()
     in_lane(of_nobody)
     assert end(wrapper) == 0
@@ -204,7 +204,7 @@ def test_the_claims_of_others_and_of_nobody_stay(keeper, wrapper, monkeypatch, r
 
 def test_a_late_settle_is_refused(keeper, wrapper, loopback, redis_client):
     (delivery,), (job,) = claimed(url="http://127.0.0.1:9/")
-    result = dispatch.attempt(job)
+    result = attempts.attempt(job)
     in_lane(delivery)
     assert end(wrapper) == 1
     assert settling.settle([result], "here:1") == [False]
@@ -249,12 +249,12 @@ def test_a_lost_probe_makes_room_for_the_next(keeper, wrapper, redis_client):
     )
     (delivery,) = make_deliveries(target)
     lane = in_lane(delivery)
-    assert None not in dispatch.claim([delivery.pk], "here:1")
+    assert None not in claims.claim([delivery.pk], "here:1")
     assert steering.lanes().stats(lane).paused_until is not None
     assert end(wrapper) == 1
     assert ConnectionHealth.objects.get().probe_until <= database_now()
     assert steering.lanes().stats(lane).paused_until is None
-    assert None not in dispatch.claim([delivery.pk], "there:2")
+    assert None not in claims.claim([delivery.pk], "there:2")
 
 
 # --- behind a pool --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 from django.db import Error, connection, connections, transaction
 
 from connections.models import Connection
-from delivery.dispatch import dispatch, hold, sweep
+from delivery.dispatch import claims, hold, sweep
 from delivery.lanes import publishing, steering
 from delivery.models import Attempt, Delivery, SweepRun, Unrouted
 from delivery.rules import fanout
@@ -99,7 +99,7 @@ def test_top_up_passes_over_a_lane_that_is_paused():
 
 def test_a_lease_that_cannot_be_ended_keeps_nobody_else_waiting():
     (lapsed,), other = make_deliveries(make_connection(make_workspace())), make_connection(make_workspace())
-    dispatch.claim([lapsed.pk], "a worker that is lost")
+    claims.claim([lapsed.pk], "a worker that is lost")
     lapse_lease(lapsed)
     make_deliveries(other, 2)
     Delivery.objects.update(next_attempt_at=later(minutes=-1))
@@ -118,7 +118,7 @@ def test_a_lease_that_cannot_be_ended_keeps_nobody_else_waiting():
 
 def test_a_lapsed_lease_ends_as_an_uncertain_attempt():
     (delivery,) = make_deliveries(make_connection(make_workspace()))
-    dispatch.claim([delivery.pk], "worker 1")
+    claims.claim([delivery.pk], "worker 1")
     lapse_lease(delivery)
     assert sweep.top_up_lanes(later(seconds=10)) == 1
     attempt = Attempt.objects.get(delivery=delivery)

@@ -12,7 +12,7 @@ from connections.models import Connection, ConnectionHealth, OAuthGrant
 from connections.oauth import refresh
 from connections.oauth import tokens as token_documents
 from delivery import tasks
-from delivery.dispatch import dispatch, hold, settling, tokens
+from delivery.dispatch import attempts, claims, hold, settling, tokens
 from delivery.models import Attempt, Delivery
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
@@ -41,8 +41,8 @@ def deliveries_of(target, number=1, action="upsert_contact", mapping=None):
 
 def deliver(*deliveries):
     """One round: claim, attempt and settle."""
-    jobs = [job for job in dispatch.claim([delivery.pk for delivery in deliveries], "worker-7") if job]
-    settling.settle([dispatch.attempt(job) for job in jobs], "worker-7") if jobs else None
+    jobs = [job for job in claims.claim([delivery.pk for delivery in deliveries], "worker-7") if job]
+    settling.settle([attempts.attempt(job) for job in jobs], "worker-7") if jobs else None
     for delivery in deliveries:
         delivery.refresh_from_db()
     return len(jobs)
@@ -115,8 +115,8 @@ def test_a_token_that_ends_between_two_steps(hubspot):
 def test_deliveries_that_were_claimed_before_use_the_token_that_came_after(hubspot):
     target = expired(hubspot)
     deliveries = deliveries_of(target, 5)
-    jobs = [job for job in dispatch.claim([delivery.pk for delivery in deliveries], "worker-7") if job]
-    results = [dispatch.attempt(job) for job in jobs]
+    jobs = [job for job in claims.claim([delivery.pk for delivery in deliveries], "worker-7") if job]
+    results = [attempts.attempt(job) for job in jobs]
     assert {result.verdict.outcome for result in results} == {"delivered"}
     assert len(hubspot.refreshes) == 1
 
@@ -282,8 +282,8 @@ def test_an_end_holds_everything_once_and_a_new_authorization_releases_it(hubspo
     target = expired(hubspot)
     hubspot.refresh_tokens.clear()
     deliveries = deliveries_of(target, 6)
-    jobs = [job for job in dispatch.claim([delivery.pk for delivery in deliveries[:4]], "worker-7") if job]
-    results = [dispatch.attempt(job) for job in jobs]
+    jobs = [job for job in claims.claim([delivery.pk for delivery in deliveries[:4]], "worker-7") if job]
+    results = [attempts.attempt(job) for job in jobs]
     assert settling.settle(results, "worker-7") == [True] * 4
     target.refresh_from_db()
     assert target.status == "needs_reauth"
@@ -313,8 +313,8 @@ def test_an_end_that_settles_late_does_not_hold_what_was_authorized_meanwhile(hu
     target = expired(hubspot)
     hubspot.refresh_tokens.clear()
     (delivery,) = deliveries_of(target)
-    (job,) = dispatch.claim([delivery.pk], "worker-7")
-    result = dispatch.attempt(job)
+    (job,) = claims.claim([delivery.pk], "worker-7")
+    result = attempts.attempt(job)
     reauthorize(hubspot, target)
     settling.settle([result], "worker-7")
     target.refresh_from_db()
@@ -327,8 +327,8 @@ def test_a_refusal_of_replaced_credentials_does_not_hold_the_new_ones(hubspot):
     target = authorized(hubspot)
     lifecycle.edit(target, actor="a test", credentials={"access_token": "pat-old-1234567"})
     (delivery,) = deliveries_of(target)
-    (job,) = dispatch.claim([delivery.pk], "worker-7")
-    result = dispatch.attempt(job)
+    (job,) = claims.claim([delivery.pk], "worker-7")
+    result = attempts.attempt(job)
     assert result.verdict.hold == "needs_reauth"
     target.refresh_from_db()
     lifecycle.edit(target, actor="a test", credentials={"access_token": "pat-new-1234567"})
@@ -378,12 +378,12 @@ def grouped(transactional_db):
 def test_threads_that_deliver_never_touch_the_database(hubspot, grouped):
     target = expired(hubspot)
     deliveries = deliveries_of(target, 20)
-    jobs = [job for job in dispatch.claim([delivery.pk for delivery in deliveries], "worker-7") if job]
+    jobs = [job for job in claims.claim([delivery.pk for delivery in deliveries], "worker-7") if job]
     results = []
 
     def run(job):
         tasks._forbid_database()
-        results.append(dispatch.attempt(job, grouped))
+        results.append(attempts.attempt(job, grouped))
 
     threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
     before = database_connections()

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from connections.models import Connection
 from connections.providers.webhook import new_signing_secret
-from delivery.dispatch import dispatch, settling
+from delivery.dispatch import attempts, claims, settling
 from delivery.lanes import publishing, steering
 from delivery.lanes.steering import LaneLimits
 from delivery.models import Attempt, Delivery, Event, Payload, Replay, Rule, Unrouted
@@ -35,8 +35,8 @@ def route(target, payload=None, **rule):
 
 def deliver(event):
     pks = list(Delivery.objects.filter(event=event, status="pending").values_list("pk", flat=True))
-    jobs = [job for job in dispatch.claim(pks, "worker-7") if job]
-    settling.settle([dispatch.attempt(job) for job in jobs], "worker-7")
+    jobs = [job for job in claims.claim(pks, "worker-7") if job]
+    settling.settle([attempts.attempt(job) for job in jobs], "worker-7")
 
 
 def set_state(target, number=1, **values):
@@ -222,7 +222,7 @@ def test_a_shaped_body_is_shown():
 def test_a_delivery_in_flight_is_cancelled_by_nobody():
     target, root = make_connection(make_workspace()), superuser()
     (delivery,) = make_deliveries(target)
-    assert dispatch.claim([delivery.pk], "worker-7")[0]
+    assert claims.claim([delivery.pk], "worker-7")[0]
     assert "in flight" in root.text("delivery_delivery", delivery.pk)
     answer = root.press("delivery_delivery", "cancel", delivery.pk, confirm="yes")
     assert said(answer) == ["1 left as they were: A delivery that is in flight is not cancelled."]

@@ -9,7 +9,7 @@ import pytest
 from django.db import transaction
 
 from connections.models import Connection
-from delivery.dispatch import dispatch, settling
+from delivery.dispatch import attempts, claims, settling
 from meshes.kit import ids
 from tests.connections.records import make_record
 from tests.factories import make_connection, make_deliveries, make_workspace
@@ -61,7 +61,7 @@ def test_the_use_of_a_key_is_recorded_once_a_minute(api, workspace):
 def test_a_delivery_s_opening_says_who_when_why_and_for_what(api, workspace, endpoint):
     target = make_connection(workspace, url=endpoint.url)
     (delivery,) = make_deliveries(target)
-    settling.settle([dispatch.attempt(job) for job in dispatch.claim([delivery.pk], "worker") if job], "worker")
+    settling.settle([attempts.attempt(job) for job in claims.claim([delivery.pk], "worker") if job], "worker")
     (row,) = read(api, workspace, purpose="delivery")["data"]
     record = AccessRecord.objects.get(purpose="delivery")
     assert row == {

@@ -18,7 +18,7 @@ from connections.models import Connection
 from connections.oauth import grants
 from connections.oauth.refresh import DIRECT, renew
 from connections.providers.webhook import new_signing_secret
-from delivery.dispatch import dispatch, settling
+from delivery.dispatch import attempts, claims, settling
 from delivery.rules import fanout
 from meshes.data_folder import PROJECT
 from tests.conftest import key_named
@@ -317,8 +317,8 @@ class Users:
 
     def _deliver(self) -> None:
         hints = fanout.fan_out([make_event(self.targets[0].workspace).pk])
-        jobs = [job for job in dispatch.claim([delivery_id for *_, delivery_id in hints], "worker") if job]
-        results = [dispatch.attempt(job) for job in jobs]
+        jobs = [job for job in claims.claim([delivery_id for *_, delivery_id in hints], "worker") if job]
+        results = [attempts.attempt(job) for job in jobs]
         settling.settle(results, "worker")
         assert len(results) == SENDING
         self.delivered += [str(result.verdict.outcome) for result in results]

@@ -1,21 +1,29 @@
-"""The circuit breaker, as pure functions."""
+"""What an attempt comes to, as pure functions: the delay before the next one, and the circuit breaker."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from delivery.dispatch.breaker import (
+from delivery.dispatch.settling import (
+    DEFAULT_SCHEDULE,
+    LONGEST_RETRY_AFTER_SECONDS,
     Health,
+    after_cool_down,
     after_failure,
-    after_rest,
     after_success,
     after_throttle,
     is_failing_for_days,
+    next_delay,
     note_success,
 )
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+# --- the breaker ------------------------------------------------------------------------------------------------------
 
 
 def fail(health, times):
@@ -91,7 +99,7 @@ def test_a_throttle_pauses_as_long_as_asked_and_leaves_a_probe():
 
 def test_a_rest_leaves_a_probe_and_counts_no_failure():
     before = Health(consecutive_failures=4, first_failure_at=NOW, last_failure_at=NOW)
-    health, pause = after_rest(before, 7.0)
+    health, pause = after_cool_down(before, 7.0)
     assert (health, pause) == (replace(before, breaker="open", opened_by="no_credentials"), timedelta(seconds=7))
 
 
@@ -115,3 +123,48 @@ def test_disabled_after_five_days_of_failures_half_a_day_apart(first_days_ago, l
 
 def test_a_connection_without_failures_is_not_failing():
     assert is_failing_for_days(Health(), NOW) is False
+
+
+# --- the delay --------------------------------------------------------------------------------------------------------
+
+
+def exactly(low: float, high: float) -> float:
+    return (low + high) / 2
+
+
+@pytest.mark.parametrize(
+    ("used", "delay"), [(1, 5), (2, 300), (3, 1800), (4, 7200), (5, 18_000), (6, 36_000), (7, 36_000), (8, None)]
+)
+def test_default_schedule_has_eight_attempts(used, delay):
+    assert next_delay(None, used, spread=exactly) == delay
+
+
+def test_own_schedule_replaces_the_default():
+    assert next_delay([0, 0.5], 1, spread=exactly) == 0.5
+    assert next_delay([0, 0.5], 2, spread=exactly) is None
+
+
+def test_overload_waits_a_minute_with_the_default_schedule_only():
+    assert next_delay(None, 1, overloaded=True, spread=exactly) == 60
+    assert next_delay(None, 2, overloaded=True, spread=exactly) == 300
+    assert next_delay([0, 2], 1, overloaded=True, spread=exactly) == 2
+
+
+def test_retry_after_lengthens_and_never_shortens():
+    assert next_delay(None, 1, retry_after_seconds=90, spread=exactly) == 90
+    assert next_delay(None, 3, retry_after_seconds=90, spread=exactly) == 1800
+
+
+def test_retry_after_is_honoured_up_to_a_day():
+    assert next_delay(None, 1, retry_after_seconds=10**9, spread=exactly) == LONGEST_RETRY_AFTER_SECONDS
+
+
+def test_retry_after_does_not_extend_a_schedule_that_is_used_up():
+    assert next_delay([0], 1, retry_after_seconds=5, spread=exactly) is None
+
+
+@given(st.integers(1, 7))
+def test_jitter_stays_within_a_fifth(used):
+    delay = next_delay(None, used)
+    assert delay is not None
+    assert 0.8 * DEFAULT_SCHEDULE[used] <= delay <= 1.2 * DEFAULT_SCHEDULE[used]
