@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from connections.models import Connection
 from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer
-from meshes.api.searching import PeriodIn, period_bounds
+from meshes.api.pages import PeriodIn, period_bounds
 from meshes.kit import ids
 from workspaces.access import resolve_workspace
 from workspaces.endpoints import TenantViewSet

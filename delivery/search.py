@@ -20,7 +20,7 @@ from delivery.dispatch.deletion import CANCELLED_WORDS
 from delivery.models import Delivery, Event, Unrouted
 from delivery.rules.patterns import is_event_type
 from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer, StrictSerializer
-from meshes.api.searching import PeriodIn, period_bounds
+from meshes.api.pages import PeriodIn, period_bounds
 from meshes.kit import ids
 
 IN_FLIGHT = "in_flight"

@@ -256,7 +256,7 @@ MESHES_INGEST_KEY_RATE = envint("MESHES_INGEST_KEY_RATE", 10_000)
 MESHES_API_RATE = envint("MESHES_API_RATE", 200)
 """Requests per second that one key may make, but for posting events: those have the rates above."""
 MESHES_SEARCHES = envint("MESHES_SEARCHES", 2)
-"""Searches that no index serves that one key may make at a time; see meshes.api.searching."""
+"""Searches that no index serves that one key may make at a time; see workspaces.endpoints."""
 MESHES_RULES_PER_WORKSPACE = envint("MESHES_RULES_PER_WORKSPACE", 500)
 """Rules that a workspace may have when one more is made: all of them share what one event may cost."""
 MESHES_KEYS_PER_WORKSPACE = envint("MESHES_KEYS_PER_WORKSPACE", 100)

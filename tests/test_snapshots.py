@@ -17,7 +17,7 @@ from delivery.dispatch import attempts, claims, reopening, settling
 from delivery.models import Delivery, Event, Replay
 from delivery.rules import fanout, routing
 from meshes.kit import ids
-from meshes.kit.snapshots import snapshot
+from meshes.kit.clock import snapshot
 from tests.access_routes import ROUTES
 from tests.access_world import World
 from tests.delivery.api import account

@@ -20,7 +20,7 @@ from django.conf import settings
 from django.db import transaction
 
 from meshes.kit import clock
-from meshes.kit.durable_files import append_line
+from meshes.kit.files import append_line
 from workspaces.models import JournalEntry
 
 logger = logging.getLogger(__name__)

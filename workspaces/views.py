@@ -14,6 +14,7 @@ from rest_framework.viewsets import GenericViewSet
 from meshes.api.fields import (
     AnswerSerializer,
     FieldsOf,
+    MomentField,
     OneOfField,
     PublicIdField,
     QuerySerializer,
@@ -21,7 +22,6 @@ from meshes.api.fields import (
     StrictSerializer,
 )
 from meshes.api.pages import Page
-from meshes.api.searching import MomentField
 from meshes.kit import clock, ids
 from workspaces import keys, lifecycle
 from workspaces.access import EXTERNAL_ID, resolve_workspace, visible_workspaces

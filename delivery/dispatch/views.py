@@ -41,8 +41,8 @@ from meshes.api.bodies import parsed_body
 from meshes.api.fields import PublicIdField, QuerySerializer, StrictSerializer
 from meshes.api.problems import Problem
 from meshes.kit import clock, ids
+from meshes.kit.clock import snapshot
 from meshes.kit.metering import RULE_STEPS, Meter
-from meshes.kit.snapshots import snapshot
 from workspaces.access import scope
 from workspaces.endpoints import TenantViewSet, WorkspaceField
 from workspaces.idempotency import DryRun, once, once_prepared

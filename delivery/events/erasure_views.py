@@ -13,8 +13,8 @@ from delivery.events import erasure
 from delivery.rules.filters import filter_mistakes, filter_warnings
 from delivery.serializers import WarningOut
 from meshes.api.fields import PublicIdField, StrictSerializer
+from meshes.api.pages import PeriodIn, period_bounds
 from meshes.api.problems import Problem, invalid
-from meshes.api.searching import PeriodIn, period_bounds
 from meshes.kit import clock, ids
 from workspaces.access import resolve_workspace
 from workspaces.endpoints import Endpoint

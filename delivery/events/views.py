@@ -35,7 +35,7 @@ from meshes.api.bodies import parsed_body
 from meshes.api.fields import StrictSerializer
 from meshes.api.problems import Problem
 from meshes.kit import ids
-from meshes.kit.snapshots import snapshot
+from meshes.kit.clock import snapshot
 from workspaces import access, idempotency
 from workspaces.endpoints import TenantViewSet
 from workspaces.idempotency import Answer, Stamp, once, send, stamp_of, takes_idempotency_key

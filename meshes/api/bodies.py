@@ -32,14 +32,21 @@ class StrictJSONParser(BaseParser):
     ) -> dict[str, Any]:
         context = parser_context or {}
         request, view = context["request"], context["view"]
-        _check_encoding(request)
+        charset = str(request.META.get("CONTENT_TYPE", "")).lower().partition("charset=")[2].split(";")[0].strip(' "')
+        if charset not in {"", "utf-8", "utf8"}:
+            raise Problem(415, detail="The body must be encoded in UTF-8.")
+        if request.META.get("HTTP_CONTENT_ENCODING", "identity").lower() not in {"", "identity"}:
+            raise Problem(415, detail="Compressed bodies are not accepted.")
         limit = getattr(view, "body_limit", settings.MESHES_BODY_LIMIT)
         raw = _read(request, stream, limit)
-        max_keys = getattr(view, "body_max_keys", strictjson.MAX_KEYS)
         try:
+            max_keys = getattr(view, "body_max_keys", strictjson.MAX_KEYS)
             parsed = strictjson.loads(raw, max_bytes=limit, max_keys=max_keys)
         except InvalidJson as error:
-            raise _refused(error, limit) from None
+            if error.rule == "too_large":
+                raise _too_large(limit) from None
+            mistake = {"pointer": error.pointer, "detail": error.message, "rule": error.rule}
+            raise Problem(400, "invalid-json", "The body is not valid JSON", errors=[mistake]) from None
         if not isinstance(parsed.value, dict):
             raise invalid("", "The body must be a JSON object.", "object")
         request.parsed_body = parsed
@@ -62,14 +69,6 @@ def received_body(request: Request) -> bytes:
     return parsed.text.encode() if isinstance(parsed, Parsed) else b""
 
 
-def _check_encoding(request: Request) -> None:
-    charset = str(request.META.get("CONTENT_TYPE", "")).lower().partition("charset=")[2].split(";")[0].strip(' "')
-    if charset not in {"", "utf-8", "utf8"}:
-        raise Problem(415, detail="The body must be encoded in UTF-8.")
-    if request.META.get("HTTP_CONTENT_ENCODING", "identity").lower() not in {"", "identity"}:
-        raise Problem(415, detail="Compressed bodies are not accepted.")
-
-
 def _read(request: Request, stream: IO[bytes], limit: int) -> bytes:
     """At most `limit` bytes. A longer body is refused by its announced length, before any of it is read."""
     announced = int(request.META.get("CONTENT_LENGTH") or 0)
@@ -90,13 +89,6 @@ def _read(request: Request, stream: IO[bytes], limit: int) -> bytes:
 
 def _too_large(limit: int) -> Problem:
     return Problem(413, detail=f"A body here may have {limit:,} bytes.", headers={"Connection": "close"})
-
-
-def _refused(error: InvalidJson, limit: int) -> Problem:
-    if error.rule == "too_large":
-        return _too_large(limit)
-    mistake = {"pointer": error.pointer, "detail": error.message, "rule": error.rule}
-    return Problem(400, "invalid-json", "The body is not valid JSON", errors=[mistake])
 
 
 class ChunkedBodies:

@@ -5,11 +5,14 @@ A resource has a body, a `StrictSerializer` with the fields that a caller may gi
 column that joins the API is one line in the body.
 """
 
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
 from typing import Any, ClassVar, NoReturn
 
 from django.db.models import Model
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
@@ -35,26 +38,18 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping):
-            errors = self._foreign_fields(data) | self._foreign_types(data)
+            writable = {name: field for name, field in self.fields.items() if not field.read_only}
+            unknown = [name for name in data if name not in writable]
+            errors = {name: [ErrorDetail(unknown_field(name, writable), code="unknown_field")] for name in unknown}
+            for name, field in writable.items():
+                value = data.get(name)
+                types, words = next((exact[1:] for exact in _EXACT if isinstance(field, exact[0])), (object, ""))
+                is_bool = isinstance(value, bool) and types is not object
+                if value is not None and not (isinstance(value, types) and (types is bool or not is_bool)):
+                    errors[name] = [ErrorDetail(f"This must be {words}.", code="type")]
             if errors:
                 raise ValidationError(errors)
         return super().to_internal_value(data)
-
-    def _foreign_fields(self, data: Mapping[str, Any]) -> dict[str, list[ErrorDetail]]:
-        known = {name for name, field in self.fields.items() if not field.read_only}
-        unknown = [name for name in data if name not in known]
-        return {name: [ErrorDetail(unknown_field(name, known), code="unknown_field")] for name in unknown}
-
-    def _foreign_types(self, data: Mapping[str, Any]) -> dict[str, list[ErrorDetail]]:
-        errors = {}
-        for name, field in self.fields.items():
-            value = data.get(name)
-            if value is None or field.read_only:
-                continue
-            expected = next(((types, words) for kind, types, words in _EXACT if isinstance(field, kind)), None)
-            if expected and not _is_exactly(value, expected[0]):
-                errors[name] = [ErrorDetail(f"This must be {expected[1]}.", code="type")]
-        return errors
 
 
 class FieldsOf(serializers.Field[Any, Any, Any, Any]):
@@ -119,10 +114,6 @@ class OneOfField(serializers.ChoiceField):
         super().fail(key, **kwargs)
 
 
-def _is_exactly(value: Any, types: type | tuple[type, ...]) -> bool:
-    return isinstance(value, types) and (types is bool or not isinstance(value, bool))
-
-
 class SecretShownField(serializers.BooleanField):
     """Stands in the repetition of an answer that showed a secret, and nowhere else."""
 
@@ -152,3 +143,28 @@ class PublicIdField(serializers.Field[uuid.UUID, str, str, Any]):
 
     def to_representation(self, value: uuid.UUID) -> str:
         return ids.encode(self.prefix, value)
+
+
+@extend_schema_field({"type": "string", "anyOf": [{"format": "date-time"}, {"format": "date"}]})
+class MomentField(serializers.Field[datetime, str, str, Any]):
+    """RFC 3339 with its offset, or a bare date for its first moment in UTC."""
+
+    default_error_messages = {
+        "date_time": "This must be a date, or a moment with its offset such as 2026-01-31T12:00:00Z."
+    }
+    _form = re.compile(r"\d{4}-\d\d-\d\d([Tt]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d))?", re.ASCII)
+
+    def to_internal_value(self, data: Any) -> datetime:
+        if not isinstance(data, str):
+            raise serializers.ValidationError("This must be a string.", code="type")
+        if not self._form.fullmatch(data):
+            self.fail("date_time")
+        try:
+            if len(data) == len("2026-01-31"):
+                return datetime.combine(date.fromisoformat(data), datetime.min.time(), tzinfo=UTC)
+            return datetime.fromisoformat(data.upper()).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail("date_time")
+
+    def to_representation(self, value: datetime) -> str:
+        return value.isoformat().replace("+00:00", "Z")

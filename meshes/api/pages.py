@@ -1,9 +1,10 @@
-"""Lists as cursor pages: newest first by UUIDv7 id, never counted.
+"""Lists as cursor pages: newest first by UUIDv7 id, never counted; and their `from` and `to`, as bounds on ids.
 
     {"data": […], "next": "<cursor>" | null, "previous": "<cursor>" | null}
 
 A cursor holds the id at the page's edge, which the caller has just been shown, and a direction; it is signed and bound
-to the list that gave it. It is not a right: every page is filtered by who asks.
+to the list that gave it. It is not a right: every page is filtered by who asks. As ids are UUIDv7, PostgreSQL opens
+only the partitions of the time that is searched.
 """
 
 import binascii
@@ -11,17 +12,19 @@ import hashlib
 import hmac
 import uuid
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
+from rest_framework import serializers
 from rest_framework.pagination import BasePagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from meshes.api.fields import MomentField
 from meshes.api.problems import invalid_parameter
 
 DEFAULT_LIMIT = 50
@@ -31,29 +34,27 @@ _MAX_CURSOR = 128
 """Characters; a cursor has 44."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Rows older than `edge`, or newer where `backwards`."""
+Cursor = tuple[uuid.UUID, bool]
+"""An edge, and whether rows newer than it are meant, or else older ones."""
 
-    edge: uuid.UUID
-    backwards: bool
 
-    def encode(self, path: str) -> str:
-        content = bytes([self.backwards]) + self.edge.bytes
-        return urlsafe_b64encode(content + _tag(content, path, settings.SECRET_KEY)).rstrip(b"=").decode()
+def encode_cursor(cursor: Cursor, path: str) -> str:
+    edge, is_backwards = cursor
+    content = bytes([is_backwards]) + edge.bytes
+    return urlsafe_b64encode(content + _tag(content, path, settings.SECRET_KEY)).rstrip(b"=").decode()
 
-    @classmethod
-    def decode(cls, text: str, path: str) -> "Cursor | None":
-        """None where the text is not a cursor that `encode` gave for the same path."""
-        try:
-            raw = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
-        except (binascii.Error, UnicodeEncodeError):
-            return None
-        content, tag = raw[:17], raw[17:]
-        keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-        if len(content) != 17 or not any(hmac.compare_digest(tag, _tag(content, path, key)) for key in keys):
-            return None
-        return cls(uuid.UUID(bytes=content[1:]), bool(content[0]))
+
+def decode_cursor(text: str, path: str) -> Cursor | None:
+    """None where the text is not a cursor that `encode_cursor` gave for the same path."""
+    try:
+        raw = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+    except (binascii.Error, UnicodeEncodeError):
+        return None
+    content, tag = raw[:17], raw[17:]
+    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    if len(content) != 17 or not any(hmac.compare_digest(tag, _tag(content, path, key)) for key in keys):
+        return None
+    return uuid.UUID(bytes=content[1:]), bool(content[0])
 
 
 def _tag(content: bytes, path: str, secret: str) -> bytes:
@@ -71,19 +72,19 @@ class Page(BasePagination):
             raise TypeError("Pages are cut by the database.")
         self.path = request.path
         limit, cursor = read_limit(request), read_cursor(request)
-        backwards = cursor is not None and cursor.backwards
-        if cursor is not None:
-            queryset = queryset.filter(**{"pk__gt" if backwards else "pk__lt": cursor.edge})
+        edge, backwards = cursor or (None, False)
+        if edge is not None:
+            queryset = queryset.filter(**{"pk__gt" if backwards else "pk__lt": edge})
         rows = list(queryset.order_by("pk" if backwards else "-pk")[: limit + 1])
         more, rows = len(rows) > limit, rows[:limit]
         if backwards:
             rows.reverse()
         self.next = self._edge(rows[-1:], False) if backwards or more else None
-        self.previous = self._edge(rows[:1], True) if (more if backwards else cursor is not None) else None
+        self.previous = self._edge(rows[:1], True) if (more if backwards else edge is not None) else None
         return rows
 
     def _edge(self, row: Sequence[Any], backwards: bool) -> str | None:
-        return Cursor(row[0].pk, backwards).encode(self.path) if row else None
+        return encode_cursor((row[0].pk, backwards), self.path) if row else None
 
     def get_paginated_response(self, data: Any) -> Response:
         return Response({"data": data, "next": self.next, "previous": self.previous})
@@ -118,7 +119,37 @@ def read_cursor(request: Request) -> Cursor | None:
     text = request.query_params.get("cursor")
     if text is None:
         return None
-    cursor = Cursor.decode(text, request.path) if len(text) <= _MAX_CURSOR else None
+    cursor = decode_cursor(text, request.path) if len(text) <= _MAX_CURSOR else None
     if cursor is None:
         raise invalid_parameter("cursor", "This is not a cursor of this list.", "cursor")
     return cursor
+
+
+# --- periods ----------------------------------------------------------------------------------------------------------
+
+
+class PeriodIn(serializers.Serializer[Any]):
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        period = {"from": MomentField(required=False), "to": MomentField(required=False)}
+        return super().get_fields() | period
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "from" in attrs and "to" in attrs and attrs["from"] > attrs["to"]:
+            raise serializers.ValidationError({"to": ["This must not be before `from`."]}, code="order")
+        return attrs
+
+
+def first_id_at(moment: datetime) -> uuid.UUID:
+    """The lowest id that a row of this moment, or a later one, can have."""
+    milliseconds = min(max(0, int(moment.timestamp() * 1000)), 2**48 - 1)
+    return uuid.UUID(int=milliseconds << 80)
+
+
+def period_bounds(wanted: Mapping[str, Any]) -> Q:
+    """`from` and `to` as a condition on a primary key."""
+    condition = Q()
+    if "from" in wanted:
+        condition &= Q(pk__gte=first_id_at(wanted["from"]))
+    if "to" in wanted:
+        condition &= Q(pk__lt=first_id_at(wanted["to"]))
+    return condition

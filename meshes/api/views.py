@@ -1,16 +1,15 @@
 """What every view of the API is made of: documents read strictly, answers that nobody keeps, one snapshot a GET."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from django.conf import settings
-from django.http import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from meshes.api.fields import QuerySerializer, StrictSerializer
 from meshes.api.problems import Problem, invalid_parameter
-from meshes.kit.snapshots import snapshot
+from meshes.kit.clock import snapshot
 from meshes.kit.spelling import none_of
 
 PAGE_PARAMETERS = frozenset({"limit", "cursor"})
@@ -39,7 +38,7 @@ class View(APIView):
         if verb in ("get", "head") and getattr(self, "action", verb) not in self.without_snapshot:
             handler = getattr(self, verb, None)
             if handler is not None:
-                setattr(self, verb, _reading_at_once(handler))
+                setattr(self, verb, snapshot()(handler))
 
     def context(self) -> dict[str, Any]:
         """What serializers may ask for."""
@@ -66,22 +65,10 @@ class View(APIView):
             if len(values) > 1:
                 raise invalid_parameter(name, "This parameter is given more than once.", "repeated")
         if not serializer.is_valid():
-            raise _parameters(serializer.errors)
+            mistakes = [
+                {"parameter": name, "detail": str(detail), "rule": str(getattr(detail, "code", "invalid"))}
+                for name, details in serializer.errors.items()
+                for detail in details
+            ]
+            raise Problem(422, errors=mistakes)
         return dict(serializer.validated_data)
-
-
-def _reading_at_once(handler: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    def read(*args: Any, **kwargs: Any) -> HttpResponseBase:
-        with snapshot():
-            return handler(*args, **kwargs)
-
-    return read
-
-
-def _parameters(errors: Mapping[str, Any]) -> Problem:
-    mistakes = [
-        {"parameter": name, "detail": str(detail), "rule": str(getattr(detail, "code", "invalid"))}
-        for name, details in errors.items()
-        for detail in details
-    ]
-    return Problem(422, errors=mistakes)

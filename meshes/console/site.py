@@ -18,8 +18,8 @@ from meshes.console.display import PAGES
 from meshes.console.lists import workspace_ids
 from meshes.console.signin import steps
 from meshes.kit import clock, ids
+from meshes.kit.clock import snapshot
 from meshes.kit.ids import as_uuid
-from meshes.kit.snapshots import snapshot
 from workspaces.models import Workspace
 
 GROUPS = {

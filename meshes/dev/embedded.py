@@ -30,7 +30,7 @@ from redis.retry import Retry
 
 from meshes.dev.binaries import everyone_may_pass, postgres_binaries, valkey_binary
 from meshes.dev.children import Account, Child, Program, log_tail, run, stop_together
-from meshes.kit.private_files import write_private
+from meshes.kit.files import write_private
 
 USER = DATABASE = "meshes"
 """The services' role, which owns the database and is no superuser."""

@@ -19,7 +19,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from meshes.data_folder import RUN_ID, data_folder, parse_variables
-from meshes.kit.private_files import write_private
+from meshes.kit.files import write_private
 
 PREDECESSOR_SECONDS = 10.0
 """How long what a killed supervisor left may take to end by itself: PostgreSQL writes a checkpoint."""

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -21,8 +22,7 @@ logger = logging.getLogger(__name__)
 CHECKED_SECONDS = 1.0
 """How long a database connection that was found alive is trusted: under load no batch pays for asking."""
 
-CROWD = 2
-REST_SECONDS = 0.004
+GATHER_SECONDS = 0.004
 """After a batch of several the next one gathers for so long: under load half as many statements."""
 
 Item = TypeVar("Item")
@@ -66,38 +66,29 @@ class Group(Generic[Item, Answer]):
         waiting: _Waiting[Item, Answer] = _Waiting(item)
         self._waiting.put(waiting)
         if self._thread is None or not self._thread.is_alive():
-            self._start()
+            with self._starting:
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = threading.Thread(target=self._serve, name=f"group-{self._name}", daemon=True)
+                    self._thread.start()
         waiting.done.acquire()
         if waiting.error is not None:
             raise waiting.error
         return waiting.answer  # type: ignore[return-value]  # set whenever there is no error
 
-    def _start(self) -> None:
-        with self._starting:
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._serve, name=f"group-{self._name}", daemon=True)
-                self._thread.start()
-
     def _serve(self) -> None:
         while True:
-            batch = self._gather()
+            batch = [self._waiting.get()]
+            with suppress(Empty):
+                while len(batch) < self._most:
+                    batch.append(self._waiting.get_nowait())
             if time.monotonic() - self._checked_at > CHECKED_SECONDS:
                 close_old_connections()
                 self._checked_at = time.monotonic()
             self._run_batch(batch)
             for waiting in batch:
                 waiting.done.release()
-            if len(batch) >= CROWD:
-                time.sleep(REST_SECONDS)
-
-    def _gather(self) -> list[_Waiting[Item, Answer]]:
-        batch = [self._waiting.get()]
-        try:
-            while len(batch) < self._most:
-                batch.append(self._waiting.get_nowait())
-        except Empty:
-            pass
-        return batch
+            if len(batch) > 1:
+                time.sleep(GATHER_SECONDS)
 
     def _run_batch(self, batch: list[_Waiting[Item, Answer]]) -> None:
         try:
@@ -109,13 +100,10 @@ class Group(Generic[Item, Answer]):
                 return
             logger.warning("%s: a batch of %d failed (%s); running its items one by one", self._name, len(batch), error)
             for waiting in batch:
-                self._run_alone(waiting)
-
-    def _run_alone(self, waiting: _Waiting[Item, Answer]) -> None:
-        try:
-            self._answer([waiting])
-        except Exception as error:  # noqa: BLE001  (handed to the thread that waits)
-            waiting.error = error
+                try:
+                    self._answer([waiting])
+                except Exception as error:  # noqa: BLE001  (handed to the thread that waits)
+                    waiting.error = error
 
     def _answer(self, batch: list[_Waiting[Item, Answer]]) -> None:
         answers = self._run([waiting.item for waiting in batch])

@@ -1,14 +1,16 @@
-"""PostgreSQL's clock, by which every moment is made that PostgreSQL compares.
+"""PostgreSQL's clock, by which every moment is made that PostgreSQL compares; and snapshots of one moment.
 
 The clocks of hosts differ, and are set. In SQL the clock is `clock_timestamp()`, in a query set `Now()`; a moment that
 Python computes with begins as `database_now()`, or as a `Reading` where there is no database at hand.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from django.db import connection
+from django.db import connection, transaction
 
 
 def database_now() -> datetime:
@@ -52,3 +54,20 @@ def now() -> datetime:
     if reading is None or reading.age > KEPT_SECONDS:
         _kept = reading = Reading.take()
     return reading.now()
+
+
+@contextmanager
+def snapshot(*, is_read_only: bool = True) -> Iterator[None]:
+    """Every query inside sees the database as it was at the first of them, so that no answer shows two moments at once.
+    Costs three short round trips.
+
+    Inside a transaction it changes nothing: what that has locked, it sees as one already. Not for the time of a call
+    to the outside, for no transaction may wait for one.
+    """
+    if connection.in_atomic_block:
+        yield
+        return
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ" + (", READ ONLY" if is_read_only else ""))
+        yield

@@ -48,8 +48,9 @@ def fault_of(error: BaseException) -> Fault:
     state = sqlstate(error)
     if not state or state[:2] in PASSING_CLASSES or state.startswith(SHUTDOWN) or state in PASSING_STATES:
         return Fault.PASSING
-    if state == NO_PARTITION and _lacks_partition(error):
-        return Fault.PASSING
+    driver = _driver_error(error)
+    if state == NO_PARTITION and driver and driver.diag.table_name and driver.diag.constraint_name is None:
+        return Fault.PASSING  # a check violation by no constraint: PostgreSQL translates messages, but no such fields
     if state == CANCELED:
         return Fault.CANCELED
     return Fault.ITEM if state[:2] in ITEM_CLASSES else Fault.OURS
@@ -88,15 +89,6 @@ def growing_delay(failures: int, first_seconds: float, longest_seconds: float) -
     """Seconds to wait after so many failures in a row (from 1 on): doubling, bounded, spread by ± 20 %."""
     doubled = first_seconds * 2 ** min(max(failures, 1) - 1, 30)
     return float(min(doubled, longest_seconds) * random.uniform(0.8, 1.2))  # noqa: S311  (spreads those that wait)
-
-
-def _lacks_partition(error: BaseException) -> bool:
-    """Whether this is "no partition of relation … found for row": a check violation of a table by no constraint.
-
-    PostgreSQL translates its messages, so this asks for the fields that it never translates.
-    """
-    driver = _driver_error(error)
-    return driver is not None and bool(driver.diag.table_name) and driver.diag.constraint_name is None
 
 
 def _driver_error(error: BaseException | None) -> psycopg2.Error | None:

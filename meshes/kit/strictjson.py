@@ -60,17 +60,24 @@ class Parsed:
 
 def loads(raw: bytes, *, max_bytes: int, max_depth: int = MAX_DEPTH, max_keys: int = MAX_KEYS) -> Parsed:
     """Read a JSON document from outside. Raises InvalidJson and nothing else, whatever the bytes."""
-    text = _decode(raw, max_bytes)
+    if len(raw) > max_bytes:
+        raise InvalidJson("", "too_large", f"is {len(raw):,} bytes long; at most {max_bytes:,} are accepted")
+    if raw.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")) or b"\x00" in raw[:4]:
+        raise InvalidJson("", "encoding", "must be UTF-8 without a byte order mark", 0)
     try:
-        value = _Scan(max_keys).decode(text)
-    except _SuspiciousError:
-        raise _diagnose(text, max_depth, max_keys) from None
-    except RecursionError:
-        raise _too_deep("", max_depth) from None
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidJson("", "encoding", f"is not UTF-8: invalid at byte {error.start}", error.start) from None
+    try:
+        value = _scan(text, max_keys)
     except json.JSONDecodeError as error:
         message = f"not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
         raise InvalidJson("", "syntax", message, error.pos) from None
-    if _deserves_walk(text, value, max_depth):
+    except RecursionError:
+        raise _too_deep("", max_depth) from None
+    except ValueError:
+        raise _first_offence(text, max_depth, max_keys) from None
+    if _may_hide_something(text, value, max_depth):
         check_value(value, max_depth=max_depth, max_keys=max_keys)
     return Parsed(value, text)
 
@@ -87,13 +94,16 @@ def check_value(value: Any, *, max_depth: int = MAX_DEPTH, max_keys: int = MAX_K
         container, place, depth = stack.pop()
         if depth > max_depth:
             raise _too_deep(_pointer(place), max_depth)
-        names = _names(container)
-        keys_left -= len(names)
+        is_object = isinstance(container, (dict, _Pairs))
+        pairs = container.items() if isinstance(container, dict) else container if is_object else enumerate(container)
+        children: list[tuple[Any, Any]] = list(pairs)
+        keys_left -= len(children) if is_object else 0
         if keys_left < 0:
             raise InvalidJson(_pointer(place), "too_many_keys", f"has more than {max_keys:,} keys in all its objects")
-        _check_names(names, place)
+        if is_object:
+            _check_names([name for name, _ in children], place)
         nested = []
-        for token, child in _children(container):
+        for token, child in children:
             if isinstance(child, (dict, list)):
                 nested.append((child, (place, token), depth + 1))
             else:
@@ -103,97 +113,72 @@ def check_value(value: Any, *, max_depth: int = MAX_DEPTH, max_keys: int = MAX_K
 
 # --- reading --------------------------------------------------------------------------------------------------------
 
-
-class _SuspiciousError(Exception):
-    """The fast scan met something that is certainly wrong; `_diagnose` finds out what and where."""
-
-
-class _Scan:
-    """Hooks for the C scanner, which stop at the first offence."""
-
-    __slots__ = ("keys_left",)
-
-    def __init__(self, max_keys: int) -> None:
-        self.keys_left = max_keys
-
-    def decode(self, text: str) -> Any:
-        is_huge_possible = _may_hold_huge_numbers(text)
-        decoder = json.JSONDecoder(
-            object_pairs_hook=self.read_object,
-            parse_int=_read_int if is_huge_possible else None,
-            parse_float=_read_float if is_huge_possible else None,
-            parse_constant=_read_constant,
-        )
-        return decoder.decode(text)
-
-    def read_object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members = dict(pairs)
-        self.keys_left -= len(pairs)
-        if len(members) != len(pairs) or self.keys_left < 0:
-            raise _SuspiciousError
-        return members
-
-
 _LARGE_EXPONENT = re.compile(r"[eE]\+?[0-9]{3}")
 _BLOCK = 100
 """Two hundred digits in a row fill one block of so many."""
 
 
-def _may_hold_huge_numbers(text: str) -> bool:
-    """Without, each number would cost a call. A double ends at 1.8e308: it takes an exponent of three digits to get
-    beyond, or two hundred digits and one of two."""
-    if _LARGE_EXPONENT.search(text):
-        return True
-    return any(text[at : at + _BLOCK].isdigit() for at in range(0, len(text), _BLOCK))
+def _scan(text: str, max_keys: int) -> Any:
+    """Read by the C scanner, with hooks that stop at the first offence by a ValueError; `_first_offence` finds out what
+    and where."""
+    keys_left = max_keys
+
+    def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal keys_left
+        members = dict(pairs)
+        keys_left -= len(pairs)
+        if len(members) != len(pairs) or keys_left < 0:
+            raise ValueError
+        return members
+
+    def read_int(digits: str) -> int:
+        if len(digits) > MAX_INTEGER_DIGITS and len(digits.lstrip("-")) > MAX_INTEGER_DIGITS:
+            raise ValueError
+        return int(digits)
+
+    def read_float(digits: str) -> float:
+        if math.isinf(number := float(digits)):
+            raise ValueError
+        return number
+
+    # Without huge numbers, which would cost a call for each number. A double ends at 1.8e308: it takes an exponent of
+    # three digits to get beyond, or two hundred digits and one of two.
+    blocks = (text[at : at + _BLOCK] for at in range(0, len(text), _BLOCK))
+    is_huge_possible = _LARGE_EXPONENT.search(text) or any(block.isdigit() for block in blocks)
+    decoder = json.JSONDecoder(
+        object_pairs_hook=read_object,
+        parse_int=read_int if is_huge_possible else None,
+        parse_float=read_float if is_huge_possible else None,
+        parse_constant=_refuse_constant,
+    )
+    return decoder.decode(text)
 
 
-def _read_int(digits: str) -> int:
-    if len(digits) > MAX_INTEGER_DIGITS and len(digits.lstrip("-")) > MAX_INTEGER_DIGITS:
-        raise _SuspiciousError
-    return int(digits)
-
-
-def _read_float(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise _SuspiciousError
-    return number
-
-
-def _read_constant(name: str) -> float:
-    raise _SuspiciousError
-
-
-def _decode(raw: bytes, max_bytes: int) -> str:
-    if len(raw) > max_bytes:
-        raise InvalidJson("", "too_large", f"is {len(raw):,} bytes long; at most {max_bytes:,} are accepted")
-    if raw.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")) or b"\x00" in raw[:4]:
-        raise InvalidJson("", "encoding", "must be UTF-8 without a byte order mark", 0)
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidJson("", "encoding", f"is not UTF-8: invalid at byte {error.start}", error.start) from None
+def _refuse_constant(name: str) -> float:
+    raise ValueError(name)
 
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _PAIR_OF_ESCAPES = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]")
 
 
-def _deserves_walk(text: str, value: Any, max_depth: int) -> bool:
+def _may_hide_something(text: str, value: Any, max_depth: int) -> bool:
     """Could the text hide what the scan's hooks do not see: nesting, `\\u0000`, half a surrogate pair?"""
     if text.count("[") + text.count("{") > max_depth and _is_deeper(value, max_depth):
         return True
     if "\\u" not in text:
         return False
-    return "\\u0000" in text or (_may_hold_half_pairs(text) and not _has_utf8_form(value))
-
-
-def _may_hold_half_pairs(text: str) -> bool:
-    """Only a guess where a backslash may itself be escaped; it spares the common text with emoji the dearer test."""
+    if "\\u0000" in text:
+        return True
+    # Only a guess where a backslash may itself be escaped; it spares the common text with emoji the dearer test.
     surrogates = len(_SURROGATE_ESCAPE.findall(text))
-    if not surrogates:
+    if not surrogates or ("\\\\" not in text and surrogates == 2 * len(_PAIR_OF_ESCAPES.findall(text))):
         return False
-    return "\\\\" in text or surrogates != 2 * len(_PAIR_OF_ESCAPES.findall(text))
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _is_deeper(value: Any, max_depth: int) -> bool:
@@ -207,14 +192,6 @@ def _is_deeper(value: Any, max_depth: int) -> bool:
         ]
         if not level:
             return False
-    return True
-
-
-def _has_utf8_form(value: Any) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
     return True
 
 
@@ -236,7 +213,7 @@ class _Constant(str):
     """`NaN`, `Infinity` or `-Infinity`."""
 
 
-def _diagnose(text: str, max_depth: int, max_keys: int) -> InvalidJson:
+def _first_offence(text: str, max_depth: int, max_keys: int) -> InvalidJson:
     """The first offence in a document that the scan gave up on."""
     decoder = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=_Integer, parse_constant=_Constant)
     try:
@@ -284,18 +261,6 @@ def text_fault(text: str) -> tuple[str, str] | None:
     if not text.isascii() and _SURROGATE.search(text):
         return "surrogate", "contains half a surrogate pair, which is not a character"
     return None
-
-
-def _names(container: dict[str, Any] | list[Any]) -> list[Any]:
-    if isinstance(container, _Pairs):
-        return [name for name, _ in container]
-    return list(container) if isinstance(container, dict) else []
-
-
-def _children(container: dict[str, Any] | list[Any]) -> list[tuple[str | int, Any]]:
-    if isinstance(container, _Pairs):
-        return container
-    return list(container.items() if isinstance(container, dict) else enumerate(container))
 
 
 def _check_names(names: list[Any], place: _Place | None) -> None:

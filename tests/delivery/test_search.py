@@ -7,8 +7,8 @@ from django.db import connection
 
 from delivery.models import Delivery, Event
 from delivery.search import narrow_deliveries, narrow_events
+from meshes.api.pages import first_id_at
 from meshes.api.problems import Problem
-from meshes.api.searching import first_id_at
 from meshes.kit import ids, partitions
 from workspaces import endpoints
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from django.db import transaction
 
-from meshes.kit import clock, durable_files
+from meshes.kit import clock, files
 from tests.factories import make_workspace
 from workspaces import journal, keys, lifecycle
 from workspaces.models import ApiKey, JournalEntry
@@ -32,7 +32,7 @@ def entries(file):
 def test_lines_are_added_to_a_file_that_only_its_owner_reads(tmp_path):
     path = tmp_path / "lines"
     for line in ("one", "two"):
-        durable_files.append_line(str(path), line)
+        files.append_line(str(path), line)
     assert path.read_text() == "one\ntwo\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -40,28 +40,28 @@ def test_lines_are_added_to_a_file_that_only_its_owner_reads(tmp_path):
 def test_a_line_that_was_cut_short_spoils_no_other(tmp_path):
     path = tmp_path / "lines"
     path.write_text("one\ntw")
-    durable_files.append_line(str(path), "three")
+    files.append_line(str(path), "three")
     assert path.read_text() == "one\ntw\nthree\n"
 
 
 def test_a_line_that_does_not_fit_leaves_nothing(tmp_path, monkeypatch):
     path = tmp_path / "lines"
-    durable_files.append_line(str(path), "one")
+    files.append_line(str(path), "one")
 
     def full(descriptor, left):
         os.pwrite(descriptor, b"tw", 4)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(durable_files.os, "write", full)
+    monkeypatch.setattr(files.os, "write", full)
     with pytest.raises(OSError, match="No space left"):
-        durable_files.append_line(str(path), "two")
+        files.append_line(str(path), "two")
     assert path.read_text() == "one\n"
 
 
 def test_processes_that_write_at_once_mix_no_lines(tmp_path):
     path = tmp_path / "lines"
     code = (
-        "import sys; from meshes.kit.durable_files import append_line\n"
+        "import sys; from meshes.kit.files import append_line\n"
         "for n in range(50): append_line(sys.argv[1], sys.argv[2] * 3000)"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path), letter]) for letter in "abc"]

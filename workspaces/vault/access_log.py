@@ -25,7 +25,7 @@ from django.db import connection, transaction
 from django.db.models import Min
 
 from meshes.kit import ids, partitions
-from meshes.kit.durable_files import append_line
+from meshes.kit.files import append_line
 from meshes.kit.partitions import Partition
 from workspaces.vault.models import AccessLogSeal, AccessRecord
 

@@ -14,7 +14,7 @@ from meshes.dev.embedded import Postgres, ServerStartError, Valkey, private_fold
 from meshes.dev.stack import Stack
 from meshes.dev.stack_folder import StackFolder
 from meshes.dev.supervisor import Supervisor
-from meshes.kit.private_files import write_private
+from meshes.kit.files import write_private
 from tests.limits import files_may_have
 from tests.polling import eventually
 

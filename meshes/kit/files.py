@@ -1,8 +1,10 @@
-"""Files to which lines are added, each of them on disk before whoever wrote it goes on."""
+"""Files whose lines are on disk before whoever wrote them goes on, and files that only their owner reads."""
 
 import fcntl
 import os
+import tempfile
 from contextlib import suppress
+from pathlib import Path
 
 
 def append_line(path: str, line: str) -> None:
@@ -25,16 +27,28 @@ def append_line(path: str, line: str) -> None:
             with suppress(OSError):  # a file that may only grow stays as it is
                 os.ftruncate(descriptor, size)
             raise
-        if size == 0:
-            _sync_folder(path)
+        if size == 0:  # so that the new file is found again after a crash
+            folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     finally:
         os.close(descriptor)
 
 
-def _sync_folder(path: str) -> None:
-    """So that the new file is found again after a crash."""
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+def write_private(path: Path, text: str) -> None:
+    """Replace a file, or leave it as it was: whatever a full volume cuts short is removed. Raises OSError.
+
+    mkstemp makes it readable by its owner alone.
+    """
+    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with open(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
