@@ -54,15 +54,13 @@ class Amplitude(Vendor):
         "silenced": rejected("Amplitude has silenced this event or device: the project has blocked it there."),
         "not_ingested": rejected("Amplitude has not stored the event. Mend the rule's mapping."),
         "daily_quota": rejected(
-            "This user or device has used up Amplitude's quota for the day. Replay tomorrow.", "daily_limit"
-        ),
+            "This user or device has used up Amplitude's quota for the day. Replay tomorrow.", "daily_limit"),
         "throttled_person": retry(
-            "Amplitude takes no more events of this user or device for now.", "rate_limited", THROTTLED_SECONDS
-        ),
+            "Amplitude takes no more events of this user or device for now.", "rate_limited", THROTTLED_SECONDS),
         400: REFUSED,
         413: TOO_LARGE,
         429: throttled("Amplitude asks for fewer events (429).", seconds=THROTTLED_SECONDS),
-    }
+    }  # fmt: skip
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)

@@ -54,13 +54,11 @@ class CustomerIo(Vendor):
     test = "Asks for the account's region; writes nothing."
     answers = {
         (301, 302, 307, 308): disabled(
-            "The account is hosted in another region. Set the connection's region to it.", "wrong_region"
-        ),
+            "The account is hosted in another region. Set the connection's region to it.", "wrong_region"),
         400: VALUE_REFUSED,
         401: reauthorize(
-            "Customer.io does not accept the site id and key (401). They must be of the Track API; check the region."
-        ),
-    }
+            "Customer.io does not accept the site id and key (401). They must be of the Track API; check the region."),
+    }  # fmt: skip
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)

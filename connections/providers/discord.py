@@ -10,21 +10,12 @@ become markup. Discord drops no doubles.
 import re
 from typing import Any
 
-from connections.messages import Request, Response
-from connections.providers.answers import number_header, read_object, rows_at, text_at
-from connections.providers.base import USER_AGENT, Account, Action, Field, Limits, MappingField, Shipment
+from connections.messages import USER_AGENT, Request, Response
+from connections.providers.answers import read_object, rows_at, text_at
+from connections.providers.base import Action, Limits, MappingField, Shipment
+from connections.providers.chat import SUMMARY, escaped, few, webhook_url
 from connections.providers.markup import escape_markdown
-from connections.providers.vendor import (
-    SUMMARY,
-    Vendor,
-    VendorError,
-    array_in,
-    given,
-    json_request,
-    needed,
-    revealed,
-    without_nulls,
-)
+from connections.providers.vendor import Vendor, json_request, revealed, without_nulls
 from connections.providers.verdicts import Unsendable, disabled, reauthorize, rejected, retry, throttled
 
 MAX_CONTENT = 2000
@@ -52,14 +43,14 @@ class Discord(Vendor):
     docs_url = "https://discord.com/developers/docs/resources/webhook"
     auth = "url"
     credential_fields = (
-        Field(
-            "webhook_url", "Webhook's URL", type="url", required=True, sensitive=True,
-            pattern=r"https://(ptb\.|canary\.)?discord(app)?\.com/api/(v[0-9]+/)?webhooks/[0-9]+/[A-Za-z0-9_-]+"
+        webhook_url(
+            "Webhook's URL",
+            r"https://(ptb\.|canary\.)?discord(app)?\.com/api/(v[0-9]+/)?webhooks/[0-9]+/[A-Za-z0-9_-]+"
             r"(\?thread_id=[0-9]+)?",
-            example="https://discord.com/api/webhooks/1234567890123/################################",
-            help="From the channel's settings; ?thread_id=… at its end posts to a thread.",
+            "https://discord.com/api/webhooks/1234567890123/################################",
+            "From the channel's settings; ?thread_id=… at its end posts to a thread.",
         ),
-    )  # fmt: skip
+    )
     actions = (
         Action(
             "send_message", "Send a message", False, help="Mentions in it ping nobody.",
@@ -79,93 +70,70 @@ class Discord(Vendor):
     )  # fmt: skip
     limits = Limits(in_flight=2, rate=2)
     system_limits = Limits(rate=45)
+    limit_headers = ("x-ratelimit-remaining", "x-ratelimit-reset-after", None)
+    account_at = (("id",), ("name",))  # limits are the webhook's, not the server's
     test = "Asks Discord for the webhook's details; posts nothing."
     answers = {
         "global": throttled("Discord asks this whole system for fewer requests (429).", "rate_limited_globally"),
         CLOUDFLARE: throttled("Cloudflare, before Discord, blocks our requests for now.", "blocked", BLOCKED_SECONDS),
-        **dict.fromkeys(("130000", "110000"), retry("Discord is overloaded just now.")),
-        **dict.fromkeys(
-            ("20028", "20029", "40062"), throttled("Discord takes no more messages in this channel just now.")
-        ),
-        **dict.fromkeys(
-            ("50083", "160005"),
-            disabled("The thread of the webhook's URL is archived or locked. Open it in Discord, then resume."),
-        ),
+        ("130000", "110000"): retry("Discord is overloaded just now."),
+        ("20028", "20029", "40062"): throttled("Discord takes no more messages in this channel just now."),
+        ("50083", "160005"): disabled(
+            "The thread of the webhook's URL is archived or locked. Open it in Discord, then resume."),
         "40067": disabled("The webhook's forum asks for a tag on every post. Replace the URL by one of a thread's."),
         "220001": disabled("The webhook's channel is a forum: replace the URL by one that ends with ?thread_id=…"),
         400: rejected("Discord refuses the message. Mend the rule's mapping."),
         401: reauthorize(f"Discord does not accept the webhook's token. {REPLACE}"),
         403: reauthorize(f"Discord does not let this webhook post. {REPLACE}", "forbidden"),
-        **dict.fromkeys((404, 410), disabled(f"The Discord webhook has been deleted. {REPLACE}")),
-    }
+        (404, 410): disabled(f"The Discord webhook has been deleted. {REPLACE}"),
+    }  # fmt: skip
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)
-        content, embeds = _content(needed(fields, "content")), array_in(fields, "embeds")
-        if len(embeds) > MAX_EMBEDS:
-            raise Unsendable(f"The message has {len(embeds)} embeds; Discord takes at most {MAX_EMBEDS}.")
+        advice = " Shorten it in the rule's mapping by the transform substring."
+        content = escaped(fields.needed("content"), escape_markdown, MAX_CONTENT, self.name, advice)
+        username, embeds = fields.given("username"), few("embeds", fields.array("embeds"), MAX_EMBEDS, self.name)
         _check_embeds(embeds)
-        message: dict[str, object] = {
-            "content": content,
-            "embeds": embeds or None,
-            "username": _sender(given(fields, "username")),
-            "allowed_mentions": {"parse": []},
-        }
+        if username and (len(username) > MAX_NAME or _NAME_PARTS.search(username)):
+            raise Unsendable(
+                f"Discord takes a username of at most {MAX_NAME} characters, without “discord” or “clyde”."
+            )
+        message = {"content": content, "embeds": embeds or None, "username": username}
         url = self._url(shipment)
-        return self._call("POST", f"{url}{'&' if '?' in url else '?'}wait=true", without_nulls(message))
+        document = without_nulls(message) | {"allowed_mentions": {"parse": []}}
+        return self._ask("POST", f"{url}{'&' if '?' in url else '?'}wait=true", document)
 
-    def error_of(self, response: Response) -> VendorError:
-        if response.status < 400:
-            return VendorError()
-        document = read_object(response)
+    def error_of(self, response: Response) -> tuple[str, str]:
+        document = read_object(response) if response.status >= 400 else {}
         if response.status == 403 and not document:  # Discord's own are JSON
-            return VendorError(CLOUDFLARE)
+            return CLOUDFLARE, ""
         code = "global" if document.get("global") is True else text_at(document, "code")
-        message = first_nested(document.get("errors")) or text_at(document, "message")
-        return VendorError(code, message)
+        return code, first_nested(document.get("errors")) or text_at(document, "message")
 
     def is_done(self, response: Response, action: str) -> bool:
         """The message is named, as `wait` asks for."""
-        return response.status == 204 or text_at(read_object(response), "id") != ""
+        return response.status == 204 or text_at(response, "id") != ""
 
     def rest_of(self, response: Response) -> float | None:
         wait = read_object(response).get("retry_after") if response.status == 429 else None
         if isinstance(wait, int | float) and not isinstance(wait, bool) and wait > 0:
             return float(wait)
-        if number_header(response, "x-ratelimit-remaining") != 0:
-            return None
-        return number_header(response, "x-ratelimit-reset-after")
+        return super().rest_of(response)
 
     def build_test(self, shipment: Shipment) -> Request:
-        return self._call("GET", self._url(shipment), None)
-
-    def read_account(self, response: Response) -> Account | None:
-        document = read_object(response)
-        webhook = text_at(document, "id")  # limits are the webhook's, not the server's
-        return Account(webhook, text_at(document, "name")) if webhook else None
+        return self._ask("GET", self._url(shipment), None)
 
     def _url(self, shipment: Shipment) -> str:
         """The webhook's URL at the version of the API that this file speaks."""
         url = revealed(shipment, "webhook_url")
         return self.moved(_ADDRESS.sub(lambda found: f"https://{found[1] or ''}discord.com/api/v10/", url, count=1))
 
-    def _call(self, method: str, url: str, document: object) -> Request:
+    def _ask(self, method: str, url: str, document: object) -> Request:
         """With the agent's name as Discord asks for (discord.com/developers/docs/reference, "User Agent"): where the
         installation is reached, and the version. Cloudflare blocks others."""
         name, _, version = USER_AGENT.partition("/")
         agent = f"DiscordBot ({self.public_url or name}, {version})"
         return json_request(method, url, document, ("user-agent", agent))
-
-
-def _content(text: str) -> str:
-    """Escaped; a text that is too long without that is refused before. Raises Unsendable."""
-    escaped = escape_markdown(text) if len(text) <= MAX_CONTENT else text
-    if len(escaped) > MAX_CONTENT:
-        raise Unsendable(
-            f"The text has {len(escaped):,} characters; Discord takes at most {MAX_CONTENT:,}. "
-            "Shorten it in the rule's mapping by the transform substring."
-        )
-    return escaped
 
 
 def first_nested(errors: object, path: str = "") -> str:
@@ -176,14 +144,6 @@ def first_nested(errors: object, path: str = "") -> str:
         return f"{path}: {message}" if path else message
     deeper = (first_nested(below, f"{path}.{key}".lstrip(".")) for key, below in list(errors.items())[:100])
     return next(filter(None, deeper), "") if path.count(".") < MAX_DEPTH else ""
-
-
-def _sender(name: str | None) -> str | None:
-    if name is None:
-        return None
-    if len(name) > MAX_NAME or _NAME_PARTS.search(name):
-        raise Unsendable(f"Discord takes a username of at most {MAX_NAME} characters, without “discord” or “clyde”.")
-    return name
 
 
 def _check_embeds(embeds: list[Any]) -> None:

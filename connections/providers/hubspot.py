@@ -82,17 +82,15 @@ class HubSpot(Vendor):
         MISSING: MOVED,
         "VALIDATION_ERROR": VALUE_REFUSED,
         "PROPERTY_DOESNT_EXIST": rejected(
-            "This HubSpot account lacks a property of the mapping. Create it there, or map another."
-        ),
+            "This HubSpot account lacks a property of the mapping. Create it there, or map another."),
         "MISSING_SCOPES": reauthorize(
-            "The app lacks a permission, such as crm.objects.contacts.write. Grant it and connect again.", "forbidden"
-        ),
+            "The app lacks a permission, such as crm.objects.contacts.write. Grant it and connect again.", "forbidden"),
         "TEN_SECONDLY_ROLLING": throttled("HubSpot takes no more requests in these ten seconds.", seconds=10),
         "DAILY": throttled("The HubSpot account's daily limit is used up.", "daily_limit", DAILY_RETRY_SECONDS),
         404: rejected("HubSpot has no such list or property. Check the rule's mapping and id_property."),
         423: retry("HubSpot has locked the record for a moment.", "locked", 2),
         477: retry("HubSpot is moving this account to another host.", "moving"),
-    }
+    }  # fmt: skip
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)

@@ -19,30 +19,10 @@ from connections.providers.answers import (
     seconds_until,
     text_at,
 )
-from connections.providers.base import (
-    Account,
-    Action,
-    Choice,
-    Exchange,
-    Field,
-    Granted,
-    Limits,
-    MappingField,
-    OAuth,
-    Shipment,
-    region,
-)
-from connections.providers.vendor import (
-    FULL_NAME,
-    Vendor,
-    VendorError,
-    bearer,
-    json_request,
-    listed,
-    needed,
-    url_part,
-    without_nulls,
-)
+from connections.providers.base import Action, Choice, Exchange, Granted, Limits, MappingField, OAuth, Shipment
+from connections.providers.crm import FULL_NAME, MOVED
+from connections.providers.fields import Field, region
+from connections.providers.vendor import Fields, Vendor, account_of, choices, url_part, without_nulls
 from connections.providers.verdicts import Unsendable, Verdict, disabled, reauthorize, rejected, retry, throttled
 
 VERSION = "2.16"
@@ -58,6 +38,9 @@ RICH: tuple[set[str], ...] = ({"url", "value"}, {"amount", "currency"})
 EXISTING_ID = re.compile(r"\bid=([0-9A-Za-z]+)")
 CANONICAL = re.compile(r'</contacts/([0-9A-Za-z]+)>\s*;\s*rel="?canonical"?')
 
+ARCHIVED = rejected(
+    "An archived contact has this email or external_id. Restore it in Intercom, or delete it for good.", "archived"
+)
 WHO = (
     MappingField("email", "Email", source="payload.email"),
     MappingField("external_id", "External id", source="payload.user_id", help="Your own id of the person."),
@@ -124,26 +107,24 @@ class Intercom(Vendor):
     )  # fmt: skip
     limits = Limits(in_flight=10, rate=50)
     live_options = {"tag_id": "Tags"}
+    headers = (("accept", "application/json"), ("intercom-version", VERSION))
+    code_at, message_at = ("errors", 0, "code"), ("errors", 0, "message")
+    account_at = (("app", "id_code"), ("app", "name"))
+    test_path = "/me"
     test = "Asks who the token belongs to; writes nothing."
     answers = {
         "parameter_invalid": rejected("Intercom refuses a value. Mend the rule's mapping."),
         "parameter_not_found": rejected("Intercom misses a value. Map it in the rule."),
         "data_invalid": rejected(
-            "Intercom refuses a value, or has no such attribute. Define it in Intercom, or mend the rule's mapping."
-        ),
+            "Intercom refuses a value, or has no such attribute. Define it in Intercom, or mend the rule's mapping."),
         "not_found": rejected("Intercom has no such contact or tag. Create the contact first, and check the tag's id."),
         "not_restorable": rejected(
-            "Intercom does not restore a contact deleted for good. Leave such events out by a filter."
-        ),
+            "Intercom does not restore a contact deleted for good. Leave such events out by a filter."),
         "api_plan_restricted": disabled(
-            "The workspace's plan does not include this. Change the plan, or the rule, then resume.", "plan"
-        ),
+            "The workspace's plan does not include this. Change the plan, or the rule, then resume.", "plan"),
         "intercom_version_invalid": disabled(
-            f"Intercom no longer takes version {VERSION} of its API: Meshes must be updated.", "retired"
-        ),
-        **dict.fromkeys(
-            ("rate_limit_exceeded", "too_many_requests", "retry_after"), throttled("Intercom asks for fewer requests.")
-        ),
+            f"Intercom no longer takes version {VERSION} of its API: Meshes must be updated.", "retired"),
+        ("rate_limit_exceeded", "too_many_requests", "retry_after"): throttled("Intercom asks for fewer requests."),
         401: reauthorize("Intercom does not accept the token (401). Authorize again, and check the region."),
         409: rejected("Intercom has several contacts that match. Merge them there, or map an external_id.", "conflict"),
         410: retry("The contact has been merged with another; it is looked up again.", "contact_moved"),
@@ -152,76 +133,55 @@ class Intercom(Vendor):
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)
         if shipment.action == "track_event":
-            return self._call("POST", "/events", shipment, _event(shipment, fields))
+            return self.call("POST", "/events", shipment, _event(shipment, fields))
         if shipment.action == "tag_contact":
-            needed(fields, "tag_id")
+            fields.needed("tag_id")
         key, value = _identity(fields, "email", "external_id")
         if shipment.action == "upsert_contact" and key == "external_id":
             return self._create(shipment)
         search = {"query": {"field": key, "operator": "=", "value": value}}
-        return self._call("POST", "/contacts/search", shipment, search)
+        return self.call("POST", "/contacts/search", shipment, search)
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
-        last = exchanges[-1]
-        if shipment.action == "track_event":
+        request, response = exchanges[-1].request, exchanges[-1].response
+        if request.url.endswith("/contacts/search"):
+            return self._after_search(shipment, response) if response.status == 200 else None
+        if shipment.action != "upsert_contact":
             return None
-        if last.request.url.endswith("/contacts/search"):
-            return self._after_search(shipment, last.response)
-        if shipment.action == "tag_contact":
+        if request.method == "POST":  # a creation
+            existing = EXISTING_ID.search(self.error_of(response)[1]) if response.status == 409 else None
+            return self._update(shipment, existing[1]) if existing else None
+        if response.status not in (404, 410):
             return None
-        if last.request.method == "POST":
-            return self._after_create(shipment, last.response)
-        return self._after_update(shipment, exchanges)
+        # A contact that was found may be merged (410, with a link to the other) or archived (404).
+        merged = CANONICAL.search(header(response, "link") or "")
+        if merged and len(exchanges) < MAX_CALLS:
+            return self._update(shipment, merged[1])
+        return ARCHIVED if any(exchange.response.status == 409 for exchange in exchanges) else MOVED
 
     def may_repeat(self, action: str, request: Request) -> bool:
         return request.url.endswith("/contacts/search") or super().may_repeat(action, request)
 
-    def _after_search(self, shipment: Shipment, response: Response) -> Request | Verdict | None:
-        if response.status != 200:
-            return None
-        document = read_object(response)
-        rows = rows_at(document, "data")
+    def _after_search(self, shipment: Shipment, response: Response) -> Request | Verdict:
+        rows = rows_at(response, "data")
         users = [row for row in rows if text_at(row, "role") == "user"]
         contact = text_at((users or rows or [None])[0], "id")
-        if not contact and (rows or "data" not in document):
+        if not contact and (rows or "data" not in read_object(response)):
             return retry("Intercom's answer to the search could not be read.", "unreadable_answer")
         if shipment.action == "upsert_contact":
             return self._update(shipment, contact) if contact else self._create(shipment)
         if contact:
-            tag = {"id": needed(self.fields(shipment), "tag_id")}
-            return self._call("POST", f"/contacts/{url_part(contact)}/tags", shipment, tag)
+            tag = {"id": self.fields(shipment).needed("tag_id")}
+            return self.call("POST", f"/contacts/{url_part(contact)}/tags", shipment, tag)
         if shipment.now - shipment.occurred_at < FINDABLE_AFTER:
             return retry("Intercom does not find the contact; a new one takes minutes.", "contact_not_found", 60)
         return rejected("Intercom has no such contact. Create it first, then replay.", "contact_not_found")
-
-    def _after_create(self, shipment: Shipment, response: Response) -> Request | None:
-        existing = EXISTING_ID.search(self.error_of(response).message) if response.status == 409 else None
-        return self._update(shipment, existing[1]) if existing else None
-
-    def _after_update(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
-        """A contact that was found may be merged (410, with a link to the other) or archived (404)."""
-        response = exchanges[-1].response
-        if response.status not in (404, 410):
-            return None
-        merged = CANONICAL.search(header(response, "link") or "")
-        if merged and len(exchanges) < MAX_CALLS:
-            return self._update(shipment, merged[1])
-        if any(exchange.response.status == 409 for exchange in exchanges):
-            words = "An archived contact has this email or external_id. Restore it in Intercom, or delete it for good."
-            return rejected(words, "archived")
-        return retry("The contact was merged or deleted just now; it is looked up again.", "contact_moved")
-
-    def error_of(self, response: Response) -> VendorError:
-        if response.status < 300:
-            return VendorError()
-        document = read_object(response)
-        return VendorError(text_at(document, "errors", 0, "code"), text_at(document, "errors", 0, "message"))
 
     def is_done(self, response: Response, action: str) -> bool:
         """An event is taken (202) without a word; a contact and a tag are named."""
         if action == "track_event":
             return response.status == 202 and is_no_page(response)
-        return text_at(read_object(response), "id") != ""
+        return text_at(response, "id") != ""
 
     def rest_of(self, response: Response) -> float | None:
         if number_header(response, "x-ratelimit-remaining") != 0:
@@ -229,44 +189,30 @@ class Intercom(Vendor):
         reset = number_header(response, "x-ratelimit-reset")
         return RATE_SLICE_SECONDS if reset is None else seconds_until(response, reset)
 
-    def build_test(self, shipment: Shipment) -> Request:
-        return self._call("GET", "/me", shipment)
-
-    def read_account(self, response: Response) -> Account | None:
-        document = read_object(response)
-        app = text_at(document, "app", "id_code")
-        return Account(app, text_at(document, "app", "name")) if app else None
-
     def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
-        app, region = text_at(details, "app", "id_code"), text_at(details, "app", "region").lower()
-        account = Account(app, text_at(details, "app", "name")) if app else None
+        region = text_at(details, "app", "region").lower()
+        account = account_of(details, ("app", "id_code"), ("app", "name"))
         return Granted({"region": region} if region in self.base_urls else {}, account)
 
     def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
-        if field != "tag_id":
-            raise KeyError(field)
-        return self._call("GET", "/tags", shipment)
+        return self.call("GET", {"tag_id": "/tags"}[field], shipment)
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
-        return [Choice(text_at(row, "id"), text_at(row, "name")) for row in listed(response, "data")]
+        return choices(response, "data")
 
     def _create(self, shipment: Shipment) -> Request:
-        return self._call("POST", "/contacts", shipment, without_nulls(self.fields(shipment)))
+        return self.call("POST", "/contacts", shipment, without_nulls(self.fields(shipment)))
 
     def _update(self, shipment: Shipment, contact: str) -> Request:
         fields = {key: value for key, value in without_nulls(self.fields(shipment)).items() if key != "role"}
-        return self._call("PUT", f"/contacts/{url_part(contact)}", shipment, fields)
-
-    def _call(self, method: str, path: str, shipment: Shipment, document: object = None) -> Request:
-        own = (("accept", "application/json"), ("intercom-version", VERSION))
-        return json_request(method, self.root(shipment) + path, document, bearer(shipment), *own)
+        return self.call("PUT", f"/contacts/{url_part(contact)}", shipment, fields)
 
 
-def _event(shipment: Shipment, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _event(shipment: Shipment, fields: Fields) -> dict[str, Any]:
     """The same over all attempts, to the second, so that Intercom drops a second one."""
     _identity(fields, "id", "user_id", "email")
     _check_metadata(fields.get("metadata") or {})
-    event = {"event_name": needed(fields, "event_name"), "created_at": int(shipment.occurred_at.timestamp())}
+    event = {"event_name": fields.needed("event_name"), "created_at": int(shipment.occurred_at.timestamp())}
     return event | without_nulls({key: value for key, value in fields.items() if key not in event})
 
 
@@ -283,11 +229,11 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
             raise Unsendable(f"The metadata value {key} is longer than {MAX_METADATA_TEXT} characters. Shorten it.")
 
 
-def _identity(fields: Mapping[str, Any], *keys: str) -> tuple[str, str]:
+def _identity(fields: Fields, *keys: str) -> tuple[str, str]:
     """The first of these fields that is filled, and its value. Raises Unsendable."""
     for key in keys:
         if fields.get(key):
-            return key, needed(fields, key)
+            return key, fields.needed(key)
     raise Unsendable(f"Intercom finds a contact by {' or '.join(keys)}; this event has none of them.")
 
 

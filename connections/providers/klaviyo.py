@@ -95,8 +95,7 @@ class Klaviyo(Vendor):
         400: VALUE_REFUSED,
         401: reauthorize("Klaviyo does not accept the key (401). Replace it by a private API key, pk_…"),
         403: reauthorize(
-            "The key lacks a scope: it needs profiles:write, events:write and accounts:read.", "forbidden"
-        ),
+            "The key lacks a scope: it needs profiles:write, events:write and accounts:read.", "forbidden"),
         404: rejected("The id and the email belong to two profiles. Map one of them, or merge the profiles."),
         409: rejected("Another profile has this email or phone number. Merge them in Klaviyo.", "conflict"),
         410: disabled(f"Klaviyo no longer takes revision {REVISION} of its API: Meshes must be updated.", "retired"),

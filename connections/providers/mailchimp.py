@@ -96,14 +96,12 @@ class Mailchimp(Vendor):
         ADDRESS: rejected("Mailchimp refuses the address, which may look fake or invalid. Mend the rule's mapping."),
         "Invalid Resource": rejected("Mailchimp refuses a value. Mend the rule's mapping."),
         "Wrong Datacenter": reauthorize(
-            "The account is in another data centre. Set the connection's dc, or give the API key as it is.", "forbidden"
-        ),
+            "The account is in another data centre. Set the connection's dc, or give the API key as it is.",
+            "forbidden"),
         "Forgotten Email Not Subscribed": rejected(
-            "This person was deleted for good. Only they can come back, by the audience's sign-up form.", "forgotten"
-        ),
+            "This person was deleted for good. Only they can come back, by the audience's sign-up form.", "forgotten"),
         "Member In Compliance State": rejected(
-            "This person has unsubscribed or bounced. Only they can subscribe again, by a form.", "compliance"
-        ),
+            "This person has unsubscribed or bounced. Only they can subscribe again, by a form.", "compliance"),
         "Member Exists": rejected("Another member of the audience has this address. Merge them in Mailchimp."),
         401: reauthorize("Mailchimp does not accept the credentials (401). Authorize again, or replace the API key."),
         404: rejected("The audience or the member does not exist. Check list_id; events and tags need a member."),

@@ -48,12 +48,11 @@ class PostHog(Vendor):
     )
     answers = {
         "quota_limited": throttled(
-            "The PostHog project has used up its quota of events. Raise its billing limit.", "quota_limited", 3600
-        ),
+            "The PostHog project has used up its quota of events. Raise its billing limit.", "quota_limited", 3600),
         400: REFUSED,
         401: reauthorize("PostHog does not accept the project API key (phc_…). Copy it from the project's settings."),
         413: TOO_LARGE,
-    }
+    }  # fmt: skip
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)

@@ -8,20 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from connections.messages import OutboundError, Request, Response
-from connections.providers.answers import number_header, read_object, text_at
-from connections.providers.base import Action, Exchange, Field, Limits, MappingField, Shipment
-from connections.providers.vendor import (
-    FIRST_NAME,
-    Vendor,
-    VendorError,
-    bearer,
-    given,
-    json_request,
-    needed,
-    object_in,
-    url_part,
-    without_nulls,
-)
+from connections.providers.answers import text_at
+from connections.providers.base import Action, Exchange, Limits, MappingField, Shipment
+from connections.providers.crm import person
+from connections.providers.fields import Field
+from connections.providers.vendor import VALUE_REFUSED, Fields, Vendor, url_part, without_nulls
 from connections.providers.verdicts import (
     Outcome,
     Unsendable,
@@ -33,33 +24,26 @@ from connections.providers.verdicts import (
     throttled,
 )
 
-DAY = 24 * 3600.0
 MAX_RECIPIENTS = 50
 
 EMAIL = (
-    MappingField(
-        "to", "To", type="any", required=True, source="payload.email", help="An address, or an array of them."
-    ),
+    MappingField("to", "To", "any", required=True, source="payload.email", help="An address, or an array of them."),
     MappingField("subject", "Subject", required=True),
     MappingField(
-        "html",
-        "HTML",
-        markup="html",
+        "html", "HTML", markup="html",
         help="The body; html, text or both. What an expression takes from a payload into it is escaped; a payload's"
         " value that is mapped whole is HTML.",
     ),
     MappingField("text", "Text", help="The body without markup."),
     MappingField("from", "From", help="Instead of the connection's own sender."),
-)
+)  # fmt: skip
 CONTACT = (
-    MappingField("email", "Email", required=True, source="payload.email"),
-    MappingField("first_name", "First name", source=FIRST_NAME),
-    MappingField("last_name", "Last name", source="payload.last_name"),
+    *person("email", "first_name", "last_name"),
     MappingField("properties", "Properties", type="object", help="Custom properties that Resend knows already."),
 )
 EVENT = (
     MappingField("event", "Event", required=True, source="event.type", help="As the automation's trigger names it."),
-    MappingField("email", "Email", required=True, source="payload.email"),
+    CONTACT[0],
     MappingField("payload", "Payload", type="object", source="payload"),
 )
 
@@ -96,6 +80,10 @@ class Resend(Vendor):
         Action("send_event", "Start an automation", False, fields=EVENT),
     )  # fmt: skip
     limits = Limits(in_flight=4, rate=5)
+    authorization = "Bearer {api_key}"
+    code_at, message_at = ("name",), ("message",)
+    limit_headers = ("ratelimit-remaining", "ratelimit-reset", None)
+    test_path = "/domains"
     test = "Lists the account's domains; sends nothing. A key that may only send emails passes too."
     answers = {
         "missing_api_key": reauthorize("Resend has got no API key. Set it, then test the connection."),
@@ -105,20 +93,16 @@ class Resend(Vendor):
             "forbidden",
         ),
         "invalid_from_address": disabled(
-            "Resend does not accept the sender. Set the connection's sender to another, then resume.", "forbidden"
-        ),
+            "Resend does not accept the sender. Set the connection's sender to another, then resume.", "forbidden"),
         "security_error": disabled(
-            "Resend suspects a security issue of this account's requests. Ask its support, then resume.", "forbidden"
-        ),
+            "Resend suspects a security issue of this account's requests. Ask its support, then resume.", "forbidden"),
         "invalid_idempotent_request": rejected(
-            "Resend has taken another email for this delivery within a day. Send a new event instead of a replay."
-        ),
+            "Resend has taken another email for this delivery within a day. Send a new event instead of a replay."),
         "concurrent_idempotent_requests": retry("Resend is still busy with the same email.", "concurrent", 5),
         "daily_quota_exceeded": throttled("The Resend account's daily quota is used up.", "daily_limit", 3600),
         "monthly_quota_exceeded": throttled(
-            "The Resend account's monthly quota is used up. Upgrade its plan.", "monthly_limit", DAY
-        ),
-        400: rejected("Resend refuses a value. Mend the rule's mapping."),
+            "The Resend account's monthly quota is used up. Upgrade its plan.", "monthly_limit", 24 * 3600.0),
+        400: VALUE_REFUSED,
         403: disabled("Resend does not let this sender write. Verify its domain at resend.com/domains, then resume.",
                       "forbidden"),
         422: rejected("Resend refuses a value, or one is missing. Mend the rule's mapping."),
@@ -128,18 +112,17 @@ class Resend(Vendor):
         fields = self.fields(shipment)
         if shipment.action == "send_email":
             key = ("idempotency-key", shipment.delivery_id)
-            return self._call("POST", "/emails", shipment, _email(fields, shipment), key)
-        email = needed(fields, "email")
+            return self.call("POST", "/emails", shipment, _email(fields, shipment), key)
+        email = fields.needed("email")
         if shipment.action == "send_event":
-            event = {
-                "event": _event_name(needed(fields, "event")),
-                "email": email,
-                "payload": object_in(fields, "payload"),
-            }
-            return self._call("POST", "/events/send", shipment, event)
+            event = fields.needed("event")
+            if event.startswith("resend:"):
+                raise Unsendable("Resend keeps event names that begin with resend: for its own. Map event to another.")
+            document = {"event": event, "email": email, "payload": fields.object("payload")}
+            return self.call("POST", "/events/send", shipment, document)
         if details := _details(fields):
-            return self._call("PATCH", f"/contacts/{url_part(email)}", shipment, details)
-        return self._call("POST", "/contacts", shipment, {"email": email})
+            return self.call("PATCH", f"/contacts/{url_part(email)}", shipment, details)
+        return self.call("POST", "/contacts", shipment, {"email": email})
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
         last = exchanges[-1]
@@ -148,75 +131,49 @@ class Resend(Vendor):
         if last.request.method != "PATCH" or last.response.status != 404:
             return None
         fields = self.fields(shipment)
-        return self._call("POST", "/contacts", shipment, {"email": needed(fields, "email"), **_details(fields)})
+        return self.call("POST", "/contacts", shipment, {"email": fields.needed("email"), **_details(fields)})
 
     def _judge_sender(self, shipment: Shipment, response: Response) -> Verdict | None:
         """A sender that is refused is the connection's, and holds it, but where the rule's mapping gave another."""
-        error = self.error_of(response)
-        is_of_sender = error.code == "invalid_from_address" or (
-            response.status == 403 and error.code == "validation_error" and "domain" in error.message.lower()
-        )
-        if not is_of_sender or given(self.fields(shipment), "from") is None:
+        code, message = self.error_of(response)
+        is_unverified = response.status == 403 and code == "validation_error" and "domain" in message.lower()
+        is_of_sender = code == "invalid_from_address" or is_unverified
+        if not is_of_sender or self.fields(shipment).given("from") is None:
             return None
         words = "Resend does not accept the sender that the rule's mapping gives. Mend the field from."
-        return self.completed(rejected(words), response, error.message)
-
-    def error_of(self, response: Response) -> VendorError:
-        if response.status < 300:
-            return VendorError()
-        document = read_object(response)
-        return VendorError(text_at(document, "name"), text_at(document, "message"))
+        return self.completed(rejected(words), response, message)
 
     def is_done(self, response: Response, action: str) -> bool:
-        return text_at(read_object(response), "event" if action == "send_event" else "id") != ""
-
-    def rest_of(self, response: Response) -> float | None:
-        return (
-            number_header(response, "ratelimit-reset") if number_header(response, "ratelimit-remaining") == 0 else None
-        )
-
-    def build_test(self, shipment: Shipment) -> Request:
-        return self._call("GET", "/domains", shipment)
+        return text_at(response, "event" if action == "send_event" else "id") != ""
 
     def classify_test(self, answer: Response | OutboundError) -> Verdict:
-        if isinstance(answer, Response) and self.error_of(answer).code == "restricted_api_key":
+        if isinstance(answer, Response) and self.error_of(answer)[0] == "restricted_api_key":
             return Verdict(Outcome.DELIVERED)  # a valid key, which may send emails and no more
         return super().classify_test(answer)
 
-    def _call(
-        self, method: str, path: str, shipment: Shipment, document: object = None, *headers: tuple[str, str]
-    ) -> Request:
-        return json_request(method, self.root(shipment) + path, document, bearer(shipment, "api_key"), *headers)
 
-
-def _email(fields: dict[str, Any], shipment: Shipment) -> dict[str, Any]:
-    sender = given(fields, "from") or shipment.frozen.get("sender")
+def _email(fields: Fields, shipment: Shipment) -> dict[str, Any]:
+    sender = fields.given("from") or shipment.frozen.get("sender")
     if not sender:
         raise Unsendable("The email has no sender. Set the connection's sender, or map the field from.")
-    if given(fields, "html") is None and given(fields, "text") is None:
+    if fields.given("html") is None and fields.given("text") is None:
         raise Unsendable("The email has no body. Map html, text or both.")
     to = fields.get("to")
     if not isinstance(to, list):
-        to = needed(fields, "to")
+        to = fields.needed("to")
     elif not to or not all(isinstance(address, str) and address.strip() for address in to):
         raise Unsendable("The field to must be an address, or an array of addresses.")
+    elif len(to) > MAX_RECIPIENTS:
+        raise Unsendable(f"The email has {len(to)} recipients; Resend takes at most {MAX_RECIPIENTS}.")
     else:
         to = [address.strip() for address in to]
-    if isinstance(to, list) and len(to) > MAX_RECIPIENTS:
-        raise Unsendable(f"The email has {len(to)} recipients; Resend takes at most {MAX_RECIPIENTS}.")
-    return without_nulls({**fields, "from": sender, "to": to, "subject": needed(fields, "subject")})
+    return without_nulls({**fields, "from": sender, "to": to, "subject": fields.needed("subject")})
 
 
-def _event_name(name: str) -> str:
-    if name.startswith("resend:"):
-        raise Unsendable("Resend keeps event names that begin with resend: for its own. Map event to another.")
-    return name
-
-
-def _details(fields: dict[str, Any]) -> dict[str, Any]:
+def _details(fields: Fields) -> dict[str, Any]:
     """What there is to write of a contact beside its address."""
-    names = {key: given(fields, key) for key in ("first_name", "last_name")}
-    return without_nulls({**names, "properties": object_in(fields, "properties") or None})
+    names = {key: fields.given(key) for key in ("first_name", "last_name")}
+    return without_nulls({**names, "properties": fields.object("properties") or None})
 
 
 PROVIDER = Resend()

@@ -5,34 +5,15 @@ requires, a second call fills that in; the first does without, so that a placeho
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.answers import header, read_json, read_object, rows_at, text_at
-from connections.providers.base import (
-    Account,
-    Action,
-    Choice,
-    Exchange,
-    Field,
-    FieldProblem,
-    Granted,
-    Limits,
-    MappingField,
-    OAuth,
-    Shipment,
-)
-from connections.providers.vendor import (
-    Vendor,
-    VendorError,
-    bearer,
-    json_request,
-    listed,
-    needed,
-    number_text,
-    url_part,
-)
+from connections.providers.answers import header, read_json, rows_at, text_at
+from connections.providers.base import Account, Action, Choice, Exchange, Granted, Limits, MappingField, OAuth, Shipment
+from connections.providers.crm import host_problems
+from connections.providers.fields import Field, FieldProblem
+from connections.providers.vendor import VALUE_REFUSED, Fields, Vendor, choices, number_text, url_part
 from connections.providers.verdicts import (
     NotAuthorized,
     Unsendable,
@@ -118,12 +99,13 @@ class Salesforce(Vendor):
     )
     limits = Limits(in_flight=8, rate=20)
     live_options = {"external_id_field": "Fields of leads that the org marks as external ids"}
+    account_at = (("organization_id",), ("name",))
+    test_path = "/services/oauth2/userinfo"
     test = "Asks which user and org the token belongs to; writes nothing."
     answers = {
         "REQUIRED_FIELD_MISSING": rejected("A field that this org requires is missing. Map it in the rule."),
         "INVALID_FIELD": rejected(
-            "The mapping fills a field that the object lacks, or the user may not write. Map another, or give access."
-        ),
+            "The mapping fills a field that the object lacks, or the user may not write. Map another, or give access."),
         "FIELD_CUSTOM_VALIDATION_EXCEPTION": rejected("A validation rule of the org refuses the record. Meet it."),
         "STRING_TOO_LONG": rejected("A value is longer than its field. Shorten it in the rule's mapping."),
         "MALFORMED_ID": rejected("A value is not a Salesforce id. Mend the rule's mapping."),
@@ -134,34 +116,26 @@ class Salesforce(Vendor):
         ),
         "INSUFFICIENT_ACCESS_OR_READONLY": rejected("The user may not write this record. Give them access to it."),
         "DUPLICATE_VALUE": rejected(
-            "Another record has this value, which the org keeps unique. Merge them, or map another.", "duplicate"
-        ),
+            "Another record has this value, which the org keeps unique. Merge them, or map another.", "duplicate"),
         "STORAGE_LIMIT_EXCEEDED": throttled(
-            "The Salesforce org's storage is full. Free some there.", "quota_limited", LIMIT_REST_SECONDS
-        ),
-        **dict.fromkeys(
-            (
-                "REQUEST_RUNNING_TOO_LONG", "SERVER_UNAVAILABLE", "UNKNOWN_EXCEPTION", "QUERY_TIMEOUT",
-                "FUNCTIONALITY_TEMPORARILY_UNAVAILABLE",
-            ),
-            retry("Salesforce cannot take it just now."),
-        ),
-        **dict.fromkeys(
-            ("INVALID_AUTH_HEADER", "PASSWORD_LOCKOUT", "CLIENT_NOT_ACCESSIBLE_FOR_USER"),
-            reauthorize("Salesforce does not let this user in. Unlock it there, or authorize as another."),
-        ),
+            "The Salesforce org's storage is full. Free some there.", "quota_limited", LIMIT_REST_SECONDS),
+        (
+            "REQUEST_RUNNING_TOO_LONG", "SERVER_UNAVAILABLE", "UNKNOWN_EXCEPTION", "QUERY_TIMEOUT",
+            "FUNCTIONALITY_TEMPORARILY_UNAVAILABLE",
+        ): retry("Salesforce cannot take it just now."),
+        ("INVALID_AUTH_HEADER", "PASSWORD_LOCKOUT", "CLIENT_NOT_ACCESSIBLE_FOR_USER"): reauthorize(
+            "Salesforce does not let this user in. Unlock it there, or authorize as another."),
         "API_CURRENTLY_DISABLED": throttled("Salesforce's API is off for the moment.", "server_error", 300),
         "ENTITY_IS_LOCKED": retry("The record is locked, as by an approval.", "locked", 300),
         "ORG_LOCKED": disabled("The Salesforce org is locked. Let Salesforce unlock it, then resume.", "org_locked"),
         "UNABLE_TO_LOCK_ROW": retry("Somebody else is writing the record just now.", "locked", 5),
         "INVALID_SESSION_ID": reauthorize("The Salesforce session has ended. Authorize the connection again."),
         "REQUEST_LIMIT_EXCEEDED": throttled(
-            "The org's limit of API requests is used up.", "daily_limit", LIMIT_REST_SECONDS
-        ),
+            "The org's limit of API requests is used up.", "daily_limit", LIMIT_REST_SECONDS),
         CONCURRENT: throttled("The org has too many long requests open just now.", "concurrent", 10),
         "API_DISABLED_FOR_ORG": disabled("This Salesforce edition has no API. Let Salesforce enable it.", "no_api"),
         300: rejected("Several records have this external id. Merge them, and mark the field as unique.", "ambiguous"),
-        400: rejected("Salesforce refuses a value. Mend the rule's mapping."),
+        400: VALUE_REFUSED,
         404: rejected(
             "The org has no such object or external id field, or the user may not see it. Check the names. An external"
             " id that ends like a file name, as .inc does, is not found either."
@@ -173,35 +147,30 @@ class Salesforce(Vendor):
         return self._upsert(shipment, {})
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
+        code, message = self.error_of(exchanges[-1].response)
         document = read_json(exchanges[-1].response)
         named = rows_at(document[0], "fields") if isinstance(document, list) and document else []
-        error = self.error_of(exchanges[-1].response)
-        if error.code == "DUPLICATE_VALUE" and self._is_of_key(shipment, named, error.message):
+        if code == "DUPLICATE_VALUE" and self._is_of_key(shipment, named, message):
             return retry("Somebody else has just made the record with this external id.", "raced", 1)
-        if shipment.action not in OBJECTS or len(exchanges) > 1:
-            return None
-        missing = named if error.code == "REQUIRED_FIELD_MISSING" else []
-        if not missing:
+        if code != "REQUIRED_FIELD_MISSING" or not named or shipment.action not in OBJECTS or len(exchanges) > 1:
             return None
         filled = self.fields(shipment)
-        if not all(isinstance(name, str) and name in REQUIRED and not filled.get(name) for name in missing):
+        if not all(isinstance(name, str) and name in REQUIRED and not filled.get(name) for name in named):
             return None
-        return self._upsert(shipment, {name: REQUIRED[name] for name in missing})
+        return self._upsert(shipment, {name: REQUIRED[name] for name in named})
 
-    def error_of(self, response: Response) -> VendorError:
+    def error_of(self, response: Response) -> tuple[str, str]:
         document = read_json(response)
         for row in document if isinstance(document, list) else [document]:  # a collection's 200 has a row a record
             if isinstance(row, dict) and row.get("success") is False:
-                code = text_at(row, "errors", 0, "statusCode") or "error"
-                return VendorError(code, text_at(row, "errors", 0, "message"))
+                return text_at(row, "errors", 0, "statusCode") or "error", text_at(row, "errors", 0, "message")
         if isinstance(document, list):
             code, message = text_at(document, 0, "errorCode"), text_at(document, 0, "message")
-            if code == "REQUEST_LIMIT_EXCEEDED" and "concurrent" in message.lower():
-                code = CONCURRENT
-            return VendorError(code, message)
+            is_concurrent = code == "REQUEST_LIMIT_EXCEEDED" and "concurrent" in message.lower()
+            return CONCURRENT if is_concurrent else code, message
         if response.status >= 300:
-            return VendorError(text_at(document, "error"), text_at(document, "error_description"))
-        return VendorError()
+            return text_at(document, "error"), text_at(document, "error_description")
+        return "", ""
 
     def is_done(self, response: Response, action: str) -> bool:
         """Older versions answer an update with a 204, collections with a row a record."""
@@ -214,14 +183,6 @@ class Salesforce(Vendor):
         usage = _USAGE.findall(header(response, "sforce-limit-info") or "")
         return LIMIT_REST_SECONDS if any(int(used) >= int(limit) for used, limit in usage) else None
 
-    def build_test(self, shipment: Shipment) -> Request:
-        return self._call("GET", "/services/oauth2/userinfo", shipment)
-
-    def read_account(self, response: Response) -> Account | None:
-        document = read_object(response)
-        org = text_at(document, "organization_id")
-        return Account(org, text_at(document, "name")) if org else None
-
     def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
         org = text_at(reply, "id").rstrip("/").rpartition("/")[0].rpartition("/")[2]
         return Granted({"instance_url": text_at(reply, "instance_url")}, Account(org) if org else None)
@@ -229,28 +190,24 @@ class Salesforce(Vendor):
     def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
         if field != "external_id_field":
             raise KeyError(field)
-        return self._call("GET", f"{DATA}/sobjects/{self._object(shipment)}/describe", shipment)
+        return self.call("GET", f"{DATA}/sobjects/{self._object(shipment)}/describe", shipment)
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
-        fields = [row for row in listed(response, "fields") if row.get("externalId") is True]
-        return [Choice(text_at(row, "name"), text_at(row, "label")) for row in fields]
+        return choices(response, "fields", value="name", label="label", only="externalId")
 
     def root(self, shipment: Shipment) -> str:
-        url = self.override or shipment.config.get("instance_url") or ""
+        url: str = self.override or shipment.config.get("instance_url") or ""
         if not self.override and not MY_DOMAIN.fullmatch(url):
             raise NotAuthorized("The connection has no My Domain URL yet: authorize it, or set instance_url.")
         return url.rstrip("/")
 
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
-        url = config.get("instance_url")
-        if self.override or (url is None and "access_token" not in credentials):
+        if self.override:
             return ()
-        if url is None:
+        if config.get("instance_url") is None and "access_token" in credentials:
             return [FieldProblem("/config/instance_url", "An access token needs its My Domain URL.", "required")]
-        if isinstance(url, str) and MY_DOMAIN.fullmatch(url):
-            return ()
         words = "Must be the org's own https URL, such as https://acme.my.salesforce.com."
-        return [FieldProblem("/config/instance_url", words, "host")]
+        return host_problems(config, "instance_url", MY_DOMAIN, words)
 
     def _is_of_key(self, shipment: Shipment, named: Sequence[Any], message: str) -> bool:
         """Whether an error is about the very field by which the record is found: two upserts raced."""
@@ -261,26 +218,21 @@ class Salesforce(Vendor):
     def _upsert(self, shipment: Shipment, placeholders: Mapping[str, str]) -> Request:
         fields = self.fields(shipment)
         by = _name(fields.get("external_id_field") or shipment.frozen.get("external_id_field"), "external_id_field")
-        key = url_part(needed(fields, "external_id"))
-        record = _record(fields, REQUIRED if shipment.action in OBJECTS else {})
+        key = url_part(fields.needed("external_id"))
+        record = _record(fields, shipment)
         if {"id", by.lower()} & {name.lower() for name in record}:
             raise Unsendable(f"The mapping must not fill Id or {by}: the field external_id says which record it is.")
         path = f"{DATA}/sobjects/{self._object(shipment)}/{by}/{key}"
-        return self._call("PATCH", path, shipment, {**record, **placeholders}, SAVE_ALERTED)
+        return self.call("PATCH", path, shipment, {**record, **placeholders}, SAVE_ALERTED)
 
     def _object(self, shipment: Shipment) -> str:
-        return OBJECTS.get(shipment.action) or _name(needed(self.fields(shipment), "object"), "object")
-
-    def _call(
-        self, method: str, path: str, shipment: Shipment, document: object = None, *headers: tuple[str, str]
-    ) -> Request:
-        return json_request(method, self.root(shipment) + path, document, bearer(shipment), *headers)
+        return OBJECTS.get(shipment.action) or _name(self.fields(shipment).needed("object"), "object")
 
 
-def _record(fields: Mapping[str, Any], required: Collection[str]) -> dict[str, Any]:
+def _record(fields: Fields, shipment: Shipment) -> dict[str, Any]:
     """What is written. Null clears a field; those that Salesforce requires cannot be cleared, so they are left out."""
-    ours = {"object", "external_id", "external_id_field"}
-    kept = {name: value for name, value in fields.items() if name not in ours}
+    required = REQUIRED if shipment.action in OBJECTS else {}
+    kept = {name: value for name, value in fields.items() if name not in ("object", "external_id", "external_id_field")}
     return {
         name: _value(name, value) for name, value in kept.items() if value not in (None, "") or name not in required
     }

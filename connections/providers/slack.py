@@ -13,48 +13,16 @@ from typing import Any
 
 from connections.messages import OutboundError, Request, Response
 from connections.providers.answers import read_object, text_at
-from connections.providers.base import (
-    Account,
-    Action,
-    Choice,
-    Field,
-    FieldProblem,
-    Granted,
-    Limits,
-    MappingField,
-    OAuth,
-    Shipment,
-)
+from connections.providers.base import Action, Choice, Limits, MappingField, OAuth, Shipment
+from connections.providers.chat import SUMMARY, escaped, few, webhook_url
+from connections.providers.fields import Field, FieldProblem
 from connections.providers.markup import escape_slack
-from connections.providers.vendor import (
-    SUMMARY,
-    Vendor,
-    VendorError,
-    array_in,
-    bearer,
-    json_request,
-    listed,
-    needed,
-    revealed,
-    url_part,
-    without_nulls,
-)
-from connections.providers.verdicts import (
-    Unsendable,
-    Verdict,
-    disabled,
-    reauthorize,
-    rejected,
-    retry,
-    throttled,
-    uncertain,
-)
+from connections.providers.vendor import Vendor, json_request, listed, revealed, url_part, without_nulls
+from connections.providers.verdicts import Verdict, disabled, reauthorize, rejected, retry, throttled, uncertain
 
 MAX_TEXT = 40_000
 """Characters of a text; Slack cuts what is longer."""
 MAX_BLOCKS = 50
-MOVING_SECONDS = 300.0
-QUOTA_SECONDS = 3600.0
 MESSAGE = (
     MappingField(
         "text", "Text", required=True, source=SUMMARY,
@@ -66,6 +34,7 @@ MESSAGE = (
         " asterisks, underscores, tildes and backticks, which Slack has no escape for: plain_text objects show all.",
     ),
 )  # fmt: skip
+BROKE_DOWN = "Slack broke down on it: the message may be there. Look before a replay."
 _WORD = re.compile(rb"[a-z_]{1,64}")
 
 
@@ -89,11 +58,10 @@ class Slack(Vendor):
     base_urls = {"": "https://slack.com/api"}
     credential_fields = (
         Field("access_token", "Bot token", sensitive=True, help="xoxb-…, with chat:write. For “Post a message”."),
-        Field(
-            "webhook_url", "Incoming webhook's URL", type="url", sensitive=True,
-            pattern=r"https://hooks\.slack\.com/services/[A-Za-z0-9/]+",
-            example="https://hooks.slack.com/services/T########/B########/################",
-            help="Of one channel. For “Send to an incoming webhook”.",
+        webhook_url(
+            "Incoming webhook's URL", r"https://hooks\.slack\.com/services/[A-Za-z0-9/]+",
+            "https://hooks.slack.com/services/T########/B########/################",
+            "Of one channel. For “Send to an incoming webhook”.", required=False,
         ),
     )  # fmt: skip
     actions = (
@@ -110,99 +78,63 @@ class Slack(Vendor):
         ),
     )  # fmt: skip
     limits = Limits(in_flight=2, rate=1)
+    content_type = "application/json; charset=utf-8"
+    account_at = (("team_id",), ("team",))
+    granted_account_at = (("reply", "team", "id"), ("reply", "team", "name"))
     live_options = {"channel": "Public channels"}
     test = (
         "Asks Slack whose token it is; posts nothing. An incoming webhook's URL cannot be tested: "
         "Slack offers no check for it but a message."
     )
     answers = {
-        **dict.fromkeys(
-            ("invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired"),
-            reauthorize("Slack does not accept the token any more. Connect Slack again, or replace the token."),
-        ),
-        **dict.fromkeys(
-            ("team_added_to_org", "org_login_required"),
-            throttled("The Slack workspace is moving to an Enterprise organisation.", "moving", MOVING_SECONDS),
-        ),
+        ("invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired"): reauthorize(
+            "Slack does not accept the token any more. Connect Slack again, or replace the token."),
+        ("team_added_to_org", "org_login_required"): throttled(
+            "The Slack workspace is moving to an Enterprise organisation.", "moving", 300.0),
         "external_channel_migrating": retry("The Slack channel is moving to another workspace.", "moving"),
         "message_limit_exceeded": throttled(
-            "The Slack workspace has used up its messages. Upgrade its plan, or wait.", "quota_limited", QUOTA_SECONDS
-        ),
+            "The Slack workspace has used up its messages. Upgrade its plan, or wait.", "quota_limited", 3600.0),
         "missing_scope": reauthorize(
-            "The Slack app lacks a permission, such as chat:write. Add it and connect Slack again.", "forbidden"
-        ),
+            "The Slack app lacks a permission, such as chat:write. Add it and connect Slack again.", "forbidden"),
         "not_allowed_token_type": reauthorize(
-            "Slack does not take this kind of token here. Give a bot token (xoxb-…).", "forbidden"
-        ),
-        **dict.fromkeys(
-            (
-                "ekm_access_denied",
-                "accesslimited",
-                "access_denied",
-                "restricted_action",
-                "team_access_not_granted",
-                "two_factor_setup_required",
-                "enterprise_is_restricted",
-                "app_access_restricted",
-            ),
-            reauthorize("The Slack workspace's rules forbid the app to post. Ask its administrators.", "forbidden"),
-        ),
-        **dict.fromkeys(
-            (
-                "restricted_action_read_only_channel",
-                "restricted_action_thread_only_channel",
-                "restricted_action_non_threadable_channel",
-                "restricted_action_thread_locked",
-                "is_inactive",
-                "channel_type_not_supported",
-                "messages_tab_disabled",
-                "cannot_reply_to_message",
-            ),
-            rejected("This Slack channel does not let the app post. Map another channel."),
-        ),
-        **dict.fromkeys(
-            ("deprecated_endpoint", "method_deprecated"),
-            disabled("Slack no longer offers this call: Meshes must be updated.", "retired"),
-        ),
+            "Slack does not take this kind of token here. Give a bot token (xoxb-…).", "forbidden"),
+        (
+            "ekm_access_denied", "accesslimited", "access_denied", "restricted_action", "team_access_not_granted",
+            "two_factor_setup_required", "enterprise_is_restricted", "app_access_restricted",
+        ): reauthorize("The Slack workspace's rules forbid the app to post. Ask its administrators.", "forbidden"),
+        (
+            "restricted_action_read_only_channel", "restricted_action_thread_only_channel",
+            "restricted_action_non_threadable_channel", "restricted_action_thread_locked", "is_inactive",
+            "channel_type_not_supported", "messages_tab_disabled", "cannot_reply_to_message",
+        ): rejected("This Slack channel does not let the app post. Map another channel."),
+        ("deprecated_endpoint", "method_deprecated"): disabled(
+            "Slack no longer offers this call: Meshes must be updated.", "retired"),
         "channel_not_found": rejected("Slack does not know this channel, or the app may not see it. Map its id."),
-        **dict.fromkeys(
-            ("not_in_channel", "no_permission"),
-            rejected("The app is not in this Slack channel. Invite it there, then replay."),
-        ),
+        ("not_in_channel", "no_permission"): rejected(
+            "The app is not in this Slack channel. Invite it there, then replay."),
         "team_not_found": rejected("Slack needs the channel's id, not its name. Map it."),
         "is_archived": rejected("This Slack channel is archived. Map another channel."),
-        **dict.fromkeys(
-            ("msg_too_long", "msg_blocks_too_long", "metadata_too_large", "attachment_payload_limit_exceeded"),
-            rejected("The message is too long for Slack. Shorten it in the rule's mapping."),
-        ),
+        ("msg_too_long", "msg_blocks_too_long", "metadata_too_large", "attachment_payload_limit_exceeded"): rejected(
+            "The message is too long for Slack. Shorten it in the rule's mapping."),
         "no_text": rejected("The message has no text. Map text."),
-        **dict.fromkeys(
-            ("invalid_blocks", "invalid_blocks_format"),
-            rejected("Slack does not accept the blocks. Mend them in the rule's mapping."),
-        ),
+        ("invalid_blocks", "invalid_blocks_format"): rejected(
+            "Slack does not accept the blocks. Mend them in the rule's mapping."),
         "too_many_attachments": rejected("The message has too many attachments. Map fewer."),
-        **dict.fromkeys(("ratelimited", "rate_limited"), throttled("Slack takes about one message a second.")),
-        **dict.fromkeys(("service_unavailable", "request_timeout"), retry("Slack cannot take it just now.")),
-        **{
-            code: uncertain("Slack broke down on it: the message may be there. Look before a replay.", code)
-            for code in ("fatal_error", "internal_error")
-        },
-        **dict.fromkeys(
-            ("invalid_payload", "user_not_found", "missing_text_or_fallback_or_attachments"),
-            rejected("Slack cannot read the message. Mend the rule's mapping."),
-        ),
+        ("ratelimited", "rate_limited"): throttled("Slack takes about one message a second."),
+        ("service_unavailable", "request_timeout"): retry("Slack cannot take it just now."),
+        "fatal_error": uncertain(BROKE_DOWN, "fatal_error"),
+        "internal_error": uncertain(BROKE_DOWN, "internal_error"),
+        ("invalid_payload", "user_not_found", "missing_text_or_fallback_or_attachments"): rejected(
+            "Slack cannot read the message. Mend the rule's mapping."),
         "invalid_token": reauthorize("Slack does not accept the webhook's URL any more. Replace it by a new one."),
         "posting_to_general_channel_denied": reauthorize(
-            "Slack's administrators keep this channel for some people. Ask them, or use another webhook.", "forbidden"
-        ),
-        **dict.fromkeys(
-            ("team_disabled", "no_active_hooks", "no_service", "no_service_id", "no_team"),
-            disabled("The webhook, or its Slack workspace, is gone. Make a new one and replace the URL."),
-        ),
+            "Slack's administrators keep this channel for some people. Ask them, or use another webhook.", "forbidden"),
+        ("team_disabled", "no_active_hooks", "no_service", "no_service_id", "no_team"): disabled(
+            "The webhook, or its Slack workspace, is gone. Make a new one and replace the URL."),
         "action_prohibited": reauthorize("Slack's administrators forbid this webhook to post. Ask them.", "forbidden"),
         404: disabled("The webhook, or its Slack workspace or channel, is gone. Make a new one and replace the URL."),
         410: disabled("The webhook's Slack channel is archived. Make a webhook for another and replace the URL."),
-    }
+    }  # fmt: skip
 
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
         if credentials and not any(credentials.get(key) for key in ("access_token", "webhook_url")):
@@ -211,82 +143,56 @@ class Slack(Vendor):
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)
-        text, blocks = needed(fields, "text"), array_in(fields, "blocks")
-        text = escape_slack(text) if len(text) <= MAX_TEXT else text
-        if len(text) > MAX_TEXT:
-            raise Unsendable(f"The text has {len(text):,} characters; Slack takes at most {MAX_TEXT:,}.")
-        if len(blocks) > MAX_BLOCKS:
-            raise Unsendable(f"The message has {len(blocks)} blocks; Slack takes at most {MAX_BLOCKS}.")
+        text, blocks = fields.needed("text"), fields.array("blocks")
+        text = escaped(text, escape_slack, MAX_TEXT, self.name)
+        few("blocks", blocks, MAX_BLOCKS, self.name)
         message = without_nulls({"mrkdwn": False, **fields, "text": text, "blocks": blocks or None})
         if shipment.action == "send_webhook":
-            return _post(self.moved(revealed(shipment, "webhook_url")), message)
-        message["channel"] = needed(fields, "channel")
-        return _post(f"{self.root(shipment)}/chat.postMessage", message, bearer(shipment))
+            url = self.moved(revealed(shipment, "webhook_url"))
+            return json_request("POST", url, message, content_type=self.content_type)
+        message["channel"] = fields.needed("channel")
+        return self.call("POST", "/chat.postMessage", shipment, message)
 
     def is_done(self, response: Response, action: str) -> bool:
-        """A webhook answers `ok` and no more."""
-        return response.body.strip() == b"ok" if action == "send_webhook" else _is_ok(response)
+        """A webhook answers `ok` and no more; the Web API repeats the message, so a long answer of it may be cut."""
+        if action == "send_webhook":
+            return response.body.strip() == b"ok"
+        return read_object(response).get("ok") is True or response.body.startswith(b'{"ok":true,')
 
-    def error_of(self, response: Response) -> VendorError:
+    def error_of(self, response: Response) -> tuple[str, str]:
         document = read_object(response)
+        if document.get("ok") is True:
+            return "", ""
         if "ok" in document:
-            return VendorError() if document["ok"] is True else _web_api_error(document)
+            scope, has = text_at(document, "needed"), text_at(document, "provided") or "nothing"
+            message = f"needs {scope}, has {has}" if scope else text_at(document, "response_metadata", "messages", 0)
+            return text_at(document, "error") or "error", message
         word = _WORD.fullmatch(response.body.strip())
         if word is None or response.status < 300:
-            return VendorError()
-        if response.status in (404, 410):  # a webhook's channel_not_found is another matter than a message's
-            return VendorError("", word[0].decode())
-        return VendorError(word[0].decode())
+            return "", ""
+        code = word[0].decode()
+        return ("", code) if response.status in (404, 410) else (code, "")  # a webhook's channel_not_found is its own
 
     def build_test(self, shipment: Shipment) -> Request | None:
-        if "access_token" not in shipment.credentials:
-            return None
-        return json_request("POST", f"{self.root(shipment)}/auth.test", None, bearer(shipment))
+        return self.call("POST", "/auth.test", shipment) if "access_token" in shipment.credentials else None
 
     def classify_test(self, answer: Response | OutboundError) -> Verdict:
         if isinstance(answer, Response) and answer.status >= 300:
             return super().classify_test(answer)
         return self.classify(answer, "post_message")
 
-    def read_account(self, response: Response) -> Account | None:
-        document = read_object(response)
-        team = text_at(document, "team_id")
-        return Account(team, text_at(document, "team")) if team else None
-
     def is_unauthorized(self, response: Response) -> bool:
-        return self.error_of(response).code in ("token_expired", "invalid_auth", "token_revoked")
-
-    def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
-        team = text_at(reply, "team", "id")
-        return Granted(account=Account(team, text_at(reply, "team", "name")) if team else None)
+        return self.error_of(response)[0] in ("token_expired", "invalid_auth", "token_revoked")
 
     def build_options(self, field: str, shipment: Shipment, cursor: str = "") -> Request:
-        if field != "channel":
-            raise KeyError(field)
-        url = f"{self.root(shipment)}/conversations.list?exclude_archived=true&limit=1000"
-        return json_request("GET", f"{url}&cursor={url_part(cursor)}" if cursor else url, None, bearer(shipment))
+        path = {"channel": "/conversations.list?exclude_archived=true&limit=1000"}[field]
+        return self.call("GET", f"{path}&cursor={url_part(cursor)}" if cursor else path, shipment)
 
     def options_cursor(self, field: str, response: Response) -> str:
-        return text_at(read_object(response), "response_metadata", "next_cursor")
+        return text_at(response, "response_metadata", "next_cursor")
 
     def read_options(self, field: str, response: Response) -> list[Choice]:
         return [Choice(text_at(row, "id"), "#" + text_at(row, "name")) for row in listed(response, "channels")]
-
-
-def _post(url: str, message: dict[str, Any], *headers: tuple[str, str]) -> Request:
-    return json_request("POST", url, message, *headers, content_type="application/json; charset=utf-8")
-
-
-def _is_ok(response: Response) -> bool:
-    """Whether the Web API says so; it repeats the message, so a long answer is cut, and no JSON any more."""
-    return read_object(response).get("ok") is True or response.body.startswith(b'{"ok":true,')
-
-
-def _web_api_error(document: dict[str, Any]) -> VendorError:
-    message = text_at(document, "response_metadata", "messages", 0)
-    if scope := text_at(document, "needed"):
-        message = f"needs {scope}, has {text_at(document, 'provided') or 'nothing'}"
-    return VendorError(text_at(document, "error") or "error", message)
 
 
 PROVIDER = Slack()

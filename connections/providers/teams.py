@@ -9,20 +9,11 @@ import re
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.answers import is_no_page, read_object, text_at
-from connections.providers.base import Action, Field, Limits, MappingField, Shipment
+from connections.providers.answers import is_no_page
+from connections.providers.base import Action, Limits, MappingField, Shipment
+from connections.providers.chat import SUMMARY, webhook_url
 from connections.providers.markup import escape_markdown
-from connections.providers.vendor import (
-    SUMMARY,
-    Vendor,
-    VendorError,
-    given,
-    json_request,
-    limited,
-    needed,
-    object_in,
-    revealed,
-)
+from connections.providers.vendor import Vendor, json_request, limited, revealed
 from connections.providers.verdicts import Unsendable, disabled, reauthorize, rejected, throttled
 
 CARD = "AdaptiveCard"
@@ -39,15 +30,15 @@ class Teams(Vendor):
     )
     auth = "url"
     credential_fields = (
-        Field(
-            "webhook_url", "Flow's URL", type="url", required=True, sensitive=True,
-            pattern=r"https://[A-Za-z0-9.-]+\.environment\.api\.powerplatform\.com(:443)?/[!-~]+",
-            example="https://default1234.56.environment.api.powerplatform.com/powerautomate/automations/direct/"
+        webhook_url(
+            "Flow's URL",
+            r"https://[A-Za-z0-9.-]+\.environment\.api\.powerplatform\.com(:443)?/[!-~]+",
+            "https://default1234.56.environment.api.powerplatform.com/powerautomate/automations/direct/"
             "workflows/################/triggers/manual/paths/invoke?api-version=1&sig=################",
-            help="Of the flow's trigger, which must let Anyone trigger it. One of webhook.office.com or logic.azure.com"
+            "Of the flow's trigger, which must let Anyone trigger it. One of webhook.office.com or logic.azure.com"
             " has stopped: copy it anew from the flow, or make a new flow.",
         ),
-    )  # fmt: skip
+    )
     actions = (
         Action(
             "send_message", "Send a message", False,
@@ -65,47 +56,37 @@ class Teams(Vendor):
     limits = Limits(in_flight=4, body_bytes=MAX_BODY)
     test = "Microsoft offers no check of a flow's URL but a message. Replay a delivery to see one arrive."
     answers = {
-        **dict.fromkeys(
-            ("WorkflowTriggerIsNotEnabled", "WorkflowDisabled", "WorkflowSuspended"),
-            disabled("The flow is turned off. Turn it on in Power Automate, then resume."),
-        ),
-        **dict.fromkeys(
-            ("WorkflowNotFound", "WorkflowTriggerNotFound"),
-            disabled("The flow has been deleted or moved. Make a new one and replace the URL."),
-        ),
-        **dict.fromkeys(
-            (
-                "WorkflowRunRateLimitExceeded",
-                "WorkflowTriggerRequestRateLimitExceeded",
-                "WorkflowActionRateLimitExceeded",
-            ),
-            throttled("The flow takes no more messages just now.", seconds=60),
-        ),
-        **dict.fromkeys(
-            ("MissingApiVersionParameter", "InvalidApiVersionParameter"),
-            disabled("The flow's URL is not whole. Copy it anew from the flow and replace it."),
-        ),
+        ("WorkflowTriggerIsNotEnabled", "WorkflowDisabled", "WorkflowSuspended"): disabled(
+            "The flow is turned off. Turn it on in Power Automate, then resume."),
+        ("WorkflowNotFound", "WorkflowTriggerNotFound", 404, 410): disabled(
+            "The flow has been deleted or moved. Make a new one and replace the URL."),
+        (
+            "WorkflowRunRateLimitExceeded", "WorkflowTriggerRequestRateLimitExceeded",
+            "WorkflowActionRateLimitExceeded",
+        ): throttled("The flow takes no more messages just now.", seconds=60),
+        ("MissingApiVersionParameter", "InvalidApiVersionParameter"): disabled(
+            "The flow's URL is not whole. Copy it anew from the flow and replace it."),
         400: rejected("The flow does not accept the message. Mend the rule's mapping, or the flow's trigger."),
         401: reauthorize(
-            "The flow does not accept this URL. Let Anyone trigger the flow, or copy its URL anew and replace it."
-        ),
+            "The flow does not accept this URL. Let Anyone trigger the flow, or copy its URL anew and replace it."),
         403: reauthorize(
-            "The flow refuses this URL. Let Anyone trigger the flow, or copy its URL anew and replace it.", "forbidden"
-        ),
-        **dict.fromkeys(
-            (404, 410), disabled("The flow has been deleted or moved. Make a new one and replace the URL.")
-        ),
+            "The flow refuses this URL. Let Anyone trigger the flow, or copy its URL anew and replace it.",
+            "forbidden"),
         413: rejected("The message is too large for Teams. Shorten it in the rule's mapping."),
-    }
+    }  # fmt: skip
+    code_at, message_at = ("error", "code"), ("error", "message")
 
     def build_request(self, shipment: Shipment) -> Request:
         fields = self.fields(shipment)
         for key in ("title", "text"):
-            limited(key, given(fields, key) or "", MAX_BODY, self.name, shortest=0)
+            limited(key, fields.given(key) or "", MAX_BODY, self.name, shortest=0)
+        card = fields.object("card")
+        if card.get("type", CARD) != CARD:
+            raise Unsendable(f"The field card must be an adaptive card: an object whose type is {CARD}.")
         attachment = {
             "contentType": "application/vnd.microsoft.card.adaptive",
             "contentUrl": None,
-            "content": _own(object_in(fields, "card")) or _card(given(fields, "title"), needed(fields, "text")),
+            "content": {"type": CARD, **card} if card else _card(fields.given("title"), fields.needed("text")),
         }
         url = self.moved(revealed(shipment, "webhook_url"))
         return json_request("POST", url, {"type": "message", "attachments": [attachment]})
@@ -114,17 +95,9 @@ class Teams(Vendor):
         """A flow answers nothing (202), or whatever its owner has it answer."""
         return is_no_page(response)
 
-    def error_of(self, response: Response) -> VendorError:
-        if response.status < 400:
-            return VendorError()
-        document = read_object(response)
-        return VendorError(text_at(document, "error", "code"), text_at(document, "error", "message"))
-
-
-def _own(card: dict[str, Any]) -> dict[str, Any]:
-    if card.get("type", CARD) != CARD:
-        raise Unsendable(f"The field card must be an adaptive card: an object whose type is {CARD}.")
-    return {"type": CARD, **card} if card else {}
+    def error_of(self, response: Response) -> tuple[str, str]:
+        """A redirect's body is another's."""
+        return super().error_of(response) if response.status >= 400 else ("", "")
 
 
 def _plain(text: str) -> str:

@@ -7,12 +7,10 @@ code and message in a body. What it does not declare is read by the status.
 import base64
 import json
 import re
-import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from connections.messages import OutboundError, Request, Response
@@ -47,28 +45,7 @@ from meshes.kit.jsonpaths import split_path
 MAX_URL_PART = 1000
 """Characters of a value inside a URL, encoded. A longer URL is refused, which would stop the connection."""
 
-FULL_NAME = (
-    "payload.name || (payload.first_name || payload.last_name)"
-    " && join(' ', [payload.first_name, payload.last_name][?@]) || payload.full_name"
-)
-"""The default source of a name in one piece, in JMESPath."""
-FIRST_NAME = "payload.first_name || ([payload][?!last_name].name | [0])"
-"""The default source of a first name: the whole name, where an event has it in one piece only."""
-SUMMARY = (
-    "join(': ', [event.type, join(', ', [payload.name || payload.first_name, payload.email, payload.company]"
-    "[?type(@) == 'string' && @ != ''])][?@ != ''])"
-)
-"""The default text of a message, in JMESPath: `lead.created: Ada, ada@example.com`. No event is without one."""
-USER = "payload.user_id || payload.email"
-"""Whom an event is about, by default, in JMESPath."""
 CHECK_MAPPING = "Check what the rule's mapping makes of the event, then replay."
-
-
-class VendorError(NamedTuple):
-    """What a body says went wrong; empty where it says nothing."""
-
-    code: str = ""
-    message: str = ""
 
 
 STANDARD = {
@@ -335,46 +312,12 @@ def number_text(number: int | float) -> str:
     return str(int(number) if is_whole else number)
 
 
-def needed(fields: Mapping[str, Any], key: str) -> str:
-    """A field that the request cannot be made without, as text. Raises Unsendable."""
-    value = fields.get(key)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
-        raise Unsendable(f"The field {key} is required, and this event has nothing usable for it.")
-    return value.strip() if isinstance(value, str) else number_text(value)
-
-
-def given(fields: Mapping[str, Any], key: str) -> str | None:
-    """A field as text; None where this event has nothing for it. Raises Unsendable for what is no text."""
-    value = fields.get(key)
-    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
-        raise Unsendable(f"The field {key} must be text.")
-    if value is None:
-        return None
-    return value.strip() or None if isinstance(value, str) else number_text(value)
-
-
 def limited(key: str, text: str, longest: int, vendor: str, shortest: int = 1) -> str:
     """The text, if the vendor takes one of its length. Raises Unsendable."""
     if shortest <= len(text) <= longest:
         return text
     between = f"at most {longest:,}" if shortest <= 1 else f"{shortest} to {longest:,}"
     raise Unsendable(f"The field {key} has {len(text):,} characters; {vendor} takes {between}. Map another, or cut it.")
-
-
-def object_in(fields: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A field that holds an object; empty where this event has none. Raises Unsendable."""
-    value = fields.get(key)
-    if value is not None and not isinstance(value, dict):
-        raise Unsendable(f"The field {key} must be an object.")
-    return value or {}
-
-
-def array_in(fields: Mapping[str, Any], key: str) -> list[Any]:
-    """A field that holds an array; empty where this event has none. Raises Unsendable."""
-    value = fields.get(key)
-    if value is not None and not isinstance(value, list):
-        raise Unsendable(f"The field {key} must be an array.")
-    return value or []
 
 
 def without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -399,16 +342,6 @@ def json_request(
     return Request(method, url, (("content-type", content_type), *headers), body)
 
 
-def bearer(shipment: Shipment, key: str = "access_token") -> tuple[str, str]:
-    """The header with a token of the credentials. Raises NotAuthorized where the connection has none yet."""
-    return ("authorization", f"Bearer {revealed(shipment, key)}")
-
-
-def basic(user: str, password: str = "") -> tuple[str, str]:
-    """The header of Basic authentication, in UTF-8 (RFC 7617, section 2.1)."""
-    return ("authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
-
-
 def filled(authorization: str, shipment: Shipment) -> tuple[tuple[str, str], ...]:
     """The header of `Vendor.authorization`; Basic is in UTF-8 (RFC 7617, section 2.1). Raises NotAuthorized."""
     value = re.sub(r"\{(\w+)\}", lambda found: revealed(shipment, found[1]), authorization)
@@ -425,20 +358,6 @@ def revealed(shipment: Shipment, key: str) -> str:
         raise NotAuthorized(f"The connection has no {key} yet: authorize it, or set the credential.")
     text: str = secret.reveal()
     return text
-
-
-def uuid_of(shipment: Shipment) -> uuid.UUID:
-    """What stands for the delivery at vendors whose keys take letters, digits and hyphens only: always the same."""
-    return uuid.uuid5(uuid.NAMESPACE_URL, shipment.delivery_id)
-
-
-def iso_time(moment: datetime) -> str:
-    """`2026-03-04T05:06:00.250Z`"""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def unix_milliseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
 
 
 def listed(response: Response, *path: str) -> list[dict[str, Any]]:

@@ -75,36 +75,28 @@ class Zoho(Vendor):
     test = "Reads the organisation's name; writes nothing."
     answers = {
         ("INVALID_TOKEN", "AUTHENTICATION_FAILURE", "INVALID_OAUTHTOKEN"): reauthorize(
-            "Zoho does not accept the token any more. Authorize again."
-        ),
+            "Zoho does not accept the token any more. Authorize again."),
         "OAUTH_SCOPE_MISMATCH": reauthorize(
-            "The token lacks a scope, such as ZohoCRM.modules.ALL. Authorize again and grant it.", "forbidden"
-        ),
+            "The token lacks a scope, such as ZohoCRM.modules.ALL. Authorize again and grant it.", "forbidden"),
         ("NO_PERMISSION", "AUTHORIZATION_FAILED"): reauthorize(
-            "The user may not write this module. Give them the permission.", "forbidden"
-        ),
+            "The user may not write this module. Give them the permission.", "forbidden"),
         "STORAGE_SPACE_EXCEEDED": throttled(
-            "The storage of the Zoho account is full. Free some there.", "quota_limited", 3600
-        ),
+            "The storage of the Zoho account is full. Free some there.", "quota_limited", 3600),
         ("INVALID_MODULE", "NOT_SUPPORTED_IN_CURRENT_EDITION", "FEATURE_NOT_ENABLED"): disabled(
-            "This edition of Zoho CRM has no such module. Change the rule or the plan, then resume.", "plan"
-        ),
+            "This edition of Zoho CRM has no such module. Change the rule or the plan, then resume.", "plan"),
         ("INTERNAL_ERROR", "INTERNAL_SERVER_ERROR", "SERVICE_UNAVAILABLE"): retry("Zoho has an error of its own."),
         ("RECORD_LOCKED", "RECORD_IN_USE"): retry("The record is locked just now.", "locked", 60),
         ("LIMIT_EXCEEDED", "API_LIMIT_EXCEEDED"): throttled(
-            "The Zoho account's requests of the day are used up.", "daily_limit", 3600
-        ),
+            "The Zoho account's requests of the day are used up.", "daily_limit", 3600),
         ("CONCURRENCY_LIMIT_EXCEEDED", "TOO_MANY_CONCURRENT_REQUESTS"): throttled(
-            "Too many requests are open at Zoho.", "concurrent", 10
-        ),
+            "Too many requests are open at Zoho.", "concurrent", 10),
         RACED: retry("Somebody else has just made the record with this email.", "raced", 1),
         "MANDATORY_NOT_FOUND": rejected("Zoho misses a field that the account requires. Add it to the mapping."),
         "INVALID_DATA": rejected("Zoho refuses a value. Mend the rule's mapping."),
         "DUPLICATE_DATA": rejected(
-            "Another record has this value, which Zoho keeps unique. Merge them, or map another."
-        ),
+            "Another record has this value, which Zoho keeps unique. Merge them, or map another."),
         "TOO_MANY_REQUESTS": throttled("Zoho takes no more requests just now.", seconds=60),
-    }
+    }  # fmt: skip
 
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
         if self.override or "access_token" not in credentials or "api_domain" in config:

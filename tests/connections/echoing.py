@@ -1,8 +1,8 @@
 """A vendor for tests that is careless with the token: it fails with it, and its server says it back."""
 
-from connections.providers.answers import read_object, text_at
+from connections.providers.answers import text_at
 from connections.providers.base import Action, Field, Request, Response, Shipment
-from connections.providers.vendor import Vendor, VendorError, bearer, json_request, revealed
+from connections.providers.vendor import Vendor, json_request, revealed
 from connections.providers.verdicts import Verdict
 
 
@@ -21,16 +21,15 @@ class Echoing(Vendor):
     def build_request(self, shipment: Shipment) -> Request:
         if shipment.action == "fail_before":
             raise ValueError(f"cannot send with {revealed(shipment, 'access_token')}")
-        return json_request("POST", shipment.config["url"], {"sent": True}, bearer(shipment))
+        return json_request("POST", shipment.config["url"], {"sent": True}, *self.authorized(shipment))
 
     def build_test(self, shipment: Shipment) -> Request:
         if "fail" in shipment.config["url"]:
             raise ValueError(f"cannot test with {revealed(shipment, 'access_token')}")
         return self.build_request(shipment)
 
-    def error_of(self, response: Response) -> VendorError:
-        document = read_object(response)
-        return VendorError(text_at(document, "code"), text_at(document, "message"))
+    def error_of(self, response: Response) -> tuple[str, str]:
+        return text_at(response, "code"), text_at(response, "message")
 
     def classify(self, answer, action: str) -> Verdict:
         if action == "fail_after":

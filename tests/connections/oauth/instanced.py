@@ -6,7 +6,7 @@ from typing import Any
 from connections.messages import Request
 from connections.providers.answers import text_at
 from connections.providers.base import Account, Action, Field, Granted, OAuth, Shipment
-from connections.providers.vendor import Vendor, bearer, json_request
+from connections.providers.vendor import Vendor
 
 
 class Instanced(Vendor):
@@ -29,13 +29,11 @@ class Instanced(Vendor):
     )
     credential_fields = (Field("access_token", "Access token", sensitive=True),)
     actions = (Action("send", "Send", idempotent=True),)
+    test_path = "/me"
     test = "Asks who it is."
 
     def build_request(self, shipment: Shipment) -> Request:
-        return json_request("POST", f"{self.root(shipment)}/records", {}, bearer(shipment))
-
-    def build_test(self, shipment: Shipment) -> Request:
-        return json_request("GET", f"{self.root(shipment)}/me", None, bearer(shipment))
+        return self.call("POST", "/records", shipment, {})
 
     def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
         return Granted({"instance_url": text_at(reply, "instance_url")}, Account(text_at(reply, "id"), "Org"))

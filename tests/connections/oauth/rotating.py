@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.answers import read_object, text_at
+from connections.providers.answers import text_at
 from connections.providers.base import Account, Action, Field, Granted, OAuth, Shipment
-from connections.providers.vendor import Vendor, VendorError, bearer, json_request
+from connections.providers.vendor import Vendor
 
 
 class Rotating(Vendor):
@@ -33,19 +33,17 @@ class Rotating(Vendor):
     config_fields = (Field("dc", "Data centre", pattern=r"[a-z]{2}[0-9]{1,2}", max_length=4),)
     credential_fields = (Field("access_token", "Access token", sensitive=True),)
     actions = (Action("send", "Send", idempotent=False),)
+    test_path = "/whoami"
     test = "Asks who it is."
 
     def build_request(self, shipment: Shipment) -> Request:
-        return json_request("POST", f"{self.root(shipment)}/post", {}, bearer(shipment))
+        return self.call("POST", "/post", shipment, {})
 
-    def build_test(self, shipment: Shipment) -> Request:
-        return json_request("GET", f"{self.root(shipment)}/whoami", None, bearer(shipment))
-
-    def error_of(self, response: Response) -> VendorError:
-        return VendorError(text_at(read_object(response), "error"))
+    def error_of(self, response: Response) -> tuple[str, str]:
+        return text_at(response, "error"), ""
 
     def is_unauthorized(self, response: Response) -> bool:
-        return response.status == 401 or self.error_of(response).code == "token_expired"
+        return response.status == 401 or self.error_of(response)[0] == "token_expired"
 
     def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
         return Granted({"dc": text_at(details, "dc")}, Account(text_at(details, "team_id"), text_at(details, "team")))

@@ -16,16 +16,7 @@ from connections import catalogue, providers
 from connections.management.commands.write_integration_docs import FOLDER
 from connections.masking import Redactor
 from connections.messages import NetworkError, Request, RequestRefusedError, Response, check_request, parse_url
-from connections.providers.base import (
-    Action,
-    Choice,
-    Exchange,
-    InvalidFields,
-    Outcome,
-    Provider,
-    Unsendable,
-    Verdict,
-)
+from connections.providers.base import Action, Choice, Exchange, InvalidFields, Outcome, Provider, Unsendable, Verdict
 from connections.providers.vendor import Vendor
 from delivery.rules.transforms import ShapingError
 from meshes.kit.jsonpaths import split_path

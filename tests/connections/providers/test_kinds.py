@@ -12,7 +12,8 @@ from connections import outbound
 from connections.messages import Request, Response, Room
 from connections.providers.answers import read_object
 from connections.providers.base import Action, Exchange, Outcome, Provider, Verdict
-from connections.providers.vendor import SUMMARY, Vendor
+from connections.providers.chat import SUMMARY
+from connections.providers.vendor import Vendor
 from connections.providers.verdicts import NOT_BEGUN
 from tests.connections.providers.exchanges import reply, shaped
 from tests.connections.providers.test_conformance import ACTIONS, ALL, example_shipment, flat, prepared

@@ -1,16 +1,9 @@
-from datetime import UTC, datetime, timedelta
-
 import pytest
 
-from connections.providers.answers import seconds_until, shown
 from connections.providers.base import MappingField, Unsendable
-from connections.providers.vendor import FULL_NAME, MAX_URL_PART, basic, json_request, listed, typed, url_part
-from delivery.rules.expressions import compile_expression
-from meshes.kit.metering import Meter
+from connections.providers.vendor import MAX_URL_PART, filled, json_request, listed, typed, url_part
 from tests.connections.providers.exchanges import reply
-
-DATE = "Wed, 04 Mar 2026 05:06:07 GMT"
-AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC).timestamp()
+from tests.connections.providers.shipments import as_secrets, shipment
 
 
 @pytest.mark.parametrize(
@@ -45,21 +38,15 @@ def test_a_body_is_json_without_spaces_and_of_the_type_that_is_asked_for():
 
 
 def test_basic_authentication_is_utf_8():
-    assert basic("ada", "pä:ss") == ("authorization", "Basic YWRhOnDDpDpzcw==")
-    assert basic("key") == ("authorization", "Basic a2V5Og==")
+    opened = shipment(credentials=as_secrets({"user": "ada", "password": "pä:ss", "key": "key"}))
+    assert filled("Basic {user}:{password}", opened) == (("authorization", "Basic YWRhOnDDpDpzcw=="),)
+    assert filled("Basic {key}:", opened) == (("authorization", "Basic a2V5Og=="),)
 
 
-@pytest.mark.parametrize(
-    ("moment", "seconds"), [(AT + 7, 7.0), (AT, 0.0), (AT - 100, 0.0), (AT + 999_999, 86_400.0), (1e10, 86_400.0)]
-)
-def test_a_moment_is_measured_by_the_answer_s_own_clock(moment, seconds):
-    assert seconds_until(reply(date=DATE), moment) == seconds
-
-
-@pytest.mark.parametrize("headers", [{}, {"date": "yesterday"}])
-def test_without_the_answer_s_clock_a_moment_is_measured_by_ours(headers):
-    moment = (datetime.now(UTC) + timedelta(minutes=10)).timestamp()
-    assert 590 < seconds_until(reply(**headers), moment) <= 600
+def test_a_credential_that_looks_like_a_place_for_one_is_taken_as_it_is():
+    opened = shipment(credentials=as_secrets({"token": "a{other} b", "other": "x"}))
+    assert filled("Bearer {token}", opened) == (("authorization", "Bearer a{other} b"),)
+    assert filled("", opened) == ()
 
 
 def test_a_list_of_choices_is_found_by_its_path():
@@ -71,36 +58,6 @@ def test_a_list_of_choices_is_found_by_its_path():
 def test_an_answer_without_the_list_is_refused(document):
     with pytest.raises(Unsendable, match="could not be read"):
         listed(reply(body=document), "a")
-
-
-@pytest.mark.parametrize(
-    ("payload", "name"),
-    [
-        ({"name": "Ada L", "first_name": "X"}, "Ada L"),
-        ({"first_name": "Ada", "last_name": "L"}, "Ada L"),
-        ({"first_name": "Ada"}, "Ada"),
-        ({"first_name": "", "last_name": "L"}, "L"),
-        ({"first_name": "", "last_name": ""}, None),
-        ({"full_name": "Ada L"}, "Ada L"),
-        ({}, None),
-    ],
-)
-def test_a_full_name_is_put_together_from_its_parts(payload, name):
-    assert compile_expression(FULL_NAME).evaluate({"payload": payload}, Meter(10_000)) == name
-
-
-@pytest.mark.parametrize(
-    ("message", "line"),
-    [
-        ("  a\n  b\tc  ", "a b c"),
-        ('value "  nia@example.com " is bad', 'value "  nia@example.com " is bad'),
-        ('value "a\u00a0b\t" is\n bad', 'value "a\\xa0b\\t" is bad'),
-        ("“ x  ” and ` y  `", "“ x  ” and ` y  `"),
-        ("x" * 301, "x" * 299 + "…"),
-    ],
-)
-def test_a_vendor_s_message_is_one_line_and_what_it_quotes_keeps_its_spaces(message, line):
-    assert shown(message) == line
 
 
 @pytest.mark.parametrize(
