@@ -9,8 +9,7 @@ from typing import Any
 
 from connections.providers.markup import ESCAPES
 from delivery.rules.expressions import FUNCTIONS
-from delivery.rules.filter_spelling import OPERATORS
-from delivery.rules.filters import compile_filter
+from delivery.rules.filters import OPERATORS, compile_filter
 from delivery.rules.mapping import compile_mapping
 from delivery.rules.transforms import TAKES, ShapingError
 from meshes.kit.metering import Meter, reading_steps

@@ -159,7 +159,9 @@ class _Interpreter(TreeInterpreter):
             return compare(left, right)
         if isinstance(left, str) and isinstance(right, str):
             self.meter.charge(min(len(left), len(right)) // ORDERED_PER_STEP)
-        return compare(left, right) if _are_ordered(left, right) else None
+            return compare(left, right)
+        are_numbers = all(isinstance(side, (int, float)) and not isinstance(side, bool) for side in (left, right))
+        return compare(left, right) if are_numbers else None
 
     def visit_flatten(self, node: Any, value: Any) -> Any:
         base = self.visit(node["children"][0], value)
@@ -180,12 +182,6 @@ class _Interpreter(TreeInterpreter):
 _EQUALITY = (TreeInterpreter.COMPARATOR_FUNC["eq"], TreeInterpreter.COMPARATOR_FUNC["ne"])
 
 
-def _are_ordered(left: Any, right: Any) -> bool:
-    if isinstance(left, str) or isinstance(right, str):
-        return isinstance(left, str) and isinstance(right, str)
-    return all(isinstance(side, (int, float)) and not isinstance(side, bool) for side in (left, right))
-
-
 _UNWEIGHED = frozenset({"abs", "ceil", "ends_with", "floor", "length", "not_null", "starts_with", "to_array", "type"})
 """Functions that look at their arguments, but not into them."""
 
@@ -203,18 +199,14 @@ class _Functions(Functions):
     def call_function(self, function_name: str, resolved_args: Iterable[Any]) -> Any:
         arguments = list(resolved_args)
         self.meter.charge(STEPS_PER_CALL)
-        if function_name not in _UNWEIGHED:
-            self._charge(function_name, arguments)
-        return super().call_function(function_name, arguments)
-
-    def _charge(self, function_name: str, arguments: list[Any]) -> None:
-        for argument in arguments:
+        for argument in () if function_name in _UNWEIGHED else arguments:
             if argument is None or isinstance(argument, (str, bool, int, float, list, dict)):
                 weight = measure(argument, self.meter)
                 if function_name.startswith("sort") and isinstance(argument, list):
                     self.meter.charge((weight // ORDERED_PER_STEP + len(argument)) * len(argument).bit_length())
                 elif function_name in _WALKING:
                     self.meter.charge(weight // ORDERED_PER_STEP)
+        return super().call_function(function_name, arguments)
 
     @signature({"types": ["array", "string"]}, {"types": []})
     def _func_contains(self, subject: list[Any] | str, search: Any) -> bool:

@@ -6,24 +6,22 @@
 
 A literal is `$eq`, an array literal asks that each of its members be there, `{}` matches everything. The table of
 answers is in docs/routing.md.
+
+What a filter says and can hardly mean is refused with the right spelling when it comes in, or told as a warning.
+Refused is what never holds, or always; a warning is for what may be meant. Only what comes in now is asked, so a filter
+from before goes on as it is. Other dialects are known by their signs and words for operators, however they are joined.
 """
 
+import json
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from delivery.rules.conditions import Clause, Condition, Group, compare, preview
-from delivery.rules.filter_spelling import (
-    OPERATORS,
-    ORDERS,
-    odd_parts,
-    operator_meant,
-    parts_of,
-    read_described,
-    sign_meant,
-    spelling_mistake,
-)
-from delivery.rules.patterns import CONTEXT, Note, RuleError, check_document, misread, within
+from delivery.rules.patterns import CONTEXT, Note, RuleError, check_document, is_event_type, misread, within
 from delivery.rules.regexes import compile_regex
-from meshes.kit.jsonpaths import pointer, split_path
+from meshes.kit import ids
+from meshes.kit.jsonpaths import join_path, pointer, split_path
 from meshes.kit.metering import RULE_STEPS, Meter
 from meshes.kit.spelling import suggested
 from meshes.kit.strictjson import MAX_KEYS
@@ -38,7 +36,13 @@ MAX_REGEX_LENGTH = 512
 MAX_REGEX_WORK = 60_000
 """What the regular expressions of a new filter may cost to compile, together, in microseconds (`Regex.work`): one is
 mostly some hundred, one with `\\pL` two thousand."""
+Tokens = tuple[str | int, ...]
 Path = tuple[str, ...]
+EQUALITIES = ("$eq", "$neq", "$in", "$nin")
+ORDERS = ("$gt", "$gte", "$lt", "$lte")
+_CONTAINMENTS = ("$startsWith", "$endsWith", "$contains")
+OPERATORS = ("$eq", "$neq", *ORDERS, "$in", "$nin", "$exist", *_CONTAINMENTS, "$regex", "$and", "$or", "$not")
+"""The names of all."""
 
 
 class Filter:
@@ -79,8 +83,10 @@ def filter_mistakes(document: Any, at: str) -> list[Note]:
     except RuleError as error:
         return [{"pointer": f"{pointer(at)}{error.pointer}", "detail": error.message, "rule": "filter"}]
     found = []
-    for tokens, path, operator, operand, _ in parts_of(document):
-        if words := spelling_mistake(path, operator, operand):
+    for tokens, path, operator, operand, _ in _parts_of(document):
+        settled = ("event", "type") if path == ("event",) else path
+        words = _impossible(settled, operator, operand) if operator else _misspelt(path, settled, operand)
+        if words:
             rule = "never" if operator else "operator"
             found.append({"pointer": pointer(at, *tokens), "detail": words, "rule": rule})
     return found
@@ -88,9 +94,16 @@ def filter_mistakes(document: Any, at: str) -> list[Note]:
 
 def filter_warnings(document: Any, at: str) -> list[Note]:
     """What a filter that is not refused says and mostly does not mean."""
-    return [
-        {"pointer": pointer(at, *tokens), "detail": words, "rule": rule} for tokens, rule, words in odd_parts(document)
-    ]
+    notes = []
+    for tokens, path, operator, operand, names in _parts_of(document):
+        if operator:
+            operands = operand if operator in ("$in", "$nin") else [operand]
+            texts = [each for each in operands if isinstance(each, str)]
+            found = [("literal", words) for text in texts if (words := _odd_text(operator, text))]
+        else:
+            found = list(_odd_names(path, names, operand))
+        notes += [{"pointer": pointer(at, *tokens), "detail": words, "rule": rule} for rule, words in found]
+    return notes
 
 
 class _Compiler:
@@ -237,3 +250,229 @@ def _check_operand(name: str, operand: Any) -> None:
         raise RuleError("takes a string, a number, true, false or null")
     elif name == "$regex" and not (isinstance(operand, str) and 0 < len(operand) <= MAX_REGEX_LENGTH):
         raise RuleError(f"takes a regular expression of 1 to {MAX_REGEX_LENGTH} characters")
+
+
+# --- other dialects -------------------------------------------------------------------------------------------------
+
+SIGNS = {
+    ">": "$gt", ">=": "$gte", "=>": "$gte", "≥": "$gte", "⩾": "$gte", "<": "$lt", "<=": "$lte", "=<": "$lte",
+    "≤": "$lte", "⩽": "$lte", "=": "$eq", "==": "$eq", "===": "$eq", "!=": "$neq", "!==": "$neq", "<>": "$neq",
+    "≠": "$neq", "~": "$regex", "=~": "$regex", "~=": "$regex", "&&": "$and", "||": "$or", "!": "$not",
+}  # fmt: skip
+WORDS = {
+    word: operator
+    for operator, words in {
+        "$eq": "eq equal equals equalto isequalto ieq iexact",
+        "$neq": "ne neq notequal notequals notequalto isnot",
+        "$gt": "gt greater greaterthan isgreaterthan morethan",
+        "$gte": "gte ge atleast greaterthanorequal greaterthanorequals greaterorequal greaterthanorequalto"
+        " greaterequal",
+        "$lt": "lt less lessthan islessthan fewerthan",
+        "$lte": "lte le atmost lessthanorequal lessthanorequals lessorequal lessthanorequalto lessequal",
+        "$in": "in isin isoneof oneof anyof",
+        "$nin": "nin notin isnotin noneof",
+        "$exist": "exist exists isset ispresent isnull",
+        "$startsWith": "startswith beginswith hasprefix prefix",
+        "$endsWith": "endswith hassuffix suffix",
+        "$contains": "contains icontains contain includes",
+        "$regex": "regex regexp iregex matches matchesregex like ilike",
+        "$and": "and allof",
+        "$or": "or",
+        "$not": "not",
+    }.items()
+    for word in words.split()
+}
+_SUFFIX = re.compile(
+    r"(?=[\s\S]{1,200}\Z)(.*\w)(?:\s*([<>!]==?|=[<>]|<>|[≥≤≠⩾⩽])|\s+(={1,3}|[<>]|=~|~)|__([a-z_]+)"
+    r"|\s+(gte?|lte?|eq|neq?|ge|le))\s*",
+    re.IGNORECASE,
+)
+"""Of a short name only, for its time is worse than linear."""
+_COMPARISON = re.compile(r"\s*([<>!=]=|=[<>]|<>|[≥≤≠⩾⩽]|>|<(?![A-Za-z/!])|\$[A-Za-z]+(?=\s))\s*(\S.*)", re.DOTALL)
+_NAMED = frozenset({"field", "path", "key", "property", "attribute", "fact", "lhs", "left", "name"})
+_ASKED = frozenset({"op", "operator", "comparison", "comparator", "condition", "predicate", "cmp"})
+
+
+def operator_meant(word: str) -> str | None:
+    """The operator that a word or a sign of another dialect stands for."""
+    bare = word.strip().removeprefix("$")
+    return SIGNS.get(bare) or WORDS.get(re.sub(r"[\s_-]", "", bare).casefold())
+
+
+def sign_meant(word: str) -> str | None:
+    """The operator that a sign stands for, which is no name of anything."""
+    return SIGNS.get(word.strip())
+
+
+def read_suffix(name: str) -> tuple[str, str, bool] | None:
+    """`score >=`, `score__gte` as the name, the operator, and whether that is a sign; None without one at the end."""
+    found = _SUFFIX.fullmatch(name)
+    operator = operator_meant(found[2] or found[3] or found[4] or found[5]) if found else None
+    return (found[1], operator, bool(found[2] or found[3])) if found and operator else None
+
+
+def read_described(document: Mapping[str, Any]) -> str | None:
+    """`{"field": "payload.score", "op": ">=", "value": 50}` in the form of a filter; None for anything else."""
+    by_name = {name.casefold(): value for name, value in document.items()}
+    named, asked = _NAMED & by_name.keys(), _ASKED & by_name.keys()
+    if not named or not asked:
+        return None
+    path, word = by_name[min(named)], by_name[min(asked)]
+    operator = operator_meant(word) if isinstance(word, str) else None
+    field = path if isinstance(path, str) and 0 < len(path) <= 64 else "payload.score"
+    rest = [value for name, value in by_name.items() if name not in named | asked]
+    operand = rest[0] if operator and len(rest) == 1 and not isinstance(rest[0], (dict, list)) else 50
+    return json.dumps({field: {operator or "$gte": operand}}, ensure_ascii=False)
+
+
+# --- the parts of a filter ------------------------------------------------------------------------------------------
+
+
+def _parts_of(document: Any, tokens: Tokens = (), path: Path = ()) -> Iterator[tuple[Tokens, Path, str, Any, Path]]:
+    """All of a filter that compiles: `(tokens, path, operator, operand, names)` of each operator, a literal being
+    `$eq`, and, with an empty operator, of each member that names a field, `names` being what it adds to the path."""
+    if isinstance(document, list):
+        for index, member in enumerate(document):
+            yield (*tokens, index), path, "$eq", member, ()
+    elif not isinstance(document, Mapping):
+        yield tokens, path, "$eq", document, ()
+    else:
+        for name, inner in document.items():
+            here = (*tokens, name)
+            if name in ("$and", "$or"):
+                for index, part in enumerate(inner):
+                    yield from _parts_of(part, (*here, index), path)
+            elif name == "$not":
+                yield from _parts_of(inner, here, path)
+            elif name.startswith("$"):
+                yield here, path, name, inner, ()
+            else:
+                names = split_path(name)
+                yield here, (*path, *names), "", inner, names
+                yield from _parts_of(inner, here, (*path, *names))
+
+
+def _written(path: Path, operator: str, operand: Any) -> str:
+    """The filter that is meant; what the user gave is repeated where it is short."""
+    short = operand if len(json.dumps(operand, ensure_ascii=False)) <= 60 else "…"
+    return json.dumps({join_path(path): {operator: short}}, ensure_ascii=False)
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+_SUBSCRIPT = re.compile(r"(.+)\[([0-9]*|\*)\]")
+
+
+def _misspelt(path: Path, settled: Path, operand: Any) -> str:
+    """Names that are written like operators: no event has such a member."""
+    *before, name = path
+    if operator := sign_meant(name):
+        return f"{name.strip()} is no operator. Did you mean {operator}?"
+    if name in OPERATORS and before:
+        return f"An operator has an object of its own. Did you mean {_written(tuple(before), name, operand)}?"
+    suffix = read_suffix(name)
+    if suffix and suffix[2]:
+        return f"{name} is no field. Did you mean {_written((*before, suffix[0]), suffix[1], operand)}?"
+    if isinstance(operand, list) and len(operand) > 1 and settled in _TEXTS:
+        return f"An array asks that all of it be there. Did you mean {_written(path, '$in', operand)}?"
+    return ""
+
+
+def _odd_names(path: Path, names: Path, operand: Any) -> Iterator[tuple[str, str]]:
+    """Names that an event may have, and that mostly are another language's."""
+    *before, name = path
+    operator = operator_meant(name)
+    if operator and len(path) > 2:
+        yield "operator", f"This looks at a member {name} of {join_path(before)}. The operator is {operator}."
+    elif suffix := read_suffix(name):
+        meant = _written((*before, suffix[0]), suffix[1], operand)
+        yield "operator", f"This looks at a member {name}. Did you mean {meant}?"
+    plain = {each: _plain_names(each) for each in names}
+    if odd := next((each for each in names if plain[each] != (each,)), None):
+        meant = join_path((*path[: len(path) - len(names)], *(step for each in names for step in plain[each])))
+        yield "path", f'This looks at a member that is called "{odd}". Did you mean {meant}?'
+
+
+def _plain_names(name: str) -> Path:
+    """`items[0]` as a path of filters says it: `items.0`; arrays are gone through without a sign for it."""
+    plain, steps = name.strip(), []
+    while found := _SUBSCRIPT.fullmatch(plain):
+        plain = found[1]
+        steps += [found[2]] if found[2] not in ("", "*") else []
+    return (*(() if plain in ("*", "[]", "[*]") else (plain or name,)), *reversed(steps))
+
+
+# --- operands -------------------------------------------------------------------------------------------------------
+
+_EXTERNAL_ID = ("workspace", "external_id")
+_TEXTS = {
+    ("event", "type"), ("event", "id"), ("event", "created_at"), ("workspace", "id"), _EXTERNAL_ID,
+    ("workspace", "name"),
+}  # fmt: skip
+
+
+def _impossible(path: Path, operator: str, operand: Any) -> str:
+    """Why an operand meets nothing where every event has a value of a known form; empty where it may."""
+    if operator == "$exist":
+        null = ', null where there is none. Did you mean {"$eq": null}?' if path == _EXTERNAL_ID else "."
+        is_impossible = not operand and path in {("payload",), *_TEXTS}
+        return f"{join_path(path)} is always there{null}" if is_impossible else ""
+    if path == ("payload",):
+        is_object = operator in ("$eq", "$neq") and isinstance(operand, dict)
+        return "" if is_object else "payload is an object: name a member of it, such as payload.email."
+    if path in _TEXTS:
+        operands = operand if operator in ("$in", "$nin") else [operand]
+        return next(filter(None, (_misfit(path, operator, each) for each in operands)), "")
+    return ""
+
+
+def _misfit(path: Path, operator: str, operand: Any) -> str:
+    name = join_path(path)
+    if not isinstance(operand, str):
+        return "" if operand is None and path == _EXTERNAL_ID else f"{name} is a string, and nothing else."
+    if path == ("event", "type") and operator in (*EQUALITIES, *_CONTAINMENTS) and not is_event_type(operand):
+        start = operand.rstrip("*")
+        meant = f' Did you mean {{"$startsWith": "{start}"}}?' if start != operand and is_event_type(start) else ""
+        return f"No event type is or holds {operand[:40]!r}.{meant}"
+    if path[1] == "id" and operator in EQUALITIES:
+        of_event = path[0] == "event"
+        if ids.decode(ids.EVENT if of_event else ids.WORKSPACE, operand) is None:
+            other = "" if of_event else " Did you mean workspace.external_id?"
+            return f"{operand[:40]!r} is no id of {'an event' if of_event else 'a workspace'}.{other}"
+    if path == ("event", "created_at") and operator in ORDERS and not re.match(r"[0-9]{4}(-|\Z)", operand):
+        return f'{name} is a text such as "2026-05-01T10:00:00Z", and is ordered as one.'
+    return ""
+
+
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+_REGEX = re.compile(r"/(.+)/([a-z]*)", re.DOTALL)
+
+
+def _odd_text(operator: str, text: str) -> str:
+    """What to say of a text that another language reads as a comparison, a number or a pattern."""
+    if operator not in (*EQUALITIES, *ORDERS):
+        return ""
+    found = _COMPARISON.fullmatch(text)
+    if found and (compared := operator_meant(found[1])):
+        rest = found[2].rstrip()
+        value = json.loads(rest) if _NUMBER.fullmatch(rest) and not rest.startswith(("0", "-0")) else rest
+        meant = json.dumps({compared: value if len(rest) <= 40 else "…"}, ensure_ascii=False)
+        return f"This asks for the very text {text[:40]!r}. A comparison is an object: {meant}."
+    if operator in ORDERS:
+        is_number = _NUMBER.fullmatch(text)
+        return f"This orders texts, and no number. A number is written without quotes: {text}." if is_number else ""
+    meant = _pattern_meant(text)
+    return f"This asks for the very text {text[:40]!r}. Did you mean {meant}?" if meant else ""
+
+
+def _pattern_meant(text: str) -> str:
+    """The operator for a text that reads like a pattern of a shell, of SQL or between slashes."""
+    bare = text.strip("*") if "*" in text else text.strip("%") if text.startswith("%") else text
+    if bare != text and bare and not set(bare) & set("*%"):
+        name = "$startsWith" if text.startswith(bare) else "$endsWith" if text.endswith(bare) else "$contains"
+        return json.dumps({name: bare}, ensure_ascii=False) if len(bare) <= 40 else name
+    found = _REGEX.fullmatch(text)
+    if found and (re.fullmatch("[gimsuy]+", found[2]) or (not found[2] and set(found[1]) & set("^$*+?\\[(|"))):
+        regex = f"{'(?i)' if 'i' in found[2] else ''}{found[1]}"
+        return json.dumps({"$regex": regex}, ensure_ascii=False) if len(regex) <= 40 else "$regex"
+    return ""

@@ -115,7 +115,10 @@ class Mapping:
 
 
 def compile_mapping(document: Any) -> Mapping:
-    """Compile a mapping document. Raises RuleError with a pointer to the mistake."""
+    """Compile a mapping document. Raises RuleError with a pointer to the mistake.
+
+    No entry may write over another: equal paths, or one inside the other.
+    """
     if not isinstance(document, list) or not document:
         raise RuleError("must be a list of at least one entry")
     if len(document) > MAX_ENTRIES:
@@ -125,7 +128,16 @@ def compile_mapping(document: Any) -> Mapping:
     for index, entry in enumerate(document):
         with within(index):
             entries.append(_compile_entry(entry))
-    _refuse_overlaps([entry.to for entry in entries])
+    written: dict[Path, int] = {}
+    passed: dict[Path, int] = {}
+    for index, to in enumerate(entry.to for entry in entries):
+        beginnings = [to[:length] for length in range(1, len(to))]
+        clashes = [written[path] for path in (*beginnings, to) if path in written]
+        clashes += [passed[to]] if to in passed else []
+        if clashes:
+            raise RuleError(f"writes over what entry {clashes[0]} writes", index, "to")
+        written[to] = index
+        passed.update((beginning, index) for beginning in beginnings)
     return Mapping(tuple(entries))
 
 
@@ -204,20 +216,6 @@ def _compile_source(source: Any) -> Expression:
     except RuleError as error:
         meant = expression_meant(source) if isinstance(source, str) else None
         raise RuleError(f"{error.message}. Did you mean {meant}?" if meant else error.message) from None
-
-
-def _refuse_overlaps(targets: Sequence[Path]) -> None:
-    """No entry may write over another: equal paths, or one inside the other."""
-    written: dict[Path, int] = {}
-    passed: dict[Path, int] = {}
-    for index, to in enumerate(targets):
-        beginnings = [to[:length] for length in range(1, len(to))]
-        clashes = [written[path] for path in (*beginnings, to) if path in written]
-        clashes += [passed[to]] if to in passed else []
-        if clashes:
-            raise RuleError(f"writes over what entry {clashes[0]} writes", index, "to")
-        written[to] = index
-        passed.update((beginning, index) for beginning in beginnings)
 
 
 # --- applying ---------------------------------------------------------------------------------------------------------

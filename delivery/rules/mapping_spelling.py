@@ -37,27 +37,24 @@ def mapping_mistakes(document: Any, at: str) -> list[Note]:
 def _mistake(entry: Mapping[str, Any], place: Tokens) -> Note | None:
     transforms = entry.get("transforms", ())
     if "from" not in entry:
-        return _unfit_transform(transforms, types_of(entry["value"]), place) or _failing_literal(entry, place)
+        if wrong := _unfit_transform(transforms, types_of(entry["value"]), place):
+            return wrong
+        try:  # a literal is the same for every event, and so is what its transforms make of it
+            compile_mapping([{**entry, "on_error": "fail"}]).apply({})
+        except ShapingError as error:
+            where = f"{pointer(*place)}{error.pointer.removeprefix('/0')}"
+            return {"pointer": where, "detail": f"This fails for every event: {error.message}.", "rule": "never"}
+        except OutOfWorkError:
+            pass
+        return None
     tree = compile_expression(entry["from"]).tree
-    if wrong := misread_root(tree):
-        return _note((*place, "from"), wrong, "unknown_root")
+    if misread := misread_root(tree):
+        return _note((*place, "from"), misread, "unknown_root")
     try:
         types = find_types(tree)
     except RuleError as error:
         return _note((*place, "from"), f"{error.message}{_repaired(entry['from'])}", "never")
     return _unfit_transform(transforms, types, place)
-
-
-def _failing_literal(entry: Mapping[str, Any], place: Tokens) -> Note | None:
-    """A literal is the same for every event, and so is what its transforms make of it."""
-    try:
-        compile_mapping([{**entry, "on_error": "fail"}]).apply({})
-    except ShapingError as error:
-        where = f"{pointer(*place)}{error.pointer.removeprefix('/0')}"
-        return {"pointer": where, "detail": f"This fails for every event: {error.message}.", "rule": "never"}
-    except OutOfWorkError:
-        return None
-    return None
 
 
 def _unfit_transform(transforms: Sequence[Any], types: "Types", place: Tokens) -> Note | None:

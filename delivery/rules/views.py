@@ -1,8 +1,15 @@
-"""`/rules`: what goes where, and what a rule would make of an event."""
+"""`/rules`: which events go to which connection, in what shape, and what a rule would make of an event.
+
+Whatever a rule says is checked when it is saved.
+"""
 
 import json
+import uuid
+from collections.abc import Mapping
 from typing import Any
 
+from django.conf import settings
+from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_field
 from rest_framework import serializers
@@ -11,20 +18,26 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from connections import providers
+from connections.models import Connection
 from connections.providers.markup import ESCAPES
 from delivery.models import Event, Rule
-from delivery.rules import saving
-from delivery.rules.patterns import RuleError, check_pattern
+from delivery.rules.filters import filter_mistakes, filter_warnings
+from delivery.rules.mapping import field_mistakes
+from delivery.rules.mapping_spelling import mapping_mistakes, mapping_warnings
+from delivery.rules.patterns import Note, RuleError, check_pattern, odd_pattern
 from delivery.rules.preview import try_rule
 from delivery.rules.transforms import PLAIN_TRANSFORMS
 from delivery.search import EventTypeField
 from delivery.serializers import OmittedFieldOut, WarningOut
 from meshes.api.bodies import parsed_body
-from meshes.api.fields import AnswerSerializer, FieldsOf, PublicIdField, QuerySerializer, StrictSerializer
+from meshes.api.fields import AnswerSerializer, FieldsOf, PublicIdField, QuerySerializer, StrictSerializer, store
 from meshes.api.problems import Problem, invalid
 from meshes.kit import clock, ids, strictjson
+from meshes.kit.spelling import suggested
 from workspaces.endpoints import TenantViewSet, WorkspaceField
 from workspaces.idempotency import once
+from workspaces.models import Workspace
 
 
 @extend_schema_field({"type": "object", "nullable": True, "additionalProperties": True})
@@ -112,7 +125,7 @@ class RuleDetailOut(RuleOut):
 
     @extend_schema_field(WarningOut(many=True))
     def get_warnings(self, rule: Rule) -> list[dict[str, str]]:
-        return saving.warnings(rule)
+        return warnings_of(rule)
 
 
 class RuleQuery(QuerySerializer):
@@ -217,7 +230,7 @@ class RuleViewSet(TenantViewSet):
     def create(self, request: Request) -> Response:
         """Make a rule. Events that are accepted from now on follow it."""
         given = self.read(RuleIn)
-        return Response(RuleDetailOut(saving.create(given.pop("workspace"), given)).data, status=201)
+        return Response(RuleDetailOut(create_rule(given.pop("workspace"), given)).data, status=201)
 
     @extend_schema(responses=RuleDetailOut)
     def retrieve(self, request: Request, id: str) -> Response:
@@ -228,12 +241,12 @@ class RuleViewSet(TenantViewSet):
     def partial_update(self, request: Request, id: str) -> Response:
         """Change a rule; what is left out stays, and its version goes up. What is routed already stays as it is."""
         rule = self.get_object()
-        return Response(RuleDetailOut(saving.change(rule.pk, self.read(RuleChangeIn, partial=True))).data)
+        return Response(RuleDetailOut(change_rule(rule.pk, self.read(RuleChangeIn, partial=True))).data)
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, id: str) -> Response:
         """Delete a rule. Deliveries that it has caused go on."""
-        saving.delete(self.get_object(), clock.database_now())
+        delete_rule(self.get_object())
         return Response(status=204)
 
     @extend_schema(request=TrialIn, responses=TrialOut)
@@ -258,3 +271,85 @@ class RuleViewSet(TenantViewSet):
             raise Problem(409, detail="The event's payload is not kept any more.")
         trial = try_rule(rule, event.pk, event.type, json.loads(payload.body), payload.body)
         return Response(TrialOut(trial).data)
+
+
+# --- saving ---------------------------------------------------------------------------------------------------------
+
+
+def create_rule(workspace: Workspace, columns: Mapping[str, Any]) -> Rule:
+    """A new rule. `columns` are validated in form; raises Problem 422 for what is wrong in what they say."""
+    most = settings.MESHES_RULES_PER_WORKSPACE
+    rule = Rule(workspace=workspace, **columns)
+    with transaction.atomic():
+        locked = Workspace.objects.select_for_update(no_key=True).filter(pk=workspace.pk)
+        if not locked.exists():  # makers of rules wait for one another, so that each counts the others'
+            raise Problem(404)
+        if Rule.objects.filter(workspace=workspace, deleted_at=None)[:most].count() >= most:
+            detail = f"A workspace has at most {most:,} rules (MESHES_RULES_PER_WORKSPACE); delete one first."
+            raise invalid("", detail, "limit")
+        _check(rule, columns)
+        rule.save(force_insert=True)
+    return rule
+
+
+def change_rule(rule_id: uuid.UUID, columns: Mapping[str, Any]) -> Rule:
+    """Change a rule: events from now on see its next version. Raises Problem, 404 where it was deleted meanwhile."""
+    with transaction.atomic():
+        rule = Rule.objects.select_for_update().filter(pk=rule_id, deleted_at=None).first()
+        if rule is None:
+            raise Problem(404)
+        for name, value in columns.items():
+            setattr(rule, name, value)
+        _check(rule, columns)
+        store(rule, **{**columns, "action": rule.action, "version": rule.version + 1})
+    return rule
+
+
+def delete_rule(rule: Rule) -> None:
+    """Leave a tombstone: no event follows the rule any more; deliveries because of it go on and can be read."""
+    now = clock.database_now()
+    living = Rule.objects.filter(pk=rule.pk, deleted_at=None)
+    living.update(deleted_at=now, updated_at=now, enabled=False, version=rule.version + 1)
+
+
+def warnings_of(rule: Rule) -> list[Note]:
+    """What a rule says that may be meant, and mostly is not. `rule.connection` is at hand."""
+    words = odd_pattern(rule.event)
+    found = [{"pointer": "/event", "detail": words, "rule": "event_pattern"}] if words else []
+    if rule.filter:
+        found += filter_warnings(rule.filter, "filter")
+    if rule.mapping:
+        found += mapping_warnings(rule.mapping, providers.get(rule.connection.type).action(rule.action), "mapping")
+    return found
+
+
+def _check(rule: Rule, columns: Mapping[str, Any]) -> None:
+    """Give the rule an action where it has none, the provider's first.
+
+    Raises Problem 422 with every mistake in these columns; a filter and a mapping from before go on as they are.
+    """
+    if "connection_id" in columns:
+        live = Connection.objects.filter(pk=rule.connection_id, workspace_id=rule.workspace_id, deleted_at=None)
+        if (connection := live.first()) is None:  # a foreign one is an unknown one
+            raise invalid("/connection", "This workspace has no such connection.", "unknown")
+        rule.connection = connection
+    mistakes: list[Note] = []
+    try:
+        check_pattern(rule.event)
+    except RuleError as error:
+        mistakes.append({"pointer": "/event", "detail": f"This {error.message}", "rule": "event_pattern"})
+    if columns.get("filter") is not None:
+        mistakes += filter_mistakes(rule.filter, "filter")
+    if columns.get("mapping") is not None:
+        mistakes += mapping_mistakes(rule.mapping, "mapping")
+    provider = providers.get(rule.connection.type)
+    known = [each.slug for each in provider.actions]
+    rule.action = rule.action or known[0]
+    if rule.action not in known:
+        detail = f"{provider.name} can {', '.join(known)}.{suggested(rule.action, known)}"
+        mistakes.append({"pointer": "/action", "detail": detail, "rule": "action"})
+    if not mistakes:  # the mapping is asked once it is right in itself, and the action known
+        in_mapping = field_mistakes(provider.action(rule.action), rule.mapping)
+        mistakes = [each | {"pointer": f"/mapping{each['pointer']}"} for each in in_mapping]
+    if mistakes:
+        raise Problem(422, errors=mistakes)

@@ -7,8 +7,7 @@ import pytest
 from bench import worst_cases
 from connections.providers.markup import ESCAPES
 from delivery.rules.expressions import FUNCTIONS
-from delivery.rules.filter_spelling import OPERATORS
-from delivery.rules.filters import compile_filter
+from delivery.rules.filters import OPERATORS, compile_filter
 from delivery.rules.mapping import compile_mapping
 from delivery.rules.transforms import TAKES, ShapingError
 from meshes.kit.metering import EVENT_STEPS, Meter, OutOfWorkError, reading_steps, searching_steps, stripping_steps
