@@ -163,7 +163,7 @@ class Policy:
 
     def check_target(self, target: Target) -> None:
         """Refuses (`address_refused`) a URL whose scheme or port is not allowed."""
-        local = ip_address(LOCALHOST) if is_localhost(target.host) else target.literal
+        local = _address_of(target)
         if local is not None and local.is_loopback:
             if target.port in self.own_ports:
                 raise refused_address(f"port {target.port} is the stack's own", "This port is the stack's own.")
@@ -212,10 +212,8 @@ def check_url(url: str, *, policy: Policy | None = None) -> None:
     policy = policy or Policy.from_settings()
     target = parse_url(url)
     policy.check_target(target)
-    if target.literal is not None:
-        _check_addresses(target, policy, [target.literal])
-    elif is_localhost(target.host):
-        _check_addresses(target, policy, [ip_address(LOCALHOST)])
+    if (address := _address_of(target)) is not None:
+        _check_addresses(target, policy, [address])
 
 
 def locate(target: Target, policy: Policy, until: float) -> tuple[Address, ...]:
@@ -235,6 +233,11 @@ def locate(target: Target, policy: Policy, until: float) -> tuple[Address, ...]:
             raise refused_address(f"{target.host}: unreadable record {text!r}") from None
     _check_addresses(target, policy, addresses)
     return tuple(addresses)
+
+
+def _address_of(target: Target) -> Address | None:
+    """Where the URL itself says it."""
+    return ip_address(LOCALHOST) if is_localhost(target.host) else target.literal
 
 
 def _check_addresses(target: Target, policy: Policy, addresses: Iterable[Address]) -> None:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from connections.messages import USER_AGENT, OutboundError, Request, Response
+from connections.messages import OutboundError, Request, Response
 from connections.providers.fields import Field, FieldProblem, InvalidFields, clean, pointer_to, region
 from connections.providers.verdicts import (
     NotAuthorized,
@@ -29,9 +29,9 @@ from connections.providers.verdicts import (
 from workspaces.vault.secret import Secret
 
 __all__ = [
-    "CLIENT_CREDENTIALS", "USER_AGENT", "Account", "Action", "Choice", "Exchange", "Field", "FieldProblem", "Granted",
-    "InvalidFields", "Limits", "MappingField", "NotAuthorized", "OAuth", "OutboundError", "Outcome", "Provider",
-    "Request", "Response", "Secret", "Shipment", "Unsendable", "Verdict", "disabled", "pointer_to", "reauthorize",
+    "CLIENT_CREDENTIALS", "Account", "Action", "Choice", "Exchange", "Field", "FieldProblem", "Granted",
+    "InvalidFields", "Limits", "MappingField", "NotAuthorized", "OAuth", "Outcome", "Provider",
+    "Secret", "Shipment", "Unsendable", "Verdict", "disabled", "pointer_to", "reauthorize",
     "region",
 ]  # fmt: skip
 

@@ -9,16 +9,8 @@ from typing import Any
 
 import standardwebhooks
 
-from connections.providers.base import (
-    CLIENT_CREDENTIALS,
-    USER_AGENT,
-    Action,
-    Field,
-    FieldProblem,
-    Provider,
-    Request,
-    Shipment,
-)
+from connections.messages import USER_AGENT, Request
+from connections.providers.base import CLIENT_CREDENTIALS, Action, Field, FieldProblem, Provider, Shipment
 from connections.providers.verdicts import NotAuthorized
 
 SECRET_BYTES = 32

@@ -1,7 +1,8 @@
 """A vendor for tests that is careless with the token: it fails with it, and its server says it back."""
 
+from connections.messages import Request, Response
 from connections.providers.answers import text_at
-from connections.providers.base import Action, Field, Request, Response, Shipment
+from connections.providers.base import Action, Field, Shipment
 from connections.providers.vendor import Vendor, json_request, revealed
 from connections.providers.verdicts import Verdict
 

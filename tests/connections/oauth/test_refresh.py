@@ -21,11 +21,12 @@ from django.db import connection as database
 from django.db import connections as databases
 
 from connections import lifecycle, providers
+from connections.messages import Response
 from connections.models import OAuthGrant
 from connections.oauth import refresh, tokens
 from connections.oauth.refresh import DIRECT, KEEP_SECONDS, Authorization, Lost, Renewed, Steps
 from connections.oauth.tokens import OURS, NoTokenError
-from connections.providers.base import Response, Secret
+from connections.providers.base import Secret
 from meshes.data_folder import PROJECT
 from meshes.kit.clock import Reading
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened

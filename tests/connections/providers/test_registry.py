@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from connections import providers
-from connections.providers.base import Limits, Provider, Request, Unsendable
+from connections.messages import Request
+from connections.providers.base import Limits, Provider, Unsendable
 from tests.connections.providers.shipments import as_secrets, shipment
 
 
