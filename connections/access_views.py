@@ -14,8 +14,7 @@ from connections.models import Connection
 from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer
 from meshes.api.pages import PeriodIn, period_bounds
 from meshes.kit import ids
-from workspaces.access import resolve_workspace
-from workspaces.endpoints import TenantViewSet
+from workspaces.endpoints import TenantViewSet, resolve_workspace
 from workspaces.vault import access_log
 from workspaces.vault.models import AccessRecord
 

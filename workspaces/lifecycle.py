@@ -12,7 +12,7 @@ from psycopg2.errorcodes import UNIQUE_VIOLATION
 from meshes.api.fields import store
 from meshes.api.problems import Problem
 from meshes.kit.database_faults import sqlstate
-from workspaces import access, journal
+from workspaces import endpoints, journal
 from workspaces.models import Workspace
 
 workspace_deleted = Signal()
@@ -42,7 +42,7 @@ def change_workspace(workspace: Workspace, fields: Mapping[str, Any]) -> None:
     """Set these fields. Raises Problem 409 for an external id that is taken."""
     with _unique_external_id():
         store(workspace, **fields)
-        transaction.on_commit(access.forget_workspaces)
+        transaction.on_commit(endpoints.forget_workspaces)
 
 
 def delete_workspace(workspace: Workspace, now: datetime) -> None:
@@ -53,5 +53,5 @@ def delete_workspace(workspace: Workspace, now: datetime) -> None:
     with transaction.atomic():
         if Workspace.objects.filter(pk=workspace.pk, deleted_at=None).update(deleted_at=now, updated_at=now):
             journal.note("workspace_deleted", workspace=workspace.public_id)
-            transaction.on_commit(access.forget_workspaces)
+            transaction.on_commit(endpoints.forget_workspaces)
             transaction.on_commit(lambda: workspace_deleted.send(sender=Workspace, workspace_id=workspace.pk))

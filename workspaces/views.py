@@ -24,9 +24,15 @@ from meshes.api.fields import (
 from meshes.api.pages import Page
 from meshes.kit import clock, ids
 from workspaces import keys, lifecycle
-from workspaces.access import EXTERNAL_ID, resolve_workspace, visible_workspaces
 from workspaces.authentication import ORIGIN, Identity
-from workspaces.endpoints import Endpoint, TenantViewSet, WorkspaceField
+from workspaces.endpoints import (
+    EXTERNAL_ID,
+    Endpoint,
+    TenantViewSet,
+    WorkspaceField,
+    resolve_workspace,
+    visible_workspaces,
+)
 from workspaces.idempotency import ShownOnce, once
 from workspaces.keys import IssuedKey
 from workspaces.models import ApiKey, Workspace

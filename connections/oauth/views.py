@@ -22,8 +22,7 @@ from connections.serializers import ConnectionOut
 from meshes.api.fields import PublicIdField, SecretShownField, StrictSerializer
 from meshes.api.problems import Problem
 from meshes.kit import ids
-from workspaces.access import resolve_workspace
-from workspaces.endpoints import Endpoint, TenantViewSet
+from workspaces.endpoints import Endpoint, TenantViewSet, resolve_workspace
 from workspaces.idempotency import ShownOnce, once
 from workspaces.models import Workspace
 from workspaces.vault.secret import Secret

@@ -40,7 +40,7 @@ from connections.providers.verdicts import (
     uncertain,
     with_known_end,
 )
-from meshes.kit.jsonpaths import split_path
+from meshes.kit.strictjson import split_path
 
 MAX_URL_PART = 1000
 """Characters of a value inside a URL, encoded. A longer URL is refused, which would stop the connection."""

@@ -43,8 +43,7 @@ from meshes.api.problems import Problem
 from meshes.kit import clock, ids
 from meshes.kit.clock import snapshot
 from meshes.kit.metering import RULE_STEPS, Meter
-from workspaces.access import scope
-from workspaces.endpoints import TenantViewSet, WorkspaceField
+from workspaces.endpoints import TenantViewSet, WorkspaceField, scope
 from workspaces.idempotency import DryRun, once, once_prepared
 from workspaces.models import Workspace
 from workspaces.vault.models import SealedDocument

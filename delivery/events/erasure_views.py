@@ -16,8 +16,7 @@ from meshes.api.fields import PublicIdField, StrictSerializer
 from meshes.api.pages import PeriodIn, period_bounds
 from meshes.api.problems import Problem, invalid
 from meshes.kit import clock, ids
-from workspaces.access import resolve_workspace
-from workspaces.endpoints import Endpoint
+from workspaces.endpoints import Endpoint, resolve_workspace
 from workspaces.idempotency import DryRun, once_outside
 
 MOST_EVENTS = 500

@@ -18,9 +18,8 @@ from delivery.rules.patterns import is_event_type
 from meshes.api.fields import unknown_field
 from meshes.api.problems import Problem
 from meshes.kit import ids, strictjson
-from meshes.kit.jsonpaths import pointer
-from meshes.kit.strictjson import InvalidJson, Parsed
-from workspaces import access, limits
+from meshes.kit.strictjson import InvalidJson, Parsed, pointer
+from workspaces import endpoints, limits
 from workspaces.authentication import Identity
 from workspaces.models import Workspace
 
@@ -144,7 +143,7 @@ class Admission:
 
     def __init__(self, identity: Identity, drafts: Sequence[Draft | Problem]) -> None:
         self._identity = identity
-        self._workspaces = access.find_workspaces(
+        self._workspaces = endpoints.find_workspaces(
             identity, (draft.workspace for draft in drafts if isinstance(draft, Draft))
         )
         self._places = [

@@ -36,7 +36,7 @@ from meshes.api.fields import StrictSerializer
 from meshes.api.problems import Problem
 from meshes.kit import ids
 from meshes.kit.clock import snapshot
-from workspaces import access, idempotency
+from workspaces import endpoints, idempotency
 from workspaces.endpoints import TenantViewSet
 from workspaces.idempotency import Answer, Stamp, once, send, stamp_of, takes_idempotency_key
 
@@ -175,7 +175,7 @@ def _with_fresh_workspaces(accept: Callable[[], HttpResponse]) -> HttpResponse:
         try:
             return accept()
         except ingest.StaleWorkspace:
-            access.forget_workspaces()
+            endpoints.forget_workspaces()
     raise Problem(503, headers={"Retry-After": "1"})
 
 

@@ -17,8 +17,8 @@ from itertools import islice
 from typing import Any
 
 from delivery.rules.regexes import compile_regex
-from meshes.kit.jsonpaths import join_path
 from meshes.kit.metering import Meter, searching_steps
+from meshes.kit.strictjson import join_path
 
 CHUNK = 16
 """Members of an array that are paid for at once: a question that the first one answers costs no more than these."""

@@ -21,10 +21,9 @@ from delivery.rules.conditions import Clause, Condition, Group, compare, preview
 from delivery.rules.patterns import CONTEXT, Note, RuleError, check_document, is_event_type, misread, within
 from delivery.rules.regexes import compile_regex
 from meshes.kit import ids
-from meshes.kit.jsonpaths import join_path, pointer, split_path
 from meshes.kit.metering import RULE_STEPS, Meter
 from meshes.kit.spelling import suggested
-from meshes.kit.strictjson import MAX_KEYS
+from meshes.kit.strictjson import MAX_KEYS, join_path, pointer, split_path
 
 MAX_DEPTH = 8
 """Objects inside each other. Lists, of $and or $in, do not count."""

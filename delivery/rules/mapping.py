@@ -37,9 +37,9 @@ from delivery.rules.transforms import (
     type_of,
     writing_steps,
 )
-from meshes.kit.jsonpaths import join_path, pointer, split_path
 from meshes.kit.metering import RULE_STEPS, Meter, stripping_steps
 from meshes.kit.spelling import none_of, suggested
+from meshes.kit.strictjson import join_path, pointer, split_path
 
 MAX_ENTRIES = 200
 MAX_TRANSFORMS = 20

@@ -18,9 +18,9 @@ from delivery.rules.expressions import FUNCTIONS, compile_expression, expression
 from delivery.rules.mapping import compile_mapping
 from delivery.rules.patterns import Note, RuleError
 from delivery.rules.transforms import ALL_TYPES, MADE_BY, TAKES, TYPE_WORDS, ShapingError, type_of
-from meshes.kit.jsonpaths import pointer
 from meshes.kit.metering import OutOfWorkError
 from meshes.kit.spelling import nearest
+from meshes.kit.strictjson import pointer
 
 Tokens = tuple[str | int, ...]
 

@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from meshes.kit.jsonpaths import join_path, pointer
 from meshes.kit.spelling import nearest, suggested
-from meshes.kit.strictjson import InvalidJson, check_value
+from meshes.kit.strictjson import InvalidJson, check_value, join_path, pointer
 
 Note = dict[str, str]
 """A mistake or a warning as the API tells it: `{"pointer", "detail", "rule"}`."""

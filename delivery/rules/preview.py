@@ -21,7 +21,7 @@ from delivery.rules import routing
 from delivery.rules.patterns import pattern_matches
 from delivery.rules.routing import EVALUATION_LIMIT, CompiledRule, Fact
 from meshes.kit import clock, ids
-from meshes.kit.jsonpaths import pointer
+from meshes.kit.strictjson import pointer
 from workspaces.vault.secret import MASK, Secret
 
 

@@ -26,7 +26,7 @@ from rest_framework import exceptions
 from rest_framework.settings import api_settings
 
 from meshes.kit.database_faults import Fault, fault_of
-from meshes.kit.jsonpaths import pointer
+from meshes.kit.strictjson import pointer
 
 logger = logging.getLogger(__name__)
 

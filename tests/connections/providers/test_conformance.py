@@ -19,7 +19,7 @@ from connections.messages import NetworkError, Request, RequestRefusedError, Res
 from connections.providers.base import Action, Choice, Exchange, InvalidFields, Outcome, Provider, Unsendable, Verdict
 from connections.providers.vendor import Vendor
 from delivery.rules.transforms import ShapingError
-from meshes.kit.jsonpaths import split_path
+from meshes.kit.strictjson import split_path
 from tests.connections.providers.exchanges import shaped
 from tests.connections.providers.shipments import as_secrets, shipment
 

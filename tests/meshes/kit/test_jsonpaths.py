@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshes.kit.jsonpaths import join_path, pointer, split_path
+from meshes.kit.strictjson import join_path, pointer, split_path
 
 
 def test_pointer_escapes_tilde_and_slash():

@@ -9,9 +9,9 @@ from django.http import Http404
 from connections.models import Connection
 from meshes.kit import ids
 from tests.factories import make_connection, make_workspace
-from workspaces import access
-from workspaces.access import resolve_workspace, scope, visible_workspaces
+from workspaces import endpoints
 from workspaces.authentication import Identity
+from workspaces.endpoints import resolve_workspace, scope, visible_workspaces
 from workspaces.models import Workspace
 
 pytestmark = pytest.mark.django_db
@@ -83,10 +83,10 @@ def test_visible_workspaces():
 
 def test_a_workspace_that_was_seen_costs_no_query_until_it_is_forgotten(django_assert_num_queries):
     workspace = make_workspace(external_id="acme")
-    access.forget_workspaces()
-    assert access.find_workspaces(account(), ["acme", "other"]) == {"acme": workspace}
+    endpoints.forget_workspaces()
+    assert endpoints.find_workspaces(account(), ["acme", "other"]) == {"acme": workspace}
     with django_assert_num_queries(0):
-        assert access.find_workspaces(account(), ["acme"]) == {"acme": workspace}
-    access.forget_workspaces()
+        assert endpoints.find_workspaces(account(), ["acme"]) == {"acme": workspace}
+    endpoints.forget_workspaces()
     with django_assert_num_queries(1):
-        assert access.find_workspaces(account(), ["acme"]) == {"acme": workspace}
+        assert endpoints.find_workspaces(account(), ["acme"]) == {"acme": workspace}
