@@ -1,8 +1,7 @@
 """One conversation with a vendor: a token that is good, requests one after the other until an answer decides, and
 their record without secrets. Deliveries, tests, lists of options and previews all go this way.
 
-It touches the database through what it is given alone: an `Authorization`, whose steps renew tokens. `ask`, for calls
-that somebody waits for, opens the credentials itself.
+It touches the database through what it is given alone: an `Authorization`, whose steps renew tokens.
 """
 
 import math
@@ -13,17 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from django.conf import settings
-
-from connections import credentials as keeping
-from connections import outbound, providers
+from connections import outbound
 from connections.masking import Redactor
-from connections.messages import DELIVERY_BODY_LIMIT, NetworkError, OutboundError, Request, Response, Room
-from connections.models import Connection
-from connections.oauth.refresh import Authorization, Need
-from connections.providers.base import Exchange, Provider, Shipment, Unsendable, Verdict
-from meshes.kit import clock, ids
-from workspaces.vault import vault
+from connections.messages import DELIVERY_BODY_LIMIT, NetworkError, Request, Response, Room
+from connections.oauth.refresh import Authorization
+from connections.providers.base import Exchange, Provider, Shipment, Verdict
+from meshes.kit import ids
 
 MOST_CALLS = 5
 """Of one attempt; no action declares as many."""
@@ -182,80 +176,3 @@ def shipment_of(
         now=now,
         replay=replay,
     )
-
-
-# --- calls that somebody waits for ----------------------------------------------------------------------------------
-
-EVENT_TYPE = "meshes.test"
-EVENT_BODY = '{"message":"This is a test of your connection. Nothing has happened."}'
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a vendor was asked beside deliveries, and what came of it."""
-
-    request: Request
-    answer: Response | OutboundError
-    redactor: Redactor
-
-
-def ask(
-    connection: Connection, build: Callable[[Shipment], Request | None], *, actor: str, purpose: str
-) -> Asked | None:
-    """Send what `build` makes of a made-up event, with a token that is renewed where it is due or refused.
-
-    None where `build` makes nothing. Raises vault.CredentialRefused, NoTokenError, and what `build` raises.
-    """
-    provider = providers.get(connection.type)
-    opened = _open_unchanged(connection, actor, purpose)
-    need, now = Need(connection.workspace_id, connection.pk, opened.version, actor), clock.Reading.take()
-    authorization = Authorization(need, provider, connection.config, opened.secret, now)
-
-    def build_once(credentials: Mapping[str, Any], exchanges: Sequence[Exchange]) -> Request | None:
-        return None if exchanges else _build_masked(build, provider, connection, authorization)
-
-    seconds = connection.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
-    conversation = Conversation(provider, authorization, seconds=seconds, fresh_after_renewal=True)
-    answer: Response | Verdict | OutboundError | None
-    try:
-        answer = conversation.run(build_once)
-    except OutboundError as error:
-        answer = error
-    if conversation.last is None or not isinstance(answer, Response | OutboundError):
-        return None
-    return Asked(conversation.last.request, answer, conversation.redactor())
-
-
-def _open_unchanged(connection: Connection, actor: str, purpose: str) -> vault.Opened:
-    """The document of the connection as it is now: an edit may have replaced the config and the document meanwhile.
-
-    The row is read again, until it is the same before and after the opening: what was sealed for one host must not be
-    sent to the other.
-    """
-    while True:
-        version = connection.version
-        opened = keeping.open_document(connection, actor, purpose)
-        connection.refresh_from_db(fields=["version", "config"])
-        if connection.version == version:
-            return opened
-
-
-def _build_masked(
-    build: Callable[[Shipment], Request | None],
-    provider: Provider,
-    connection: Connection,
-    authorization: Authorization,
-) -> Request | None:
-    """What `build` makes of a made-up event. What it raises quotes no secret."""
-    redactor, now = Redactor({"opened": authorization.opened}), clock.now()
-    shipment = shipment_of(
-        provider, connection.config, authorization.credentials, delivery_id=ids.uuid7(), event_id=ids.uuid7(),
-        event_type=EVENT_TYPE, occurred_at=now, body=EVENT_BODY, action=provider.actions[0].slug, now=now,
-    )  # fmt: skip
-    refusal: Unsendable | None = None
-    with redactor.guarding():
-        try:
-            return build(shipment)
-        except Unsendable as error:
-            refusal = type(error)(redactor.text(error.words))
-    raise refusal

@@ -15,6 +15,7 @@ from functools import cache
 
 from django.conf import settings
 
+from meshes.api.problems import Problem
 from workspaces import limits
 
 AT_ONCE = 2
@@ -25,31 +26,24 @@ RETRY_SECONDS = 5
 """What is asked of who came when all places were taken: about a vendor's usual deadline, shared by several."""
 
 
-class OutsideBusyError(Exception):
-    """OutsideBusyError
-    ├── NoPlace       this process has as many calls open as it may
-    └── TooManyCalls  the workspace has, or has made too many tests in the last minute
-    """
+class OutsideBusyError(Problem):
+    """503: this process has as many calls open as it may. 429: the workspace has, or has tested too often lately."""
 
-    def __init__(self, words: str, retry_after: int) -> None:
-        super().__init__(words)
+    def __init__(self, status: int, detail: str, retry_after: int = RETRY_SECONDS) -> None:
+        super().__init__(status, detail=detail, headers={"Retry-After": str(retry_after)})
         self.retry_after = retry_after
 
 
-class NoPlace(OutsideBusyError):  # noqa: N818 - named by what happened
-    def __init__(self) -> None:
-        super().__init__("Too many requests to vendors and receivers are open. Try again.", RETRY_SECONDS)
-
-
-class TooManyCalls(OutsideBusyError):  # noqa: N818 - named by what happened
-    pass
+@cache
+def _places() -> threading.BoundedSemaphore:
+    return threading.BoundedSemaphore(max(1, settings.MESHES_WEB_THREADS // 4))
 
 
 @contextmanager
 def place() -> Iterator[None]:
-    """One of this process's places for a call, or for several. Raises NoPlace at once where none is free."""
+    """One of this process's places for a call, or for several. Raises OutsideBusyError at once where none is free."""
     if not _places().acquire(blocking=False):
-        raise NoPlace
+        raise OutsideBusyError(503, "Too many requests to vendors and receivers are open. Try again.")
     try:
         yield
     finally:
@@ -76,16 +70,16 @@ def keeping_places() -> Iterator[None]:
 
 
 def keep_place() -> None:
-    """Take a place, within `keeping_places`. Raises NoPlace."""
+    """Take a place, within `keeping_places`. Raises OutsideBusyError."""
     _kept.places.enter_context(place())
 
 
 @contextmanager
-def place_of(workspace_id: uuid.UUID, kind: str, words: str) -> Iterator[None]:
-    """A place for a call of a workspace. Raises OutsideBusyError; TooManyCalls says `words`."""
+def place_of(workspace_id: uuid.UUID, kind: str, message: str) -> Iterator[None]:
+    """A place for a call of a workspace. Raises OutsideBusyError, which says `message` where the workspace has two."""
     with limits.turn(f"{kind}:{workspace_id}", AT_ONCE, TURN_SECONDS) as is_mine:
         if not is_mine:  # asked first, so that whoever floods takes no places from others
-            raise TooManyCalls(words, RETRY_SECONDS)
+            raise OutsideBusyError(429, message)
         with place():
             yield
 
@@ -96,10 +90,6 @@ def place_for_test(workspace_id: uuid.UUID) -> Iterator[None]:
     with place_of(workspace_id, "tests", f"{AT_ONCE} tests of this workspace are running. Wait for one to end."):
         if (wait := limits.take_test(workspace_id)) is not None:
             most = settings.MESHES_CONNECTION_TESTS
-            raise TooManyCalls(f"A workspace may test its connections {most} times a minute.", math.ceil(wait))
+            message = f"A workspace may test its connections {most} times a minute."
+            raise OutsideBusyError(429, message, math.ceil(wait))
         yield
-
-
-@cache
-def _places() -> threading.BoundedSemaphore:
-    return threading.BoundedSemaphore(max(1, settings.MESHES_WEB_THREADS // 4))

@@ -1,22 +1,35 @@
-"""Connections as the API reads and shows them."""
+"""Connections, integrations and access records as the API reads and shows them."""
 
+import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from drf_spectacular.extensions import OpenApiSerializerFieldExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
+from rest_framework.fields import empty
 
 from connections import providers
 from connections.messages import with_ascii_host
 from connections.models import Connection
-from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer, SecretShownField, StrictSerializer
+from meshes.api.fields import (
+    AnswerSerializer,
+    FieldsOf,
+    OneOfField,
+    PublicIdField,
+    QuerySerializer,
+    SecretShownField,
+    StrictSerializer,
+)
+from meshes.api.pages import PeriodIn
 from meshes.kit import clock, ids
 from meshes.kit.spelling import none_of
 from workspaces.endpoints import WorkspaceField
+from workspaces.vault import access_log
+from workspaces.vault.models import AccessRecord
 
 MAX_SCHEDULE = 20
 MAX_DELAY_SECONDS = 86_400
@@ -60,18 +73,30 @@ class IntegrationScheme(OpenApiSerializerFieldExtension):  # type: ignore[no-unt
         return {"type": "string", "enum": slugs()}
 
 
-class RetryIn(StrictSerializer):
+class ColumnsIn(StrictSerializer):
+    # An object whose fields are columns of its resource's row, by `source` where the names differ. null sets all of
+    # them to null: the defaults. (A docstring would describe each such body in the API's schema.)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"source": "*", "required": False, "allow_null": True, **kwargs})
+
+    def run_validation(self, data: Any = empty) -> Any:
+        return super().run_validation(dict.fromkeys(self.fields) if data is None else data)
+
+
+class RetryIn(ColumnsIn):
     schedule = serializers.ListField(
         child=SecondsField(min_value=0, max_value=MAX_DELAY_SECONDS),
         min_length=1,
         max_length=MAX_SCHEDULE,
         required=False,
         allow_null=True,
+        source="retry_schedule",
         help_text="Seconds before each attempt; the first is made at once. null: the default schedule.",
     )
 
 
-class LimitsIn(StrictSerializer):
+class LimitsIn(ColumnsIn):
     in_flight = serializers.IntegerField(
         required=False, allow_null=True, min_value=1, max_value=MAX_IN_FLIGHT, help_text="Requests open at once."
     )
@@ -79,7 +104,12 @@ class LimitsIn(StrictSerializer):
         required=False, allow_null=True, min_value=0.01, max_value=MAX_RATE, help_text="Requests per second."
     )
     timeout = serializers.FloatField(
-        required=False, allow_null=True, min_value=1, max_value=30, help_text="Seconds that one request may take."
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=30,
+        source="timeout_seconds",
+        help_text="Seconds that one request may take.",
     )
 
 
@@ -92,24 +122,8 @@ class ConnectionChangeIn(StrictSerializer):
         required=False,
         help_text="The integration's credential fields. Never shown again; a mask that was shown leaves its secret.",
     )
-    retry = RetryIn(required=False, allow_null=True, help_text="null: the default schedule.")
-    limits = LimitsIn(required=False, allow_null=True, help_text="null: the defaults.")
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Columns instead of documents: `tuning` holds what retry and limits set."""
-        tuning: dict[str, Any] = {}
-        if "retry" in attrs:
-            retry = attrs.pop("retry")
-            tuning |= {"retry_schedule": None} if retry is None else _renamed(retry, {"schedule": "retry_schedule"})
-        if "limits" in attrs:
-            limits = attrs.pop("limits")
-            columns = {"in_flight": "in_flight", "rate": "rate", "timeout": "timeout_seconds"}
-            tuning |= _renamed(dict.fromkeys(columns) if limits is None else limits, columns)
-        return {**attrs, "tuning": tuning}
-
-
-def _renamed(given: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    return {columns[name]: value for name, value in given.items()}
+    retry = RetryIn(help_text="null: the default schedule.")
+    limits = LimitsIn(help_text="null: the defaults.")
 
 
 class ConnectionIn(ConnectionChangeIn):
@@ -119,14 +133,12 @@ class ConnectionIn(ConnectionChangeIn):
     type = IntegrationField(help_text="An integration's type, such as `webhook`.")
 
 
-class RetryOut(serializers.Serializer[Any]):
-    schedule = serializers.ListField(child=serializers.FloatField(), allow_null=True, source="retry_schedule")
+class RetryOut(AnswerSerializer):
+    columns = FieldsOf(RetryIn)
 
 
-class LimitsOut(serializers.Serializer[Any]):
-    in_flight = serializers.IntegerField(allow_null=True)
-    rate = serializers.FloatField(allow_null=True)
-    timeout = serializers.FloatField(allow_null=True, source="timeout_seconds")
+class LimitsOut(AnswerSerializer):
+    columns = FieldsOf(LimitsIn)
 
 
 class AccountOut(serializers.Serializer[Any]):
@@ -144,7 +156,7 @@ class ConfigField(serializers.DictField):
         return {key: with_ascii_host(item) if isinstance(item, str) else item for key, item in shown.items()}
 
 
-class ConnectionOut(serializers.Serializer[Any]):
+class ConnectionOut(AnswerSerializer):
     """A connection; of its credentials the masks."""
 
     id = PublicIdField(ids.CONNECTION, source="pk")
@@ -152,7 +164,7 @@ class ConnectionOut(serializers.Serializer[Any]):
     workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
     workspace_name = serializers.CharField(source="workspace.name")
     type = serializers.CharField()
-    name = serializers.CharField()
+    given = FieldsOf(ConnectionChangeIn)
     config = ConfigField()
     credentials = serializers.DictField(
         child=serializers.CharField(), source="credential_hints", help_text="Masks, such as `••••1234`."
@@ -328,3 +340,64 @@ class IntegrationPageOut(serializers.Serializer[Any]):
     data = IntegrationOut(many=True)  # type: ignore[assignment]  # a list's name for its rows
     next = serializers.CharField(allow_null=True)
     previous = serializers.CharField(allow_null=True)
+
+
+# --- the access log -------------------------------------------------------------------------------------------------
+
+PURPOSES = (
+    "delivery", "test", "options", "used", "replace credentials", "rotate secret", "created", "replaced", "rotated",
+    "deleted", "authorized", "refreshed", "disconnected", "oauth authorize", "oauth refresh", "oauth revoke",
+    "verify a machine token", "rotate the key", "key rotation", "recover", "viewed in the admin",
+    "restored",
+    *access_log.PURPOSES,
+)  # fmt: skip
+"""All that records have; docs/access-log.md explains them."""
+KINDS = ("credentials", "signing_secret", "client", "key", "access_log", access_log.ACTION)
+
+
+class AccessLogQuery(PeriodIn, QuerySerializer):
+    connection = PublicIdField(ids.CONNECTION, required=False)
+    actor = serializers.CharField(required=False, max_length=200, help_text="As records name it, in full.")
+    purpose = OneOfField(PURPOSES, required=False)
+    granted = OneOfField(("true", "false"), required=False, help_text="`false`: what was refused.")
+    kind = OneOfField(KINDS, required=False)
+
+
+class AccessRecordOut(serializers.Serializer[Any]):
+    """One opening or change of a sealed document, one look at the records themselves by an operator, or one action."""
+
+    id = PublicIdField(ids.ACCESS, source="pk")
+    workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
+    workspace_name = serializers.CharField(source="workspace.name")
+    at = serializers.DateTimeField(source="created_at")
+    actor = serializers.CharField(
+        help_text="A key (`key_…`), a process (`host:pid`), a user of the admin (`operator …`) or a command."
+    )
+    purpose = serializers.CharField()
+    granted = serializers.BooleanField(help_text="false: it did not open, and nothing was sent.")
+    connection = PublicIdField(ids.CONNECTION, source="connection_id", allow_null=True)
+    connection_name = serializers.SerializerMethodField(help_text="null where there is none, or none any more.")
+    api_key = PublicIdField(ids.KEY, source="api_key_id", allow_null=True)
+    oauth_app = PublicIdField(ids.APP, source="oauth_app_id", allow_null=True)
+    owner = serializers.SerializerMethodField(
+        help_text="The id of what it was done to: a connection, key or OAuth app; of an `action` also an event,"
+        " a delivery, an attempt, a rule, a replay or a workspace. null: the access log."
+    )
+    kind = serializers.CharField(
+        help_text="`credentials`, `signing_secret`, `client` (of an OAuth app), `key`, `access_log`, or `action`:"
+        " what was done without opening a secret."
+    )
+    version = serializers.IntegerField(help_text="Of the secret; each change makes the next one. 0: there is none.")
+    delivery = PublicIdField(ids.DELIVERY, source="delivery_id", allow_null=True)
+    attempt = serializers.IntegerField(source="attempt_number", allow_null=True)
+
+    @extend_schema_field(serializers.CharField(allow_null=True))
+    def get_connection_name(self, record: AccessRecord) -> str | None:
+        names: Mapping[uuid.UUID, str] = self.context["connection_names"]
+        return names.get(record.connection_id) if record.connection_id else None
+
+    @extend_schema_field(serializers.CharField(allow_null=True))
+    def get_owner(self, record: AccessRecord) -> str | None:
+        prefix = access_log.PREFIXES.get(cast(access_log.OwnerKind, record.owner_kind))
+        return ids.encode(prefix, record.owner_id) if prefix else None

@@ -1,26 +1,28 @@
-"""`/integrations` and `/connections`."""
+"""`/integrations`, `/connections`, and who opened or changed which credential: `/workspaces/{id}/access-log`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from django.db import Error
+from django.db.models import QuerySet
+from django.urls import path
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework.decorators import action
-from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
-from connections import credentials as keeping
-from connections import lifecycle, options, outside, probing, providers
+from connections import calls, lifecycle, outside, providers
+from connections.credentials import wrapped
 from connections.lifecycle import Change
 from connections.masking import Redactor
 from connections.models import Connection
-from connections.oauth.views import AuthorizationActions, outside_as_problems
-from connections.origins import CredentialsRequired
-from connections.providers.base import InvalidFields, pointer_to
+from connections.oauth.views import AuthorizationActions, OAuthAppViewSet
+from connections.providers.base import InvalidFields
 from connections.serializers import (
+    AccessLogQuery,
+    AccessRecordOut,
     ChoiceOut,
     ChoicePageOut,
     ConnectionChangeIn,
@@ -34,11 +36,13 @@ from connections.serializers import (
     slugs,
 )
 from meshes.api.fields import QuerySerializer, StrictSerializer
+from meshes.api.pages import period_bounds
 from meshes.api.problems import Problem
 from meshes.kit import ids
 from meshes.kit.spelling import none_of
-from workspaces.endpoints import Endpoint
+from workspaces.endpoints import Endpoint, TenantViewSet, resolve_workspace
 from workspaces.idempotency import ShownOnce, once, once_outside, once_prepared
+from workspaces.vault.models import AccessRecord
 
 
 class IntegrationViewSet(Endpoint, ViewSet):
@@ -112,15 +116,8 @@ class ConnectionViewSet(AuthorizationActions):
         """Make a connection. Secrets that are made for it are in this answer and never shown again."""
         given = self.read(ConnectionIn)
         with _as_problems(given):
-            make = lifecycle.prepare_create(
-                given["workspace"].pk,
-                given["type"],
-                given["name"],
-                given.get("config", {}),
-                given.get("credentials", {}),
-                given["tuning"],
-                actor=self.identity.actor,
-            )
+            columns = {name: value for name, value in given.items() if name != "workspace"}
+            make = lifecycle.prepare_create(given["workspace"].pk, actor=self.identity.actor, **columns)
 
         def act() -> Response:
             with _as_problems(given):
@@ -148,8 +145,7 @@ class ConnectionViewSet(AuthorizationActions):
         An authorization is revoked at the vendor, as far as it answers.
         """
         connection = self.get_object()
-        with outside_as_problems():
-            lifecycle.delete(connection, actor=self.identity.actor)
+        lifecycle.delete(connection, actor=self.identity.actor)
         return Response(status=204)
 
     @extend_schema(request=StrictSerializer, responses=ProbeOut)
@@ -163,8 +159,8 @@ class ConnectionViewSet(AuthorizationActions):
         """
         connection = self.living()
         self.read(StrictSerializer)
-        with outside_as_problems(), outside.place_for_test(connection.workspace_id):
-            return Response(ProbeOut(probing.probe(connection, actor=self.identity.actor)).data)
+        with outside.place_for_test(connection.workspace_id):
+            return Response(ProbeOut(calls.probe(connection, actor=self.identity.actor)).data)
 
     @extend_schema(request=StrictSerializer, responses=ConnectionOut)
     @action(detail=True, methods=["post"])
@@ -173,8 +169,7 @@ class ConnectionViewSet(AuthorizationActions):
         """Hold all deliveries, new ones too, until `resume`."""
         connection = self.living()
         self.read(StrictSerializer)
-        with _as_problems():
-            return Response(ConnectionOut(lifecycle.pause(connection)).data)
+        return Response(ConnectionOut(lifecycle.pause(connection)).data)
 
     @extend_schema(request=StrictSerializer, responses=ConnectionOut)
     @action(detail=True, methods=["post"])
@@ -183,8 +178,7 @@ class ConnectionViewSet(AuthorizationActions):
         """End whatever holds the connection; held deliveries go out, in order and paced."""
         connection = self.living()
         self.read(StrictSerializer)
-        with _as_problems():
-            return Response(ConnectionOut(lifecycle.resume(connection)).data)
+        return Response(ConnectionOut(lifecycle.resume(connection)).data)
 
     @extend_schema(request=StrictSerializer, responses=ConnectionMadeOut)
     @action(detail=True, methods=["post"], url_path="rotate-secret")
@@ -193,14 +187,8 @@ class ConnectionViewSet(AuthorizationActions):
         """Make a new secret, shown in this answer only. The one before signs beside it for 24 hours."""
         connection = self.living()
         self.read(StrictSerializer)
-        with _as_problems():
-            rotate = lifecycle.prepare_rotation(connection, actor=self.identity.actor)
-
-        def act() -> Response:
-            with _as_problems():
-                return _show(rotate(), 200)
-
-        return act
+        rotate = lifecycle.prepare_rotation(connection, actor=self.identity.actor)
+        return lambda: _show(rotate(), 200)
 
     @extend_schema(
         parameters=[OpenApiParameter("field", str, OpenApiParameter.PATH)], request=None, responses=ChoicePageOut
@@ -212,15 +200,7 @@ class ConnectionViewSet(AuthorizationActions):
         Which fields have any, the integration says in `live_options`; for others the answer is 404.
         """
         self.read_query(QuerySerializer)
-        try:
-            with outside_as_problems():
-                found = options.choices(self.living(), field, actor=self.identity.actor)
-        except options.UnknownField:
-            raise NotFound from None
-        except options.NotReady as error:
-            raise Problem(409, detail=str(error)) from None
-        except options.NoChoices as error:
-            raise Problem(502, detail=str(error)) from None
+        found = calls.choices(self.living(), field, actor=self.identity.actor)
         return Response({"data": ChoiceOut(found, many=True).data, "next": None, "previous": None})
 
     def living(self) -> Connection:
@@ -231,41 +211,69 @@ class ConnectionViewSet(AuthorizationActions):
 
 
 @contextmanager
-def _as_problems(given: Mapping[str, Any] | None = None) -> Iterator[None]:
+def _as_problems(given: Mapping[str, Any]) -> Iterator[None]:
     """Errors as answers. What nobody foresaw may quote the credentials in `given`; it goes on without them."""
     try:
         yield
     except InvalidFields as error:
-        raise Problem(
-            422,
-            errors=[
-                {"pointer": problem.pointer, "detail": problem.detail, "rule": problem.rule}
-                for problem in error.problems
-            ],
-        ) from None
-    except CredentialsRequired as error:
-        raise _move_problem(error) from None
-    except lifecycle.Conflict as error:
-        raise Problem(409, detail=str(error)) from None
-    except Error:
+        places = [
+            {"pointer": problem.pointer, "detail": problem.detail, "rule": problem.rule} for problem in error.problems
+        ]
+        raise Problem(422, errors=places) from None
+    except (Problem, Error):
         raise
     except Exception:
-        with Redactor(keeping.wrapped((given or {}).get("credentials", {}))).guarding():
+        with Redactor(wrapped(given.get("credentials", {}))).guarding():
             raise
-
-
-def _move_problem(error: CredentialsRequired) -> Problem:
-    named = ", ".join(f"config.{key}" for key in error.config)
-    words = (
-        f"{named} would send stored credentials to another scheme, host or port. Give them again in the same request."
-    )
-    each = "This credential does not move along: give it again, or null to remove it."
-    missing = [
-        {"pointer": pointer_to("/credentials", key), "detail": each, "rule": "credentials_required"}
-        for key in error.credentials
-    ]
-    return Problem(422, "credentials_required", "The credentials must be given again", words, errors=missing)
 
 
 def _show(change: Change, status: int) -> Response:
     return ShownOnce({**ConnectionOut(change.connection).data, **change.made}, change.made, status)
+
+
+class AccessLogViewSet(TenantViewSet):
+    """The access log of one workspace."""
+
+    queryset = AccessRecord.objects.all()
+    id_prefix = ids.ACCESS
+    required_scope = "admin"
+
+    @extend_schema(
+        parameters=[OpenApiParameter("id", str, OpenApiParameter.PATH), AccessLogQuery],
+        responses=AccessRecordOut(many=True),
+    )
+    def list(self, request: Request, id: str) -> Response:
+        """Who or what opened or changed which credential of the workspace, newest first.
+
+        Records are never changed; they go with their retention.
+        """
+        workspace = resolve_workspace(self.identity, id, include_deleted=True)
+        wanted = self.read_query(AccessLogQuery)
+        with self.search(is_indexed=wanted.keys() <= {"from", "to"}):
+            page: list[AccessRecord] = self.paginate_queryset(narrow_records(self.rows(workspace), wanted)) or []
+        named = Connection.objects.filter(workspace=workspace, pk__in={record.connection_id for record in page})
+        context = {"connection_names": dict(named.values_list("pk", "name"))}
+        return self.get_paginated_response(AccessRecordOut(page, many=True, context=context).data)
+
+
+def narrow_records(records: "QuerySet[AccessRecord]", wanted: Mapping[str, Any]) -> "QuerySet[AccessRecord]":
+    """The records that an `AccessLogQuery` asks for."""
+    records = records.filter(period_bounds(wanted))
+    if "connection" in wanted:
+        records = records.filter(owner_kind="connection", owner_id=wanted["connection"])
+    if "granted" in wanted:
+        records = records.filter(granted=wanted["granted"] == "true")
+    return records.filter(**{name: wanted[name] for name in ("actor", "purpose", "kind") if name in wanted})
+
+
+urlpatterns = [
+    path("integrations", IntegrationViewSet.as_view({"get": "list"}), name="integration-list"),
+    path("integrations/<str:type>", IntegrationViewSet.as_view({"get": "retrieve"}), name="integration-detail"),
+    path("workspaces/<str:id>/access-log", AccessLogViewSet.as_view({"get": "list"}), name="workspace-access-log"),
+    path(
+        "workspaces/<str:id>/oauth-apps/<str:type>",
+        OAuthAppViewSet.as_view({"get": "retrieve", "put": "update", "delete": "destroy"}),
+        name="oauth-app",
+    ),
+]
+"""Below `/api/v1/`; connections themselves are routed with their health, in `delivery`."""

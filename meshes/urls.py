@@ -10,7 +10,7 @@ from meshes.views import docs, home, openapi, redirect_to
 urlpatterns = [
     path("", home, name="home"),
     path("api/v1/", include("workspaces.urls")),
-    path("api/v1/", include("connections.urls")),
+    path("api/v1/", include("connections.views")),
     path("api/v1/", include("delivery.urls")),
     path("", include("connections.oauth.pages")),
     path("api/schema", openapi, name="schema"),

@@ -1,10 +1,12 @@
 """Rows for tests, with the least that each test must say."""
 
 import json
+import uuid
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+from connections import lifecycle
 from connections.models import Connection
 from connections.providers.webhook import new_signing_secret
 from delivery.models import Delivery, Event, Payload, Rule, Unrouted
@@ -34,6 +36,13 @@ def make_connection(workspace: Workspace, *, url: str = "https://example.com/hoo
         kind=vault.CREDENTIALS,
     )
     return connection
+
+
+def create_connection(
+    workspace_id: uuid.UUID, type: str, name: str, config: dict[str, Any], credentials: dict[str, Any]
+) -> lifecycle.Change:
+    """A connection as the API makes it."""
+    return lifecycle.prepare_create(workspace_id, type, name=name, config=config, credentials=credentials)()
 
 
 def make_rule(connection: Connection, **values: Any) -> Rule:

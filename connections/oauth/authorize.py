@@ -24,7 +24,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from connections import lifecycle, providers
-from connections.credentials import KEY_MISSING_WORDS
+from connections.credentials import KEY_MISSING_WORDS, ConflictError
 from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import grants, tokens
 from connections.oauth.tokens import NoTokenError
@@ -369,7 +369,7 @@ def _exchange(
     _check_additions(provider, connection, granted)
     try:
         return lifecycle.authorize(connection, new, granted, client_id=client.id, actor=actor, started=started)
-    except lifecycle.Conflict as conflict:
+    except ConflictError as conflict:
         if not oauth.shares_tokens:  # nobody else knows this one
             tokens.revoke(provider, {**connection.config, **granted.config}, tokens.granted({}, new), client)
         raise _refusal("The connection was ended meanwhile", str(conflict)) from None

@@ -8,7 +8,6 @@ far as the vendor answers.
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from django.conf import settings
@@ -21,7 +20,6 @@ from connections.credentials import open_document
 from connections.models import Connection, OAuthApp, OAuthGrant, OAuthState
 from connections.oauth import tokens
 from connections.oauth.tokens import Client, NoTokenError, Tokens
-from connections.providers.base import Provider
 from meshes.kit.clock import database_now
 from workspaces.vault import vault
 from workspaces.vault.secret import Secret
@@ -34,14 +32,20 @@ APP_KIND = "client"
 """Of the sealed secret of an app."""
 
 
-def put_app(workspace_id: uuid.UUID, type: str, client_id: str, secret: Secret, *, actor: str = "") -> OAuthApp:
-    """Make or replace the workspace's app at a vendor. `actor` is for the access record."""
-    values = {"client_id": client_id, "secret_hint": secret.masked_hint()}
+def put_app(
+    workspace_id: uuid.UUID, type: str, client_id: str, secret: Secret, *, actor: str = "", **columns: Any
+) -> OAuthApp:
+    """Make or replace the workspace's app at a vendor. `columns` are others of its row; `actor` is for the access
+    record."""
+    values = {**columns, "client_id": client_id, "secret_hint": secret.masked_hint()}
     with transaction.atomic():
         app, _ = OAuthApp.objects.update_or_create(workspace_id=workspace_id, type=type, defaults=values)
-        owner: dict[str, Any] = {"workspace_id": workspace_id, "owner_kind": "oauth_app", "owner_id": app.pk}
-        vault.seal({"secret": secret}, **owner, kind=APP_KIND, actor=actor)
+        vault.seal({"secret": secret}, **_owner_of(app), kind=APP_KIND, actor=actor)
     return app
+
+
+def _owner_of(app: OAuthApp) -> dict[str, Any]:
+    return {"workspace_id": app.workspace_id, "owner_kind": "oauth_app", "owner_id": app.pk}
 
 
 def find_app(workspace_id: uuid.UUID, type: str) -> OAuthApp | None:
@@ -81,9 +85,8 @@ def client_for(workspace_id: uuid.UUID, type: str, *, actor: str, purpose: str, 
     if app is None or id not in ("", app.client_id):
         client: Client | None = settings.MESHES_OAUTH_CLIENTS.get(type)
         return client if client is not None and id in ("", client.id) else None
-    owner: dict[str, Any] = {"workspace_id": workspace_id, "owner_kind": "oauth_app", "owner_id": app.pk}
     try:
-        opened = vault.open(**owner, kind=APP_KIND, actor=actor, purpose=purpose)
+        opened = vault.open(**_owner_of(app), kind=APP_KIND, actor=actor, purpose=purpose)
     except vault.KeyMissing:
         raise
     except vault.CredentialRefused:
@@ -95,21 +98,29 @@ def client_for(workspace_id: uuid.UUID, type: str, *, actor: str, purpose: str, 
 
 UNLEASED: dict[str, Any] = {"lease_id": None, "lease_until": None}
 """The columns of a grant under whose lease nobody asks."""
-_HEALTHY: dict[str, Any] = {"refresh_failures": 0, "not_before": None, "last_error": "", "ended_at": None}
+LASTING = ("connection", "workspace", "link_generation")
+"""What of a grant outlives the authorization. Every other column is as a new row has it when another begins."""
+
+
+def blank() -> dict[str, Any]:
+    """The columns of a grant that tells of no authorization."""
+    columns = OAuthGrant._meta.concrete_fields
+    return {column.attname: column.get_default() for column in columns if column.name not in LASTING}
 
 
 def columns_of(tokens: Tokens) -> dict[str, Any]:
-    """The columns that tell of tokens. A scope that the reply did not name stays as it was."""
+    """The columns that tell of tokens, and of no failure. A scope that the reply did not name stays as it was."""
     scope = {} if tokens.scopes is None else {"scope": " ".join(sorted(tokens.scopes))}
-    return {"expires_at": tokens.expires_at, "refreshed_at": tokens.issued_at, **_HEALTHY, **scope}
+    times = {"expires_at": tokens.expires_at, "refreshed_at": tokens.issued_at}
+    return {**times, "refresh_failures": 0, "not_before": None, "last_error": "", "ended_at": None, **scope}
 
 
 def establish(connection: Connection, tokens: Tokens, client_id: str, started: OAuthState | None = None) -> None:
     """A new authorization, with this app. It makes connect links void, and ends every other authorization that was
     started; a refresh that is under way keeps nothing."""
     shared_callback = started is not None and started.redirect_uri.endswith(reverse("oauth-callback"))
-    values = {"workspace_id": connection.workspace_id, "client_id": client_id, "scope": ""}
-    values |= {"shared_callback": shared_callback, **columns_of(tokens), **UNLEASED}
+    values = {**blank(), "client_id": client_id, "shared_callback": shared_callback, **columns_of(tokens)}
+    values["workspace_id"] = connection.workspace_id
     OAuthGrant.objects.update_or_create(
         connection=connection,
         defaults={**values, "link_generation": F("link_generation") + 1},
@@ -125,8 +136,7 @@ def clear(connection: Connection, *, ends_starts: bool = False) -> None:
     `ends_starts`: connect links are void, and authorizations that were started come to nothing.
     """
     rows = {"connection": connection, "workspace_id": connection.workspace_id}
-    values = {"client_id": "", "scope": "", "shared_callback": False, "expires_at": None, "refreshed_at": None}
-    values |= {**_HEALTHY, **UNLEASED}
+    values = blank()
     if ends_starts:
         values["link_generation"] = F("link_generation") + 1
     OAuthGrant.objects.filter(**rows).update(**values)
@@ -137,34 +147,28 @@ def clear(connection: Connection, *, ends_starts: bool = False) -> None:
 # --- revoking -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Revocation:
-    """A connection's tokens on their way out. `version` is None where the document did not open."""
+Revocation = tuple[int | None, Mapping[str, Any], Client | None]
+"""A connection's tokens on their way out: the document's version (None: it did not open), the document, and the app."""
 
-    connection: Connection
-    provider: Provider
-    version: int | None
-    document: Mapping[str, Any] = field(repr=False)
-    client: Client | None = field(repr=False)
 
-    def send(self) -> None:
-        """Ask the vendor to revoke. A vendor that does not answer is left alone: the tokens are gone here."""
-        provider, config, document, client = self.provider, self.connection.config, self.document, self.client
-        oauth = provider.oauth
-        if oauth is None or client is None or not tokens.is_granted(document):
-            return
-        if oauth.shares_tokens and _is_shared(self.connection):
-            return
-        now = database_now()
-        is_over = oauth.revoke_with == "bearer" and tokens.is_expired(document, now)
-        if is_over and tokens.can_renew(oauth, config, document):  # only a live access token can revoke itself
-            try:
-                renewed = tokens.renew(provider, config, document, client, tokens.REVOKE_SECONDS, asked_at=now)
-                document = tokens.merged(document, renewed)
-            except NoTokenError:
-                pass
-        if not tokens.revoke(provider, config, document, client):
-            logger.warning("connection %s: %s did not revoke its token", self.connection.public_id, provider.name)
+def revoke(connection: Connection, document: Mapping[str, Any], client: Client | None) -> None:
+    """Ask the vendor to revoke. A vendor that does not answer is left alone: the tokens are gone here."""
+    provider, config = providers.get(connection.type), connection.config
+    oauth = provider.oauth
+    if oauth is None or client is None or not tokens.is_granted(document):
+        return
+    if oauth.shares_tokens and _is_shared(connection):
+        return
+    now = database_now()
+    is_over = oauth.revoke_with == "bearer" and tokens.is_expired(document, now)
+    if is_over and tokens.can_renew(oauth, config, document):  # only a live access token can revoke itself
+        try:
+            renewed = tokens.renew(provider, config, document, client, tokens.REVOKE_SECONDS, asked_at=now)
+            document = tokens.merged(document, renewed)
+        except NoTokenError:
+            pass
+    if not tokens.revoke(provider, config, document, client):
+        logger.warning("connection %s: %s did not revoke its token", connection.public_id, provider.name)
 
 
 def _is_shared(connection: Connection) -> bool:
@@ -188,18 +192,18 @@ def prepare_revocation(connection: Connection, actor: str) -> Revocation | None:
     """What there is to revoke, opened before it is destroyed; None for a connection without tokens."""
     if not needs_revoking(connection):
         return None
-    provider, purpose = providers.get(connection.type), "oauth revoke"
+    purpose = "oauth revoke"
     try:
         opened = open_document(connection, actor, purpose)
     except vault.CredentialRefused:
-        return Revocation(connection, provider, None, {}, None)
+        return None, {}, None
     grant = OAuthGrant.objects.filter(connection=connection, workspace_id=connection.workspace_id).first()
     client_id = grant.client_id if grant is not None else ""
     try:
         client = client_for(connection.workspace_id, connection.type, actor=actor, purpose=purpose, id=client_id)
     except vault.KeyMissing:
         client = None
-    return Revocation(connection, provider, opened.version, opened.secret, client)
+    return opened.version, opened.secret, client
 
 
 def revoke_one_of(workspace_id: uuid.UUID, actor: str) -> int:
@@ -207,8 +211,9 @@ def revoke_one_of(workspace_id: uuid.UUID, actor: str) -> int:
     grant = OAuthGrant.objects.filter(workspace_id=workspace_id).select_related("connection").first()
     if grant is None:
         return 0
-    revocation = prepare_revocation(grant.connection, actor)
+    connection = grant.connection
+    revocation = prepare_revocation(connection, actor)
     grant.delete()  # first, so that a vendor that never answers is asked once
     if revocation is not None:
-        revocation.send()
+        revoke(connection, *revocation[1:])
     return 1

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from django.conf import settings
 from django.core import signing
@@ -30,6 +30,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_http_methods, require_safe
 
 from connections import outside, providers
+from connections.credentials import owner_of
 from connections.models import Connection, OAuthGrant
 from connections.oauth import authorize
 from connections.oauth.authorize import NOT_AUTHORIZABLE, AuthorizationError
@@ -46,11 +47,8 @@ LINK_SALT = "connections.oauth.links"
 MAX_LENGTH = 300
 
 
-class Link(NamedTuple):
-    """A link that is good: its connection, with its workspace, and its end."""
-
-    connection: Connection
-    expires_at: datetime
+Link = tuple[Connection, datetime]
+"""A link that is good: its connection, with its workspace, and its end."""
 
 
 @transaction.atomic
@@ -71,16 +69,15 @@ def using_link(token: str) -> Iterator[Link | None]:
     with transaction.atomic():
         link = read_link(token)
         if link is not None:
-            Connection.objects.select_for_update(no_key=True).filter(pk=link.connection.pk).first()
+            Connection.objects.select_for_update(no_key=True).filter(pk=link[0].pk).first()
             link = read_link(token)
         if link is not None:
-            _record(link.connection, authorize.LINK_ACTOR, "link_used")
+            _record(link[0], authorize.LINK_ACTOR, "link_used")
         yield link
 
 
 def _record(connection: Connection, actor: str, purpose: Literal["link_made", "link_used"]) -> None:
-    owner_id, workspace_id = connection.pk, connection.workspace_id
-    record_action(workspace_id=workspace_id, owner_kind="connection", owner_id=owner_id, actor=actor, purpose=purpose)
+    record_action(**owner_of(connection), actor=actor, purpose=purpose)
 
 
 def read_link(token: str) -> Link | None:
@@ -98,7 +95,7 @@ def read_link(token: str) -> Link | None:
         .select_related("workspace")
         .first()
     )
-    return None if connection is None else Link(connection, expires_at)
+    return None if connection is None else (connection, expires_at)
 
 
 # --- pages ----------------------------------------------------------------------------------------------------------
@@ -164,7 +161,7 @@ def callback(request: HttpRequest, vendor: str | None = None) -> HttpResponse:
     try:
         with outside.place():
             connection = authorize.complete(answer, _cookie_of(request) or "", authorize.callback_path(vendor))
-    except outside.NoPlace as busy:
+    except outside.OutsideBusyError as busy:
         return _failure(request, *BUSY, 503, wait=busy.retry_after)
     except AuthorizationError as error:
         title, message, connection = error.title, error.message, error.connection
@@ -195,32 +192,32 @@ def connect(request: HttpRequest, token: str) -> HttpResponse:
     link = read_link(token)
     if link is None:
         return _failure(request, *VOID, 404)
-    cookie = _cookie_of(request)
+    connection, cookie = link[0], _cookie_of(request)
     if request.method != "POST":
         return _offer(request, link, token, cookie or secrets.token_urlsafe(32))
     if cookie is None or not _is_proven(request.POST.get("proof", ""), cookie, token):
-        return _failure(request, *NO_COOKIE, 403, link.connection)
-    if (wait := limits.take_authorization(link.connection.pk)) is not None:
-        return _failure(request, *TOO_MANY, 429, link.connection, wait=math.ceil(wait))
+        return _failure(request, *NO_COOKIE, 403, connection)
+    if (wait := limits.take_authorization(connection.pk)) is not None:
+        return _failure(request, *TOO_MANY, 429, connection, wait=math.ceil(wait))
     with using_link(token) as link:
         if link is None:
             return _failure(request, *VOID, 404)
         try:
-            url = authorize.begin(link.connection, cookie, authorize.redirect_uri(request, link.connection.type))
+            url = authorize.begin(link[0], cookie, authorize.redirect_uri(request, connection.type))
         except AuthorizationError as error:
-            return _failure(request, error.title, error.message, 409, link.connection)
-    return _page(request, "leaving", 200, link.connection, {"url": url})
+            return _failure(request, error.title, error.message, 409, connection)
+    return _page(request, "leaving", 200, connection, {"url": url})
 
 
 def _offer(request: HttpRequest, link: Link, token: str, cookie: str) -> HttpResponse:
-    connection = link.connection
+    connection, expires_at = link
     try:
         _, oauth = authorize.provider_of(connection)
     except AuthorizationError as error:
         return _failure(request, "It cannot be connected", error.message, 409, connection)
     facts = {
         "proof": _proof(cookie, token, settings.SECRET_KEY),
-        "expires_at": link.expires_at,
+        "expires_at": expires_at,
         "scopes": oauth.scopes,
         "is_connected": "access_token" in connection.credential_hints,
         "account": _account_of(connection),

@@ -15,14 +15,15 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any
 
 from django.db import Error, close_old_connections, transaction
 from django.db import connection as database
 from django.db.models import F
 
-from connections import lifecycle, origins, providers
-from connections.credentials import hints_of, verdict_on
+from connections import lifecycle, providers
+from connections.credentials import moved, verdict_on
 from connections.messages import Response
 from connections.models import Connection, OAuthGrant
 from connections.oauth import grants, tokens
@@ -108,20 +109,15 @@ class Renewed:
     credentials: Mapping[str, Any] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """Another worker is asking."""
+class Lost(Enum):
+    """The lease was no longer ours, and the tokens were not kept."""
+
+    OVERTAKEN = "another has gone on"
+    GONE = "nothing wants them any more"
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The lease was no longer ours, and the tokens were not kept. `is_gone`: nothing wants them any more."""
-
-    is_gone: bool
-
-
-Begun = Lease | Renewed | Busy | Verdict
-"""A verdict says why there will be no token."""
+Begun = Lease | Renewed | Verdict | None
+"""A verdict says why there will be no token. None: another worker is asking."""
 Finish = tuple[Lease, Tokens | Verdict]
 """What came of a lease: tokens, or why there are none."""
 
@@ -205,7 +201,7 @@ class Authorization:
             renewed = renew(
                 replace(self._need, version=self.version, lease_id=ids.uuid7()), self._steps, until, patience
             )
-            if origins.moved(self._provider, self._config, renewed.config):
+            if moved(self._provider, self._config, renewed.config):
                 raise NoTokenError(unavailable(MOVED_MESSAGE))
             self.version, self.credentials = renewed.version, renewed.credentials
             self.opened.append(tokens.secrets_of(renewed.credentials))
@@ -215,10 +211,10 @@ def renew(need: Need, steps: Steps, until: float, patience: float = WAIT_SECONDS
     """A newer document than the need's: asked for here, or by another within the patience (s). Raises NoTokenError."""
     patient_until = min(time.monotonic() + patience, until)
     while True:
-        begun: Begun | None = steps.begin(need)
+        begun = steps.begin(need)
         if isinstance(begun, Lease):
             begun = _ask(begun, steps, until)
-        elif isinstance(begun, Busy):
+        elif begun is None:
             _wait(need, steps, patient_until)
         if isinstance(begun, Renewed):
             return begun
@@ -241,7 +237,7 @@ def _ask(lease: Lease, steps: Steps, until: float) -> Renewed | None:
     kept = _keep_patiently((lease, new), steps)
     if isinstance(kept, Renewed):
         return kept
-    if kept.is_gone:
+    if kept is Lost.GONE:
         if provider.oauth is not None and not provider.oauth.shares_tokens:  # nobody else knows this one
             tokens.revoke(provider, config, tokens.merged(credentials, new), client)
         raise NoTokenError(ended(provider.name))
@@ -348,7 +344,7 @@ def _begin(need: Need, state: GrantState | None, is_ours: bool) -> Begun:
     if state.version != need.version:
         begun: Begun = _open(need, state.config)
         if isinstance(begun, Renewed) and begun.version != state.version:
-            begun = Busy()  # it was replaced at this moment, and the config perhaps with it
+            begun = None  # it was replaced at this moment, and the config perhaps with it
     elif is_ours:
         begun = _lease(need, state)
     elif state.has_ended:
@@ -358,18 +354,18 @@ def _begin(need: Need, state: GrantState | None, is_ours: bool) -> Begun:
     elif installation.is_held():
         return unavailable(HELD_MESSAGE, HELD_COOL_DOWN_SECONDS)
     else:
-        return Busy()
+        return None
     if is_ours and not isinstance(begun, Lease):
         _leased(need).update(**grants.UNLEASED)
     return begun
 
 
-def _lease(need: Need, state: GrantState) -> Lease | Busy | Verdict:
+def _lease(need: Need, state: GrantState) -> Lease | Verdict | None:
     opened = _open(need, state.config)
     if not isinstance(opened, Renewed):
         return opened
     if opened.version != state.version:
-        return Busy()
+        return None
     provider, credentials = providers.get(state.type), opened.credentials
     oauth = provider.oauth
     if oauth is None or not tokens.can_renew(oauth, state.config, credentials):
@@ -440,12 +436,13 @@ def _keep(lease: Lease, new: Tokens) -> Renewed | Lost:
         connection = _lock(need)
         if connection is None or not _leased(need).select_for_update().exists():
             is_by_person = oauth is not None and oauth.is_by_person  # a client of the customer's may have had none yet
-            return Lost(connection is None or (is_by_person and "access_token" not in connection.credential_hints))
+            is_gone = connection is None or (is_by_person and "access_token" not in connection.credential_hints)
+            return Lost.GONE if is_gone else Lost.OVERTAKEN
         kept = _seal(lease, new, connection.config)
         changed = dict(grants.UNLEASED)
         if isinstance(kept, Renewed):
             changed |= grants.columns_of(new)
-            hints = hints_of(kept.credentials)
+            hints = tokens.hints_of(kept.credentials)
             if hints != connection.credential_hints:
                 rows = Connection.objects.filter(pk=connection.pk, workspace_id=connection.workspace_id)
                 rows.update(credential_hints=hints)
@@ -472,7 +469,7 @@ def _seal(lease: Lease, new: Tokens, config: Mapping[str, Any]) -> Renewed | Los
             return Renewed(config, version, document)
         except vault.Overtaken:
             base = _open(lease.need, config)
-    return Lost(is_gone=False)
+    return Lost.OVERTAKEN
 
 
 def _fail(lease: Lease, verdict: Verdict) -> Lost:
@@ -497,4 +494,4 @@ def _fail(lease: Lease, verdict: Verdict) -> Lost:
     if is_ours and is_end:
         public_id = ids.encode(ids.CONNECTION, need.connection_id)
         logger.error("connection %s gets no more tokens: %s", public_id, verdict.words)
-    return Lost(is_gone=False)
+    return Lost.OVERTAKEN

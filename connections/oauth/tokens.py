@@ -19,7 +19,7 @@ from connections.messages import LocalError, OutboundError, RequestRefusedError,
 from connections.providers.answers import read_object, retry_after
 from connections.providers.base import FIELD_IN_URL, OAuth, Outcome, Provider, Verdict, disabled, reauthorize
 from connections.providers.verdicts import throttled
-from workspaces.vault.secret import Secret
+from workspaces.vault.secret import MASK, Secret
 
 # --- apps -----------------------------------------------------------------------------------------------------------
 
@@ -202,6 +202,19 @@ def secrets_of(document: Mapping[str, Any]) -> dict[str, Any]:
 def is_granted(document: Mapping[str, Any]) -> bool:
     """Whether the document's tokens were given by a token endpoint, and not typed in by a person."""
     return "issued_at" in document
+
+
+def hints_of(document: Mapping[str, Any]) -> dict[str, str]:
+    """The masks to show: `{"token": "••••1234"}`.
+
+    Tokens that a vendor gave show nothing of themselves: nobody knows them by their end, and the mask stays the same
+    however often they are renewed.
+    """
+    secrets = {key: value for key, value in document.items() if isinstance(value, Secret)}
+    hints = {key: value.masked_hint() for key, value in secrets.items()}
+    if is_granted(document):
+        hints = without_tokens(hints) | dict.fromkeys(SHOWN_KEYS & secrets.keys(), MASK)
+    return hints
 
 
 def are_void(

@@ -1,8 +1,6 @@
 """What the API has for authorizations: three actions of a connection, and a workspace's own apps."""
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from django.urls import reverse
@@ -19,7 +17,7 @@ from connections.models import Connection
 from connections.oauth import authorize, grants, pages
 from connections.oauth.authorize import AuthorizationError, redirect_uri
 from connections.serializers import ConnectionOut
-from meshes.api.fields import PublicIdField, SecretShownField, StrictSerializer
+from meshes.api.fields import AnswerSerializer, FieldsOf, PublicIdField, SecretShownField, StrictSerializer
 from meshes.api.problems import Problem
 from meshes.kit import ids
 from workspaces.endpoints import Endpoint, TenantViewSet, resolve_workspace
@@ -63,7 +61,7 @@ class OAuthAppIn(StrictSerializer):
     )
 
 
-class OAuthAppOut(serializers.Serializer[Any]):
+class OAuthAppOut(AnswerSerializer):
     """A workspace's own app at a vendor."""
 
     id = PublicIdField(ids.APP, source="pk", help_text="As the access log names it.")
@@ -71,7 +69,7 @@ class OAuthAppOut(serializers.Serializer[Any]):
     workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
     workspace_name = serializers.CharField(source="workspace.name")
     type = serializers.CharField()
-    client_id = serializers.CharField()
+    given = FieldsOf(OAuthAppIn)
     client_secret = serializers.CharField(source="secret_hint", help_text="A mask, such as `••••1234`.")
     redirect_uri = serializers.SerializerMethodField(help_text="Register it with the app.")
     created_at = serializers.DateTimeField()
@@ -80,16 +78,6 @@ class OAuthAppOut(serializers.Serializer[Any]):
     def get_redirect_uri(self, app: Any) -> str:
         uri: str = self.context["redirect_uri"]
         return uri
-
-
-@contextmanager
-def outside_as_problems() -> Iterator[None]:
-    """Where no place is left for a call to the outside: 503 for this process's fault, 429 for the workspace's."""
-    try:
-        yield
-    except outside.OutsideBusyError as busy:
-        status = 503 if isinstance(busy, outside.NoPlace) else 429
-        raise Problem(status, detail=str(busy), headers={"Retry-After": str(busy.retry_after)}) from None
 
 
 def _keeping_places(handler: Any) -> Any:
@@ -155,11 +143,7 @@ class AuthorizationActions(TenantViewSet):
         """Destroy the tokens here and revoke them at the vendor, as far as it answers. Deliveries are held."""
         connection = self.living()
         self.read(StrictSerializer)
-        try:
-            with outside_as_problems():
-                return Response(ConnectionOut(lifecycle.disconnect(connection, actor=self.identity.actor)).data)
-        except lifecycle.Conflict as conflict:
-            raise Problem(409, detail=str(conflict)) from None
+        return Response(ConnectionOut(lifecycle.disconnect(connection, actor=self.identity.actor)).data)
 
 
 _PATH = [OpenApiParameter(name, str, OpenApiParameter.PATH) for name in ("id", "type")]
@@ -187,8 +171,8 @@ class OAuthAppViewSet(Endpoint, ViewSet):
         """
         workspace, slug = self.workspace(id), self.integration(type)
         given = self.read(OAuthAppIn)
-        secret, actor = Secret(given["client_secret"]), self.identity.actor
-        return self.show(grants.put_app(workspace.pk, slug, given["client_id"], secret, actor=actor))
+        secret, actor = Secret(given.pop("client_secret")), self.identity.actor
+        return self.show(grants.put_app(workspace.pk, slug, secret=secret, actor=actor, **given))
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, id: str, type: str) -> Response:

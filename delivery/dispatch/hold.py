@@ -10,9 +10,8 @@ from typing import Any
 from django.db import connection as database
 from django.dispatch import receiver
 
-from connections.lifecycle import CLOSED_BREAKER
+from connections.lifecycle import CLOSED_BREAKER, connection_changed
 from connections.models import Connection, ConnectionHealth
-from connections.signals import connection_changed
 from delivery.dispatch import claims, deletion
 from delivery.lanes import publishing, steering
 from delivery.models import Delivery

@@ -16,6 +16,7 @@ from django.db.models import Q
 from django.utils.dateparse import parse_datetime
 
 from connections import lifecycle as connection_lifecycle
+from connections.credentials import ConflictError
 from connections.models import Connection
 from delivery.dispatch import claims, sessions
 from delivery.events import erasure
@@ -99,7 +100,7 @@ def _disconnect(facts: Mapping[str, Any], done: Applied) -> int:
         return 0
     try:
         connection_lifecycle.disconnect(found, actor=ACTOR, asks_vendor=False)
-    except connection_lifecycle.Conflict:
+    except ConflictError:
         return 0
     return 1
 

@@ -18,7 +18,7 @@ from importlib import import_module
 from django.conf import settings
 from django.db import close_old_connections, connection
 
-from connections import recovering
+from connections import lifecycle
 from delivery.dispatch import claims, deletion, replay, retention, sessions
 from delivery.dispatch.hold import CONNECTIONS_WITH, cancel_held_of_deleted, hold, release_held
 from delivery.events import setting_aside
@@ -182,7 +182,7 @@ def sweeps() -> list[Sweep]:
         Sweep("lanes", 5.0, lambda now: steering.repair(), runs_while_held=True),
         Sweep("purge", 5.0, deletion.purge_deleted_workspaces),
         Sweep("cancel", 5.0, cancel_held_of_deleted),
-        Sweep("recover", 15.0, recovering.recover),
+        Sweep("recover", 15.0, lifecycle.recover),
         Sweep("journal", 5.0, lambda now: journal.write_pending(), runs_while_held=True),
         Sweep("access log", 60.0, access_log.seal, runs_while_held=True),
         Sweep("logins", 60.0, lambda now: int(logins.clear_expired()), runs_while_held=True),

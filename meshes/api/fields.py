@@ -78,6 +78,8 @@ class AnswerSerializer(serializers.Serializer[Any]):
 
 def _as_answered(field: Any) -> serializers.Field[Any, Any, Any, Any]:
     options: dict[str, Any] = {"allow_null": field.allow_null}
+    if field.source != field.field_name:
+        options["source"] = field.source
     if isinstance(field, serializers.ChoiceField):
         return serializers.ChoiceField(field.choices, **options)
     if isinstance(field, serializers.ListField):

@@ -15,6 +15,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 
 from connections import lifecycle, providers
+from connections.credentials import ConflictError
 from connections.masking import Redactor
 from connections.models import Connection, ConnectionHealth, OAuthApp, OAuthGrant, OAuthState
 from connections.oauth import authorize, grants
@@ -105,7 +106,7 @@ class ConnectionAdmin(OperatorAdmin):
             try:
                 lifecycle.resume(connection)
                 resumed.append(connection)
-            except lifecycle.Conflict as conflict:
+            except ConflictError as conflict:
                 refused.append(str(conflict))
         self.record(request, resumed, "Resumed by an operator.")
         self.report(request, "resumed; held deliveries go out in order", len(resumed), refused)

@@ -4,12 +4,17 @@ from typing import Any
 
 import pytest
 import standardwebhooks
+from django.core.exceptions import FieldDoesNotExist
 from django.db import connection as database
+from drf_spectacular.generators import SchemaGenerator
+from rest_framework import serializers
 
 from connections import lifecycle
+from connections.credentials import ConflictError
+from connections.lifecycle import connection_changed
 from connections.models import Connection
 from connections.providers.base import Secret
-from connections.signals import connection_changed
+from connections.serializers import ConnectionChangeIn, ConnectionIn, LimitsIn
 from meshes.kit import ids
 from tests.factories import make_workspace
 from tests.workspaces.callers import caller, post
@@ -365,7 +370,7 @@ def test_of_two_changes_at_once_one_is_told(api, workspace):
     made = create(api, workspace)
     seen = row(made)
     lifecycle.edit(seen, actor="one", name="First")
-    with pytest.raises(lifecycle.Conflict):
+    with pytest.raises(ConflictError):
         lifecycle.edit(seen, actor="two", name="Second", credentials={"token": CANARY})
     assert row(made).name == "First"
     assert "token" not in sealed(made)
@@ -576,3 +581,31 @@ def test_no_secret_is_in_any_answer_log_or_row(api, workspace, endpoint, caplog)
 def test_each_mistake_has_a_place_even_with_odd_names(api, workspace):
     answer = post(api, PATH, body(workspace, credentials={"a/b": "••••1234"}))
     assert mistakes(answer) == {"/credentials/a~1b": "mask"}
+
+
+def test_a_column_joins_the_connections_by_one_line_of_the_body(api, workspace, monkeypatch):
+    """Beside the name, or among the limits, where its name may be another."""
+    for each in (ConnectionIn, ConnectionChangeIn):
+        monkeypatch.setitem(each._declared_fields, "account_name", serializers.CharField(required=False))
+    column = serializers.CharField(required=False, allow_null=True, max_length=9, source="account_id")
+    monkeypatch.setitem(LimitsIn._declared_fields, "tier", column)
+    made = post(api, PATH, body(workspace, account_name="Acme", limits={"tier": "gold", "rate": 2.5})).json()
+    assert (made["account_name"], made["limits"]) == (
+        "Acme", {"in_flight": None, "rate": 2.5, "timeout": None, "tier": "gold"}
+    )  # fmt: skip
+    path = f"{PATH}/{made['id']}"
+    change = {"account_name": "Ada", "limits": {"tier": "tin"}}
+    changed = api.patch(path, json.dumps(change), content_type="application/json").json()
+    assert (changed["account_name"], changed["limits"]) == ("Ada", made["limits"] | {"tier": "tin"})
+    row = Connection.objects.get()
+    assert (row.account_name, row.account_id, row.rate) == ("Ada", "tin", 2.5)
+    schemas = SchemaGenerator().get_schema(public=True)["components"]["schemas"]
+    assert all("account_name" in schemas[name]["properties"] for name in ("ConnectionInRequest", "ConnectionOut"))
+    assert all("tier" in schemas[name]["properties"] for name in ("LimitsInRequest", "LimitsOut"))
+
+
+def test_a_name_that_is_no_column_is_not_answered_as_if_it_were_stored(api, workspace):
+    made = lifecycle.prepare_create(workspace.pk, "webhook", name="Hook", config={"url": URL})().connection
+    with pytest.raises(FieldDoesNotExist):
+        lifecycle.edit(made, actor="a test", name="Other", colour="red")
+    assert Connection.objects.get().name == "Hook"

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from connections import calls, lifecycle
 from connections import credentials as keeping
-from connections import lifecycle, probing
+from connections.credentials import ConflictError
 from connections.models import Connection
 from connections.oauth import refresh
 from connections.oauth import tokens as token_documents
@@ -15,7 +16,7 @@ from connections.providers.base import Granted, OAuth
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import authorized, opened
 from tests.connections.oauth.vendor import CLIENT_ID
-from tests.factories import make_workspace
+from tests.factories import create_connection, make_workspace
 from tests.receivers import receiver
 from tests.workspaces.callers import caller, post
 from workspaces.vault.models import AccessRecord
@@ -42,7 +43,7 @@ def editor(db):
 
 
 def create(workspace, config, credentials, type="webhook"):
-    return lifecycle.create(workspace.pk, type, "Hook", config, credentials, {}).connection
+    return create_connection(workspace.pk, type, "Hook", config, credentials).connection
 
 
 def patch(client, connection, **values):
@@ -206,7 +207,7 @@ def test_an_edit_that_loses_against_another_leaves_no_record(editor, endpoint, o
     made = create(workspace, {"url": endpoint.url}, {"token": TOKEN})
     stale = Connection.objects.get(pk=made.pk)
     lifecycle.edit(made, actor="first", name="Renamed")
-    with pytest.raises(lifecycle.Conflict):
+    with pytest.raises(ConflictError):
         lifecycle.edit(stale, actor="second", config={"url": other.url}, credentials={"token": "mine"})
     assert moves(made) == []
     assert opened(made).secret["token"].reveal() == TOKEN
@@ -275,7 +276,7 @@ def test_a_test_that_has_begun_does_not_take_new_credentials_to_the_old_host(edi
         return plain(connection, actor, purpose)
 
     monkeypatch.setattr(keeping, "open_document", move_before_the_opening)
-    probing.probe(Connection.objects.get(pk=made.pk), actor="a test")
+    calls.probe(Connection.objects.get(pk=made.pk), actor="a test")
     assert other.got == []
     assert [got.headers["authorization"] for got in endpoint.got] == [f"Bearer {TOKEN}"]
 
@@ -294,7 +295,7 @@ def test_a_test_that_has_begun_does_not_take_old_credentials_to_the_new_host(edi
         return found
 
     monkeypatch.setattr(keeping, "open_document", move_after_the_opening)
-    probing.probe(Connection.objects.get(pk=made.pk), actor="a test")
+    calls.probe(Connection.objects.get(pk=made.pk), actor="a test")
     assert endpoint.got == []
     assert ["authorization" in got.headers for got in other.got] == [False]
 
@@ -319,11 +320,11 @@ def test_a_host_that_refuses_a_token_is_not_told_the_one_of_the_host_after_it(
             begun.append(True)
             current = Connection.objects.get(pk=made.pk)
             lifecycle.edit(current, actor="owner", config={"url": endpoint.url}, credentials=new)
-            assert probing.probe(Connection.objects.get(pk=made.pk), actor="owner").ok
+            assert calls.probe(Connection.objects.get(pk=made.pk), actor="owner").ok
         return plain(authorization, response, until)
 
     monkeypatch.setattr(Authorization, "renew_after", move_before)
-    probed = probing.probe(Connection.objects.get(pk=made.pk), actor="a test")
+    probed = calls.probe(Connection.objects.get(pk=made.pk), actor="a test")
     assert (probed.ok, probed.words) == (False, refresh.MOVED_MESSAGE)
     given = [got.headers["authorization"] for got in endpoint.got]
     assert len(given) == len(other.got) == 1
@@ -335,7 +336,7 @@ def test_an_authorization_that_the_connection_was_moved_under_keeps_nothing(vend
     made = create(workspace, {}, {}, "instanced")
     read = Connection.objects.get(pk=made.pk)
     assert patch(client, made, config={"login_host": "other.instanced.example"}).status_code == 200
-    with pytest.raises(lifecycle.Conflict, match="moved while it was authorized"):
+    with pytest.raises(ConflictError, match="moved while it was authorized"):
         lifecycle.authorize(read, new_tokens(vendor), Granted(), client_id=CLIENT_ID, actor="connect link")
     assert "access_token" not in opened(made).secret
 

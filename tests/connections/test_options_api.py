@@ -7,7 +7,7 @@ import pytest
 from django.core.cache import cache
 
 from connections import providers
-from connections.options import MOST_PAGES
+from connections.calls import MOST_PAGES
 from meshes.dev.vendors.registry import VENDORS
 from tests.factories import make_connection, make_workspace
 from tests.receivers import Answer

@@ -55,7 +55,7 @@ def test_a_quarter_of_the_threads_may_call(settings):
     with ExitStack() as stack:
         for _ in range(4):
             stack.enter_context(outside.place())
-        with pytest.raises(outside.NoPlace), outside.place():
+        with pytest.raises(outside.OutsideBusyError), outside.place():
             pass
     with outside.place():
         pass
@@ -157,7 +157,7 @@ SOURCES = [
     if path.parent.name != "demo"
 ]
 CALLERS = {
-    # of workers; and of tests and options: `outside.place_of`, in `connections.views` and `.options`
+    # of workers; and of tests and options: `outside.place_of`, in `connections.views` and `.calls`
     ("connections/conversation.py", "_call"),
     ("connections/oauth/tokens.py", "_send"),  # tokens, details, revocation: below
 }

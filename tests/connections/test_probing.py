@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from connections import probing, providers
+from connections import calls, providers
 from connections.models import Connection
 from connections.providers.base import Unsendable
 from tests.factories import make_connection, make_workspace
@@ -29,7 +29,7 @@ def vendor(endpoint, monkeypatch):
 
 def probed(type, secret, status="active"):
     connection = make_connection(make_workspace(), type=type, config={}, secret=secret, status=status)
-    probe = probing.probe(connection, actor="test")
+    probe = calls.probe(connection, actor="test")
     connection.refresh_from_db()
     return probe, connection
 
@@ -55,7 +55,7 @@ def test_slack_s_200_is_read_and_its_team_is_kept(vendor):
     assert (probe.ok, connection.account_id, connection.account_name) == (True, "T1", "Engines")
     assert [(got.method, got.path) for got in here.got] == [("POST", "/api/auth.test")]
     here.answer(200, body=b'{"ok":false,"error":"token_revoked"}')
-    assert probing.probe(connection, actor="test").ok is False
+    assert calls.probe(connection, actor="test").ok is False
 
 
 def test_a_webhook_of_slack_s_has_no_test(vendor):

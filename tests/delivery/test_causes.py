@@ -4,9 +4,9 @@ import ast
 from pathlib import Path
 from typing import get_args
 
-from connections.access_views import PURPOSES
 from connections.messages import Cause
 from connections.providers.verdicts import ERROR_CLASSES
+from connections.serializers import PURPOSES
 from delivery import search
 from meshes.console import timeline
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from connections import probing, recovering
+from connections import calls, lifecycle
 from connections.credentials import KEY_MISSING_WORDS, REFUSED_WORDS
 from connections.models import Connection
 from delivery.dispatch import connection_health, hold, sweep
@@ -52,7 +52,7 @@ def test_a_test_of_the_connection_changes_no_status(endpoint, use_keys):
     use_keys("old")
     target = make_connection(make_workspace(), url=endpoint.url)
     use_keys("another")
-    probe = probing.probe(target, actor="test")
+    probe = calls.probe(target, actor="test")
     assert (probe.ok, probe.error_class, probe.words, probe.status) == (
         False,
         "key_missing",
@@ -61,7 +61,7 @@ def test_a_test_of_the_connection_changes_no_status(endpoint, use_keys):
     )
     assert endpoint.got == []
     use_keys("old")
-    assert probing.probe(target, actor="test").ok is True
+    assert calls.probe(target, actor="test").ok is True
 
 
 def test_what_meshes_made_is_not_made_anew_over_a_document_that_waits_for_its_key(endpoint, use_keys):
@@ -126,7 +126,7 @@ def test_a_hold_of_the_owners_is_told_rather_than_a_missing_key(endpoint, use_ke
 # --- what earlier versions stopped ----------------------------------------------------------------------------------
 
 
-def stopped_before(endpoint, words=recovering.EARLIER_WORDS[0]):
+def stopped_before(endpoint, words=lifecycle.EARLIER_WORDS[0]):
     """A connection with a held delivery, as an earlier version left it where its document did not open."""
     target = make_connection(make_workspace(), url=endpoint.url)
     (delivery,) = make_deliveries(target)
@@ -138,12 +138,12 @@ def stopped_before(endpoint, words=recovering.EARLIER_WORDS[0]):
 
 
 def recover(target):
-    recovering.recover(datetime.now(UTC))
+    lifecycle.recover(datetime.now(UTC))
     target.refresh_from_db()
     return target.status, target.status_reason
 
 
-@pytest.mark.parametrize("words", recovering.EARLIER_WORDS)
+@pytest.mark.parametrize("words", lifecycle.EARLIER_WORDS)
 def test_what_an_earlier_version_stopped_goes_on_when_the_key_is_back(endpoint, use_keys, words):
     use_keys("old")
     target, delivery = stopped_before(endpoint, words)
@@ -199,7 +199,7 @@ def test_deleted_workspaces_stay_as_they_are(endpoint, use_keys):
     target, _ = stopped_before(endpoint)
     target.workspace.deleted_at = datetime.now(UTC)
     target.workspace.save(update_fields=["deleted_at"])
-    assert recover(target) == ("credential_error", recovering.EARLIER_WORDS[0])
+    assert recover(target) == ("credential_error", lifecycle.EARLIER_WORDS[0])
 
 
 def test_the_sweeper_looks_for_them(endpoint, use_keys):

@@ -6,13 +6,12 @@ import logging
 import pytest
 from django.utils import timezone
 
-from connections import lifecycle
 from connections.models import Connection, OAuthGrant
 from delivery.dispatch import attempts, claims, hold, settling
 from delivery.models import Attempt, Delivery
 from delivery.rules import fanout
 from tests.connections.oauth.test_at_vendors import agree, every_refreshing, every_vendor, server  # noqa: F401  (a fixture)
-from tests.factories import make_event, make_rule, make_workspace
+from tests.factories import create_connection, make_event, make_rule, make_workspace
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_client")]
 
@@ -32,7 +31,7 @@ LEAD = {"first_name": "Ada", "last_name": "Lovelace", "company": "Analytical Eng
 
 def connected(server) -> Connection:  # noqa: F811
     config = CONFIG.get(server.slug, {})
-    connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", config, {}, {}).connection
+    connection = create_connection(make_workspace().pk, server.slug, "Theirs", config, {}).connection
     make_rule(connection, action=ACTION[server.slug], mapping=MAPPING.get(server.slug))
     assert agree(connection).status_code == 200
     return connection

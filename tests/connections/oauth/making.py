@@ -5,7 +5,6 @@ from typing import Any
 
 from django.db import connection as database
 
-from connections import credentials as keeping
 from connections.models import Connection
 from connections.oauth import grants, tokens
 from connections.oauth.refresh import Need
@@ -22,7 +21,7 @@ def authorized(
     reply = vendor.grant() | {"expires_in": 1800}
     new = tokens.read_tokens(reply, OAuth(), datetime.now(UTC) - timedelta(minutes=30) + left)
     document = tokens.granted({}, new)
-    defaults = {"type": type, "config": {}, "credential_hints": keeping.hints_of(document)}
+    defaults = {"type": type, "config": {}, "credential_hints": tokens.hints_of(document)}
     workspace = values.pop("workspace", None) or make_workspace()
     connection = make_connection(workspace, secret=document, **defaults | values)
     grants.establish(connection, new, CLIENT_ID)

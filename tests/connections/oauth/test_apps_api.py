@@ -5,11 +5,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.db import IntegrityError, transaction
+from rest_framework import serializers
 
 from connections.models import OAuthApp, OAuthGrant
 from connections.oauth import grants
 from connections.oauth.refresh import DIRECT, renew
 from connections.oauth.tokens import NoTokenError
+from connections.oauth.views import OAuthAppIn
 from tests.connections.oauth.making import authorized, is_somebody_waiting, need_of
 from tests.connections.oauth.test_authorize import authorize, make, start
 from tests.connections.oauth.test_refresh import in_thread
@@ -59,6 +61,16 @@ def test_an_app_is_kept_and_its_secret_never_shown(api, workspace):
     assert SECRET not in str(OAuthApp.objects.values().get())
     client = grants.client_for(workspace.pk, "hubspot", actor="a test", purpose="testing")
     assert (client.id, client.secret.reveal()) == ("their-app", SECRET)
+
+
+def test_a_column_joins_the_apps_by_one_line_of_the_body(api, workspace, monkeypatch):
+    column = serializers.DateTimeField(required=False, source="created_at")
+    monkeypatch.setitem(OAuthAppIn._declared_fields, "registered_at", column)
+    put(api, workspace)
+    answer = put(api, workspace, BODY | {"registered_at": "2026-01-01T00:00:00Z"}).json()
+    assert answer["registered_at"] == "2026-01-01T00:00:00Z"
+    assert api.get(path_of(workspace)).json() == answer
+    assert OAuthApp.objects.get().created_at.isoformat() == "2026-01-01T00:00:00+00:00"
 
 
 def test_an_app_is_replaced(api, workspace):

@@ -11,14 +11,14 @@ import pytest
 import requests
 from django.test import Client as Browser
 
-from connections import lifecycle, probing, providers
+from connections import calls, lifecycle, providers
 from connections.models import OAuthGrant
 from connections.oauth import tokens
 from connections.oauth.tokens import Client
 from meshes.dev.vendors.registry import VENDORS
 from tests.connections.oauth.making import opened
 from tests.connections.oauth.test_refresh import outcomes, storm
-from tests.factories import make_workspace
+from tests.factories import create_connection, make_workspace
 from tests.polling import patient
 from tests.workspaces.callers import caller, post
 from workspaces.vault.secret import Secret
@@ -68,7 +68,7 @@ every_refreshing = pytest.mark.parametrize("server", sorted(REFRESHING), indirec
 def connect(server):
     """A connection that its owner has authorized at the vendor."""
     config = EXPECTED[server.slug].given
-    connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", config, {}, {}).connection
+    connection = create_connection(make_workspace().pk, server.slug, "Theirs", config, {}).connection
     assert connection.status == "needs_reauth"
     answer = agree(connection)
     assert answer.status_code == 200, answer.content.decode()
@@ -103,7 +103,7 @@ def test_a_connection_is_authorized(server):
 def test_a_customer_s_browser_connects_by_a_link_over_sockets(server, live_server, settings):
     settings.MESHES_PUBLIC_URL = live_server.url
     config = EXPECTED[server.slug].given
-    connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", config, {}, {}).connection
+    connection = create_connection(make_workspace().pk, server.slug, "Theirs", config, {}).connection
     link = post(caller(), f"/api/v1/connections/{connection.public_id}/connect-link", {}).json()["url"]
     with requests.Session() as browser:
         offer = browser.get(link, timeout=patient(10))
@@ -123,7 +123,7 @@ def test_a_customer_s_browser_connects_by_a_link_over_sockets(server, live_serve
 @every_vendor
 def test_what_was_authorized_passes_its_test(server):
     connection = connect(server)
-    found = probing.probe(connection, actor="a test")
+    found = calls.probe(connection, actor="a test")
     assert found.ok, found
     connection.refresh_from_db()
     assert connection.account_id == (EXPECTED[server.slug].account or connection.account_id) != ""
@@ -132,7 +132,7 @@ def test_what_was_authorized_passes_its_test(server):
 @every_vendor
 def test_a_person_who_says_no_changes_nothing(server):
     config = EXPECTED[server.slug].given
-    connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", config, {}, {}).connection
+    connection = create_connection(make_workspace().pk, server.slug, "Theirs", config, {}).connection
     server.deny_next()
     assert agree(connection).status_code == 400
     assert (server.token_requests, connection.status) == (0, "needs_reauth")
@@ -142,9 +142,9 @@ def test_a_person_who_says_no_changes_nothing(server):
 def test_a_token_that_has_ended_is_renewed_once(server):
     connection = connect(server)
     server.expire_access_tokens()
-    assert probing.probe(connection, actor="a test").ok
+    assert calls.probe(connection, actor="a test").ok
     assert (server.token_requests, opened(connection).version) == (2, 3)
-    assert probing.probe(connection, actor="a test").ok
+    assert calls.probe(connection, actor="a test").ok
     assert server.token_requests == 2
 
 
@@ -152,14 +152,14 @@ def test_a_token_that_has_ended_is_renewed_once(server):
 def test_an_app_that_was_removed_at_the_vendor_ends_the_connection(server):
     connection = connect(server)
     server.uninstall(server.account)
-    found = probing.probe(connection, actor="a test")
+    found = calls.probe(connection, actor="a test")
     assert (found.ok, found.outcome) == (False, "broken"), found
     ended = OAuthGrant.objects.filter(connection=connection, ended_at__isnull=False).exists()
     assert ended is EXPECTED[server.slug].refreshes
     assert agree(connection).status_code == 200
     connection.refresh_from_db()
     assert connection.status == "active"
-    assert probing.probe(connection, actor="a test").ok
+    assert calls.probe(connection, actor="a test").ok
 
 
 @every_refreshing
@@ -167,21 +167,21 @@ def test_trouble_at_the_token_endpoint_ends_nothing(server):
     connection = connect(server)
     server.expire_access_tokens()
     server.fail_token(503)
-    found = probing.probe(connection, actor="a test")
+    found = calls.probe(connection, actor="a test")
     assert (found.ok, found.outcome, found.status) == (False, "retry", "active")
     OAuthGrant.objects.update(not_before=None)
-    assert probing.probe(connection, actor="a test").ok
+    assert calls.probe(connection, actor="a test").ok
 
 
 @every_vendor
 def test_a_disconnect_reaches_the_vendor(server):
     connection = connect(server)
     lifecycle.disconnect(connection, actor="a test")
-    calls = [call for call in server.requests if call.path.endswith("revoke")]
-    assert len(calls) == EXPECTED[server.slug].revokes
+    revocations = [call for call in server.requests if call.path.endswith("revoke")]
+    assert len(revocations) == EXPECTED[server.slug].revokes
     if server.slug in ("salesforce", "pipedrive", "zoho"):
         assert server.installations == []
-    found = probing.probe(connection, actor="a test")
+    found = calls.probe(connection, actor="a test")
     assert (found.ok, found.outcome) == ((None, "no_test") if server.slug == "slack" else (False, "broken"))
 
 
@@ -230,7 +230,7 @@ def test_whatever_a_vendor_says_of_a_lifetime(server, said, meant):
     issued_at, expires_at = (tokens.read_moment(document, key) for key in ("issued_at", "expires_at"))
     lifetime = meant or ASSUMED.get(server.slug)
     assert expires_at == (None if lifetime is None else issued_at + timedelta(seconds=lifetime))
-    assert probing.probe(connection, actor="a test").ok
+    assert calls.probe(connection, actor="a test").ok
     assert server.token_requests == 1
 
 
@@ -239,7 +239,7 @@ def test_slack_s_names_of_an_end_stand_below_a_200(server):
     connection = connect(server)
     server.expire_access_tokens()
     server.fail_token("account_inactive")
-    found = probing.probe(connection, actor="a test")
+    found = calls.probe(connection, actor="a test")
     assert (found.outcome, found.words) == (
         "broken",
         "Slack no longer accepts this connection's authorization (account_inactive). Authorize it again.",
@@ -279,7 +279,7 @@ HOSTILE = [
 def test_a_hostile_address_is_not_kept(server, url):
     key, domain = ADDRESSES.get(server.slug, ("api_domain", "zohoapis.eu"))
     server.change_reply(**{key: url.format(domain=domain) if isinstance(url, str) else url})
-    connection = lifecycle.create(make_workspace().pk, server.slug, "Theirs", {}, {}, {}).connection
+    connection = create_connection(make_workspace().pk, server.slug, "Theirs", {}, {}).connection
     assert agree(connection).status_code == 400
     connection.refresh_from_db()
     assert (connection.status, key in connection.config) == ("needs_reauth", False)

@@ -8,12 +8,13 @@ from django.db import connections as databases
 from django.test import Client as Browser
 
 from connections import lifecycle
+from connections.credentials import ConflictError
 from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import authorize as authorizing
 from connections.oauth.refresh import DIRECT, renew
 from tests.connections.oauth.making import authorized, need_of, opened
 from tests.connections.oauth.vendor import CLIENT_ID, Reply, challenge
-from tests.factories import make_connection, make_workspace
+from tests.factories import create_connection, make_connection, make_workspace
 from tests.workspaces.callers import bearer, caller, issue, post
 from workspaces import keys
 from workspaces.vault.models import AccessRecord
@@ -27,7 +28,7 @@ BACK = f"http://testserver{CALLBACK}"
 
 def make(type="hubspot", **config) -> Connection:
     """A connection that waits to be authorized."""
-    return lifecycle.create(make_workspace().pk, type, "Their CRM", config, {}, {}).connection
+    return create_connection(make_workspace().pk, type, "Their CRM", config, {}).connection
 
 
 def person(cookie="p" * 43) -> Browser:
@@ -76,7 +77,7 @@ def test_a_connection_without_credentials_waits_to_be_authorized(api, vendor):
 
 
 def test_a_connection_with_a_token_of_its_own_does_not(api, vendor):
-    made = lifecycle.create(make_workspace().pk, "hubspot", "CRM", {}, {"access_token": "pat-1234567890"}, {})
+    made = create_connection(make_workspace().pk, "hubspot", "CRM", {}, {"access_token": "pat-1234567890"})
     assert made.connection.status == "active"
 
 
@@ -478,6 +479,6 @@ def test_an_edit_does_not_put_back_what_a_refresh_has_replaced(api, vendor, monk
         return replacement
 
     monkeypatch.setattr(lifecycle.keeping, "replace", slowly)
-    with pytest.raises(lifecycle.Conflict):
+    with pytest.raises(ConflictError):
         lifecycle.edit(connection, actor="a test", credentials={"access_token": "pat-na1-1234567890"})
     assert opened(connection).secret["access_token"].reveal() in vendor.access_tokens

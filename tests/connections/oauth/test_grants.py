@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 
 import pytest
-from django.db import transaction
+from django.db import models, transaction
 
 from connections import lifecycle, providers
+from connections.credentials import ConflictError
 from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import grants, tokens
 from delivery.dispatch import deletion
@@ -46,6 +47,19 @@ def test_a_disconnect_destroys_the_tokens_and_revokes_them(key, vendor):
     assert (grant.client_id, grant.expires_at, grant.refreshed_at, grant.link_generation) == ("", None, None, 2)
     assert AccessRecord.objects.filter(purpose="oauth revoke", granted=True).count() == 1
     assert AccessRecord.objects.filter(purpose="disconnected").count() == 1
+
+
+def test_of_an_authorization_that_ended_every_column_is_as_in_a_new_row(key, vendor):
+    """Whichever there are: a column that joins the model is emptied with the others."""
+    connection, now = authorized(vendor), datetime.now(UTC)
+    filled = {models.DateTimeField: now, models.TextField: "x", models.CharField: "x", models.IntegerField: 7}
+    filled |= {models.BooleanField: True, models.UUIDField: connection.pk}
+    columns = [each for each in OAuthGrant._meta.concrete_fields if each.name not in ("connection", "workspace")]
+    OAuthGrant.objects.update(**{column.attname: filled[type(column)] for column in columns})
+    disconnect(key, connection)
+    grant = OAuthGrant.objects.get()
+    left = {column.attname: getattr(grant, column.attname) for column in columns}
+    assert left == {column.attname: column.get_default() for column in columns} | {"link_generation": 8}
 
 
 def test_what_is_no_token_stays(key, vendor):
@@ -102,7 +116,7 @@ def test_an_edit_at_the_same_time_wins_or_loses(vendor, monkeypatch):
     connection = authorized(vendor)
     stale = Connection.objects.get(pk=connection.pk)
     lifecycle.edit(connection, actor="a test", name="Renamed")
-    with pytest.raises(lifecycle.Conflict):
+    with pytest.raises(ConflictError):
         lifecycle.disconnect(stale, actor="a test")
     assert "access_token" in opened(connection).secret
     assert vendor.revoked == []

@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 from connections import lifecycle
 from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import grants, refresh
-from connections.oauth.refresh import Busy, Lease, Lost, Need, Renewed
+from connections.oauth.refresh import Lease, Lost, Need, Renewed
 from connections.oauth.tokens import Tokens, ended, unavailable
 from connections.providers.base import Verdict, disabled
 from meshes.kit import ids
@@ -109,10 +109,10 @@ def test_of_many_one_gets_it(connection, vendor):
     other = authorized(vendor)
     begun = refresh.begin_refresh([need_of(connection) for _ in range(5)] + [need_of(other)])
     kinds = [type(each).__name__ for each in begun]
-    assert sorted(kinds[:5]) == ["Busy", "Busy", "Busy", "Busy", "Lease"]
+    assert sorted(kinds[:5]) == ["Lease", "NoneType", "NoneType", "NoneType", "NoneType"]
     assert kinds[5] == "Lease"
     assert AccessRecord.objects.filter(purpose="oauth refresh").count() == 2
-    assert begin(connection) == Busy()
+    assert begin(connection) is None
 
 
 def test_asking_again_with_the_same_lease_is_the_same(connection):
@@ -210,18 +210,18 @@ def test_without_the_lease_nothing_is_kept(connection):
     stale = begin(connection)
     lapse(connection)
     current = begin(connection)
-    assert finish(stale) == Lost(is_gone=False)
+    assert finish(stale) is Lost.OVERTAKEN
     assert opened(connection).version == 1
     assert grant_of(connection).lease_id == current.need.lease_id
     assert finish(current).version == 2
-    assert finish(current) == Lost(is_gone=False)  # run twice
+    assert finish(current) is Lost.OVERTAKEN  # run twice
 
 
 @pytest.mark.parametrize("end", [lambda c: lifecycle.disconnect(c, actor="a test"), lifecycle.delete])
 def test_what_was_ended_meanwhile_does_not_come_back(connection, end):
     lease = begin(connection)
     end(connection)
-    assert finish(lease) == Lost(is_gone=True)
+    assert finish(lease) is Lost.GONE
     connection.refresh_from_db()
     assert "access_token" not in connection.credential_hints
     if connection.status != "deleted":
@@ -232,7 +232,7 @@ def test_what_was_authorized_anew_meanwhile_stays(connection, vendor):
     lease = begin(connection)
     fresh = Tokens(Secret("canary-fresh"), Secret("canary-fresh-r"), "bearer", None, NOW, None)
     lifecycle.authorize(connection, fresh, lifecycle.Granted(), client_id="app-1", actor="a test")
-    assert finish(lease) == Lost(is_gone=False)
+    assert finish(lease) is Lost.OVERTAKEN
     assert opened(connection).secret["access_token"] == Secret("canary-fresh")
 
 
@@ -241,7 +241,7 @@ def test_the_lease_alone_is_not_enough(connection):
     lease = begin(connection)
     values = {"workspace_id": connection.workspace_id, "owner_kind": "connection", "owner_id": connection.pk}
     vault.seal({"access_token": "canary-other"}, **values, kind=vault.CREDENTIALS)
-    assert finish(lease) == Lost(is_gone=False)
+    assert finish(lease) is Lost.OVERTAKEN
     assert opened(connection).secret == {"access_token": Secret("canary-other")}
     assert grant_of(connection).lease_id is None
 

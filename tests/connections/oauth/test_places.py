@@ -8,11 +8,11 @@ import pytest
 from django.db import connections as databases
 
 from connections import lifecycle, outbound, outside
+from connections.lifecycle import connection_changed
 from connections.models import Connection
 from connections.oauth import grants
 from connections.outbound import client as outbound_client
 from connections.outbound import sessions
-from connections.signals import connection_changed
 from tests.connections.oauth.making import authorized, expired
 from tests.connections.oauth.test_authorize import come_back, make, start
 from tests.connections.oauth.vendor import Reply
@@ -73,14 +73,14 @@ def in_web_thread(ask):
 @pytest.mark.parametrize("way", ["disconnect", "delete"])
 def test_of_many_at_once_a_quarter_asks_and_the_others_change_nothing_and_wait_for_nobody(vendor, monkeypatch, way):
     connections, key = [authorized(vendor) for _ in range(WEB_THREADS)], caller()
-    send, hung, calls = grants.Revocation.send, threading.Event(), []
+    revoke, hung, calls = grants.revoke, threading.Event(), []
 
-    def send_slowly(revocation):
-        calls.append(revocation.connection.pk)
+    def revoke_slowly(connection, *revoked):
+        calls.append(connection.pk)
         assert hung.wait(PATIENCE)
-        send(revocation)
+        revoke(connection, *revoked)
 
-    monkeypatch.setattr(grants.Revocation, "send", send_slowly)
+    monkeypatch.setattr(grants, "revoke", revoke_slowly)
 
     def end(connection):
         path = f"/api/v1/connections/{connection.public_id}"
@@ -112,7 +112,7 @@ def test_whoever_ends_a_connection_needs_a_place_before_anything_changes(vendor,
     with ExitStack() as stack:
         for _ in range(PLACES):
             stack.enter_context(outside.place())
-        with pytest.raises(outside.NoPlace):
+        with pytest.raises(outside.OutsideBusyError):
             end(connection)
     connection.refresh_from_db()
     assert (connection.status, vendor.revoked) == (Connection.Status.ACTIVE, [])
@@ -126,13 +126,13 @@ def test_whoever_ends_a_connection_needs_a_place_before_anything_changes(vendor,
 def test_a_revocation_that_fails_by_a_bug_is_no_500_and_stops_nothing_else(vendor, monkeypatch, caplog, way):
     connection, key, changed = authorized(vendor), caller(), []
 
-    def send(revocation):
+    def revoke(*revoked):
         raise KeyError("a bug")
 
     def note(connection_id, **rest):
         changed.append(connection_id)
 
-    monkeypatch.setattr(grants.Revocation, "send", send)
+    monkeypatch.setattr(grants, "revoke", revoke)
     connection_changed.connect(note)
     try:
         path = f"/api/v1/connections/{connection.public_id}"

@@ -31,7 +31,7 @@ from meshes.data_folder import PROJECT
 from meshes.kit.clock import Reading
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
 from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Gate, Reply
-from tests.factories import make_workspace
+from tests.factories import create_connection, make_workspace
 from tests.faults import raise_sqlstate
 from tests.polling import eventually, patient
 from workspaces.vault.models import AccessRecord
@@ -134,7 +134,7 @@ def test_fifty_workers_in_two_processes_ask_once(vendor, type):
 def test_fifty_workers_ask_a_customer_s_own_server_once(vendor):
     config = {"url": f"{vendor.url}/hook", "oauth_token_url": f"{vendor.url}/token"}
     client = {"oauth_client_id": CLIENT_ID, "oauth_client_secret": CLIENT_SECRET}
-    connection = lifecycle.create(make_workspace().pk, "webhook", "Hook", config, client, {}).connection
+    connection = create_connection(make_workspace().pk, "webhook", "Hook", config, client).connection
     got = outcomes(storm(connection, vendor))
     assert (len(vendor.token_requests), got) == (1, {access_token(connection): 50})
     vendor.clients.clear()
@@ -445,7 +445,7 @@ def test_a_fault_of_ours_counts_as_no_failure_of_the_token_endpoint(vendor):
     connection = expired(vendor)
     need = need_of(connection)
     lease = DIRECT.begin(need)
-    assert DIRECT.finish((lease, OURS)) == Lost(is_gone=False)
+    assert DIRECT.finish((lease, OURS)) == Lost.OVERTAKEN
     grant = OAuthGrant.objects.get(connection=connection)
     assert (grant.refresh_failures, grant.not_before, grant.lease_id) == (0, None, None)
 
@@ -456,7 +456,7 @@ def test_a_lost_answer_of_ours_is_read_again(vendor):
 
     def finish(item):
         DIRECT.finish(item)
-        return Lost(is_gone=False)
+        return Lost.OVERTAKEN
 
     authorization = authorization_of(connection, Steps(DIRECT.begin, finish, DIRECT.read))
     authorization.prepare(FAR)

@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from connections import credentials as keeping
 from connections.oauth import tokens
 from connections.oauth.tokens import Client, read_clients
 from connections.providers.base import CLIENT_CREDENTIALS, OAuth
@@ -154,12 +153,12 @@ def test_a_new_authorization_keeps_nothing_of_the_one_before():
 
 def test_given_tokens_show_nothing_of_themselves():
     given = document(1800, access_token="a-long-access-token-1234", refresh_token="a-long-refresh-token-1234")
-    hints = keeping.hints_of({**given, "other": Secret("a-long-secret-9876")})
+    hints = tokens.hints_of({**given, "other": Secret("a-long-secret-9876")})
     assert hints == {"access_token": "••••", "refresh_token": "••••", "other": "••••9876"}
 
 
 def test_a_typed_in_token_is_known_by_its_end():
-    assert keeping.hints_of(as_secrets({"access_token": "a-long-access-token-1234"})) == {"access_token": "••••1234"}
+    assert tokens.hints_of(as_secrets({"access_token": "a-long-access-token-1234"})) == {"access_token": "••••1234"}
 
 
 def test_only_secrets_are_masked_in_records():

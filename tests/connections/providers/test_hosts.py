@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connections import origins, providers
+from connections import providers
+from connections.credentials import moved
 from connections.messages import Request, RequestRefusedError, Response, parse_url
 from connections.oauth import tokens
 from connections.oauth.tokens import NoTokenError
@@ -280,13 +281,13 @@ ELSEWHERE = [
 
 @pytest.mark.parametrize("url", SAME)
 def test_a_url_of_the_same_scheme_host_and_port_moves_nothing(url):
-    assert origins.moved(providers.get("webhook"), {"url": SAME[0]}, {"url": url}) == []
-    assert origins.moved(providers.get("webhook"), {"url": url}, {"url": SAME[0]}) == []
+    assert moved(providers.get("webhook"), {"url": SAME[0]}, {"url": url}) == []
+    assert moved(providers.get("webhook"), {"url": url}, {"url": SAME[0]}) == []
 
 
 @pytest.mark.parametrize("url", ELSEWHERE)
 def test_another_scheme_host_or_port_moves(url):
-    assert origins.moved(providers.get("webhook"), {"url": SAME[0]}, {"url": url}) == ["url"]
+    assert moved(providers.get("webhook"), {"url": SAME[0]}, {"url": url}) == ["url"]
 
 
 @pytest.mark.parametrize(
@@ -297,10 +298,10 @@ def test_another_scheme_host_or_port_moves(url):
     ],
 )
 def test_names_and_addresses_are_the_same_in_each_of_their_spellings(one, other):
-    assert origins.moved(providers.get("webhook"), {"url": one}, {"url": other}) == []
+    assert moved(providers.get("webhook"), {"url": one}, {"url": other}) == []
 
 
 def test_a_default_that_is_spelled_out_moves_nothing():
-    assert origins.moved(providers.get("amplitude"), {}, {"region": "us"}) == []
-    assert origins.moved(providers.get("amplitude"), {}, {"region": "eu"}) == ["region"]
-    assert origins.moved(providers.get("salesforce"), {}, {"login_host": "LOGIN.salesforce.com"}) == []
+    assert moved(providers.get("amplitude"), {}, {"region": "us"}) == []
+    assert moved(providers.get("amplitude"), {}, {"region": "eu"}) == ["region"]
+    assert moved(providers.get("salesforce"), {}, {"login_host": "LOGIN.salesforce.com"}) == []

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from connections.lifecycle import connection_changed
 from connections.models import Connection, ConnectionHealth
-from connections.signals import connection_changed
 from delivery.dispatch import deletion, hold, reopening
 from delivery.models import (
     Attempt,

@@ -51,15 +51,15 @@ def test_a_rename_forgets_no_failure(failing):
 
 
 def test_a_limit_reaches_the_lane(failing):
-    lifecycle.edit(failing, actor="test", tuning={"in_flight": 3})
+    lifecycle.edit(failing, actor="test", in_flight=3)
     assert stats_of(failing).limit == 3
     failing.refresh_from_db()
-    lifecycle.edit(failing, actor="test", tuning={"in_flight": None})
+    lifecycle.edit(failing, actor="test", in_flight=None)
     assert stats_of(failing).limit == 8
 
 
 def test_a_rate_reaches_the_lane_and_goes_with_the_connection(failing):
-    lifecycle.edit(failing, actor="test", tuning={"rate": 2.5})
+    lifecycle.edit(failing, actor="test", rate=2.5)
     assert stats_of(failing).rate == 2.5
     failing.refresh_from_db()
     lifecycle.delete(failing)

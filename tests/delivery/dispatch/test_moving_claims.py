@@ -9,7 +9,7 @@ from connections import lifecycle
 from connections.models import Connection
 from delivery.dispatch import attempts, claims
 from delivery.models import Delivery
-from tests.factories import make_deliveries, make_workspace
+from tests.factories import create_connection, make_deliveries, make_workspace
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_client", "loopback")]
 
@@ -30,8 +30,8 @@ def move_to_and_fro(connection_id, stop, made):
 
 
 def test_no_claim_has_the_credentials_of_another_host():
-    change = lifecycle.create(
-        make_workspace().pk, "webhook", "Hook", {"url": "http://127.0.0.2:9/b"}, {"token": "token-b"}, {}
+    change = create_connection(
+        make_workspace().pk, "webhook", "Hook", {"url": "http://127.0.0.2:9/b"}, {"token": "token-b"}
     )
     (delivery,) = make_deliveries(change.connection)
     stop, made, seen = threading.Event(), [], []

@@ -7,7 +7,7 @@ import pytest
 from django.db import connection as database
 from django.db import connections
 
-from connections import lifecycle, probing, providers
+from connections import calls, lifecycle, providers
 from connections.models import Connection, ConnectionHealth, OAuthGrant
 from connections.oauth import refresh
 from connections.oauth import tokens as token_documents
@@ -17,7 +17,7 @@ from delivery.models import Attempt, Delivery
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
 from tests.connections.oauth.vendor import CANARY, Reply
-from tests.factories import make_connection, make_deliveries, make_rule, make_workspace
+from tests.factories import create_connection, make_connection, make_deliveries, make_rule, make_workspace
 from tests.receivers import Answer
 from workspaces.vault.models import AccessRecord
 
@@ -138,7 +138,7 @@ def test_a_webhook_s_own_client_gets_its_first_token_and_the_next(hubspot, endpo
 def own_server(vendor, endpoint):  # noqa: F811
     config = {"url": endpoint.url, "oauth_token_url": f"{vendor.url}/token", "oauth_scope": "hooks"}
     secrets = {"oauth_client_id": "app-1", "oauth_client_secret": f"{CANARY}client-secret"}
-    change = lifecycle.create(make_workspace().pk, "webhook", "Hook", config, secrets, {})
+    change = create_connection(make_workspace().pk, "webhook", "Hook", config, secrets)
     assert change.connection.status == "active"
     return change.connection
 
@@ -187,7 +187,7 @@ def test_a_webhook_s_client_that_was_mended_at_its_server_passes_its_test(hubspo
     deliver(delivery)
     hubspot.clients["app-1"] = f"{CANARY}client-secret"
     end_rests(target)
-    assert probing.probe(target, actor="a test").ok
+    assert calls.probe(target, actor="a test").ok
     target.refresh_from_db()
     assert target.status == "active"
 
@@ -406,8 +406,8 @@ def database_connections():
 def test_one_batch_runs_each_kind_of_step_once(hubspot):
     targets = [expired(hubspot) for _ in range(3)]
     needs = [need_of(target) for target in targets]
-    calls = [(refresh.read_states, needs[0]), (refresh.begin_refresh, needs[1]), (refresh.read_states, needs[2])]
-    first, second, third = tokens._run([*calls, (refresh.begin_refresh, needs[0])])[:3]
+    steps = [(refresh.read_states, needs[0]), (refresh.begin_refresh, needs[1]), (refresh.read_states, needs[2])]
+    first, second, third = tokens._run([*steps, (refresh.begin_refresh, needs[0])])[:3]
     assert (type(first).__name__, type(second).__name__, type(third).__name__) == ("GrantState", "Lease", "GrantState")
     assert second.need == needs[1]
 

@@ -8,14 +8,13 @@ from django.contrib.admin.models import LogEntry
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from connections import lifecycle
 from connections.models import Connection, ConnectionHealth, OAuthGrant, OAuthState
 from connections.oauth import grants
 from delivery.lanes import steering
 from meshes.console import display
 from meshes.console.connections import is_mask
 from meshes.kit import ids
-from tests.factories import make_connection, make_event, make_workspace
+from tests.factories import create_connection, make_connection, make_event, make_workspace
 from tests.operators import operator, said, superuser, words
 from workspaces import keys
 from workspaces.vault import access_log
@@ -35,7 +34,7 @@ CONFIG = {
 def secretive(loopback):
     """A connection with secrets wherever a tenant could put one, and those secrets."""
     config = CONFIG | {"url": "http://127.0.0.1:9/hook?key=in-the-query"}
-    change = lifecycle.create(make_workspace().pk, "webhook", "Secretive", config, {"token": TOKEN}, {})
+    change = create_connection(make_workspace().pk, "webhook", "Secretive", config, {"token": TOKEN})
     return change.connection, [TOKEN, "in-the-query", "in-a-header", *change.made.values()]
 
 
