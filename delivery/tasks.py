@@ -17,7 +17,7 @@ from delivery.dispatch.attempts import Result, attempt
 from delivery.dispatch.claims import Job, claim, regain_leases
 from delivery.dispatch.settling import settle
 from delivery.events import setting_aside
-from delivery.events.ingest import LARGE_CHARACTERS
+from delivery.events.intake import LARGE_CHARACTERS
 from delivery.events.setting_aside import Claim, Failure
 from delivery.lanes import publishing
 from delivery.lanes.lease import report

@@ -4,7 +4,7 @@ from django.urls import path
 from rest_framework.routers import SimpleRouter
 
 from delivery.dispatch.views import ConnectionViewSet, DeadLetterViewSet, DeliveryViewSet, ReplayViewSet
-from delivery.events.erasure_views import ErasureView
+from delivery.events.erasure import ErasureView
 from delivery.events.views import BulkViewSet, EventViewSet
 from delivery.rules.views import RuleViewSet
 

@@ -99,7 +99,7 @@ def test_an_act_that_could_not_be_remembered_was_not_done(world, route):
     caller, things = account(), world.things["own"]
     before = snapshot()
     comes_in = route.name in {"POST /events", "POST /events/bulk"}
-    where = "delivery.events.ingest.insert_events" if comes_in else "workspaces.idempotency.fulfil"
+    where = "delivery.events.intake.insert_events" if comes_in else "workspaces.idempotency.fulfil"
     with patch(where, side_effect=RuntimeError("lost")):
         assert send(caller, route, things, "once").status_code == 500
     changed = {table for table, digest in snapshot().items() if digest != before[table]}

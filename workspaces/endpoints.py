@@ -94,7 +94,7 @@ def find_workspaces(identity: Identity, references: Iterable[str]) -> dict[str, 
     """The live workspaces that these ids and external ids name, by them; what the caller may not see is left out.
 
     They are at most TTL_SECONDS old, so that an event costs no query. Whoever writes for one of them says so in the
-    statement that writes (`events.ingest`): nothing is ever stored for one that was deleted or renamed meanwhile.
+    statement that writes (`events.intake`): nothing is ever stored for one that was deleted or renamed meanwhile.
     """
     wanted = {reference for reference in references if EXTERNAL_ID.fullmatch(reference)}
     with _seen_lock:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from cachetools import FIFOCache
 from django.db import Error, connection, transaction
 
 from meshes.kit.batching import rows_of
@@ -60,7 +61,7 @@ class Suspects:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._passed_at = float("-inf")
-        self._failed: dict[uuid.UUID, tuple[float, float, int]] = {}
+        self._failed: FIFOCache[uuid.UUID, tuple[float, float, int]] = FIFOCache(MOST_SUSPECTS)
         """Of each event that has failed: when first, when last, how often."""
 
     def note_passed(self, event_ids: Sequence[uuid.UUID]) -> None:
@@ -79,8 +80,6 @@ class Suspects:
         """
         with self._lock:
             first_at, _, times = self._failed.get(event_id, (began_at, 0.0, 0))
-            if len(self._failed) >= MOST_SUSPECTS:
-                self._failed.clear()
             self._failed[event_id] = (first_at, time.monotonic(), times + 1)
             others_pass = self._passed_at >= first_at
             others_fail = any(last >= first_at for key, (_, last, _) in self._failed.items() if key != event_id)

@@ -16,8 +16,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from delivery.dispatch import connection_health
-from delivery.events import ingest, intake, setting_aside
-from delivery.events.intake import Admission, Admitted
+from delivery.events import intake, setting_aside
+from delivery.events.intake import Admission, NewEvent
 from delivery.lanes import publishing
 from delivery.models import Attempt, Delivery, Event, Payload, Unrouted
 from delivery.search import EventQuery, deliveries_of, is_event_search_indexed, narrow_events
@@ -38,7 +38,7 @@ from meshes.kit import ids
 from meshes.kit.clock import snapshot
 from workspaces import endpoints, idempotency
 from workspaces.endpoints import TenantViewSet
-from workspaces.idempotency import Answer, Stamp, once, send, stamp_of, takes_idempotency_key
+from workspaces.idempotency import Answer, once, send, stamp_of, takes_idempotency_key
 
 MOST_LOOKS = 3
 """A workspace would have to change between each of them and the next statement."""
@@ -76,7 +76,7 @@ class EventViewSet(TenantViewSet):
         (result,) = admission.results()
         if isinstance(result, Problem):
             raise result
-        return _accept([result], Answer(202, json.dumps(result.answer())), stamp)
+        return send(intake.store([result], Answer(202, json.dumps(result.answer())), stamp))
 
     @extend_schema(parameters=[EventQuery], responses=EventOut(many=True))
     def list(self, request: Request) -> Response:
@@ -163,10 +163,13 @@ class BulkViewSet(TenantViewSet):
             return send(earlier)
         admission.take_room()
         results = admission.results()
-        admitted = [result for result in results if isinstance(result, Admitted)]
+        admitted = [result for result in results if isinstance(result, NewEvent)]
         if not admitted:
-            raise _none_accepted([result for result in results if isinstance(result, Problem)])
-        return _accept(admitted, _bulk_answer(results), stamp)
+            problems = [result for result in results if isinstance(result, Problem)]
+            if all(problem.status == 429 for problem in problems):  # waiting would help all of it
+                raise max(problems, key=lambda problem: int(problem.headers["Retry-After"]))
+            raise Problem(422, errors=[mistake for problem in problems for mistake in problem.errors])
+        return send(intake.store(admitted, _bulk_answer(results), stamp))
 
 
 def _with_fresh_workspaces(accept: Callable[[], HttpResponse]) -> HttpResponse:
@@ -174,39 +177,27 @@ def _with_fresh_workspaces(accept: Callable[[], HttpResponse]) -> HttpResponse:
     for _ in range(MOST_LOOKS):
         try:
             return accept()
-        except ingest.StaleWorkspace:
+        except intake.StaleWorkspaceError:
             endpoints.forget_workspaces()
     raise Problem(503, headers={"Retry-After": "1"})
-
-
-def _accept(admitted: Sequence[Admitted], answer: Answer, stamp: Stamp | None) -> HttpResponse:
-    return send(ingest.accept([one.event for one in admitted], answer, stamp))
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
 
 
-def _bulk_answer(results: Sequence[Admitted | Problem]) -> Answer:
+def _bulk_answer(results: Sequence[NewEvent | Problem]) -> Answer:
     refused = sum(isinstance(result, Problem) for result in results)
     document = {
         "accepted": len(results) - refused,
         "refused": refused,
-        "results": [_bulk_result(index, result) for index, result in enumerate(results)],
+        "results": [
+            {"index": index, "status": result.status, "problem": result.document()}
+            if isinstance(result, Problem)
+            else {"index": index, "status": 202, "event": result.answer()}
+            for index, result in enumerate(results)
+        ],
     }
     return Answer(207 if refused else 202, json.dumps(document, ensure_ascii=False))
-
-
-def _bulk_result(index: int, result: Admitted | Problem) -> dict[str, Any]:
-    if isinstance(result, Problem):
-        return {"index": index, "status": result.status, "problem": result.document()}
-    return {"index": index, "status": 202, "event": result.answer()}
-
-
-def _none_accepted(problems: Sequence[Problem]) -> Problem:
-    """The problem of a bulk request of which nothing was accepted: 429 if waiting would help all of it."""
-    if all(problem.status == 429 for problem in problems):
-        return max(problems, key=lambda problem: int(problem.headers["Retry-After"]))
-    return Problem(422, errors=[mistake for problem in problems for mistake in problem.errors])
 
 
 def _unrouted(events: Sequence[Event]) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from django.db import transaction
 
 from delivery import tasks
 from delivery.events import setting_aside
-from delivery.events.ingest import LARGE_CHARACTERS
+from delivery.events.intake import LARGE_CHARACTERS
 from delivery.rules import fanout
 
 

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection, connections
 
 from delivery.dispatch import claims, retention
-from delivery.events.ingest import NewEvent, insert_events
+from delivery.events.intake import NewEvent, insert_events
 from delivery.models import Delivery
 from delivery.rules import fanout
 from meshes.kit import partitions

@@ -4,7 +4,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from delivery.events import backlog
+from delivery.events import intake
 from delivery.models import Event
 from meshes.kit import ids
 from tests.factories import make_connection, make_deliveries, make_event, make_workspace
@@ -30,18 +30,17 @@ def test_open_deliveries_and_unrouted_events_fill_a_backlog():
     workspace = make_workspace()
     make_deliveries(make_connection(workspace), 2)
     make_event(workspace)
-    backlog.forget()
-    backlog.admit(workspace.pk, 1, 4)
-    with pytest.raises(backlog.BacklogFull):
-        backlog.admit(workspace.pk, 1, 4)
+    intake.forget_counts()
+    assert intake.take_room(workspace.pk, 1, 4)
+    assert not intake.take_room(workspace.pk, 1, 4)
 
 
 def test_nothing_is_counted_per_request():
     workspace = make_workspace()
-    backlog.admit(workspace.pk, 1, 1_000_000)
+    intake.take_room(workspace.pk, 1, 1_000_000)
     with CaptureQueriesContext(connection) as queries:
         for _ in range(20):
-            backlog.admit(workspace.pk, 1, 1_000_000)
+            intake.take_room(workspace.pk, 1, 1_000_000)
     assert len(queries) == 0
 
 
@@ -73,4 +72,4 @@ def test_a_rate_is_kept_and_the_answer_says_when_to_come_back(api, redis_client)
 
 
 def test_counting_one_unknown_workspace_is_nothing():
-    backlog.admit(ids.uuid7(), 1, 1)
+    intake.take_room(ids.uuid7(), 1, 1)

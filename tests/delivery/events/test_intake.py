@@ -7,7 +7,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from delivery.events.ingest import NewEvent, insert_events
+from delivery.events.intake import NewEvent, insert_events
 from delivery.models import Event, Payload, Unrouted
 from meshes.kit import ids, partitions
 from tests.delivery.api import mistakes, tenant
