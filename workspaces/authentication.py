@@ -233,9 +233,8 @@ def verify_token(token: str) -> ApiKey:
         claims = _claims(token, secret)
         if claims is not None:
             keys.check_live(key, clock.now())
-            _check_times(claims, clock.now().timestamp())
             since = key.audience_from_version
-            _check_parties(claims, kid, is_audience_required=since is not None and key.version - age >= since)
+            _check_claims(claims, kid, is_audience_required=since is not None and key.version - age >= since)
             return key
     raise unknown
 
@@ -274,8 +273,10 @@ def _claims(token: str, secret: str) -> dict[str, Any] | None:
         return None
 
 
-def _check_times(claims: dict[str, Any], now: float) -> None:
-    """Unix seconds; the bounds keep out infinities and integers that no float can be compared with."""
+def _check_claims(claims: dict[str, Any], kid: str, *, is_audience_required: bool) -> None:
+    """Times in Unix seconds, whose bounds keep out infinities and integers that no float can be compared with; `aud`
+    (RFC 7519, 4.1.3: one or a list) and `iss`."""
+    now = clock.now().timestamp()
     given = {name: claims[name] for name in ("iat", "exp", "nbf") if name in claims}
     are_times = all(
         isinstance(each, (int, float)) and not isinstance(each, bool) and 0 <= each < _MAX_TIME
@@ -290,13 +291,8 @@ def _check_times(claims: dict[str, Any], now: float) -> None:
         raise CredentialError("malformed", words)
     if max(given["iat"], given.get("nbf", 0)) > now + CLOCK_SKEW_SECONDS:
         raise CredentialError("malformed", "The token's iat or nbf lies in the future.")
-
-
-def _check_parties(claims: dict[str, Any], kid: str, *, is_audience_required: bool) -> None:
-    """`aud` (RFC 7519, 4.1.3: one or a list) and `iss`."""
-    audience = settings.MESHES_TOKEN_AUDIENCE
-    given = claims.get("aud")
-    fits = given == audience or (isinstance(given, list) and audience in given)
+    audience, named = settings.MESHES_TOKEN_AUDIENCE, claims.get("aud")
+    fits = named == audience or (isinstance(named, list) and audience in named)
     if not fits and ("aud" in claims or is_audience_required):
         raise CredentialError("malformed", f"The token's aud must be {audience}.")
     if "iss" in claims and claims["iss"] != ISSUER + kid:

@@ -101,7 +101,14 @@ def find_workspaces(identity: Identity, references: Iterable[str]) -> dict[str, 
         found = {reference: seen[1] for reference in wanted if (seen := _seen.get(reference))}
     if missing := wanted - found.keys():
         began = time.monotonic()  # a workspace is as old as the beginning of the look at it
-        loaded = _load(missing)
+        pks = {text: ids.decode(ids.WORKSPACE, text) for text in missing}
+        is_named = Q(external_id__in=[text for text, pk in pks.items() if pk is None])
+        rows: dict[object, Workspace] = {}
+        for row in Workspace.objects.filter(
+            is_named | Q(pk__in=filter(None, pks.values())), deleted_at=None
+        ).order_by():
+            rows |= {row.pk: row, row.external_id: row}
+        loaded = {text: rows[pk or text] for text, pk in pks.items() if (pk or text) in rows}
         with _seen_lock:
             _seen.update({reference: (began, workspace) for reference, workspace in loaded.items()})
         found |= loaded
@@ -113,17 +120,6 @@ def forget_workspaces(*_: Any, **__: Any) -> None:
     """Look every workspace up anew; other processes do so within TTL_SECONDS. Also a receiver of signals."""
     with _seen_lock:
         _seen.clear()
-
-
-def _load(references: Iterable[str]) -> dict[str, Workspace]:
-    wanted = {text: ids.decode(ids.WORKSPACE, text) for text in references}
-    live = Workspace.objects.filter(deleted_at=None).order_by()
-    found: dict[str | uuid.UUID | None, Workspace] = {}
-    if names := [text for text, pk in wanted.items() if pk is None]:
-        found |= {workspace.external_id: workspace for workspace in live.filter(external_id__in=names)}
-    if pks := [pk for pk in wanted.values() if pk is not None]:
-        found |= {workspace.pk: workspace for workspace in live.filter(pk__in=pks)}
-    return {text: found[pk or text] for text, pk in wanted.items() if (pk or text) in found}
 
 
 # --- views ----------------------------------------------------------------------------------------------------------

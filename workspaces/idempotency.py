@@ -196,7 +196,24 @@ def once_prepared(handler: Handler) -> Any:
 
 
 def once_outside(handler: Handler) -> Any:
-    return _marked(_taking(handler, _outside), "is_outside")  # a twin may be told to come back
+    def answer(view: Endpoint, act: Act) -> HttpResponseBase:
+        asked = _stamp(view)
+        if asked is None:
+            return act()
+        earlier = claim(asked)
+        while earlier == PENDING:
+            earlier = _wait(asked) or claim(asked)
+        if earlier is not None:
+            return send(earlier)
+        try:
+            response = act()
+            _keep(asked, response)
+        except BaseException:
+            release(asked)
+            raise
+        return response
+
+    return _marked(_taking(handler, answer), "is_outside")  # a twin may be told to come back
 
 
 def takes_idempotency_key(handler: Handler) -> Any:
@@ -268,24 +285,6 @@ def _keep(asked: Stamp, response: HttpResponseBase) -> None:
 # --- outside of one -------------------------------------------------------------------------------------------------
 
 _waiting = threading.BoundedSemaphore(MOST_WAITING)
-
-
-def _outside(view: Endpoint, act: Act) -> HttpResponseBase:
-    asked = _stamp(view)
-    if asked is None:
-        return act()
-    earlier = claim(asked)
-    while earlier == PENDING:
-        earlier = _wait(asked) or claim(asked)
-    if earlier is not None:
-        return send(earlier)
-    try:
-        response = act()
-        _keep(asked, response)
-    except BaseException:
-        release(asked)
-        raise
-    return response
 
 
 def _wait(asked: Stamp) -> Answer | None:

@@ -67,14 +67,11 @@ def write_pending() -> int:
 
 def read(paths: Iterable[str]) -> Iterator[Entry | None]:
     """The entries of several journals, oldest first; None for a line that cannot be read. Raises OSError."""
-    entries = [_parse(line) for path in paths for line in Path(path).read_text(errors="replace").splitlines() if line]
-    yield from (entry for entry in entries if entry is None)
-    yield from sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.at)
-
-
-def _parse(line: str) -> Entry | None:
-    try:
-        facts = json.loads(line)
-        return Entry(str(facts.pop("at")), str(facts.pop("did")), facts)
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return None
+    entries = []
+    for line in [line for path in paths for line in Path(path).read_text(errors="replace").splitlines() if line]:
+        try:
+            facts = json.loads(line)
+            entries.append(Entry(str(facts.pop("at")), str(facts.pop("did")), facts))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            yield None
+    yield from sorted(entries, key=lambda entry: entry.at)

@@ -102,23 +102,17 @@ class ChunkedBodies:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if request.META.get("HTTP_TRANSFER_ENCODING") and request.path_info.startswith("/api/"):
-            try:
-                _unchunk(request)
-            except Problem as problem:
-                return render(problem)
+        if not request.META.get("HTTP_TRANSFER_ENCODING") or not request.path_info.startswith("/api/"):
+            return self.get_response(request)
+        if not request.META.get("wsgi.input_terminated"):
+            return render(Problem(411))
+        limit = settings.MESHES_BULK_BODY_LIMIT
+        try:
+            raw = request.META["wsgi.input"].read(limit + 1)
+        except Exception:  # noqa: BLE001  (each server raises errors of its own for malformed chunks)
+            return render(Problem(400, detail="The chunks of the body cannot be read."))
+        if len(raw) > limit:
+            return render(_too_large(limit))
+        request.META["CONTENT_LENGTH"] = str(len(raw))
+        request._stream = io.BytesIO(raw)  # where HttpRequest.read() reads from
         return self.get_response(request)
-
-
-def _unchunk(request: HttpRequest) -> None:
-    if not request.META.get("wsgi.input_terminated"):
-        raise Problem(411)
-    limit = settings.MESHES_BULK_BODY_LIMIT
-    try:
-        raw = request.META["wsgi.input"].read(limit + 1)
-    except Exception as error:  # each server raises errors of its own for malformed chunks
-        raise Problem(400, detail="The chunks of the body cannot be read.") from error
-    if len(raw) > limit:
-        raise _too_large(limit)
-    request.META["CONTENT_LENGTH"] = str(len(raw))
-    request._stream = io.BytesIO(raw)  # where HttpRequest.read() reads from

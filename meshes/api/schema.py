@@ -41,6 +41,10 @@ _IDEMPOTENCY_KEY = {
     "description": "Good for 24 hours: the same request again is not carried out again, and gets the same answer.",
     "schema": {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$", "minLength": 1, "maxLength": 255},
 }
+_RETRY_AFTER = {
+    "schema": {"type": "integer", "minimum": 1},
+    "description": "Seconds after which to try again.",
+}
 _ALWAYS = {401, 403, 406, 429, 503}
 _WITH_BODY = {400, 413, 415, 422}
 _WITH_QUERY = {422}
@@ -59,16 +63,24 @@ class ProblemSchema(AutoSchema):
                 operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
             if "requestBody" in operation and getattr(self.get_request_serializer(), "alternatives", False):
                 operation["requestBody"]["required"] = True
-            reference = self._problem_component().ref
+            component = ResolvedComponent(  # type: ignore[no-untyped-call]  # the library is typed in part
+                name="Problem", type=ResolvedComponent.SCHEMA, object="Problem", schema=_PROBLEM
+            )
+            self.registry.register_on_missing(component)
             for status in sorted(self._statuses(operation)):
-                operation["responses"].setdefault(str(status), _response(status, reference))
+                content = {CONTENT_TYPE: {"schema": component.ref}}
+                response: dict[str, Any] = {"description": title_of(status), "content": content}
+                if status in {429, 503}:
+                    response["headers"] = {"Retry-After": _RETRY_AFTER}
+                operation["responses"].setdefault(str(status), response)
         return operation
 
     def _map_serializer_field(self, field: Any, direction: str, bypass_extensions: bool = False) -> Any:
         """Text that is trimmed must have something in it."""
         schema = super()._map_serializer_field(field, direction, bypass_extensions)  # type: ignore[no-untyped-call]
-        if _is_trimmed(field) and direction == "request" and isinstance(schema, dict) and "pattern" not in schema:
-            schema["pattern"] = r"\S"
+        is_text = isinstance(field, serializers.CharField) and not isinstance(field, serializers.RegexField)
+        if is_text and field.trim_whitespace and not field.allow_blank and direction == "request":
+            schema.setdefault("pattern", r"\S")
         return schema
 
     def _map_serializer(self, serializer: Any, direction: str, bypass_extensions: bool = False) -> Any:
@@ -98,27 +110,6 @@ class ProblemSchema(AutoSchema):
 
     def _handler(self) -> Any:
         return getattr(self.view, self._action(), None)
-
-    def _problem_component(self) -> ResolvedComponent:
-        component = ResolvedComponent(  # type: ignore[no-untyped-call]  # the library is typed in part
-            name="Problem", type=ResolvedComponent.SCHEMA, object="Problem", schema=_PROBLEM
-        )
-        self.registry.register_on_missing(component)
-        return component
-
-
-def _is_trimmed(field: Any) -> bool:
-    """Whether text of spaces alone is refused."""
-    is_text = isinstance(field, serializers.CharField) and not isinstance(field, serializers.RegexField)
-    return is_text and field.trim_whitespace and not field.allow_blank
-
-
-def _response(status: int, reference: dict[str, str]) -> dict[str, Any]:
-    response: dict[str, Any] = {"description": title_of(status), "content": {CONTENT_TYPE: {"schema": reference}}}
-    if status in {429, 503}:
-        words = "Seconds after which to try again."
-        response["headers"] = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": words}}
-    return response
 
 
 # An extension is registered by being defined; those of other fields stand beside them.

@@ -29,6 +29,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 MAX_DEPTH = 100
@@ -143,6 +144,9 @@ def _scan(text: str, max_keys: int) -> Any:
             raise ValueError
         return number
 
+    def refuse(constant: str) -> float:
+        raise ValueError
+
     # Without huge numbers, which would cost a call for each number. A double ends at 1.8e308: it takes an exponent of
     # three digits to get beyond, or two hundred digits and one of two.
     blocks = (text[at : at + _BLOCK] for at in range(0, len(text), _BLOCK))
@@ -151,13 +155,9 @@ def _scan(text: str, max_keys: int) -> Any:
         object_pairs_hook=read_object,
         parse_int=read_int if is_huge_possible else None,
         parse_float=read_float if is_huge_possible else None,
-        parse_constant=_refuse_constant,
+        parse_constant=refuse,
     )
     return decoder.decode(text)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(name)
 
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -229,31 +229,25 @@ def _first_offence(text: str, max_depth: int, max_keys: int) -> InvalidJson:
     raise AssertionError("the scan refused a document in which nothing is wrong")
 
 
+_INTEGER_END = 10**MAX_INTEGER_DIGITS
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def _check_scalar(value: Any, place: _Place | None) -> None:
-    fault = _scalar_fault(value)
+    fault = None
+    if isinstance(value, _Constant):
+        fault = "not_finite", f"{value} is not a JSON number"
+    elif isinstance(value, str) and not isinstance(value, _Integer):
+        fault = text_fault(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        fault = "not_finite", "is a number beyond the range of a double"
+    elif not isinstance(value, (str, int, float, dict, list, NoneType)):
+        fault = "syntax", f"{type(value).__name__} is not a JSON type"
+    is_long = isinstance(value, _Integer) and len(value.lstrip("-")) > MAX_INTEGER_DIGITS
+    if is_long or (isinstance(value, int) and not -_INTEGER_END < value < _INTEGER_END):
+        fault = "integer_digits", f"is an integer of more than {MAX_INTEGER_DIGITS} digits"
     if fault is not None:
         raise InvalidJson(_pointer(place), *fault)
-
-
-def _scalar_fault(value: Any) -> tuple[str, str] | None:
-    if isinstance(value, _Constant):
-        return "not_finite", f"{value} is not a JSON number"
-    if isinstance(value, _Integer):
-        return _DIGITS_FAULT if len(value.lstrip("-")) > MAX_INTEGER_DIGITS else None
-    if isinstance(value, str):
-        return text_fault(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return "not_finite", "is a number beyond the range of a double"
-    if isinstance(value, int) and not -_INTEGER_END < value < _INTEGER_END:
-        return _DIGITS_FAULT
-    if value is None or isinstance(value, (int, float, dict, list)):
-        return None
-    return "syntax", f"{type(value).__name__} is not a JSON type"
-
-
-_INTEGER_END = 10**MAX_INTEGER_DIGITS
-_DIGITS_FAULT = ("integer_digits", f"is an integer of more than {MAX_INTEGER_DIGITS} digits")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def text_fault(text: str) -> tuple[str, str] | None:

@@ -12,7 +12,6 @@ from meshes.api.problems import Problem
 from meshes.kit import clock, ids
 from workspaces import keys
 from workspaces.authentication import ORIGIN
-from workspaces.keys import IssuedKey
 from workspaces.models import ApiKey, Workspace
 
 
@@ -29,7 +28,12 @@ class Command(BaseCommand):
         parser.add_argument("--quiet", action="store_true", help="Print the key alone, for scripts.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        kind = options["kind"]
+        kind, origins, quiet = options["kind"], options["origin"], options["quiet"]
+        if origins and kind != ApiKey.Kind.PUBLISHABLE:
+            raise CommandError("--origin belongs to publishable keys.")
+        for origin in origins:
+            if not ORIGIN.fullmatch(origin):
+                raise CommandError(f"{origin} is no web origin such as https://app.example.com.")
         try:
             issued = keys.create_key(
                 name=options["name"],
@@ -37,19 +41,18 @@ class Command(BaseCommand):
                 scopes=_read_scopes(options["scopes"], kind),
                 workspace=_read_workspace(options["workspace"], kind),
                 expires_at=_read_expiry(options["expires"]),
-                allowed_origins=_read_origins(options["origin"], kind),
+                allowed_origins=origins,
             )
         except Problem as full:
             raise CommandError(full.errors[0]["detail"]) from None
-        self.stdout.write(issued.key if options["quiet"] else _describe(issued))
-
-
-def _describe(issued: IssuedKey) -> str:
-    lines = [f"id:             {issued.row.public_id}", f"scopes:         {', '.join(issued.row.scopes)}"]
-    lines.append(f"key:            {issued.key}")
-    if issued.signing_secret is not None:
-        lines.append(f"signing secret: {issued.signing_secret}")
-    return "\n".join([*lines, "Keep them now: they cannot be shown again."])
+        if quiet:
+            self.stdout.write(issued.key)
+            return
+        lines = [f"id:             {issued.row.public_id}", f"scopes:         {', '.join(issued.row.scopes)}"]
+        lines.append(f"key:            {issued.key}")
+        if issued.signing_secret is not None:
+            lines.append(f"signing secret: {issued.signing_secret}")
+        self.stdout.write("\n".join([*lines, "Keep them now: they cannot be shown again."]))
 
 
 def _read_scopes(text: str, kind: str) -> tuple[str, ...]:
@@ -86,12 +89,3 @@ def _read_expiry(text: str | None) -> datetime | None:
     if moment is None or moment.tzinfo is None or moment <= clock.database_now():
         raise CommandError("--expires takes a future moment in ISO 8601 with a time zone.")
     return moment
-
-
-def _read_origins(origins: list[str], kind: str) -> list[str]:
-    if origins and kind != ApiKey.Kind.PUBLISHABLE:
-        raise CommandError("--origin belongs to publishable keys.")
-    for origin in origins:
-        if not ORIGIN.fullmatch(origin):
-            raise CommandError(f"{origin} is no web origin such as https://app.example.com.")
-    return origins

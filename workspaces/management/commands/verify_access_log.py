@@ -45,9 +45,6 @@ class Command(BaseCommand):
                 looked_at = report.segments + report.expired_segments
                 self.stdout.write(f"{looked_at:,} of {report.total:,} segments, {report.records:,} records")
                 self.stdout.flush()
-        self._tell(report)
-
-    def _tell(self, report: Report) -> None:
         self.stdout.write(f"As they were sealed: {report.segments:,} segments, {report.records:,} records.")
         if report.expired_segments:
             self.stdout.write(
