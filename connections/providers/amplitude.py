@@ -7,8 +7,9 @@ from connections.messages import Request, Response
 from connections.providers.analytics import PLACEHOLDERS, REFUSED, TOO_LARGE, USER, project_key, unix_milliseconds
 from connections.providers.answers import read_object, text_at
 from connections.providers.base import Action, Field, Limits, MappingField, Shipment, region
+from connections.providers.fields import Unsendable
 from connections.providers.vendor import Fields, Vendor, revealed, without_nulls
-from connections.providers.verdicts import Unsendable, reauthorize, rejected, retry, throttled
+from connections.providers.verdicts import reauthorize, rejected, retry, throttled
 
 MIN_ID_LENGTH = 5
 THROTTLED_SECONDS = 30

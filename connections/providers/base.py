@@ -14,11 +14,18 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from connections.messages import OutboundError, Request, Response
-from connections.providers.fields import Field, FieldProblem, InvalidFields, clean, pointer_to, region
-from connections.providers.verdicts import (
+from connections.providers.fields import (
+    Field,
+    FieldProblem,
+    InvalidFields,
     NotAuthorized,
-    Outcome,
     Unsendable,
+    clean,
+    pointer_to,
+    region,
+)
+from connections.providers.verdicts import (
+    Outcome,
     Verdict,
     disabled,
     of_repeatable,

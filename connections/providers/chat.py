@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from connections.providers.fields import Field
-from connections.providers.verdicts import Unsendable
+from connections.providers.fields import Field, Unsendable
 
 SUMMARY = (
     "join(': ', [event.type, join(', ', [payload.name || payload.first_name, payload.email, payload.company]"

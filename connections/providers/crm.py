@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import phonenumbers
+
 from connections.providers.base import MappingField
 from connections.providers.fields import FieldProblem
 from connections.providers.verdicts import retry
@@ -37,3 +39,24 @@ def host_problems(config: Mapping[str, Any], key: str, pattern: re.Pattern[str],
     url = config.get(key)
     is_own = url is None or (isinstance(url, str) and pattern.fullmatch(url))
     return () if is_own else [FieldProblem(f"/config/{key}", words, "host")]
+
+
+def is_country(code: str) -> bool:
+    """Whether this is a country's code of two letters (ISO 3166-1)."""
+    return code in phonenumbers.SUPPORTED_REGIONS
+
+
+def to_e164(text: str, country: str) -> str:
+    """`+15551234567`. A number without a + is read as one of the country, which is never guessed. Raises ValueError,
+    which says why and repeats nothing of it."""
+    if country and not is_country(country):
+        raise ValueError("its country is not a code of two letters, such as US")
+    try:
+        number = phonenumbers.parse(text, country or None)
+    except phonenumbers.NumberParseException as error:
+        if error.error_type == phonenumbers.NumberParseException.INVALID_COUNTRY_CODE and not country:
+            raise ValueError("it names no country: write it as +15551234567, or set phone_country") from None
+        raise ValueError("it is not a telephone number") from None
+    if phonenumbers.is_possible_number_with_reason(number) != phonenumbers.ValidationResult.IS_POSSIBLE:
+        raise ValueError("it has too few or too many digits for a number of its country")
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)

@@ -7,8 +7,9 @@ from connections.messages import Request, Response
 from connections.providers.answers import is_no_page, text_at
 from connections.providers.base import Account, Action, Field, Limits, MappingField, Shipment, region
 from connections.providers.crm import person
+from connections.providers.fields import Unsendable
 from connections.providers.vendor import VALUE_REFUSED, Vendor, url_part
-from connections.providers.verdicts import Unsendable, disabled, reauthorize
+from connections.providers.verdicts import disabled, reauthorize
 
 MAX_ATTRIBUTES = 300
 MAX_NAME_BYTES = 150

@@ -14,9 +14,10 @@ from connections.messages import USER_AGENT, Request, Response
 from connections.providers.answers import read_object, rows_at, text_at
 from connections.providers.base import Action, Limits, MappingField, Shipment
 from connections.providers.chat import SUMMARY, escaped, few, webhook_url
+from connections.providers.fields import Unsendable
 from connections.providers.markup import escape_markdown
 from connections.providers.vendor import Vendor, json_request, revealed, without_nulls
-from connections.providers.verdicts import Unsendable, disabled, reauthorize, rejected, retry, throttled
+from connections.providers.verdicts import disabled, reauthorize, rejected, retry, throttled
 
 MAX_CONTENT = 2000
 MAX_EMBEDS = 10

@@ -4,8 +4,8 @@ Validation, masking, the catalogue, the admin form and the docs page all derive 
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from meshes.kit.spelling import none_of
@@ -95,6 +95,11 @@ def region(*options: str, help: str = "") -> Field:
     return Field("region", "Region", type="select", options=options, default=options[0], help=help)
 
 
+def access_token(help: str = "", label: str = "Access token") -> Field:
+    """What an authorization brings, or the customer."""
+    return Field("access_token", label, sensitive=True, help=help)
+
+
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
     """What is wrong with one value: a JSON pointer into the request's body, a sentence, and the name of the rule."""
@@ -112,15 +117,17 @@ class InvalidFields(Exception):  # noqa: N818 - named by what is wrong
         super().__init__("; ".join(f"{problem.pointer}: {problem.detail}" for problem in self.problems))
 
 
-@dataclass(slots=True)
-class _Check:
-    """Collects problems under one pointer."""
+class Unsendable(Exception):  # noqa: N818 - named by what is wrong
+    """The payload cannot be expressed as a request to this vendor; the delivery is rejected. `.words` says why, for the
+    tenant."""
 
-    pointer: str
-    problems: list[FieldProblem] = field(default_factory=list)
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.words = words
 
-    def refuse(self, detail: str, rule: str, *path: str) -> None:
-        self.problems.append(FieldProblem(pointer_to(self.pointer, *path), detail, rule))
+
+class NotAuthorized(Unsendable):
+    """The connection has no credentials yet: it is held until its owner has given them."""
 
 
 def pointer_to(root: str, *path: str) -> str:
@@ -134,77 +141,69 @@ def clean(fields: Iterable[Field], values: Mapping[str, Any], root: str, kept: C
     Required fields among `kept` are stored already.
     """
     known = {declared.key: declared for declared in fields}
-    check = _Check(root)
+    found: list[tuple[str, ...]] = []
     for key in values.keys() - known.keys():
         words = none_of(key, sorted(known)) if known else "There are none."
-        check.refuse(f"This field is not known here: {words}", "unknown_field", key)
+        found.append((f"This field is not known here: {words}", "unknown_field", key))
     cleaned: dict[str, Any] = {}
     for key, declared in known.items():
         value = values.get(key)
-        if value is None:
-            if declared.default is not None:
-                cleaned[key] = declared.default
-            elif declared.required and key not in kept:
-                check.refuse("This field is required.", "required", key)
-        else:
-            _check_value(declared, value, check)
+        if value is not None:
             cleaned[key] = value
-    if check.problems:
-        raise InvalidFields(check.problems)
+            found += ((detail, rule, key, *below) for detail, rule, *below in _problems(declared, value))
+        elif declared.default is not None:
+            cleaned[key] = declared.default
+        elif declared.required and key not in kept:
+            found.append(("This field is required.", "required", key))
+    if found:
+        raise InvalidFields(FieldProblem(pointer_to(root, *path), detail, rule) for detail, rule, *path in found)
     return cleaned
 
 
-def _check_value(declared: Field, value: Any, check: _Check) -> None:
+def _problems(declared: Field, value: Any) -> Iterator[tuple[str, ...]]:
+    """What is wrong with a value, the rule that it breaks, and where in the value."""
     match declared.type:
         case "string" | "url":
-            _check_text(declared, value, check)
-        case "select":
-            if value not in declared.options:
-                check.refuse(f"Must be one of: {none_of(str(value), declared.options)}", "options", declared.key)
-        case "boolean":
-            if not isinstance(value, bool):
-                check.refuse("Must be true or false.", "type", declared.key)
+            yield from _text_problems(declared, value)
+        case "select" if value not in declared.options:
+            yield f"Must be one of: {none_of(str(value), declared.options)}", "options"
+        case "boolean" if not isinstance(value, bool):
+            yield "Must be true or false.", "type"
         case "integer" | "number":
-            _check_number(declared, value, check)
+            yield from _number_problems(declared, value)
+        case "headers" if not isinstance(value, dict):
+            yield "Must be an object of header names and values.", "type"
+        case "headers" if len(value) > MAX_HEADERS:
+            yield f"Must not have more than {MAX_HEADERS} headers.", "max_items"
         case "headers":
-            _check_headers(declared, value, check)
+            seen: set[str] = set()
+            for name, text in value.items():
+                if problem := _header_problem(name, text, seen):
+                    yield *problem, name
+                seen.add(name.lower())
 
 
-def _check_text(declared: Field, value: Any, check: _Check) -> None:
+def _text_problems(declared: Field, value: Any) -> Iterator[tuple[str, ...]]:
     if not isinstance(value, str):
-        check.refuse("Must be a string.", "type", declared.key)
+        yield "Must be a string.", "type"
     elif not value:
-        check.refuse("Must not be empty.", "required", declared.key)
+        yield "Must not be empty.", "required"
     elif len(value) > declared.max_length:
-        check.refuse(f"Must not be longer than {declared.max_length} characters.", "max_length", declared.key)
+        yield f"Must not be longer than {declared.max_length} characters.", "max_length"
     elif _CONTROL.search(value):
-        check.refuse("Must not contain control characters.", "characters", declared.key)
+        yield "Must not contain control characters.", "characters"
     elif declared.pattern and not re.fullmatch(declared.pattern, value):
-        check.refuse(f"Must match {declared.pattern}", "pattern", declared.key)
+        yield f"Must match {declared.pattern}", "pattern"
 
 
-def _check_number(declared: Field, value: Any, check: _Check) -> None:
+def _number_problems(declared: Field, value: Any) -> Iterator[tuple[str, ...]]:
     wants_integer = declared.type == "integer"
     if isinstance(value, bool) or not isinstance(value, int | float) or (wants_integer and isinstance(value, float)):
-        check.refuse(f"Must be {'an integer' if wants_integer else 'a number'}.", "type", declared.key)
+        yield f"Must be {'an integer' if wants_integer else 'a number'}.", "type"
     elif declared.minimum is not None and value < declared.minimum:
-        check.refuse(f"Must be at least {declared.minimum}.", "minimum", declared.key)
+        yield f"Must be at least {declared.minimum}.", "minimum"
     elif declared.maximum is not None and value > declared.maximum:
-        check.refuse(f"Must be at most {declared.maximum}.", "maximum", declared.key)
-
-
-def _check_headers(declared: Field, value: Any, check: _Check) -> None:
-    if not isinstance(value, dict):
-        check.refuse("Must be an object of header names and values.", "type", declared.key)
-        return
-    if len(value) > MAX_HEADERS:
-        check.refuse(f"Must not have more than {MAX_HEADERS} headers.", "max_items", declared.key)
-        return
-    seen: set[str] = set()
-    for name, text in value.items():
-        if problem := _header_problem(name, text, seen):
-            check.refuse(*problem, declared.key, name)
-        seen.add(name.lower())
+        yield f"Must be at most {declared.maximum}.", "maximum"
 
 
 def _header_problem(name: str, value: Any, seen: set[str]) -> tuple[str, str] | None:

@@ -14,8 +14,9 @@ from connections.messages import Request, Response
 from connections.providers.analytics import project_key, unix_milliseconds
 from connections.providers.answers import is_no_page
 from connections.providers.base import Action, Field, Limits, MappingField, Shipment, region
+from connections.providers.fields import Unsendable
 from connections.providers.vendor import Vendor, revealed, typed, url_part, without_nulls
-from connections.providers.verdicts import Unsendable, rejected
+from connections.providers.verdicts import rejected
 
 MAX_PARAMS = 25
 MAX_AGE = timedelta(hours=72)

@@ -12,10 +12,10 @@ from connections.messages import Request, Response
 from connections.providers.answers import number_header, read_object, rows_at, text_at
 from connections.providers.base import Action, Choice, Exchange, Limits, MappingField, OAuth, Shipment
 from connections.providers.crm import MOVED, person
-from connections.providers.fields import Field
+from connections.providers.fields import Field, Unsendable, access_token
 from connections.providers.markup import escape_html
 from connections.providers.vendor import VALUE_REFUSED, Fields, Vendor, choices, limited, number_text
-from connections.providers.verdicts import Unsendable, Verdict, reauthorize, rejected, retry, throttled
+from connections.providers.verdicts import Verdict, reauthorize, rejected, retry, throttled
 
 OBJECTS = "/crm/objects/2026-09"
 NOTE_TO_CONTACT = 202
@@ -26,10 +26,8 @@ EXISTING_ID = re.compile(r"Existing ID: ([0-9]+)")
 MISSING = "recordIdsMissing"
 MAX_TEXT = 65_536
 """Characters of a property, and of a note."""
-TAKEN = frozenset({"CONFLICT", "OBJECT_ALREADY_EXISTS"})
 TWO = rejected("One contact has the email, and another the identifying property. Merge them in HubSpot.", "conflict")
 STEPS = ("upsert contact", "update the one that has the email")
-
 PERSON = person("email", "firstname", "lastname", "company", "phone")
 
 
@@ -55,9 +53,7 @@ class HubSpot(Vendor):
             frozen=True, help="email, or a property of yours that HubSpot keeps unique; the mapping must fill it.",
         ),
     )  # fmt: skip
-    credential_fields = (
-        Field("access_token", "Access token", sensitive=True, help="Of a private app or a service key."),
-    )
+    credential_fields = (access_token("Of a private app or a service key."),)
     actions = (
         Action("upsert_contact", "Create or update a contact", True, fields=PERSON, is_open=True, steps=STEPS),
         Action(
@@ -70,6 +66,7 @@ class HubSpot(Vendor):
         ),
     )  # fmt: skip
     limits = Limits(in_flight=8, rate=10, body_bytes=1_000_000)
+    repeatable = ("/batch/upsert",)
     live_options = {"list_id": "Manual lists", "id_property": "Contact properties with unique values"}
     account_at = (("portalId",), ("uiDomain",))
     granted_account_at = (("reply", "hub_id"), ("reply", "hub_domain"))
@@ -112,14 +109,11 @@ class HubSpot(Vendor):
         if not request.url.endswith("/batch/upsert"):
             return None
         code, message = self.error_of(response)
-        existing = EXISTING_ID.search(message) if response.status == 409 or code in TAKEN else None
-        if existing:  # another contact has the email, which kept this one from being written
+        is_taken = response.status == 409 or code in ("CONFLICT", "OBJECT_ALREADY_EXISTS")
+        if is_taken and (existing := EXISTING_ID.search(message)):  # another contact has the email
             document = {"properties": _properties(self.fields(shipment))}
             return self.call("PATCH", f"{OBJECTS}/contacts/{existing[1]}", shipment, document)
         return self._after_contact(shipment, response, "results", 0, "id")
-
-    def may_repeat(self, action: str, request: Request) -> bool:
-        return request.url.endswith("/batch/upsert") or super().may_repeat(action, request)
 
     def _after_contact(self, shipment: Shipment, response: Response, *path: str | int) -> Request | Verdict | None:
         """What the contact was written for; `path` leads to its id in the answer."""
@@ -133,12 +127,10 @@ class HubSpot(Vendor):
         fields = self.fields(shipment)
         if shipment.action == "add_to_list":
             return self.call("PUT", f"/crm/v3/lists/{fields.needed('list_id')}/memberships/add", shipment, [contact])
+        note = {"hs_timestamp": shipment.occurred_at.isoformat(), "hs_note_body": _note(fields)}
         kind = {"associationCategory": "HUBSPOT_DEFINED", "associationTypeId": NOTE_TO_CONTACT}
-        note = {
-            "properties": {"hs_timestamp": shipment.occurred_at.isoformat(), "hs_note_body": _note(fields)},
-            "associations": [{"to": {"id": contact}, "types": [kind]}],
-        }
-        return self.call("POST", f"{OBJECTS}/notes", shipment, note)
+        associations = [{"to": {"id": contact}, "types": [kind]}]
+        return self.call("POST", f"{OBJECTS}/notes", shipment, {"properties": note, "associations": associations})
 
     def error_of(self, response: Response) -> tuple[str, str]:
         document = read_object(response)
@@ -148,10 +140,9 @@ class HubSpot(Vendor):
             failed = rows_at(document, "errors") or text_at(document, "numErrors") not in ("", "0")
             code, message = (text_at(document, "errors", 0, key) for key in ("category", "message"))
             return (code or "error", message) if failed else ("", "")
+        scope = text_at(document, "errors", 0, "context", "requiredGranularScopes", 0)
         code, message = text_at(document, "policyName") or text_at(document, "category"), text_at(document, "message")
-        if scope := text_at(document, "errors", 0, "context", "requiredGranularScopes", 0):
-            message = f"needs {scope}. {message}"
-        return code, message
+        return code, f"needs {scope}. {message}" if scope else message
 
     def is_done(self, response: Response, action: str) -> bool:
         """A list names whom it was given, also nobody who was not there yet; a batch and a record name the record."""
@@ -192,8 +183,7 @@ def _properties(fields: Fields) -> dict[str, str]:
 
 def _note(fields: Fields) -> str:
     """As HTML, as which HubSpot shows notes. Raises Unsendable."""
-    text = escape_html(fields.needed("note", MAX_TEXT)).replace("\n", "<br>")
-    return limited("note", text, MAX_TEXT, "HubSpot")
+    return limited("note", escape_html(fields.needed("note", MAX_TEXT)).replace("\n", "<br>"), MAX_TEXT, "HubSpot")
 
 
 def _text(value: object) -> str:

@@ -10,37 +10,23 @@ from datetime import timedelta
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.answers import (
-    header,
-    is_no_page,
-    number_header,
-    read_object,
-    rows_at,
-    seconds_until,
-    text_at,
-)
+from connections.providers.answers import header, is_no_page, read_object, rows_at, text_at
 from connections.providers.base import Action, Choice, Exchange, Granted, Limits, MappingField, OAuth, Shipment
 from connections.providers.crm import FULL_NAME, MOVED
-from connections.providers.fields import Field, region
-from connections.providers.vendor import Fields, Vendor, account_of, choices, url_part, without_nulls
-from connections.providers.verdicts import Unsendable, Verdict, disabled, reauthorize, rejected, retry, throttled
+from connections.providers.fields import Unsendable, access_token, region
+from connections.providers.vendor import VALUE_REFUSED, Fields, Vendor, account_of, choices, url_part, without_nulls
+from connections.providers.verdicts import Verdict, disabled, reauthorize, rejected, retry, throttled
 
 VERSION = "2.16"
 MAX_CALLS = 3
 FINDABLE_AFTER = timedelta(minutes=30)
 """For so long a contact that is not found may only be new to the search: Intercom says minutes."""
-RATE_SLICE_SECONDS = 10.0
 MAX_METADATA = 10
 MAX_METADATA_TEXT = 255
 RICH: tuple[set[str], ...] = ({"url", "value"}, {"amount", "currency"})
 """The names in objects that metadata may hold: a link with a title, an amount of money."""
-
 EXISTING_ID = re.compile(r"\bid=([0-9A-Za-z]+)")
 CANONICAL = re.compile(r'</contacts/([0-9A-Za-z]+)>\s*;\s*rel="?canonical"?')
-
-ARCHIVED = rejected(
-    "An archived contact has this email or external_id. Restore it in Intercom, or delete it for good.", "archived"
-)
 WHO = (
     MappingField("email", "Email", source="payload.email"),
     MappingField("external_id", "External id", source="payload.user_id", help="Your own id of the person."),
@@ -59,7 +45,7 @@ CONTACT = (
 )
 EVENT = (
     MappingField("event_name", "Event name", required=True, source="event.type"),
-    MappingField("email", "Email", source="payload.email"),
+    WHO[0],
     MappingField("user_id", "External id", source="payload.user_id", help="Your own id of the person."),
     MappingField("id", "Contact id", help="Intercom's own; it alone finds leads."),
     MappingField("metadata", "Metadata", type="object", help="At most ten values, not nested."),
@@ -89,7 +75,7 @@ class Intercom(Vendor):
         "au": "https://api.au.intercom.io",
     }
     config_fields = (region("us", "eu", "au", help="Where Intercom hosts the workspace."),)
-    credential_fields = (Field("access_token", "Access token", sensitive=True, help="Of an app in the workspace."),)
+    credential_fields = (access_token("Of an app in the workspace."),)
     actions = (
         Action(
             "upsert_contact", "Create or update a contact", False, fields=CONTACT, is_open=True,
@@ -106,6 +92,9 @@ class Intercom(Vendor):
         ),
     )  # fmt: skip
     limits = Limits(in_flight=10, rate=50)
+    limit_headers = ("x-ratelimit-remaining", "x-ratelimit-reset", 10.0)
+    limit_ends_at = True
+    repeatable = ("/contacts/search",)
     live_options = {"tag_id": "Tags"}
     headers = (("accept", "application/json"), ("intercom-version", VERSION))
     code_at, message_at = ("errors", 0, "code"), ("errors", 0, "message")
@@ -113,7 +102,7 @@ class Intercom(Vendor):
     test_path = "/me"
     test = "Asks who the token belongs to; writes nothing."
     answers = {
-        "parameter_invalid": rejected("Intercom refuses a value. Mend the rule's mapping."),
+        "parameter_invalid": VALUE_REFUSED,
         "parameter_not_found": rejected("Intercom misses a value. Map it in the rule."),
         "data_invalid": rejected(
             "Intercom refuses a value, or has no such attribute. Define it in Intercom, or mend the rule's mapping."),
@@ -138,7 +127,7 @@ class Intercom(Vendor):
             fields.needed("tag_id")
         key, value = _identity(fields, "email", "external_id")
         if shipment.action == "upsert_contact" and key == "external_id":
-            return self._create(shipment)
+            return self._write(shipment)
         search = {"query": {"field": key, "operator": "=", "value": value}}
         return self.call("POST", "/contacts/search", shipment, search)
 
@@ -150,17 +139,16 @@ class Intercom(Vendor):
             return None
         if request.method == "POST":  # a creation
             existing = EXISTING_ID.search(self.error_of(response)[1]) if response.status == 409 else None
-            return self._update(shipment, existing[1]) if existing else None
+            return self._write(shipment, existing[1]) if existing else None
         if response.status not in (404, 410):
             return None
         # A contact that was found may be merged (410, with a link to the other) or archived (404).
         merged = CANONICAL.search(header(response, "link") or "")
         if merged and len(exchanges) < MAX_CALLS:
-            return self._update(shipment, merged[1])
-        return ARCHIVED if any(exchange.response.status == 409 for exchange in exchanges) else MOVED
-
-    def may_repeat(self, action: str, request: Request) -> bool:
-        return request.url.endswith("/contacts/search") or super().may_repeat(action, request)
+            return self._write(shipment, merged[1])
+        words = "An archived contact has this email or external_id. Restore it in Intercom, or delete it for good."
+        is_archived = any(exchange.response.status == 409 for exchange in exchanges)
+        return rejected(words, "archived") if is_archived else MOVED
 
     def _after_search(self, shipment: Shipment, response: Response) -> Request | Verdict:
         rows = rows_at(response, "data")
@@ -169,7 +157,7 @@ class Intercom(Vendor):
         if not contact and (rows or "data" not in read_object(response)):
             return retry("Intercom's answer to the search could not be read.", "unreadable_answer")
         if shipment.action == "upsert_contact":
-            return self._update(shipment, contact) if contact else self._create(shipment)
+            return self._write(shipment, contact)
         if contact:
             tag = {"id": self.fields(shipment).needed("tag_id")}
             return self.call("POST", f"/contacts/{url_part(contact)}/tags", shipment, tag)
@@ -179,15 +167,8 @@ class Intercom(Vendor):
 
     def is_done(self, response: Response, action: str) -> bool:
         """An event is taken (202) without a word; a contact and a tag are named."""
-        if action == "track_event":
-            return response.status == 202 and is_no_page(response)
-        return text_at(response, "id") != ""
-
-    def rest_of(self, response: Response) -> float | None:
-        if number_header(response, "x-ratelimit-remaining") != 0:
-            return None
-        reset = number_header(response, "x-ratelimit-reset")
-        return RATE_SLICE_SECONDS if reset is None else seconds_until(response, reset)
+        is_event = action == "track_event"
+        return response.status == 202 and is_no_page(response) if is_event else text_at(response, "id") != ""
 
     def read_grant(self, reply: Mapping[str, Any], details: Mapping[str, Any]) -> Granted:
         region = text_at(details, "app", "region").lower()
@@ -200,11 +181,12 @@ class Intercom(Vendor):
     def read_options(self, field: str, response: Response) -> list[Choice]:
         return choices(response, "data")
 
-    def _create(self, shipment: Shipment) -> Request:
-        return self.call("POST", "/contacts", shipment, without_nulls(self.fields(shipment)))
-
-    def _update(self, shipment: Shipment, contact: str) -> Request:
-        fields = {key: value for key, value in without_nulls(self.fields(shipment)).items() if key != "role"}
+    def _write(self, shipment: Shipment, contact: str = "") -> Request:
+        """Create the contact, or update the one with this id, whose role stays."""
+        fields = without_nulls(self.fields(shipment))
+        if not contact:
+            return self.call("POST", "/contacts", shipment, fields)
+        fields.pop("role", None)
         return self.call("PUT", f"/contacts/{url_part(contact)}", shipment, fields)
 
 

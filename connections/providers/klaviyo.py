@@ -8,16 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import phonenumbers
-from phonenumbers import NumberParseException, PhoneNumberFormat, ValidationResult
-
 from connections.messages import Request, Response
 from connections.providers.answers import is_no_page, shown, text_at
 from connections.providers.base import Action, Exchange, Limits, MappingField, Shipment
-from connections.providers.crm import FIRST_NAME
-from connections.providers.fields import Field, FieldProblem
+from connections.providers.crm import FIRST_NAME, is_country, to_e164
+from connections.providers.fields import Field, FieldProblem, Unsendable
 from connections.providers.vendor import VALUE_REFUSED, Fields, Vendor, without_nulls
-from connections.providers.verdicts import Unsendable, Verdict, disabled, reauthorize, rejected
+from connections.providers.verdicts import Verdict, disabled, reauthorize, rejected
 
 REVISION = "2026-07-15"
 PROFILE_BYTES = 100_000
@@ -52,6 +49,7 @@ EVENT = (
     MappingField("properties", "Properties", "object", source="payload"),
     MappingField("value", "Value", "number", help="Such as an amount of money."),
 )
+ABOUT = {field.key for field in EVENT}
 STEPS = ("send", "send without a phone number that Klaviyo refuses")
 
 
@@ -101,8 +99,19 @@ class Klaviyo(Vendor):
         410: disabled(f"Klaviyo no longer takes revision {REVISION} of its API: Meshes must be updated.", "retired"),
     }  # fmt: skip
 
-    def build_request(self, shipment: Shipment) -> Request:
-        return self._built(shipment)
+    def build_request(self, shipment: Shipment, refusal: str = "") -> Request:
+        """`refusal`: why Klaviyo does not take the phone number."""
+        fields = self.fields(shipment)
+        omitted = _settle_phone(fields, shipment, refusal)
+        if not any(fields.get(key) for key in IDENTIFIERS):
+            left = "".join(f" Its {key} was left out: {reason}." for key, reason in omitted)
+            raise Unsendable(f"Klaviyo needs an email, a {PHONE} or an external_id; this event has none of them.{left}")
+        is_event = shipment.action == "track_event"
+        path, document = ("events", _event(shipment, fields)) if is_event else ("profile-import", _profile(fields))
+        request = self.call("POST", f"/api/{path}", shipment, document)
+        if len(request.body) > PROFILE_BYTES and not is_event:
+            raise Unsendable(f"The profile has {len(request.body):,} bytes; Klaviyo takes at most {PROFILE_BYTES:,}.")
+        return replace(request, omitted=omitted)
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
         """A number that is E.164 and still refused does not fail the whole profile."""
@@ -111,22 +120,9 @@ class Klaviyo(Vendor):
             return None
         fields = self.fields(shipment)
         has_others = any(fields.get(key) for key in IDENTIFIERS if key != PHONE)
-        is_sent = fields.get(PHONE) and has_others
-        return self._built(shipment, f"Klaviyo does not take it: {shown(message)}") if is_sent else None
-
-    def _built(self, shipment: Shipment, refusal: str = "") -> Request:
-        fields = self.fields(shipment)
-        omitted = _settle_phone(fields, shipment, refusal)
-        if not any(fields.get(key) for key in IDENTIFIERS):
-            left = "".join(f" Its {key} was left out: {reason}." for key, reason in omitted)
-            raise Unsendable(f"Klaviyo needs an email, a {PHONE} or an external_id; this event has none of them.{left}")
-        if shipment.action == "track_event":
-            request = self.call("POST", "/api/events", shipment, _event(shipment, fields))
-            return replace(request, omitted=omitted)
-        request = self.call("POST", "/api/profile-import", shipment, _profile(fields))
-        if len(request.body) > PROFILE_BYTES:
-            raise Unsendable(f"The profile has {len(request.body):,} bytes; Klaviyo takes at most {PROFILE_BYTES:,}.")
-        return replace(request, omitted=omitted)
+        if not fields.get(PHONE) or not has_others:
+            return None
+        return self.build_request(shipment, f"Klaviyo does not take it: {shown(message)}")
 
     def error_of(self, response: Response) -> tuple[str, str]:
         if response.status < 300:
@@ -145,20 +141,19 @@ class Klaviyo(Vendor):
 
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
         country = config.get("phone_country")
-        if not isinstance(country, str) or country in phonenumbers.SUPPORTED_REGIONS:
+        if not isinstance(country, str) or is_country(country):
             return ()
         return [FieldProblem("/config/phone_country", "Must be a country's code, such as US.", "options")]
 
 
 def _event(shipment: Shipment, fields: Fields) -> dict[str, Any]:
-    about = {field.key for field in EVENT}
     attributes = {
         "properties": fields.object("properties"),
         "time": shipment.occurred_at.isoformat(),
         "value": fields.get("value"),
         "unique_id": shipment.delivery_id,
         "metric": _resource("metric", {"name": fields.needed("metric", MAX_METRIC)}),
-        "profile": _profile(without_nulls({key: value for key, value in fields.items() if key not in about})),
+        "profile": _profile(without_nulls({key: value for key, value in fields.items() if key not in ABOUT})),
     }
     return _resource("event", without_nulls(attributes))
 
@@ -193,22 +188,6 @@ def _settle_phone(fields: Fields, shipment: Shipment, refusal: str) -> tuple[tup
         del fields[PHONE]
         return ((PHONE, str(reason)),)
     return ()
-
-
-def to_e164(text: str, country: str) -> str:
-    """`+15551234567`. A number without a + is read as one of the country, which is never guessed. Raises ValueError,
-    which says why and repeats nothing of it."""
-    if country and country not in phonenumbers.SUPPORTED_REGIONS:
-        raise ValueError("its country is not a code of two letters, such as US")
-    try:
-        number = phonenumbers.parse(text, country or None)
-    except NumberParseException as error:
-        if error.error_type == NumberParseException.INVALID_COUNTRY_CODE and not country:
-            raise ValueError("it names no country: write it as +15551234567, or set phone_country") from None
-        raise ValueError("it is not a telephone number") from None
-    if phonenumbers.is_possible_number_with_reason(number) != ValidationResult.IS_POSSIBLE:
-        raise ValueError("it has too few or too many digits for a number of its country")
-    return phonenumbers.format_number(number, PhoneNumberFormat.E164)
 
 
 PROVIDER = Klaviyo()

@@ -14,17 +14,9 @@ from connections.messages import OutboundError, Request, Response
 from connections.providers.answers import read_object, text_at
 from connections.providers.base import Action, Choice, Exchange, Limits, MappingField, OAuth, Shipment
 from connections.providers.crm import person
-from connections.providers.fields import Field
+from connections.providers.fields import Field, NotAuthorized, Unsendable, access_token
 from connections.providers.vendor import Fields, Vendor, choices, filled, revealed, url_part, without_nulls
-from connections.providers.verdicts import (
-    NotAuthorized,
-    Unsendable,
-    Verdict,
-    disabled,
-    reauthorize,
-    rejected,
-    throttled,
-)
+from connections.providers.verdicts import Verdict, disabled, reauthorize, rejected, throttled
 
 DATA_CENTRE = r"[a-z]{2}[0-9]{1,3}"
 NO_AUDIENCE = disabled("The audience does not exist any more. Set list_id to another, then resume.", "no_audience")
@@ -61,7 +53,7 @@ class Mailchimp(Vendor):
         ),
     )  # fmt: skip
     credential_fields = (
-        Field("access_token", "Access token", sensitive=True),
+        access_token(),
         Field(
             "api_key", "API key", sensitive=True, pattern=rf"[A-Za-z0-9]{{1,100}}-{DATA_CENTRE}",
             example=f"{'#' * 32}-us21", help="In place of authorizing the connection.",

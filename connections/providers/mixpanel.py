@@ -9,8 +9,9 @@ from connections.providers import analytics
 from connections.providers.analytics import EVENT, PERSON, REFUSED, TOO_LARGE, project_key, unix_milliseconds, uuid_of
 from connections.providers.answers import text_at
 from connections.providers.base import Action, Limits, MappingField, Shipment, region
+from connections.providers.fields import Unsendable
 from connections.providers.vendor import Vendor
-from connections.providers.verdicts import Outcome, Unsendable, Verdict, reauthorize, rejected, throttled
+from connections.providers.verdicts import Outcome, Verdict, reauthorize, rejected, throttled
 
 PLACEHOLDERS = analytics.PLACEHOLDERS | {"0", "00000000-0000-0000-0000-000000000000", "anon"}
 MAX_NAME = 255

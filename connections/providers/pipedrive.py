@@ -11,7 +11,7 @@ from connections.messages import Request, Response
 from connections.providers.answers import read_object, rows_at, text_at
 from connections.providers.base import Action, Exchange, Limits, MappingField, OAuth, Shipment
 from connections.providers.crm import FULL_NAME, host_problems
-from connections.providers.fields import Field, FieldProblem
+from connections.providers.fields import Field, FieldProblem, access_token
 from connections.providers.vendor import VALUE_REFUSED, Fields, Vendor, revealed, url_part
 from connections.providers.verdicts import Verdict, disabled, reauthorize, retry, throttled
 
@@ -45,7 +45,7 @@ class Pipedrive(Vendor):
         Field("api_domain", "API domain", type="url", help="The company's own, such as https://acme.pipedrive.com."),
     )
     credential_fields = (
-        Field("access_token", "Access token", sensitive=True),
+        access_token(),
         Field("api_token", "API token", sensitive=True, pattern=r"[\x21-\x7e]+", help="A user's personal token."),
     )
     actions = (

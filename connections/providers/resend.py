@@ -11,18 +11,9 @@ from connections.messages import OutboundError, Request, Response
 from connections.providers.answers import text_at
 from connections.providers.base import Action, Exchange, Limits, MappingField, Shipment
 from connections.providers.crm import person
-from connections.providers.fields import Field
+from connections.providers.fields import Field, Unsendable
 from connections.providers.vendor import VALUE_REFUSED, Fields, Vendor, url_part, without_nulls
-from connections.providers.verdicts import (
-    Outcome,
-    Unsendable,
-    Verdict,
-    disabled,
-    reauthorize,
-    rejected,
-    retry,
-    throttled,
-)
+from connections.providers.verdicts import Outcome, Verdict, disabled, reauthorize, rejected, retry, throttled
 
 MAX_RECIPIENTS = 50
 

@@ -12,18 +12,9 @@ from connections.messages import Request, Response
 from connections.providers.answers import header, read_json, rows_at, text_at
 from connections.providers.base import Account, Action, Choice, Exchange, Granted, Limits, MappingField, OAuth, Shipment
 from connections.providers.crm import host_problems
-from connections.providers.fields import Field, FieldProblem
+from connections.providers.fields import Field, FieldProblem, NotAuthorized, Unsendable, access_token
 from connections.providers.vendor import VALUE_REFUSED, Fields, Vendor, choices, number_text, url_part
-from connections.providers.verdicts import (
-    NotAuthorized,
-    Unsendable,
-    Verdict,
-    disabled,
-    reauthorize,
-    rejected,
-    retry,
-    throttled,
-)
+from connections.providers.verdicts import Verdict, disabled, reauthorize, rejected, retry, throttled
 
 VERSION = "v67.0"
 DATA = f"/services/data/{VERSION}"
@@ -58,6 +49,7 @@ PERSON = (
 )
 COMPANY = MappingField("Company", "Company", source="payload.company", help=PLACEHOLDER_HELP)
 OBJECT = MappingField("object", "Object", required=True, help="Its API name, such as Account or Signup__c.")
+OURS = frozenset({"object", "external_id", "external_id_field"})
 STEPS = ("upsert", "upsert with what a new record requires")
 
 
@@ -89,7 +81,7 @@ class Salesforce(Vendor):
             help="The API name of a field that the org marks as an external id.",
         ),
     )  # fmt: skip
-    credential_fields = (Field("access_token", "Access token", sensitive=True, help="Of an external client app."),)
+    credential_fields = (access_token("Of an external client app."),)
     actions = (
         Action(
             "upsert_lead", "Create or update a lead", True, fields=(*KEY, *PERSON, COMPANY), is_open=True, steps=STEPS
@@ -143,21 +135,38 @@ class Salesforce(Vendor):
         410: disabled(f"Salesforce has retired version {VERSION} of its API: Meshes must be updated.", "retired"),
     }  # fmt: skip
 
-    def build_request(self, shipment: Shipment) -> Request:
-        return self._upsert(shipment, {})
+    def build_request(self, shipment: Shipment, placeholders: dict[str, str] | None = None) -> Request:
+        """`placeholders`: what a new record lacks, filled in."""
+        fields, is_person = self.fields(shipment), shipment.action in OBJECTS
+        by = _name(_key_field(fields, shipment), "external_id_field")
+        key = url_part(fields.needed("external_id"))
+        # Null clears a field; those that Salesforce requires cannot be cleared, so they are left out.
+        record = {
+            name: _value(name, value)
+            for name, value in fields.items()
+            if name not in OURS and not (is_person and name in REQUIRED and value in (None, ""))
+        }
+        if {"id", by.lower()} & {name.lower() for name in record}:
+            raise Unsendable(f"The mapping must not fill Id or {by}: the field external_id says which record it is.")
+        path = f"{DATA}/sobjects/{self._object(shipment)}/{by}/{key}"
+        return self.call("PATCH", path, shipment, record | (placeholders or {}), SAVE_ALERTED)
 
     def follow(self, shipment: Shipment, exchanges: Sequence[Exchange]) -> Request | Verdict | None:
         code, message = self.error_of(exchanges[-1].response)
-        document = read_json(exchanges[-1].response)
+        if code not in ("DUPLICATE_VALUE", "REQUIRED_FIELD_MISSING"):
+            return None
+        document, fields = read_json(exchanges[-1].response), self.fields(shipment)
         named = rows_at(document[0], "fields") if isinstance(document, list) and document else []
-        if code == "DUPLICATE_VALUE" and self._is_of_key(shipment, named, message):
-            return retry("Somebody else has just made the record with this external id.", "raced", 1)
-        if code != "REQUIRED_FIELD_MISSING" or not named or shipment.action not in OBJECTS or len(exchanges) > 1:
+        if code == "DUPLICATE_VALUE":  # of the very field by which the record is found: two upserts raced
+            words = {str(word).lower() for word in (*named, *re.findall(r"\w+", message))}
+            is_raced = str(_key_field(fields, shipment) or "").lower() in words - {""}
+            words_of_race = "Somebody else has just made the record with this external id."
+            return retry(words_of_race, "raced", 1) if is_raced else None
+        if not named or shipment.action not in OBJECTS or len(exchanges) > 1:
             return None
-        filled = self.fields(shipment)
-        if not all(isinstance(name, str) and name in REQUIRED and not filled.get(name) for name in named):
+        if not all(isinstance(name, str) and name in REQUIRED and not fields.get(name) for name in named):
             return None
-        return self._upsert(shipment, {name: REQUIRED[name] for name in named})
+        return self.build_request(shipment, {name: REQUIRED[name] for name in named})
 
     def error_of(self, response: Response) -> tuple[str, str]:
         document = read_json(response)
@@ -209,33 +218,12 @@ class Salesforce(Vendor):
         words = "Must be the org's own https URL, such as https://acme.my.salesforce.com."
         return host_problems(config, "instance_url", MY_DOMAIN, words)
 
-    def _is_of_key(self, shipment: Shipment, named: Sequence[Any], message: str) -> bool:
-        """Whether an error is about the very field by which the record is found: two upserts raced."""
-        by = str(self.fields(shipment).get("external_id_field") or shipment.frozen.get("external_id_field") or "")
-        words = (str(word).lower() for word in (*named, *re.findall(r"\w+", message)))
-        return by != "" and by.lower() in words
-
-    def _upsert(self, shipment: Shipment, placeholders: Mapping[str, str]) -> Request:
-        fields = self.fields(shipment)
-        by = _name(fields.get("external_id_field") or shipment.frozen.get("external_id_field"), "external_id_field")
-        key = url_part(fields.needed("external_id"))
-        record = _record(fields, shipment)
-        if {"id", by.lower()} & {name.lower() for name in record}:
-            raise Unsendable(f"The mapping must not fill Id or {by}: the field external_id says which record it is.")
-        path = f"{DATA}/sobjects/{self._object(shipment)}/{by}/{key}"
-        return self.call("PATCH", path, shipment, {**record, **placeholders}, SAVE_ALERTED)
-
     def _object(self, shipment: Shipment) -> str:
         return OBJECTS.get(shipment.action) or _name(self.fields(shipment).needed("object"), "object")
 
 
-def _record(fields: Fields, shipment: Shipment) -> dict[str, Any]:
-    """What is written. Null clears a field; those that Salesforce requires cannot be cleared, so they are left out."""
-    required = REQUIRED if shipment.action in OBJECTS else {}
-    kept = {name: value for name, value in fields.items() if name not in ("object", "external_id", "external_id_field")}
-    return {
-        name: _value(name, value) for name, value in kept.items() if value not in (None, "") or name not in required
-    }
+def _key_field(fields: Fields, shipment: Shipment) -> Any:
+    return fields.get("external_id_field") or shipment.frozen.get("external_id_field")
 
 
 def _value(name: str, value: Any) -> Any:

@@ -8,8 +8,9 @@ from connections.messages import Request, Response
 from connections.providers.analytics import EVENT, USER, iso_time, project_key
 from connections.providers.answers import read_object
 from connections.providers.base import Action, Limits, MappingField, Shipment, region
+from connections.providers.fields import Unsendable
 from connections.providers.vendor import Vendor, without_nulls
-from connections.providers.verdicts import Unsendable, rejected, retry
+from connections.providers.verdicts import rejected, retry
 
 WHO = (
     MappingField("user_id", "User id", source=USER),

@@ -15,7 +15,7 @@ from connections.messages import OutboundError, Request, Response
 from connections.providers.answers import read_object, text_at
 from connections.providers.base import Action, Choice, Limits, MappingField, OAuth, Shipment
 from connections.providers.chat import SUMMARY, escaped, few, webhook_url
-from connections.providers.fields import Field, FieldProblem
+from connections.providers.fields import FieldProblem, access_token
 from connections.providers.markup import escape_slack
 from connections.providers.vendor import Vendor, json_request, listed, revealed, url_part, without_nulls
 from connections.providers.verdicts import Verdict, disabled, reauthorize, rejected, retry, throttled, uncertain
@@ -57,7 +57,7 @@ class Slack(Vendor):
     )
     base_urls = {"": "https://slack.com/api"}
     credential_fields = (
-        Field("access_token", "Bot token", sensitive=True, help="xoxb-…, with chat:write. For “Post a message”."),
+        access_token("xoxb-…, with chat:write. For “Post a message”.", "Bot token"),
         webhook_url(
             "Incoming webhook's URL", r"https://hooks\.slack\.com/services/[A-Za-z0-9/]+",
             "https://hooks.slack.com/services/T########/B########/################",

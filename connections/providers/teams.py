@@ -12,9 +12,10 @@ from connections.messages import Request, Response
 from connections.providers.answers import is_no_page
 from connections.providers.base import Action, Limits, MappingField, Shipment
 from connections.providers.chat import SUMMARY, webhook_url
+from connections.providers.fields import Unsendable
 from connections.providers.markup import escape_markdown
 from connections.providers.vendor import Vendor, json_request, limited, revealed
-from connections.providers.verdicts import Unsendable, disabled, reauthorize, rejected, throttled
+from connections.providers.verdicts import disabled, reauthorize, rejected, throttled
 
 CARD = "AdaptiveCard"
 MAX_BODY = 28_000

@@ -22,14 +22,14 @@ from connections.providers.answers import (
     read_json,
     read_object,
     retry_after,
+    seconds_until,
     shown,
     text_at,
 )
 from connections.providers.base import Account, Choice, Granted, MappingField, Provider, Shipment
+from connections.providers.fields import NotAuthorized, Unsendable
 from connections.providers.verdicts import (
-    NotAuthorized,
     Outcome,
-    Unsendable,
     Verdict,
     disabled,
     read_error,
@@ -121,9 +121,14 @@ class Vendor(Provider):
     """Where they have the account's id and its name."""
     test_path: ClassVar[str] = ""
     """What the test asks for by GET."""
+    repeatable: ClassVar[tuple[str, ...]] = ()
+    """Ends of the URLs of calls by POST that do no harm twice, such as a search."""
     limit_headers: ClassVar[tuple[str, str, float | None] | None] = None
     """Header of the requests that are left, header of the seconds until there are more, and what stands for 0 or none
     of them."""
+
+    limit_ends_at: ClassVar[bool] = False
+    """Whether the second of them tells the moment, in unix seconds."""
 
     def __init_subclass__(cls) -> None:
         listed = ((keys if isinstance(keys, tuple) else (keys,), verdict) for keys, verdict in cls.answers.items())
@@ -152,6 +157,8 @@ class Vendor(Provider):
         if number_header(response, left) != 0:
             return None
         seconds = number_header(response, reset)
+        if self.limit_ends_at:
+            return otherwise if seconds is None else seconds_until(response, seconds)
         return seconds or otherwise or seconds  # 0 is not the same as no header: it asks for a retry at once
 
     def build_test(self, shipment: Shipment) -> Request | None:
@@ -176,6 +183,9 @@ class Vendor(Provider):
     def authorized(self, shipment: Shipment) -> tuple[tuple[str, str], ...]:
         """The headers that carry the credentials. Raises NotAuthorized."""
         return filled(self.authorization, shipment)
+
+    def may_repeat(self, action: str, request: Request) -> bool:
+        return request.url.endswith(self.repeatable) or super().may_repeat(action, request)
 
     def classify(self, answer: Response | OutboundError, action: str) -> Verdict:
         if isinstance(answer, OutboundError):

@@ -44,19 +44,6 @@ class Verdict:
     is_counted: bool = True
 
 
-class Unsendable(Exception):  # noqa: N818 - named by what is wrong
-    """The payload cannot be expressed as a request to this vendor; the delivery is rejected. `.words` says why, for the
-    tenant."""
-
-    def __init__(self, words: str) -> None:
-        super().__init__(words)
-        self.words = words
-
-
-class NotAuthorized(Unsendable):
-    """The connection has no credentials yet: it is held until its owner has given them."""
-
-
 ERROR_CLASSES = (
     "address_refused", "ambiguous", "archived", "authorization_ended", "blocked", "client_error", "compliance",
     "concurrent", "conflict", "connection_lost", "contact_moved", "contact_not_found", "credential_error",
@@ -121,21 +108,26 @@ def of_repeatable(verdict: Verdict, answer: object) -> Verdict:
     return replace(verdict, outcome=Outcome.RETRY) if is_open else verdict
 
 
-_REJECTED = {
-    400: "The receiver says that this request is malformed (400).",
-    413: "The receiver says that this request is too large (413).",
-    415: "The receiver does not take this kind of content (415).",
-    422: "The receiver says that it cannot process this payload (422).",
+_BY_STATUS = {
+    400: rejected("The receiver says that this request is malformed (400)."),
+    413: rejected("The receiver says that this request is too large (413)."),
+    415: rejected("The receiver does not take this kind of content (415)."),
+    422: rejected("The receiver says that it cannot process this payload (422)."),
+    401: reauthorize(
+        "The receiver does not accept the credentials (401). Replace them, then resume or test the connection."
+    ),
+    410: disabled("The receiver says that this address is gone for good (410)."),
+    403: retry("The receiver refuses access (403). Check its firewall and its permissions.", "client_error"),
+    404: retry("The receiver has nothing at this address (404). Check the URL.", "client_error"),
+    405: retry(
+        "The receiver does not take this method at this address (405). Check the method and the URL.", "client_error"
+    ),
+    408: retry("The receiver waited too long for the request (408).", "client_error"),
+    421: retry("The receiver does not answer for this host name (421). Check the URL.", "client_error"),
+    429: throttled("The receiver asks for fewer requests (429)."),
 }
-"""Answers about the body. It stays the same, byte for byte, over all attempts, so another attempt changes nothing."""
-
-_WORDS = {
-    403: "The receiver refuses access (403). Check its firewall and its permissions.",
-    404: "The receiver has nothing at this address (404). Check the URL.",
-    405: "The receiver does not take this method at this address (405). Check the method and the URL.",
-    408: "The receiver waited too long for the request (408).",
-    421: "The receiver does not answer for this host name (421). Check the URL.",
-}
+"""Of these only answers about the body are rejections: it stays the same, byte for byte, over all attempts, so another
+attempt changes nothing."""
 
 
 def read_answer(answer: Response | OutboundError) -> Verdict:
@@ -148,19 +140,19 @@ def read_status(response: Response) -> Verdict:
     status = response.status
     if 200 <= status <= 299:
         return Verdict(Outcome.DELIVERED)
-    if status in _REJECTED:
-        return Verdict(Outcome.REJECTED, "rejected", _REJECTED[status])
-    if status == 401:
-        words = "The receiver does not accept the credentials (401). Replace them, then resume or test the connection."
-        return Verdict(Outcome.BROKEN, "unauthorized", words, hold="needs_reauth")
-    if status == 410:
-        words = "The receiver says that this address is gone for good (410)."
-        return Verdict(Outcome.BROKEN, "gone", words, hold="disabled")
-    wait = retry_after(response)
-    if status == 429:
-        return Verdict(Outcome.RETRY, "rate_limited", "The receiver asks for fewer requests (429).", wait, None, True)
-    error_class, words = _describe_status(status)
-    return Verdict(Outcome.RETRY, error_class, words, wait)
+    if status in _BY_STATUS:
+        verdict = _BY_STATUS[status]
+    elif 300 <= status <= 399:
+        words = f"The receiver answers with a redirect ({status}), which is not followed. Set the new URL."
+        verdict = retry(words, "redirect")
+    elif 400 <= status <= 499:
+        verdict = retry(f"The receiver refuses the request ({status}).", "client_error")
+    elif status >= 500:
+        verdict = retry(f"The receiver has an error of its own ({status}).")
+    else:
+        verdict = retry(f"The receiver's answer is not a final one ({status}).", "unexpected_status")
+    wait = retry_after(response) if verdict.outcome == Outcome.RETRY else None
+    return replace(verdict, retry_after_seconds=wait)
 
 
 def read_error(error: OutboundError) -> Verdict:
@@ -174,15 +166,3 @@ def read_error(error: OutboundError) -> Verdict:
         return Verdict(Outcome.RETRY, "our_fault", words, is_ours=True, is_counted=False)
     outcome = Outcome.UNCERTAIN if isinstance(error, NetworkError) and error.sent else Outcome.RETRY
     return Verdict(outcome, error.cause, error.message)
-
-
-def _describe_status(status: int) -> tuple[str, str]:
-    if status in _WORDS:
-        return "client_error", _WORDS[status]
-    if 300 <= status <= 399:
-        return "redirect", f"The receiver answers with a redirect ({status}), which is not followed. Set the new URL."
-    if 400 <= status <= 499:
-        return "client_error", f"The receiver refuses the request ({status})."
-    if status >= 500:
-        return "server_error", f"The receiver has an error of its own ({status})."
-    return "unexpected_status", f"The receiver's answer is not a final one ({status})."

@@ -11,7 +11,7 @@ import standardwebhooks
 
 from connections.messages import USER_AGENT, Request
 from connections.providers.base import CLIENT_CREDENTIALS, Action, Field, FieldProblem, Provider, Shipment
-from connections.providers.verdicts import NotAuthorized
+from connections.providers.fields import NotAuthorized
 
 SECRET_BYTES = 32
 """Random bytes of a signing secret; the specification asks for 24 to 64."""

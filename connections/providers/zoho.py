@@ -6,9 +6,9 @@ from typing import Any
 from connections.messages import Request, Response
 from connections.providers.answers import read_object, rows_at, text_at
 from connections.providers.base import Action, Limits, MappingField, OAuth, Shipment
-from connections.providers.fields import Field, FieldProblem
+from connections.providers.fields import Field, FieldProblem, Unsendable, access_token
 from connections.providers.vendor import Vendor, without_nulls
-from connections.providers.verdicts import Unsendable, disabled, reauthorize, rejected, retry, throttled
+from connections.providers.verdicts import disabled, reauthorize, rejected, retry, throttled
 
 ACCOUNTS = (
     "accounts.zoho.com", "accounts.zoho.eu", "accounts.zoho.in", "accounts.zoho.com.au", "accounts.zoho.jp",
@@ -57,9 +57,7 @@ class Zoho(Vendor):
             help="Of the data centre that the account is in.",
         ),
     )  # fmt: skip
-    credential_fields = (
-        Field("access_token", "Access token", sensitive=True, help="Zoho ends it after an hour: authorize instead."),
-    )
+    credential_fields = (access_token("Zoho ends it after an hour: authorize instead."),)
     actions = (
         Action(
             "upsert_lead", "Create or update a lead", True, is_open=True,
