@@ -1,16 +1,23 @@
 """Rows for tests, with the least that each test must say."""
 
 import json
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+from django.db import transaction
+
 from connections import lifecycle
 from connections.models import Connection
 from connections.providers.webhook import new_signing_secret
+from delivery.events import setting_aside
+from delivery.events.setting_aside import Claim
+from delivery.lanes import publishing
 from delivery.models import Delivery, Event, Payload, Rule, Unrouted
 from delivery.rules import fanout
+from delivery.rules.routing import Fact, evaluate
 from meshes.kit import ids
 from workspaces.models import Workspace
 from workspaces.vault import vault
@@ -65,7 +72,7 @@ def make_deliveries(connection: Connection, number: int = 1) -> list[Delivery]:
     """Pending deliveries of as many events, because of one rule of the connection's."""
     rule = Rule.objects.filter(connection=connection, deleted_at=None).first() or make_rule(connection)
     events = [make_event(connection.workspace) for _ in range(number)]
-    fanout.fan_out([event.pk for event in events])
+    fan_out([event.pk for event in events])
     return list(Delivery.objects.filter(rule=rule, event__in=events).order_by("id"))
 
 
@@ -73,3 +80,30 @@ def lapse_lease(delivery: Delivery) -> None:
     """Let a claim's lease end, as if its worker had been lost a while ago."""
     ended = datetime.now(UTC) - timedelta(seconds=1)
     Delivery.objects.filter(pk=delivery.pk).update(lease_until=ended)
+
+
+def fan_out(event_ids: list[uuid.UUID]) -> list[publishing.DeliveryHint]:
+    """Route these events as tasks and their groups would, in this thread; what is not ours to route is passed over.
+
+    Returns the hints to publish. If one event fails, each is routed by itself, and what fails then is handed back.
+    """
+    claims = [Claim(event_id, ids.uuid7()) for event_id in event_ids]
+    claimed = zip(claims, fanout.claim_events(claims), strict=True)
+    facts = {claim: fact for claim, fact in claimed if fact is not None}
+    began_at = time.monotonic()
+    try:
+        return _fan_out(list(facts.values()))
+    except Exception:  # noqa: BLE001  (judged below, event by event)
+        hints: list[publishing.DeliveryHint] = []
+    for claim, fact in facts.items():
+        try:
+            hints += _fan_out([fact])
+        except Exception as error:  # noqa: BLE001  (judged by whose fault it is)
+            setting_aside.hand_back([setting_aside.judge(claim, error, began_at)])
+    return hints
+
+
+def _fan_out(facts: list[Fact]) -> list[publishing.DeliveryHint]:
+    with transaction.atomic():
+        routed = [evaluate(fact, rules) for fact, rules in zip(facts, fanout.load_rules(facts), strict=True)]
+        return [hint for hints in fanout.write(routed) for hint in hints]

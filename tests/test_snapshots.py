@@ -15,13 +15,13 @@ from connections.models import Connection
 from connections.providers.base import Outcome, Verdict
 from delivery.dispatch import attempts, claims, reopening, settling
 from delivery.models import Delivery, Event, Replay
-from delivery.rules import fanout, routing
+from delivery.rules import routing
 from meshes.kit import ids
 from meshes.kit.clock import snapshot
 from tests.access_routes import ROUTES
 from tests.access_world import World
 from tests.delivery.api import account
-from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
+from tests.factories import fan_out, make_connection, make_deliveries, make_event, make_rule, make_workspace
 from tests.operators import superuser, words
 from tests.statements import counted_statements
 
@@ -120,7 +120,7 @@ def test_an_event_is_never_routed_without_what_became_of_it():
     api, seen = account(), set()
     for _ in range(ROUNDS):
         event = make_event(workspace)
-        with meanwhile(lambda event=event: fanout.fan_out([event.pk])):
+        with meanwhile(lambda event=event: fan_out([event.pk])):
             for _ in range(1000):
                 shown = api.get(f"/events/{event.public_id}").json()
                 parts = shown["status"], len(shown["routing"]), len(shown["deliveries"])
@@ -138,7 +138,7 @@ def test_the_page_of_an_event_is_never_routed_without_its_delivery():
     for _ in range(ROUNDS // 4):
         event = make_event(workspace)
         delivery = ids.encode(ids.DELIVERY, routing.delivery_id(event.pk, rule.pk))
-        with meanwhile(lambda event=event: fanout.fan_out([event.pk])):
+        with meanwhile(lambda event=event: fan_out([event.pk])):
             for _ in range(1000):
                 text = words(root.page("delivery_event", event.pk))
                 assert delivery in text or "routing ledger is not kept" not in text, text

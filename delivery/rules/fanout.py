@@ -7,28 +7,22 @@ what an event's rules cost is spent between them, by its task alone. What fails 
 """
 
 import json
-import logging
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 
 from delivery.dispatch.sessions import Keeper
 from delivery.events import setting_aside
 from delivery.events.setting_aside import Claim
 from delivery.lanes import publishing
 from delivery.rules import routing
-from delivery.rules.routing import Fact, Routed, Routing, evaluate
-from meshes.kit import ids
+from delivery.rules.routing import Fact, Routed, Routing
 from meshes.kit.batching import rows_of
-from meshes.kit.database_faults import describe
 from workspaces.installation import NOT_HELD
-
-logger = logging.getLogger(__name__)
 
 ALL_BYTES = 2**31 - 1
 
@@ -78,34 +72,6 @@ INSERT_DELIVERIES = """, made AS (
 NOW_IF = "CASE WHEN %s THEN statement_timestamp() END"
 DELIVERY_ROW = f"({'%s, ' * 12}{NOW_IF}, {NOW_IF}, statement_timestamp(), '', 0, 0, 0, '')"
 LEDGER_ROW = "(%s, %s, %s, statement_timestamp())"
-
-
-def fan_out(event_ids: list[uuid.UUID]) -> list[publishing.DeliveryHint]:
-    """Route these events; those already routed, or being routed elsewhere, are passed over.
-
-    Returns `(workspace id, connection id, delivery id)` hints to publish now that all is committed. If one fails, each
-    is routed by itself, and what fails then is handed back.
-    """
-    claims = [Claim(event_id, ids.uuid7()) for event_id in event_ids]
-    facts = {claim: fact for claim, fact in zip(claims, claim_events(claims), strict=True) if fact is not None}
-    began_at = time.monotonic()
-    try:
-        return _fan_out(list(facts.values()))
-    except Exception as error:  # noqa: BLE001  (judged below, event by event)
-        logger.info("%d events are routed one by one: %s", len(facts), describe(error))
-    hints: list[publishing.DeliveryHint] = []
-    for claim, fact in facts.items():
-        try:
-            hints += _fan_out([fact])
-        except Exception as error:  # noqa: BLE001  (judged by whose fault it is)
-            setting_aside.hand_back([setting_aside.judge(claim, error, began_at)])
-    return hints
-
-
-def _fan_out(facts: list[Fact]) -> list[publishing.DeliveryHint]:
-    with transaction.atomic():
-        routed = [evaluate(fact, its_rules) for fact, its_rules in zip(facts, load_rules(facts), strict=True)]
-        return [hint for hints in write(routed) for hint in hints]
 
 
 def claim_events(claims: Sequence[Claim], large_bytes: int = ALL_BYTES) -> list[Fact | None]:
@@ -159,7 +125,7 @@ def load_rules(facts: Sequence[Fact]) -> list[Routing]:
 def write(routed: Sequence[Routed]) -> list[list[publishing.DeliveryHint]]:
     """Write ledgers and deliveries; the events wait no more. Returns the hints of each event, in this order.
 
-    All of it or nothing: a batch that is refused is written again event by event, by its group or by `fan_out`.
+    All of it or nothing: a batch that is refused is written again event by event, by its group.
     """
     if routed:
         ledgers, parameters = rows_of(

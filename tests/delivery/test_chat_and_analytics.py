@@ -10,9 +10,9 @@ from connections import providers
 from connections.messages import PLACES, Room
 from delivery.dispatch import attempts, claims, settling
 from delivery.models import Attempt, Delivery
-from delivery.rules import fanout, preview
+from delivery.rules import preview
 from delivery.serializers import AttemptOut
-from tests.factories import make_connection, make_event, make_rule, make_workspace
+from tests.factories import fan_out, make_connection, make_event, make_rule, make_workspace
 
 pytestmark = pytest.mark.django_db
 
@@ -86,7 +86,7 @@ def delivered(case: Case, endpoint, monkeypatch) -> Delivery:
     )
     make_rule(target, action=case.action, mapping=case.mapping)
     event = make_event(target.workspace, PAYLOAD)
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     delivery = Delivery.objects.get(event=event)
     jobs = claims.claim([delivery.pk], "worker")
     settling.settle([attempts.attempt(job) for job in jobs if job], "worker")

@@ -11,10 +11,9 @@ from django.db import connection, connections
 from delivery.dispatch import claims, retention
 from delivery.events.intake import NewEvent, insert_events
 from delivery.models import Delivery
-from delivery.rules import fanout
 from meshes.kit import partitions
 from meshes.kit.partitions import Partition
-from tests.factories import make_connection, make_rule, make_workspace
+from tests.factories import fan_out, make_connection, make_rule, make_workspace
 from tests.polling import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -66,7 +65,7 @@ class Writers:
     def _write(self) -> None:
         events = [NewEvent(self._workspace_id, "lead.created", "{}") for _ in range(5)]
         insert_events(events)
-        hints = fanout.fan_out([event.id for event in events])
+        hints = fan_out([event.id for event in events])
         claims.claim([delivery_id for _, _, delivery_id in hints], "writer")
 
 

@@ -9,9 +9,8 @@ from django.utils import timezone
 from connections.models import Connection, OAuthGrant
 from delivery.dispatch import attempts, claims, hold, settling
 from delivery.models import Attempt, Delivery
-from delivery.rules import fanout
 from tests.connections.oauth.test_at_vendors import agree, every_refreshing, every_vendor, server  # noqa: F401  (a fixture)
-from tests.factories import create_connection, make_event, make_rule, make_workspace
+from tests.factories import create_connection, fan_out, make_event, make_rule, make_workspace
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_client")]
 
@@ -39,7 +38,7 @@ def connected(server) -> Connection:  # noqa: F811
 
 def lead(connection, number) -> Delivery:
     event = make_event(connection.workspace, {"email": f"lead-{number}@example.com", **LEAD})
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     return Delivery.objects.get(event=event)
 
 

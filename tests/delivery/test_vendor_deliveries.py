@@ -13,9 +13,8 @@ from connections.models import Connection
 from delivery.dispatch import attempts, claims, settling
 from delivery.lanes import steering
 from delivery.models import Attempt, Delivery, RoutingLedger
-from delivery.rules import fanout
 from meshes.dev.vendors.registry import VENDORS
-from tests.factories import make_connection, make_event, make_rule, make_workspace
+from tests.factories import fan_out, make_connection, make_event, make_rule, make_workspace
 from tests.receivers import Answer
 
 pytestmark = pytest.mark.django_db
@@ -38,7 +37,7 @@ def delivered(action="upsert_contact", payload=None, mapping=None, token=TOKEN):
     )
     make_rule(target, action=action, mapping=mapping)
     event = make_event(target.workspace, payload or {"email": "ada@example.com", "first_name": "Ada"})
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     delivery = Delivery.objects.get(event=event)
     if delivery.status == "pending":
         attempt(delivery)
@@ -135,7 +134,7 @@ def test_a_lost_answer_is_asked_for_again_unless_the_call_could_double_something
         target = make_connection(make_workspace(), type=slug, config={}, secret=secret)
         make_rule(target, action=action, mapping=[{"to": "note", "value": "Call"}] if slug == "hubspot" else None)
         event = make_event(target.workspace, {"email": "ada@example.com"})
-        fanout.fan_out([event.pk])
+        fan_out([event.pk])
         delivery = Delivery.objects.get(event=event)
         vendor.fail_next("LOSE_ANSWER", path=path)
         attempt(delivery)
@@ -169,7 +168,7 @@ def test_a_connection_that_was_never_authorized_is_held(hubspot):
     target = make_connection(make_workspace(), type="hubspot", config={}, secret={"previous": "none"})
     make_rule(target, action="upsert_contact")
     event = make_event(target.workspace)
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     delivery = Delivery.objects.get(event=event)
     attempt(delivery)
     target.refresh_from_db()

@@ -8,9 +8,8 @@ from django.db import connection
 from delivery.dispatch import claims, sweep
 from delivery.lanes import publishing, steering
 from delivery.models import Delivery, Unrouted
-from delivery.rules import fanout
 from meshes.kit import clock
-from tests.factories import make_connection, make_deliveries, make_event, make_workspace
+from tests.factories import fan_out, make_connection, make_deliveries, make_event, make_workspace
 from workspaces import installation
 from workspaces.models import Installation, Workspace
 
@@ -53,10 +52,10 @@ def test_no_event_is_routed_and_each_is_after_the_release(held):
     make_deliveries(target)
     event = make_event(target.workspace)
     held()
-    assert fanout.fan_out([event.pk]) == []
+    assert fan_out([event.pk]) == []
     assert Unrouted.objects.get().lease_id is None
     release()
-    assert len(fanout.fan_out([event.pk])) == 1
+    assert len(fan_out([event.pk])) == 1
 
 
 def test_sweeps_publish_nothing_and_remove_nothing(held):

@@ -13,8 +13,15 @@ from connections.models import Connection
 from delivery.dispatch import claims, hold, sweep
 from delivery.lanes import publishing, steering
 from delivery.models import Attempt, Delivery, SweepRun, Unrouted
-from delivery.rules import fanout
-from tests.factories import lapse_lease, make_connection, make_deliveries, make_event, make_rule, make_workspace
+from tests.factories import (
+    fan_out,
+    lapse_lease,
+    make_connection,
+    make_deliveries,
+    make_event,
+    make_rule,
+    make_workspace,
+)
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
@@ -164,7 +171,7 @@ def test_a_forgotten_event_is_hinted_and_a_fresh_one_left_to_its_own_hint():
     assert sweep.fan_out_forgotten(later(seconds=5)) == 1
     assert publishing.flush()
     assert steering.lanes().depth(f"fanout.{workspace.pk}") == 1
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     assert not Unrouted.objects.filter(event=event).exists()
     assert sweep.fan_out_forgotten(later(seconds=5)) == 0
 

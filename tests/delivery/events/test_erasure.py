@@ -8,10 +8,9 @@ from django.db.models import Q
 
 from delivery.events import erasure
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Unrouted
-from delivery.rules import fanout
 from meshes.kit import ids
 from tests.delivery.api import account, mistakes, tenant
-from tests.factories import make_connection, make_event, make_rule, make_workspace
+from tests.factories import fan_out, make_connection, make_event, make_rule, make_workspace
 
 pytestmark = pytest.mark.django_db
 
@@ -21,7 +20,7 @@ ADA = {"email": "ada@example.com"}
 def routed(workspace, payload):
     """An event with a shaped delivery, an attempt that quotes it, and a rule that filtered it."""
     event = make_event(workspace, payload)
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     for delivery in Delivery.objects.filter(event=event):
         Attempt.objects.create(
             workspace=workspace, delivery=delivery, number=1, started_at=datetime.now(UTC), outcome="retry",
@@ -94,7 +93,7 @@ def test_an_event_that_waits_for_fan_out_is_closed(api, workspace):
     assert erase(api, workspace, {"events": [event.public_id]}).json()["erased"] == 1
     assert not Unrouted.objects.exists()
     assert RoutingLedger.objects.get().entries[0]["result"] == "erased"
-    assert fanout.fan_out([event.pk]) == []
+    assert fan_out([event.pk]) == []
 
 
 def test_what_is_sent_or_routed_at_this_moment_is_named(api, workspace):

@@ -17,8 +17,9 @@ from delivery.events.setting_aside import MOST_LOSSES, Claim, Suspects
 from delivery.models import Delivery, RoutingLedger, Unrouted
 from delivery.rules import fanout, routing
 from meshes.kit import ids, partitions
+from tests import factories
 from tests.delivery.groups import Direct, run_fan_out_here, sleep_by
-from tests.factories import make_connection, make_event, make_rule, make_workspace
+from tests.factories import fan_out, make_connection, make_event, make_rule, make_workspace
 from tests.faults import raise_sqlstate
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
@@ -82,7 +83,7 @@ def test_while_nothing_can_be_written_every_event_waits_uncounted_and_then_gets_
     events = [make_event(workspace) for _ in range(3)]
     refuse(state)
     for tried in range(1, 3 * MOST_LOSSES):
-        assert fanout.fan_out([event.pk for event in events]) == []
+        assert fan_out([event.pk for event in events]) == []
         rows = [waiting(event) for event in events]
         assert [(row.tries, row.failures, row.poisoned_at, row.cause) for row in rows] == [(0, tried, None, "")] * 3
         assert {row.lease_id for row in rows} == {None}
@@ -90,7 +91,7 @@ def test_while_nothing_can_be_written_every_event_waits_uncounted_and_then_gets_
         assert setting_aside.set_aside_lost() == 0
         end_rest(*events)
     accept()
-    assert len(fanout.fan_out([event.pk for event in events])) == 3
+    assert len(fan_out([event.pk for event in events])) == 3
     assert not Unrouted.objects.exists()
 
 
@@ -101,12 +102,12 @@ def test_a_missing_partition_of_deliveries_is_ours(workspace):
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         cursor.execute(f"ALTER TABLE deliveries DETACH PARTITION {partition.name}")
     for _ in range(2 * MOST_LOSSES):
-        assert fanout.fan_out([event.pk]) == []
+        assert fan_out([event.pk]) == []
         end_rest(event)
     row = waiting(event)
     assert (row.tries, row.poisoned_at, row.detail) == (0, None, "check violation (23514: deliveries)")
     partitions.ensure("deliveries", partition.start)
-    assert len(fanout.fan_out([event.pk])) == 1
+    assert len(fan_out([event.pk])) == 1
 
 
 def test_what_is_neither_the_events_nor_passing_is_ours_too(workspace):
@@ -114,7 +115,7 @@ def test_what_is_neither_the_events_nor_passing_is_ours_too(workspace):
     event, other = make_event(workspace), make_event(workspace)
     refuse("42703", f"NEW.event_id = '{event.pk}'")
     for _ in range(MOST_LOSSES + 1):
-        fanout.fan_out([event.pk, other.pk])
+        fan_out([event.pk, other.pk])
         end_rest(event)
     assert (waiting(event).tries, waiting(event).poisoned_at) == (0, None)
     assert not Unrouted.objects.filter(event=other).exists()
@@ -127,10 +128,10 @@ def test_an_event_rests_longer_each_time_and_is_hinted_only_then(workspace):
     for failures, seconds in [(0, 1), (1, 2), (3, 8), (9, 30), (10_000, 30)]:
         Unrouted.objects.filter(event=event).update(failures=failures, lease_until=None)
         before = datetime.now(UTC)
-        fanout.fan_out([event.pk])
+        fan_out([event.pk])
         rest = (waiting(event).lease_until - before).total_seconds()
         assert 0.8 * seconds <= rest <= 1.2 * seconds + 10
-        assert fanout.fan_out([event.pk]) == [], "it rests"
+        assert fan_out([event.pk]) == [], "it rests"
         assert waiting(event).failures == failures + 1
     assert sweep.fan_out_forgotten(datetime.now(UTC)) == 0
     end_rest(event)
@@ -140,7 +141,7 @@ def test_an_event_rests_longer_each_time_and_is_hinted_only_then(workspace):
 def test_a_resting_event_can_be_erased(workspace):
     event = make_event(workspace)
     refuse("53100")
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     done = erasure.erase_events(workspace, [event.pk], datetime.now(UTC))
     assert (done.events, done.busy) == (1, [])
     assert not Unrouted.objects.exists()
@@ -158,7 +159,7 @@ def test_only_a_lost_worker_is_counted_and_the_fifth_sets_the_event_aside(worksp
     row = waiting(event)
     assert (row.tries, row.cause, row.detail) == (5, "workers_lost", "5 workers were lost while they routed it")
     assert row.poisoned_at is not None
-    assert fanout.fan_out([event.pk]) == []
+    assert fan_out([event.pk]) == []
     assert sweep.fan_out_forgotten(datetime.now(UTC)) == 0
 
 
@@ -166,7 +167,7 @@ def test_a_fifth_claim_of_a_lapsed_lease_is_left_to_the_sweep(workspace):
     event = make_event(workspace)
     Unrouted.objects.filter(event=event).update(tries=MOST_LOSSES - 1, lease_id=uuid.uuid4())
     end_rest(event)
-    assert fanout.fan_out([event.pk]) == []
+    assert fan_out([event.pk]) == []
     assert waiting(event).poisoned_at is None
     assert setting_aside.set_aside_lost() == 1
 
@@ -189,7 +190,7 @@ def test_an_event_that_was_set_aside_for_a_worker_that_lives_comes_back(workspac
     assert setting_aside.set_aside_lost() == 1
     setting_aside.hand_back([setting_aside.Failure(claim, "", "disk full (53100)")])
     assert (waiting(event).tries, waiting(event).poisoned_at, waiting(event).cause) == (MOST_LOSSES - 1, None, "")
-    assert len(fanout.fan_out([event.pk])) == 1
+    assert len(fan_out([event.pk])) == 1
 
 
 def test_a_claim_that_is_run_again_meets_its_own_lease(workspace):
@@ -208,10 +209,10 @@ def test_rows_of_before_are_claimed_and_stay_set_aside_as_they_were(workspace):
     Unrouted.objects.filter(event=counted).update(tries=4, lease_until=past)
     Unrouted.objects.filter(event=aside).update(tries=5, lease_until=past, poisoned_at=past)
     assert setting_aside.set_aside_lost() == 0
-    assert len(fanout.fan_out([counted.pk, aside.pk])) == 1
+    assert len(fan_out([counted.pk, aside.pk])) == 1
     assert (waiting(aside).tries, waiting(aside).poisoned_at, waiting(aside).cause) == (5, past, "")
     assert setting_aside.route_again([aside.pk]) == [(workspace.pk, aside.pk)]
-    assert len(fanout.fan_out([aside.pk])) == 1
+    assert len(fan_out([aside.pk])) == 1
 
 
 # --- its own --------------------------------------------------------------------------------------------------------
@@ -221,21 +222,21 @@ def test_rows_of_before_are_claimed_and_stay_set_aside_as_they_were(workspace):
 def test_what_fails_alone_while_others_pass_is_set_aside_by_its_cause(workspace, state):
     bad, *good = (make_event(workspace) for _ in range(4))
     refuse(state, f"NEW.event_id = '{bad.pk}'")
-    assert len(fanout.fan_out([event.pk for event in (*good, bad)])) == 3
+    assert len(fan_out([event.pk for event in (*good, bad)])) == 3
     row = waiting(bad)
     assert (row.tries, row.cause, row.lease_id) == (0, "refused", None)
     assert row.poisoned_at is not None
     assert row.detail.endswith(f"({state})")
-    assert fanout.fan_out([bad.pk]) == []
+    assert fan_out([bad.pk]) == []
     accept()
     setting_aside.route_again([bad.pk])
-    assert len(fanout.fan_out([bad.pk])) == 1
+    assert len(fan_out([bad.pk])) == 1
 
 
 def test_its_own_timeout_sets_an_event_aside_where_others_pass(workspace):
     bad, good = make_event(workspace), make_event(workspace)
     refuse("57014", f"NEW.event_id = '{bad.pk}'")
-    fanout.fan_out([good.pk, bad.pk])
+    fan_out([good.pk, bad.pk])
     assert (waiting(bad).cause, waiting(bad).detail) == ("timeout", "query canceled (57014)")
     assert waiting(bad).poisoned_at is not None
 
@@ -245,7 +246,7 @@ def test_where_all_fail_alike_none_of_them_is_to_blame(workspace, state):
     events = [make_event(workspace) for _ in range(4)]
     refuse(state)
     for _ in range(2 * MOST_LOSSES):
-        fanout.fan_out([event.pk for event in events])
+        fan_out([event.pk for event in events])
         end_rest(*events)
     assert set(Unrouted.objects.values_list("tries", "poisoned_at", "cause")) == {(0, None, "")}
 
@@ -255,7 +256,7 @@ def test_a_lone_event_is_set_aside_after_three_failures_of_its_own(workspace):
     refuse("22003")
     causes = []
     for _ in range(3):
-        fanout.fan_out([event.pk])
+        fan_out([event.pk])
         causes.append(waiting(event).cause)
         end_rest(event)
     assert causes == ["", "", "refused"]
@@ -269,8 +270,8 @@ def test_an_error_of_ours_sets_aside_what_it_concerns_and_says_so(workspace, mon
             raise KeyError("ada@example.com")
         return routing.evaluate(fact, rules)
 
-    monkeypatch.setattr(fanout, "evaluate", evaluate)
-    fanout.fan_out([good.pk, bad.pk])
+    monkeypatch.setattr(factories, "evaluate", evaluate)
+    fan_out([good.pk, bad.pk])
     row = waiting(bad)
     assert row.cause == "error"
     assert row.detail == "an error in Meshes itself (KeyError); its log has it, under the event's id"
@@ -286,8 +287,8 @@ def test_a_lack_of_memory_or_files_is_ours(workspace, monkeypatch):
                 raise lack
             return routing.evaluate(fact, rules)
 
-        monkeypatch.setattr(fanout, "evaluate", evaluate)
-        fanout.fan_out([event.pk, other.pk])
+        monkeypatch.setattr(factories, "evaluate", evaluate)
+        fan_out([event.pk, other.pk])
         assert (waiting(event).poisoned_at, waiting(event).tries) == (None, 0)
         end_rest(event)
 

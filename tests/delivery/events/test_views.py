@@ -7,10 +7,9 @@ import pytest
 from delivery.events import setting_aside
 from delivery.lanes import publishing, steering
 from delivery.models import Attempt, Delivery, Payload, Unrouted
-from delivery.rules import fanout
 from meshes.kit import ids
 from tests.delivery.api import account, mistakes, tenant
-from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
+from tests.factories import fan_out, make_connection, make_deliveries, make_event, make_rule, make_workspace
 
 pytestmark = pytest.mark.django_db
 
@@ -24,13 +23,13 @@ def test_an_event_whose_type_no_rule_names_says_so(api):
     rule = make_rule(make_connection(workspace), event="deal.*")
     event = make_event(workspace)
     assert summary_of(api, event) == {"rules": 0, "results": {}, "detail": "It has not been routed yet."}
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     detail = "No rule of the workspace names the event type lead.created, so nothing is delivered."
     assert summary_of(api, event) == {"rules": 0, "results": {}, "detail": detail}
     rule.event, rule.enabled = "lead.created", False
     rule.save()
     event = make_event(workspace)
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     detail = "1 rule names the event type lead.created: 1 disabled."
     assert summary_of(api, event) == {"rules": 1, "results": {"disabled": 1}, "detail": detail}
 
@@ -49,7 +48,7 @@ def test_an_event_shows_its_routing_deliveries_and_attempts(api):
     filtered = make_rule(connection, filter={"payload.email": {"$eq": "nobody"}})
     event = make_event(workspace)
     assert api.get(f"/events/{event.public_id}").json()["status"] == "accepted"
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     delivery = Delivery.objects.get()
     attempt = Attempt.objects.create(
         workspace=workspace,
@@ -106,7 +105,7 @@ def test_events_are_selected_by_type_status_connection_and_time(api):
     connection = make_connection(workspace)
     make_rule(connection, event="deal.won")
     lead, deal = make_event(workspace), make_event(workspace, type="deal.won")
-    fanout.fan_out([deal.pk])
+    fan_out([deal.pk])
 
     def found(**query):
         return [row["id"] for row in api.get("/events", workspace=workspace.public_id, **query).json()["data"]]
@@ -224,7 +223,7 @@ def test_an_event_that_was_set_aside_says_why(api, stored, shown):
 def test_events_are_selected_by_whether_they_were_set_aside(api):
     workspace = make_workspace()
     aside, waiting, done = set_aside(workspace)[0], make_event(workspace), make_event(workspace)
-    fanout.fan_out([done.pk])
+    fan_out([done.pk])
     for status, event in [("set_aside", aside), ("accepted", waiting), ("routed", done)]:
         (found,) = api.get(f"/events?workspace={workspace.public_id}&status={status}").json()["data"]
         assert (found["id"], found["status"]) == (event.public_id, status)
@@ -242,14 +241,14 @@ def test_one_event_is_routed_again(api, redis_client, django_capture_on_commit_c
     assert steering.lanes_for(workspace.pk).depth(f"fanout.{workspace.pk}") == 1
     row = Unrouted.objects.get(event=event)
     assert (row.tries, row.failures, row.cause, row.detail, row.lease_until) == (0, 0, "", "", None)
-    assert len(fanout.fan_out([event.pk, other.pk])) == 1
+    assert len(fan_out([event.pk, other.pk])) == 1
     assert Unrouted.objects.get(event=other).poisoned_at is not None
 
 
 def test_only_what_was_set_aside_is_routed_again(api):
     workspace = make_workspace()
     waiting, done = make_event(workspace), make_event(workspace)
-    fanout.fan_out([done.pk])
+    fan_out([done.pk])
     for event in (waiting, done):
         answer = api.post(f"/events/{event.public_id}/route", {})
         assert answer.status_code == 409

@@ -14,7 +14,7 @@ from delivery.rules import fanout, routing
 from meshes.kit import ids
 from meshes.kit.metering import EVENT_STEPS, RULE_STEPS
 from tests.delivery.api import account
-from tests.factories import make_connection, make_event, make_rule, make_workspace
+from tests.factories import fan_out, make_connection, make_event, make_rule, make_workspace
 
 pytestmark = pytest.mark.django_db
 
@@ -37,7 +37,7 @@ def route(payload, *rules):
     connection = make_connection(workspace)
     made = [make_rule(connection, **rule) for rule in rules]
     event = make_event(workspace, payload)
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     return event, ledger_of(event), made
 
 
@@ -214,7 +214,7 @@ def test_rules_above_a_lowered_limit_stay_and_can_be_changed(settings):
     rules = [make_rule(make_connection(workspace)) for _ in range(3)]
     settings.MESHES_RULES_PER_WORKSPACE = 1
     event = make_event(workspace)
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     assert [entry["result"] for entry in ledger_of(event)] == ["matched"] * 3
     assert account().patch(f"/rules/{rules[0].public_id}", {"enabled": False}).status_code == 200
 

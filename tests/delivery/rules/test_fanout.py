@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from delivery.dispatch import reopening
 from delivery.models import Delivery, RoutingLedger, Unrouted
-from delivery.rules import fanout, routing
+from delivery.rules import routing
 from meshes.kit import ids
-from tests.factories import make_connection, make_event, make_rule, make_workspace
+from tests.factories import fan_out, make_connection, make_event, make_rule, make_workspace
 
 pytestmark = pytest.mark.django_db
 
@@ -35,7 +35,7 @@ def test_every_matching_rule_makes_one_delivery():
     connection = make_connection(workspace)
     rules = [make_rule(connection, event="lead.*"), make_rule(connection), make_rule(connection, event="deal.won")]
     event = make_event(workspace)
-    hints = fanout.fan_out([event.pk])
+    hints = fan_out([event.pk])
     made = Delivery.objects.filter(event=event)
     assert {row.rule_id for row in made} == {rules[0].pk, rules[1].pk}
     assert set(hints) == {(row.workspace_id, connection.pk, row.pk) for row in made}
@@ -49,9 +49,9 @@ def test_running_twice_makes_no_doubles():
     workspace = make_workspace()
     make_rule(make_connection(workspace))
     event = make_event(workspace)
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     Unrouted.objects.create(event=event, workspace=workspace, created_at=event.created_at)
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     assert Delivery.objects.filter(event=event).count() == 1
 
 
@@ -63,7 +63,7 @@ def test_fan_outs_at_once_make_no_doubles():
 
     def run(_):
         try:
-            return fanout.fan_out([event.pk for event in events])
+            return fan_out([event.pk for event in events])
         finally:
             connections.close_all()
 
@@ -77,7 +77,7 @@ def test_a_filter_that_refuses_leaves_its_clause_in_the_ledger():
     workspace = make_workspace()
     make_rule(make_connection(workspace), filter={"payload.score": {"$gte": 50}})
     event = make_event(workspace, {"score": 12})
-    assert fanout.fan_out([event.pk]) == []
+    assert fan_out([event.pk]) == []
     (entry,) = ledger_of(event)
     assert entry["result"] == "filtered"
     assert (entry["clause"]["path"], entry["clause"]["actual"]) == ("payload.score", 12)
@@ -88,7 +88,7 @@ def test_a_disabled_rule_is_named_in_the_ledger():
     workspace = make_workspace()
     make_rule(make_connection(workspace), enabled=False)
     event = make_event(workspace)
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     assert [entry["result"] for entry in ledger_of(event)] == ["disabled"]
 
 
@@ -97,7 +97,7 @@ def test_a_connection_that_may_not_run_holds_its_deliveries(status):
     workspace = make_workspace()
     make_rule(make_connection(workspace, status=status))
     event = make_event(workspace)
-    assert fanout.fan_out([event.pk]) == []
+    assert fan_out([event.pk]) == []
     delivery = Delivery.objects.get(event=event)
     assert (delivery.status, delivery.cause) == ("held", status)
     assert ledger_of(event)[0]["result"] == "held"
@@ -108,7 +108,7 @@ def test_a_mapping_shapes_the_body():
     mapping = [{"to": "contact.email", "from": "payload.email", "transforms": ["lower"]}]
     make_rule(make_connection(workspace), mapping=mapping)
     event = make_event(workspace, {"email": "ADA@Example.com"})
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     assert Delivery.objects.get(event=event).body == '{"contact":{"email":"ada@example.com"}}'
 
 
@@ -117,7 +117,7 @@ def test_a_mapping_that_fails_is_a_dead_letter_that_can_be_reshaped():
     mapping = [{"to": "score", "from": "payload.score", "transforms": ["to_number"]}]
     rule = make_rule(make_connection(workspace), mapping=mapping)
     event = make_event(workspace, {"score": "many"})
-    assert fanout.fan_out([event.pk]) == []
+    assert fan_out([event.pk]) == []
     delivery = Delivery.objects.get(event=event)
     assert (delivery.status, delivery.cause) == ("dead", "mapping_failed")
     assert ledger_of(event)[0]["result"] == "mapping_failed"
@@ -136,7 +136,7 @@ def test_one_event_that_cannot_be_routed_leaves_the_others_alone():
     broken, sound = make_event(workspace), make_event(workspace)
     broken.payload.body = "{"
     broken.payload.save(update_fields=["body"])
-    assert len(fanout.fan_out([broken.pk, sound.pk])) == 1
+    assert len(fan_out([broken.pk, sound.pk])) == 1
     assert Unrouted.objects.get(event=broken).tries == 0
     assert not Unrouted.objects.filter(event=sound).exists()
 
@@ -145,7 +145,7 @@ def test_rules_of_another_workspace_see_nothing():
     mine, other = make_workspace(), make_workspace()
     make_rule(make_connection(other))
     event = make_event(mine)
-    assert fanout.fan_out([event.pk]) == []
+    assert fan_out([event.pk]) == []
     assert ledger_of(event) == []
 
 
@@ -154,7 +154,7 @@ def test_the_database_refuses_a_delivery_that_points_into_another_workspace(colu
     mine, other = make_workspace(), make_workspace()
     rules = {each: make_rule(make_connection(each)) for each in (mine, other)}
     events = {each: make_event(each) for each in (mine, other)}
-    fanout.fan_out([events[mine].pk])
+    fan_out([events[mine].pk])
     foreign = {
         "event_id": events[other].pk,
         "rule_id": rules[other].pk,

@@ -8,8 +8,8 @@ from django.db import connection as database
 
 from connections.models import Connection
 from delivery.models import Delivery, RoutingLedger, RoutingStamp, Rule
-from delivery.rules import fanout, routing
-from tests.factories import make_connection, make_event, make_rule, make_workspace
+from delivery.rules import routing
+from tests.factories import fan_out, make_connection, make_event, make_rule, make_workspace
 from tests.statements import counted_statements
 from workspaces.models import Workspace
 
@@ -28,13 +28,13 @@ def rule():
 def route(workspace):
     """Fan one more event out; its delivery, if there is one."""
     event = make_event(workspace)
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     return Delivery.objects.filter(event=event).first()
 
 
 def results(workspace):
     event = make_event(workspace)
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     return [entry["result"] for entry in RoutingLedger.objects.get(event=event).entries]
 
 
@@ -50,7 +50,7 @@ def sql(text, *parameters):
 def test_rules_that_did_not_change_are_not_read_again(rule):
     event = make_event(rule.workspace)
     with counted_statements() as statements:
-        fanout.fan_out([event.pk])
+        fan_out([event.pk])
     assert len([text for text in statements if "SAVEPOINT" not in text]) == 2
     assert not any(" FROM rules" in text or '"rules"' in text for text in statements)
 

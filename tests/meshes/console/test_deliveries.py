@@ -13,10 +13,9 @@ from delivery.dispatch import attempts, claims, settling
 from delivery.lanes import publishing, steering
 from delivery.lanes.steering import LaneLimits
 from delivery.models import Attempt, Delivery, Event, Payload, Replay, Rule, Unrouted
-from delivery.rules import fanout
 from meshes.console import timeline
 from meshes.kit import ids
-from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
+from tests.factories import fan_out, make_connection, make_deliveries, make_event, make_rule, make_workspace
 from tests.operators import operator, said, superuser, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
@@ -29,7 +28,7 @@ def route(target, payload=None, **rule):
     """An event that has been through fan-out, because of one rule of the connection."""
     make_rule(target, **rule)
     event = make_event(target.workspace, payload)
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     return event
 
 
@@ -151,7 +150,7 @@ def test_an_event_that_waits_says_so():
 
 def test_an_event_that_no_rule_names_says_so():
     event = make_event(make_workspace())
-    fanout.fan_out([event.pk])
+    fan_out([event.pk])
     assert "No rule of the workspace names this type of event" in superuser().text("delivery_event", event.pk)
 
 
@@ -178,7 +177,7 @@ def test_an_event_page_takes_the_same_queries_however_much_there_is():
     for event_type, number in (("few", 1), ("many", 5)):
         for _ in range(number):
             make_rule(make_connection(workspace), event=event_type)
-    fanout.fan_out([few.pk, many.pk])
+    fan_out([few.pk, many.pk])
     counts = []
     for event in (few, many):
         with CaptureQueriesContext(connection) as queries:

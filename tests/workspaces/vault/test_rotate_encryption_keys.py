@@ -19,12 +19,11 @@ from connections.oauth import grants
 from connections.oauth.refresh import DIRECT, renew
 from connections.providers.webhook import new_signing_secret
 from delivery.dispatch import attempts, claims, settling
-from delivery.rules import fanout
 from meshes.data_folder import PROJECT
 from tests.conftest import key_named
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import expired, need_of
-from tests.factories import make_connection, make_event, make_rule, make_workspace
+from tests.factories import fan_out, make_connection, make_event, make_rule, make_workspace
 from tests.polling import eventually, patient
 from tests.workspaces.callers import caller, issue, post
 from workspaces import keys
@@ -316,7 +315,7 @@ class Users:
             connections.close_all()
 
     def _deliver(self) -> None:
-        hints = fanout.fan_out([make_event(self.targets[0].workspace).pk])
+        hints = fan_out([make_event(self.targets[0].workspace).pk])
         jobs = [job for job in claims.claim([delivery_id for *_, delivery_id in hints], "worker") if job]
         results = [attempts.attempt(job) for job in jobs]
         settling.settle(results, "worker")
