@@ -14,7 +14,7 @@ from rest_framework import serializers
 
 from connections.models import Connection
 from delivery.dispatch.connection_health import REASONS, waiting_for
-from delivery.dispatch.reopening import CURRENT, ORIGINAL
+from delivery.dispatch.replays import CURRENT, ORIGINAL
 from delivery.events.setting_aside import CAUSES, NOT_RECORDED
 from delivery.models import Attempt, Delivery, Event, Rule, Unrouted, state_of
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField

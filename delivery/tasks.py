@@ -4,15 +4,18 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NoReturn
+from functools import partial
+from math import inf
+from typing import Any, NoReturn
 
 from celery import shared_task
 from django.conf import settings
 from django.db import Error, connections
 
+from connections.oauth.refresh import Steps, begin_refresh, finish_refresh, read_states
 from connections.providers.base import Outcome
-from delivery.dispatch import tokens
 from delivery.dispatch.attempts import Result, attempt
 from delivery.dispatch.claims import Job, claim, regain_leases
 from delivery.dispatch.settling import settle
@@ -46,6 +49,33 @@ _claims: Group[uuid.UUID, Job | None] = Group("claim", lambda ids: claim(ids, WO
 _settlements: Group[Result, bool] = Group("settle", lambda results: settle(results, WORKER))
 _regains: Group[Job, bool] = Group("regain", regain_leases)
 
+Step = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+def _renew_tokens(calls: list[tuple[Step, Any]]) -> list[Any]:
+    """Run each step of a renewal once with all its items; the answers in the order of the calls."""
+    answers: dict[int, Any] = {}
+    for step in (begin_refresh, finish_refresh, read_states):
+        if places := [place for place, (called, _) in enumerate(calls) if called is step]:
+            answers |= zip(places, step([calls[place][1] for place in places]), strict=True)
+    return [answers[place] for place in range(len(calls))]
+
+
+_renewals: Group[tuple[Step, Any], Any] = Group("tokens", _renew_tokens)
+
+
+def _submit_step(step: Step, item: Any) -> Any:
+    return _renewals.submit((step, item))
+
+
+GROUPED = Steps(
+    begin=partial(_submit_step, begin_refresh),
+    finish=partial(_submit_step, finish_refresh),
+    read=partial(_submit_step, read_states),
+    keep_seconds=inf,  # nobody waits for a delivery's thread, and nothing else could be written either
+)
+"""The steps of a token's renewal for threads that deliver: in batches, over one database connection of a process."""
+
 _evaluator = Evaluator()
 
 WRITE_AGAIN_SECONDS = (0.5, 10.0)
@@ -54,14 +84,14 @@ WRITE_AGAIN_SECONDS = (0.5, 10.0)
 
 @shared_task(name="delivery.fan_out", acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
 def fan_out(event_id: str) -> None:
-    """Route one event: match rules, shape payloads, write deliveries, hint them to their connections' lanes."""
+    """Route one event: match rules, shape payloads, write deliveries, enqueue them on their connections' lanes."""
     _forbid_database()
     claim = Claim(uuid.UUID(event_id), ids.uuid7())
     try:
         fact = _event_claims.submit(claim)
     except Error as error:
         _tell("event %s is not claimed for now: %s", event_id, error)
-        return  # a sweep hints it again
+        return  # a sweep enqueues it again
     if fact is None:
         return
     began_at = time.monotonic()
@@ -70,7 +100,10 @@ def fan_out(event_id: str) -> None:
             fact = fact if fact.payload else _large_payloads.submit(fact)
             if fact is None:
                 return  # it was deleted meanwhile
-            rules = routing.kept(fact.workspace_id, fact.stamp) or _load_rules(fact)
+            rules = routing.kept(fact.workspace_id, fact.stamp)
+            if rules is None:
+                with heavy.loading:  # which may be many: few threads wait for that at once
+                    rules = _rule_loads.submit(fact)
             hints = _write(_evaluate(fact, rules, turn), turn)
     except heavy.HeavyError:
         _hand_back(Failure(claim, "", "So many heavy events are routed that it waits for its turn."))
@@ -78,12 +111,6 @@ def fan_out(event_id: str) -> None:
         _hand_back(setting_aside.judge(claim, error, began_at))
     else:
         publishing.publish_deliveries(hints)
-
-
-def _load_rules(fact: Fact) -> Routing:
-    """Read the rules of the event's workspace, which may be many. Few threads wait for that at once."""
-    with heavy.loading:
-        return _rule_loads.submit(fact)
 
 
 def _evaluate(fact: Fact, rules: Routing, turn: heavy.Turn) -> Routed:
@@ -112,18 +139,12 @@ def _write(routed: Routed, turn: heavy.Turn) -> list[publishing.DeliveryHint]:
 def _hand_back(failure: Failure) -> None:
     """End the lease of an event that was not routed, with patience whatever refuses it: it is ours for as long as we
     live, as a lease that lapses counts a lost worker."""
-    failures = 0
-    while True:
-        try:
-            return _hand_backs.submit(failure)
-        except Exception as error:  # noqa: BLE001  (of whatever kind: nobody was lost)
-            failures += 1
-            _tell("event %s is not handed back for now: %s", failure.claim.event_id, error)
-            time.sleep(growing_delay(failures, *WRITE_AGAIN_SECONDS))
-        try:
-            _event_claims.submit(failure.claim)  # under the same lease, which begins anew
-        except Exception as error:  # noqa: BLE001
-            _tell("event %s: its lease is not kept for now: %s", failure.claim.event_id, error)
+    failures, event_id = 0, failure.claim.event_id
+    while not _try(_hand_backs.submit, failure, "event %s is not handed back for now: %s", event_id):
+        failures += 1
+        time.sleep(growing_delay(failures, *WRITE_AGAIN_SECONDS))
+        # under the same lease, which begins anew
+        _try(_event_claims.submit, failure.claim, "event %s: its lease is not kept for now: %s", event_id)
 
 
 @shared_task(name="delivery.deliver", acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
@@ -134,9 +155,9 @@ def deliver(delivery_id: str) -> None:
         job = _claims.submit(uuid.UUID(delivery_id))
     except Error as error:
         _tell("delivery %s is not claimed for now: %s", delivery_id, error)
-        return  # a sweep hints it again
+        return  # a sweep enqueues it again
     if job is not None:
-        result = attempt(job, tokens.GROUPED)
+        result = attempt(job, GROUPED)
         _settle(result)
         tell_lane(result)
 
@@ -165,7 +186,8 @@ def _settle(result: Result) -> None:
         except Exception as error:  # noqa: BLE001  (of whatever kind: nobody was lost)
             failures += 1
             _tell("delivery %s is not settled for now: %s", result.job.delivery_id, error)
-            _keep_lease(result)
+            # so that nobody sends again what is only not written yet
+            _try(_regains.submit, result.job, "delivery %s: its lease is not kept for now: %s", result.job.delivery_id)
             time.sleep(growing_delay(failures, *WRITE_AGAIN_SECONDS))
 
 
@@ -184,12 +206,14 @@ def _write_back(result: Result) -> bool:
     return is_settled
 
 
-def _keep_lease(result: Result) -> None:
-    """So that nobody sends again what is only not written yet."""
+def _try(submit: Callable[[Any], object], item: Any, words: str, row_id: object) -> bool:
+    """Whether a group has done it; an error of whatever kind is logged, as it is tried again."""
     try:
-        _regains.submit(result.job)
-    except Exception as error:  # noqa: BLE001  (who cannot write this cannot end the lease either)
-        _tell("delivery %s: its lease is not kept for now: %s", result.job.delivery_id, error)
+        submit(item)
+    except Exception as error:  # noqa: BLE001  (nobody was lost)
+        _tell(words, row_id, error)
+        return False
+    return True
 
 
 def _tell(words: str, row_id: object, error: Exception) -> None:
@@ -199,7 +223,7 @@ def _tell(words: str, row_id: object, error: Exception) -> None:
     logger.log(logging.WARNING if is_calm else logging.ERROR, words, row_id, describe(error), exc_info=trace)
 
 
-class DatabaseForbidden(RuntimeError):  # noqa: N818
+class DatabaseForbiddenError(RuntimeError):
     """A pool thread opened a database connection: a hundred open deliveries would then need a hundred of them."""
 
 
@@ -213,4 +237,4 @@ def _forbid_database() -> None:
 
 
 def _refuse() -> NoReturn:
-    raise DatabaseForbidden("threads that deliver never touch the database: go through a group")
+    raise DatabaseForbiddenError("threads that deliver never touch the database: go through a group")

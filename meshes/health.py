@@ -14,7 +14,7 @@ from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
 
-from delivery.dispatch import sweep
+from delivery.dispatch import retention, sweep
 from delivery.events import setting_aside
 from meshes.api.problems import safe_methods_only
 from meshes.broker import NO_BROKER_WORDS, ping
@@ -23,7 +23,6 @@ from workspaces import installation
 from workspaces.models import JournalEntry
 from workspaces.vault import stored_keys
 
-PARTITIONED_TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
 MIN_PARTITIONS_AHEAD = 2
 MOST_COUNTED = 1_000
 
@@ -62,7 +61,7 @@ def check_migrations() -> None:
 def check_partitions() -> None:
     """Every table has this week's partition, without which nothing is accepted, the next one, and enough ahead."""
     week = partitions.week_of(clock.database_now())
-    for table in PARTITIONED_TABLES:
+    for table in retention.TABLES:
         starts = {partition.start for partition in partitions.existing(table)}
         for needed in (week, week + partitions.WEEK):
             if needed not in starts:

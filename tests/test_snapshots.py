@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from connections.models import Connection
 from connections.providers.base import Outcome, Verdict
-from delivery.dispatch import attempts, claims, reopening, settling
+from delivery.dispatch import attempts, claims, replays, settling
 from delivery.models import Delivery, Event, Replay
 from delivery.rules import routing
 from meshes.kit import ids
@@ -193,7 +193,7 @@ def test_a_replay_says_as_many_as_its_deliveries_are():
     def reopen_one() -> None:
         if waiting:
             with transaction.atomic():
-                sent = reopening.send_again([waiting.pop()], reopening.Terms(replay_id=asked.pk))
+                sent = replays.send_again([waiting.pop()], replays.Terms(replay_id=asked.pk))
                 Replay.objects.filter(pk=asked.pk).update(reopened=30 - len(waiting))
                 assert len(sent.made) == 1
 

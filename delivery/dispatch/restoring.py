@@ -45,8 +45,8 @@ class Applied:
 
 def end_what_was_running() -> int:
     """The leases of the workers that the dump tells of, which are gone, end as lost; how many did."""
-    for session in sessions.end_missing(grace_seconds=0):
-        fanout.end_leases(session.id)
+    for session_id, *_ in sessions.end_missing(grace_seconds=0):
+        fanout.end_leases(session_id)
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT d.id FROM deliveries d WHERE d.status = 'pending' AND {claims.LEASE_IS_OVER}")
         return claims.end_lapsed_leases([row[0] for row in cursor.fetchall()])

@@ -72,20 +72,19 @@ def ensure_partitions(now: datetime) -> int:
 
 def _patiently(change: Callable[[], Made]) -> Made:
     """What `change` returns, in a transaction that waits for no lock for long; raises its error after many tries."""
-    for _ in range(TRIES - 1):
+    tries = 0
+    while True:
+        tries += 1
         try:
-            return _impatiently(change)
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(
+                    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SET LOCAL statement_timeout = '{CHANGE_TIMEOUT}'"
+                )
+                return change()
         except OperationalError as error:
-            if not isinstance(error.__cause__, LockNotAvailable):
+            if tries == TRIES or not isinstance(error.__cause__, LockNotAvailable):
                 raise
             time.sleep(PAUSE_SECONDS)
-    return _impatiently(change)
-
-
-def _impatiently(change: Callable[[], Made]) -> Made:
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SET LOCAL statement_timeout = '{CHANGE_TIMEOUT}'")
-        return change()
 
 
 # --- dropping -------------------------------------------------------------------------------------------------------
@@ -100,17 +99,6 @@ def ages() -> dict[str, timedelta]:
     return kept
 
 
-def expire(now: datetime) -> list[str]:
-    """Drop what is past its retention; the names of the partitions that went. What cannot go yet is tried again."""
-    idempotency.expire(now)
-    before = {table: now - age for table, age in ages().items()}
-    _empty_small_tables(now, before)
-    dropped = _drop_all("attempts", before["attempts"])
-    dropped += _drop_access_records(before["access_records"])
-    dropped += _expire_payloads(now, before["payloads"])
-    return dropped + _expire_events(now, before)
-
-
 OUTLIVED = {
     "replays": "finished_at < %(events)s"
     " AND NOT EXISTS (SELECT FROM deliveries d WHERE d.workspace_id = t.workspace_id AND d.replay_id = t.id)",
@@ -121,7 +109,10 @@ OUTLIVED = {
 kept as long as the access log; a state of an authorization outlives the exchange of its code."""
 
 
-def _empty_small_tables(now: datetime, before: dict[str, datetime]) -> None:
+def expire(now: datetime) -> list[str]:
+    """Drop what is past its retention; the names of the partitions that went. What cannot go yet is tried again."""
+    idempotency.expire(now)
+    before = {table: now - age for table, age in ages().items()}
     with connection.cursor() as cursor:
         for table, is_outlived in OUTLIVED.items():
             cursor.execute(
@@ -129,13 +120,24 @@ def _empty_small_tables(now: datetime, before: dict[str, datetime]) -> None:
                 " LIMIT %(most)s FOR UPDATE SKIP LOCKED)",
                 before | {"now": now, "most": BATCH},
             )
+    dropped = [name for partition in _past("attempts", before["attempts"]) for name in _drop(partition)]
+    dropped += _drop_access_records(before["access_records"])
+    dropped += _expire_payloads(now, before["payloads"])
+    return dropped + _expire_events(now, before)
 
 
 def _expire_payloads(now: datetime, before: datetime) -> list[str]:
     """A delivery without its payload cannot be sent, and a shaped body is payload too: both end with it."""
+    shaped = Delivery.objects.filter(body__isnull=False)
+    kept = Q(request_body__isnull=False) | Q(steps__isnull=False) | Q(omitted_fields__isnull=False)
+    sent, nothing = Attempt.objects.filter(kept), dict.fromkeys(("request_body", "steps", "omitted_fields"))
     dropped = []
     for partition in _past("payloads", before):
-        if _close(partition.bounds[1], now) and _empty_bodies(partition):
+        if (
+            _close(partition.bounds[1], now)
+            and _empty_all(shaped, "pk", partition, {"body": None})
+            and _empty_all(sent, "delivery_id", partition, nothing)
+        ):
             dropped += _drop(partition)
     return dropped
 
@@ -166,10 +168,6 @@ OF_EVENTS = ("routing_ledgers", "deliveries", "events")
 """In the order in which they go: each refers to those behind it."""
 
 
-def _drop_all(table: str, before: datetime) -> list[str]:
-    return [name for partition in _past(table, before) for name in _drop(partition)]
-
-
 def _drop_access_records(before: datetime) -> list[str]:
     """The seals stay; what they keep of each record goes with it. A week that is not sealed as a whole is kept."""
     dropped = []
@@ -190,20 +188,20 @@ def _past(table: str, before: datetime) -> list[Partition]:
 
 def _drop(partition: Partition) -> list[str]:
     """Detach and drop; its name, or nothing where a lock was not free or a row elsewhere still refers to it."""
+
+    def detach_and_drop() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"LOCK TABLE {', '.join(LOCKED.get(partition.table, (partition.table,)))}")
+            cursor.execute(f"ALTER TABLE {partition.table} DETACH PARTITION {partition.name}")
+            cursor.execute(f"DROP TABLE {partition.name}")
+
     try:
-        _patiently(partial(_detach_and_drop, partition))
+        _patiently(detach_and_drop)
     except DatabaseError as error:
         logger.info("%s is not dropped yet: %s", partition.name, error)
         return []
     logger.info("dropped %s", partition.name)
     return [partition.name]
-
-
-def _detach_and_drop(partition: Partition) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"LOCK TABLE {', '.join(LOCKED.get(partition.table, (partition.table,)))}")
-        cursor.execute(f"ALTER TABLE {partition.table} DETACH PARTITION {partition.name}")
-        cursor.execute(f"DROP TABLE {partition.name}")
 
 
 # --- emptying what others may refer to ------------------------------------------------------------------------------
@@ -255,22 +253,7 @@ def _is_empty(partition: Partition) -> bool:
 # --- closing what is open -------------------------------------------------------------------------------------------
 
 
-def _close(before: uuid.UUID, now: datetime) -> bool:
-    """Close what is open below an id; False while something is left, such as a delivery in flight."""
-    deliveries = Delivery.objects.filter(pk__lt=before)
-    for _ in range(MOST_BATCHES):
-        if not deletion.cancel_some(deliveries, deletion.EXPIRED, now) + _close_unrouted(before, now):
-            return not deliveries.filter(status__in=deletion.OPEN).exists()
-    return False
-
-
-def _close_unrouted(before: uuid.UUID, now: datetime) -> int:
-    with connection.cursor() as cursor:
-        cursor.execute(_CLOSE_UNROUTED, {"before": before, "now": now, "most": BATCH})
-        return int(cursor.rowcount)
-
-
-_CLOSE_UNROUTED = """
+CLOSE_UNROUTED = """
 WITH late AS (
     DELETE FROM unrouted WHERE event_id IN (
         SELECT event_id FROM unrouted WHERE event_id < %(before)s LIMIT %(most)s FOR UPDATE SKIP LOCKED
@@ -283,17 +266,19 @@ FROM late ON CONFLICT (event_id) DO UPDATE SET entries = routing_ledgers.entries
 """
 
 
-def _empty_bodies(partition: Partition) -> bool:
-    """Empty the bodies, shaped and sent, of deliveries whose payloads go; False where the next sweep has to go on."""
-    shaped = Delivery.objects.filter(body__isnull=False)
-    kept = Q(request_body__isnull=False) | Q(steps__isnull=False) | Q(omitted_fields__isnull=False)
-    sent = Attempt.objects.filter(kept)
-    return _empty_all(shaped, "pk", partition, body=None) and _empty_all(
-        sent, "delivery_id", partition, request_body=None, steps=None, omitted_fields=None
-    )
+def _close(before: uuid.UUID, now: datetime) -> bool:
+    """Close what is open below an id; False while something is left, such as a delivery in flight."""
+    deliveries = Delivery.objects.filter(pk__lt=before)
+    for _ in range(MOST_BATCHES):
+        cancelled = deletion.cancel_some(deliveries, deletion.EXPIRED, now)
+        with connection.cursor() as cursor:
+            cursor.execute(CLOSE_UNROUTED, {"before": before, "now": now, "most": BATCH})
+            if not cancelled + cursor.rowcount:
+                return not deliveries.filter(status__in=deletion.OPEN).exists()
+    return False
 
 
-def _empty_all(rows: QuerySet[Any], key: str, partition: Partition, **values: None) -> bool:
+def _empty_all(rows: QuerySet[Any], key: str, partition: Partition, values: dict[str, None]) -> bool:
     """Set columns to null of rows whose `key` lies in the partition, in its order; False where some are left."""
     low, high = partition.bounds
     for _ in range(MOST_BATCHES):

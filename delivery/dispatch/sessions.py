@@ -14,7 +14,6 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 from django.conf import settings
@@ -178,17 +177,9 @@ def is_direct(database: BaseDatabaseWrapper) -> bool:
 # --- in the sweeper -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A session that has ended. `is_old`: whatever was leased in it has lapsed by itself."""
-
-    id: uuid.UUID
-    worker: str
-    is_old: bool
-
-
-def end_missing(grace_seconds: float = GRACE_SECONDS) -> list[Ended]:
-    """End the sessions whose workers are gone. Returns them, and those that were ended before and are still known."""
+def end_missing(grace_seconds: float = GRACE_SECONDS) -> list[tuple[uuid.UUID, str, bool]]:
+    """End the sessions whose workers are gone. Returns them, and those that were ended before and are still known: the
+    session, its worker, and whether whatever was leased in it has lapsed by itself."""
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE worker_sessions s SET missing_since = CASE WHEN {HELD} THEN NULL ELSE clock_timestamp() END"
@@ -204,7 +195,7 @@ def end_missing(grace_seconds: float = GRACE_SECONDS) -> list[Ended]:
             " WHERE ended_at IS NOT NULL",
             [max(settings.MESHES_LEASE_SECONDS, settings.MESHES_LANE_LEASE_SECONDS)],
         )
-        return [Ended(*row) for row in cursor.fetchall()]
+        return list(cursor.fetchall())
 
 
 def forget(session_id: uuid.UUID) -> None:

@@ -19,7 +19,7 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 
 from connections import lifecycle
-from delivery.dispatch import claims, deletion, replay, retention, sessions
+from delivery.dispatch import claims, deletion, replays, retention, sessions
 from delivery.dispatch.hold import CONNECTIONS_WITH, cancel_held_of_deleted, hold, release_held
 from delivery.events import setting_aside
 from delivery.lanes import publishing, steering
@@ -150,15 +150,15 @@ def end_lost_sessions(now: datetime) -> int:
     top-up finds. Returns how many leases ended.
     """
     ended = 0
-    for session in sessions.end_missing():
-        leased = steering.leased_to(session.id)
+    for session_id, worker, is_over in sessions.end_missing():
+        leased = steering.leased_to(session_id)
         deliveries = claims.end_lapsed_leases(leased)
-        events = fanout.end_leases(session.id)
-        steering.release(session.id)
+        events = fanout.end_leases(session_id)
+        steering.release(session_id)
         if deliveries + events:
-            logger.warning("%s is gone: %d deliveries and %d events run again", session.worker, deliveries, events)
-        if session.is_old:
-            sessions.forget(session.id)
+            logger.warning("%s is gone: %d deliveries and %d events run again", worker, deliveries, events)
+        if is_over:
+            sessions.forget(session_id)
         ended += deliveries + events
     return ended
 
@@ -177,7 +177,7 @@ def sweeps() -> list[Sweep]:
         Sweep("top-up", 1.0, top_up_lanes),
         Sweep("release", 1.0, release_held),
         Sweep("fan-out", 1.0, fan_out_forgotten),
-        Sweep("replay", 1.0, replay.advance_replays),
+        Sweep("replay", 1.0, replays.advance_replays),
         Sweep("sessions", 1.0, end_lost_sessions, runs_while_held=True),
         Sweep("lanes", 5.0, lambda now: steering.repair(), runs_while_held=True),
         Sweep("purge", 5.0, deletion.purge_deleted_workspaces),

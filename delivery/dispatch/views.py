@@ -19,10 +19,9 @@ from rest_framework.response import Response
 from connections import views as connection_views
 from connections.models import Connection
 from connections.serializers import ConnectionOut
-from delivery.dispatch import deletion, reopening, replay
+from delivery.dispatch import deletion, replays
 from delivery.dispatch.connection_health import STATUSES, examine, shown
-from delivery.dispatch.reopening import CURRENT, ORIGINAL, UNCERTAIN, Refusal, Terms, Way
-from delivery.dispatch.replay import count_states
+from delivery.dispatch.replays import CURRENT, ORIGINAL, REOPEN, REPLACE, UNCERTAIN, Refusal, Terms, count_states
 from delivery.lanes import publishing
 from delivery.models import Attempt, Delivery, Payload, Replay
 from delivery.rules import preview
@@ -108,10 +107,10 @@ class DeliveryViewSet(DeliverySearch):
         after a rejection, it is a new one, and the old one names it in `replaced_by`.
         """
         delivery = self.get_object()
-        terms = reopening.Terms(**self.read(ReplayTermsIn))
-        sent = reopening.send_again([delivery.pk], terms)
+        terms = replays.Terms(**self.read(ReplayTermsIn))
+        sent = replays.send_again([delivery.pk], terms)
         if refusal := sent.refused.get(delivery.pk):
-            if refusal.reason == reopening.FILTERED:
+            if refusal.reason == replays.FILTERED:
                 return self._show(id, 202)
             raise Problem(409, detail=refusal.words)
         transaction.on_commit(lambda: publishing.publish_deliveries(sent.to_publish))
@@ -268,14 +267,14 @@ class ReplayViewSet(TenantViewSet):
             count = matching.order_by()[:COUNTED].count()
         if given["dry_run"]:
             with snapshot():
-                samples = reopening.read(list(matching.order_by("pk").values_list("pk", flat=True)[:SAMPLES]))
+                samples = replays.read(list(matching.order_by("pk").values_list("pk", flat=True)[:SAMPLES]))
                 shown = [_sample(delivery, terms) for delivery in samples]
             document = {"dry_run": True, "count": count, "count_is_exact": count < COUNTED, "samples": shown}
             return lambda: DryRun(DryRunOut(document).data)
         asked = parsed_body(request).value["filter"]
 
         def act() -> Response:
-            started = replay.start(workspace.pk, asked, terms, count, ids.uuid7(), self.identity.actor)
+            started = replays.start(workspace.pk, asked, terms, count, ids.uuid7(), self.identity.actor)
             return self._show(started.public_id, 202)
 
         return act
@@ -292,7 +291,7 @@ class ReplayViewSet(TenantViewSet):
         """Stop a replay. What it has reopened goes on. 409 where it is over."""
         found = self.get_object()
         self.read(StrictSerializer)
-        if not replay.cancel(found.pk, clock.database_now()):
+        if not replays.cancel(found.pk, clock.database_now()):
             raise Problem(409, detail=f"Only a running replay is cancelled; this one is {found.status}.")
         return self._show(id)
 
@@ -302,33 +301,35 @@ class ReplayViewSet(TenantViewSet):
 
 
 def _sample(delivery: Delivery, terms: Terms) -> dict[str, Any]:
-    """What a replay would send in place of a delivery of `reopening.read`, and how its body differs."""
-    way = reopening.decide(delivery, terms)
-    shape = way if isinstance(way, Refusal) or way is Way.REOPEN else reopening.shape_now(delivery, Meter(RULE_STEPS))
+    """What a replay would send in place of a delivery of `replays.read`, and how its body differs."""
+    way = replays.decide(delivery, terms)
+    shape: replays.Shape | Refusal | None = None
+    if way != REOPEN:
+        shape = way if isinstance(way, Refusal) else replays.shape_now(delivery, Meter(RULE_STEPS))
     shown: dict[str, Any] = {"request": None, "difference": [], "reason": "", "error": ""}
     if isinstance(shape, Refusal):
         shown |= {"reason": shape.reason, "error": shape.words}
     else:
-        shown |= _request(delivery, None if isinstance(shape, Way) else shape, is_new=way is Way.REPLACE)
+        shown |= _request(delivery, shape, is_new=way == REPLACE)
     return {
         "delivery": delivery.public_id,
         "event": ids.encode(ids.EVENT, delivery.event_id),
         "event_type": delivery.event_type,
         "connection": ids.encode(ids.CONNECTION, delivery.connection_id),
         "connection_name": delivery.connection.name,
-        "mapping": None if isinstance(way, Refusal) else ORIGINAL if way is Way.REOPEN else CURRENT,
+        "mapping": None if isinstance(way, Refusal) else ORIGINAL if way == REOPEN else CURRENT,
         **shown,
     }
 
 
-def _request(delivery: Delivery, shape: reopening.Shape | None, *, is_new: bool) -> dict[str, Any]:
+def _request(delivery: Delivery, shape: replays.Shape | None, *, is_new: bool) -> dict[str, Any]:
     """The request, and the difference of the body that the delivery has to its new shape, where it gets one."""
     payload = Payload.objects.filter(pk=delivery.event_id, erased_at=None).values_list("body", flat=True).first() or ""
     before = payload if delivery.body is None else delivery.body
     after = before if shape is None else payload if shape.body is None else shape.body
     shown = preview.try_render(
         delivery.connection,
-        delivery_id=reopening.replacement_id(delivery.pk, None) if is_new else delivery.pk,
+        delivery_id=replays.replacement_id(delivery.pk, None) if is_new else delivery.pk,
         event_id=delivery.event_id,
         event_type=delivery.event_type,
         body=after,
@@ -337,7 +338,7 @@ def _request(delivery: Delivery, shape: reopening.Shape | None, *, is_new: bool)
         frozen=delivery.frozen if shape is None else json.loads(shape.frozen),
         replay=ids.encode(ids.REPLAY, uuid.UUID(int=0)),
     )
-    was_shaped = delivery.cause not in reopening.UNSHAPED
+    was_shaped = delivery.cause not in replays.UNSHAPED
     difference = preview.differences(before, after, MOST_DIFFERENCES) if was_shaped and shape else []
     return {**shown, "difference": difference}
 

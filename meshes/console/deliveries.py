@@ -11,8 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from delivery import search, serializers
-from delivery.dispatch import connection_health, deletion, reopening
-from delivery.dispatch import replay as replays
+from delivery.dispatch import connection_health, deletion, replays
 from delivery.events import setting_aside
 from delivery.lanes import publishing
 from delivery.models import Attempt, DeadLetter, Delivery, Event, Replay, Rule, Unrouted
@@ -178,16 +177,16 @@ class DeliveriesAdmin(OperatorAdmin):
 
     @admin.action(description="Send again; what was rejected with today's mapping", permissions=["operate"])
     def replay(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        self._send_again(request, queryset, reopening.BY_CAUSE)
+        self._send_again(request, queryset, replays.BY_CAUSE)
 
     @admin.action(description="Send again with the body that it has", permissions=["operate"])
     def replay_original(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        self._send_again(request, queryset, reopening.Terms(reopening.ORIGINAL))
+        self._send_again(request, queryset, replays.Terms(replays.ORIGINAL))
 
-    def _send_again(self, request: HttpRequest, queryset: QuerySet[Any], terms: reopening.Terms) -> None:
+    def _send_again(self, request: HttpRequest, queryset: QuerySet[Any], terms: replays.Terms) -> None:
         rows = self.selected(request, queryset)
         with transaction.atomic():
-            sent = reopening.send_again([row.pk for row in rows], terms, MOST_STEPS)
+            sent = replays.send_again([row.pk for row in rows], terms, MOST_STEPS)
             done = [row for row in rows if row.pk in sent.made]
             self._record(request, [row for row in done if sent.made[row.pk] == row.pk], "Sent again.")
             for row in done:
@@ -261,8 +260,8 @@ class DeliveryAdmin(DeliveriesAdmin):
         self.report(request, "cancelled", len(cancelled), refused)
 
     def buttons(self, request: HttpRequest, obj: Delivery) -> dict[str, str]:
-        if obj.status in reopening.REOPENABLE and obj.replaced_by_id is None:
-            was_rejected = obj.status == Delivery.Status.DEAD and obj.cause == reopening.REJECTED
+        if obj.status in replays.REOPENABLE and obj.replaced_by_id is None:
+            was_rejected = obj.status == Delivery.Status.DEAD and obj.cause == replays.REJECTED
             return {"replay": "Send again"} | ({"replay_original": "Send again as it was"} if was_rejected else {})
         return {"cancel": "Cancel"} if obj.status in deletion.OPEN and obj.lease_id is None else {}
 

@@ -14,8 +14,8 @@ from django.test import Client
 from connections import lifecycle
 from connections.models import Connection, ConnectionHealth
 from connections.oauth import authorize
-from delivery.dispatch import attempts, claims, replay, settling, sweep
-from delivery.dispatch.reopening import ORIGINAL, Terms
+from delivery.dispatch import attempts, claims, replays, settling, sweep
+from delivery.dispatch.replays import ORIGINAL, Terms
 from delivery.lanes import steering
 from delivery.models import Delivery, Replay, Unrouted
 from meshes.console.signin.models import OperatorSession
@@ -147,7 +147,7 @@ def test_a_forgotten_event_is_hinted_after_its_grace_and_not_before(shift, redis
 def test_a_replay_begins_at_once(shift):
     (delivery,) = make_deliveries(make_connection(make_workspace()))
     Delivery.objects.update(status="dead", cause="exhausted", next_attempt_at=None)
-    replay.start(delivery.workspace_id, {"status": "dead"}, Terms(ORIGINAL), 1, delivery.pk, "a test")
+    replays.start(delivery.workspace_id, {"status": "dead"}, Terms(ORIGINAL), 1, delivery.pk, "a test")
     assert sweep.run_once(named("replay")) == 1
     delivery.refresh_from_db()
     assert abs(seconds_from_now(delivery.next_attempt_at)) < 60

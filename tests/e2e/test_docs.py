@@ -28,7 +28,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from connections.models import Connection, ConnectionHealth
 from delivery.dispatch import connection_health
-from delivery.dispatch.reopening import CURRENT, ORIGINAL
+from delivery.dispatch.replays import CURRENT, ORIGINAL
 from delivery.events.setting_aside import CAUSES
 from delivery.models import Replay
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES

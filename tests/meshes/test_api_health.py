@@ -7,9 +7,8 @@ import pytest
 from django.db import OperationalError, connection
 from django.test import Client
 
-from delivery.dispatch import sweep
+from delivery.dispatch import retention, sweep
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, SweepRun, Unrouted
-from meshes import health
 from meshes.kit import partitions
 from tests.factories import make_connection, make_event, make_workspace
 from workspaces import installation
@@ -155,7 +154,7 @@ def detach(table, weeks):
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("table", health.PARTITIONED_TABLES)
+@pytest.mark.parametrize("table", retention.TABLES)
 def test_with_too_few_partitions_ahead_it_is_not_ready(table):
     detach(table, 2)
     assert ready()[0] == 200
@@ -167,7 +166,7 @@ def test_with_too_few_partitions_ahead_it_is_not_ready(table):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("weeks", [0, 1])
-@pytest.mark.parametrize("table", health.PARTITIONED_TABLES)
+@pytest.mark.parametrize("table", retention.TABLES)
 def test_without_the_partition_of_this_week_or_the_next_it_is_not_ready(table, weeks):
     gone = detach(table, weeks)
     status, answer = ready()
@@ -181,6 +180,6 @@ def test_every_partitioned_table_is_watched():
     with connection.cursor() as cursor:
         cursor.execute("SELECT relname FROM pg_class WHERE relkind = 'p' ORDER BY relname")
         tables = {row[0] for row in cursor.fetchall()}
-    assert tables == set(health.PARTITIONED_TABLES)
+    assert tables == set(retention.TABLES)
     models = (Event, Payload, RoutingLedger, Delivery, Attempt, AccessRecord)
     assert tables == {model._meta.db_table for model in models}

@@ -56,7 +56,6 @@ def need_token(plan: dict[str, Any], ready: threading.Barrier, outcomes: list[st
     from connections.oauth.refresh import Authorization, Need
     from connections.oauth.tokens import NoTokenError
     from delivery import tasks
-    from delivery.dispatch import tokens
     from meshes.kit.clock import Reading
     from workspaces.vault.secret import Secret
 
@@ -65,7 +64,7 @@ def need_token(plan: dict[str, Any], ready: threading.Barrier, outcomes: list[st
     ids = uuid.UUID(plan["workspace"]), uuid.UUID(plan["connection"])
     need = Need(*ids, plan["version"], f"storm:{os.getpid()}")
     provider, config = providers.get(plan["type"]), plan["config"]
-    authorization = Authorization(need, provider, config, credentials, Reading(datetime.now(UTC)), tokens.GROUPED)
+    authorization = Authorization(need, provider, config, credentials, Reading(datetime.now(UTC)), tasks.GROUPED)
     ready.wait()
     try:
         authorization.prepare(time.monotonic() + 30)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from delivery import serializers
-from delivery.dispatch import attempts, claims, reopening, settling
+from delivery.dispatch import attempts, claims, replays, settling
 from delivery.models import Attempt, Delivery, Payload
 from tests.factories import make_connection, make_deliveries, make_workspace
 from tests.operators import superuser
@@ -138,7 +138,7 @@ def test_each_attempt_keeps_its_own_body(api, endpoint):
     (delivery,) = make_deliveries(make_connection(make_workspace(), url=endpoint.url))
     deliver(delivery)
     Delivery.objects.filter(pk=delivery.pk).update(body='{"n":2}')
-    reopening.send_again([delivery.pk], reopening.Terms("original"))
+    replays.send_again([delivery.pk], replays.Terms("original"))
     (job,) = claims.claim([delivery.pk], "worker")
     settling.settle([attempts.attempt(job)], "worker")
     made = api.get(f"/deliveries/{delivery.public_id}").json()["attempts"]

@@ -6,7 +6,7 @@ import pytest
 
 from connections.lifecycle import connection_changed
 from connections.models import Connection, ConnectionHealth
-from delivery.dispatch import deletion, hold, reopening
+from delivery.dispatch import deletion, hold, replays
 from delivery.models import (
     Attempt,
     Delivery,
@@ -130,7 +130,7 @@ def test_deliveries_that_name_each_other_are_purged_too(monkeypatch, batch):
     workspace = make_workspace()
     deliveries = furnish(workspace)
     Delivery.objects.filter(workspace=workspace).update(status="dead", cause="rejected", next_attempt_at=None)
-    assert len(reopening.send_again([delivery.pk for delivery in deliveries]).made) == 3
+    assert len(replays.send_again([delivery.pk for delivery in deliveries]).made) == 3
     Workspace.objects.filter(pk=workspace.pk).update(deleted_at=datetime.now(UTC))
     monkeypatch.setattr(deletion, "BATCH", batch)
     purge()

@@ -10,7 +10,7 @@ from django.db import connection, connections
 from connections import lifecycle
 from connections.models import ConnectionHealth
 from connections.providers.webhook import new_signing_secret
-from delivery.dispatch import attempts, claims, reopening, settling
+from delivery.dispatch import attempts, claims, replays, settling
 from delivery.lanes import steering
 from delivery.models import Attempt, Delivery, Replay
 from tests.factories import lapse_lease, make_connection, make_deliveries, make_workspace
@@ -91,7 +91,7 @@ def test_a_receiver_can_tell_attempts_and_replays(endpoint):
         make_due(delivery)
         deliver(delivery)
     assert delivery.cause == "exhausted"
-    assert reopening.send_again([delivery.pk]).made == {delivery.pk: delivery.pk}
+    assert replays.send_again([delivery.pk]).made == {delivery.pk: delivery.pk}
     for _ in range(2):
         ConnectionHealth.objects.update(breaker="closed", consecutive_failures=0)
         make_due(delivery)
@@ -108,10 +108,10 @@ def test_a_receiver_can_tell_a_replay_over_a_filter_and_a_new_delivery(endpoint)
     (delivery,) = make_deliveries(target)
     deliver(delivery)
     run = Replay.objects.create(workspace=target.workspace, requested_by="key_1")
-    reopening.send_again([delivery.pk], reopening.Terms("original", replay_id=run.pk))
+    replays.send_again([delivery.pk], replays.Terms("original", replay_id=run.pk))
     deliver(delivery)
     endpoint.answer(200)
-    new = Delivery.objects.get(pk=reopening.send_again([delivery.pk]).made[delivery.pk])
+    new = Delivery.objects.get(pk=replays.send_again([delivery.pk]).made[delivery.pk])
     deliver(new)
     assert replay_headers(endpoint) == [("1", None), ("2", run.public_id), ("1", delivery.public_id)]
     first, _, last = endpoint.got

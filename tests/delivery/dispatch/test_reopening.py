@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import IntegrityError, connections, transaction
 
-from delivery.dispatch import reopening, replay
-from delivery.dispatch.reopening import replacement_id
-from delivery.dispatch.replay import advance_replays
+from delivery.dispatch import replays
+from delivery.dispatch.replays import advance_replays, replacement_id
 from delivery.models import Attempt, Delivery, Payload, Replay
 from meshes.kit import ids
 from tests.delivery.api import mistakes
@@ -145,7 +144,7 @@ def test_replays_at_once_make_one_new_delivery_each():
 
     def send(mapping):
         try:
-            return reopening.send_again(wanted, reopening.Terms(mapping))
+            return replays.send_again(wanted, replays.Terms(mapping))
         finally:
             connections.close_all()
 
@@ -256,7 +255,7 @@ def test_a_deleted_connection_takes_nothing(api):
 def test_without_the_payload_there_is_nothing_to_shape(api):
     (old,) = rejected()
     Payload.objects.update(body="", erased_at=datetime.now(UTC))
-    assert again(api, old).json()["detail"] == reopening.NOT_KEPT
+    assert again(api, old).json()["detail"] == replays.NOT_KEPT
     assert again(api, old, mapping="original").status_code == 202
 
 
@@ -342,15 +341,15 @@ def test_what_a_replay_has_made_it_does_not_take_up_again(api, monkeypatch):
     """A new delivery's id may lie ahead of the cursor, and the delivery may die at once."""
     made = rejected(number=5)
     document = begin(api, made[0]).json()
-    send = reopening.send_again
+    send = replays.send_again
 
     def and_die(delivery_ids, terms, steps):
         sent = send(delivery_ids, terms, steps)
         Delivery.objects.filter(pk__in=sent.made.values()).update(status="dead", cause="rejected", next_attempt_at=None)
         return sent
 
-    monkeypatch.setattr(replay.reopening, "send_again", and_die)
-    monkeypatch.setattr(replay, "REPLAY_RATE", 1.0)
+    monkeypatch.setattr(replays, "send_again", and_die)
+    monkeypatch.setattr(replays, "REPLAY_RATE", 1.0)
     done = run(document["id"])
     assert (done.reopened, done.total) == (5, 5)
     assert Delivery.objects.count() == 10
@@ -360,7 +359,7 @@ def test_a_crash_between_writing_and_moving_on_makes_no_doubles(api, monkeypatch
     made = rejected(number=3)
     document = begin(api, made[0]).json()
     with monkeypatch.context() as patch:
-        patch.setattr(replay, "_move", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(replays, "_move", lambda *args, **kwargs: 1 / 0)
         assert advance_replays(later()) == 0
     assert Delivery.objects.count() == 3
     Replay.objects.update(next_batch_at=later(-1))
@@ -370,7 +369,7 @@ def test_a_crash_between_writing_and_moving_on_makes_no_doubles(api, monkeypatch
 
 def test_what_mappings_cost_a_replay_is_spread_over_its_batches(api, monkeypatch):
     made = rejected(number=5)
-    monkeypatch.setattr(replay, "EVENT_STEPS", 1)
+    monkeypatch.setattr(replays, "EVENT_STEPS", 1)
     document = begin(api, made[0]).json()
     assert advance_replays(later()) == 1
     assert [fresh(row).cause for row in made] == ["replaced", *["rejected"] * 4]

@@ -9,7 +9,7 @@ from django.db import connection
 from django.db.models import Max
 
 from connections.models import OAuthState
-from delivery.dispatch import reopening, retention
+from delivery.dispatch import replays, retention
 from delivery.models import Attempt, Delivery, Event, Payload, Replay, RoutingLedger, Unrouted
 from meshes.kit import ids, partitions
 from meshes.kit.partitions import Partition, week_of
@@ -62,7 +62,7 @@ def replaced(delivery, number):
     for _ in range(number - 1):
         last = chain[-1]
         made = Delivery.objects.get(pk=last.pk)
-        made.pk, made.replay_of_id = reopening.replacement_id(last.pk, None), last.pk
+        made.pk, made.replay_of_id = replays.replacement_id(last.pk, None), last.pk
         made.save(force_insert=True)
         chain.append(made)
     Delivery.objects.filter(pk__in=[each.pk for each in chain[:-1]]).update(replaced_by=chain[-1])

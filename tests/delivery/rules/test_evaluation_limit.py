@@ -6,7 +6,7 @@ from threading import Barrier
 import pytest
 from django.db import connections
 
-from delivery.dispatch import reopening
+from delivery.dispatch import replays
 from delivery.events.setting_aside import Claim
 from delivery.lanes import publishing
 from delivery.models import Delivery, RoutingLedger, Rule
@@ -115,7 +115,7 @@ def change(rule, **values):
 def test_a_replay_decides_anew_whether_the_rule_matches_and_ends_what_does_not():
     _, rule, delivery = given_up()
     change(rule, filter={"payload.text": "other"})
-    assert reopening.send_again([delivery.pk]).made == {}
+    assert replays.send_again([delivery.pk]).made == {}
     delivery.refresh_from_db()
     assert (delivery.status, delivery.cause, delivery.body) == ("cancelled", "filtered", None)
     assert delivery.detail == "The rule's filter does not match this event: payload.text $eq"
@@ -125,7 +125,7 @@ def test_a_replay_decides_anew_whether_the_rule_matches_and_ends_what_does_not()
 def test_a_replay_shapes_what_matches_now():
     _, rule, delivery = given_up()
     change(rule, filter=CHEAP, mapping=[{"to": "first", "from": "payload.l[0]"}])
-    assert reopening.send_again([delivery.pk]).to_publish == [
+    assert replays.send_again([delivery.pk]).to_publish == [
         (delivery.workspace_id, delivery.connection_id, delivery.pk)
     ]
     delivery.refresh_from_db()
@@ -134,7 +134,7 @@ def test_a_replay_shapes_what_matches_now():
 
 def test_what_is_still_too_dear_stays_dead_and_says_so():
     _, _, delivery = given_up()
-    assert reopening.send_again([delivery.pk]).made == {}
+    assert replays.send_again([delivery.pk]).made == {}
     delivery.refresh_from_db()
     assert (delivery.status, delivery.cause) == ("dead", "evaluation_limit")
     answer = account().post(f"/deliveries/{delivery.public_id}/replay")

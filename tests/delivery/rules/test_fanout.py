@@ -8,7 +8,7 @@ from django.db import IntegrityError, connection, connections, transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.dispatch import reopening
+from delivery.dispatch import replays
 from delivery.models import Delivery, RoutingLedger, Unrouted
 from delivery.rules import routing
 from meshes.kit import ids
@@ -121,11 +121,11 @@ def test_a_mapping_that_fails_is_a_dead_letter_that_can_be_reshaped():
     delivery = Delivery.objects.get(event=event)
     assert (delivery.status, delivery.cause) == ("dead", "mapping_failed")
     assert ledger_of(event)[0]["result"] == "mapping_failed"
-    assert reopening.send_again([delivery.pk]).refused[delivery.pk].reason == "mapping_failed"
+    assert replays.send_again([delivery.pk]).refused[delivery.pk].reason == "mapping_failed"
     rule.mapping = [{"to": "score", "from": "payload.score"}]
     rule.version += 1
     rule.save(update_fields=["mapping", "version"])
-    assert reopening.send_again([delivery.pk]).made == {delivery.pk: delivery.pk}
+    assert replays.send_again([delivery.pk]).made == {delivery.pk: delivery.pk}
     delivery.refresh_from_db()
     assert (delivery.status, delivery.body) == ("pending", '{"score":"many"}')
 

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from delivery.dispatch import reopening, replay
-from delivery.dispatch.replay import ROOM_IN_LANE, Candidate, advance_replays, paced
+from delivery.dispatch import replays
+from delivery.dispatch.replays import ROOM_IN_LANE, advance_replays, paced
 from delivery.models import Delivery, Payload, Replay
 from meshes.kit import ids
 from tests.delivery.api import mistakes, tenant
@@ -34,7 +34,7 @@ def later(seconds):
 
 
 def candidates(*connections_and_rates):
-    return [Candidate(ids.uuid7(), connection, rate) for connection, rate in connections_and_rates]
+    return [(ids.uuid7(), connection, rate) for connection, rate in connections_and_rates]
 
 
 def test_half_of_a_connections_rate_is_taken():
@@ -62,7 +62,7 @@ def test_without_a_rate_100_a_second_are_reopened_over_several_connections():
 
 def test_a_full_lane_is_left_alone():
     connection = ids.uuid7()
-    assert paced(candidates((connection, None)), {connection: 0}) == ([], replay.REST_SECONDS)
+    assert paced(candidates((connection, None)), {connection: 0}) == ([], replays.PAUSE_SECONDS)
     batch, _ = paced(candidates(*[(connection, None)] * 9), {connection: 4})
     assert len(batch) == 4
 
@@ -183,14 +183,14 @@ def test_a_failure_between_batches_neither_skips_nor_repeats_nor_stops_others(ap
     assert advance_replays(later(0)) == 1
     dead_letters(make_connection(other), 1)
     begin(api, other)
-    failing, move = Replay.objects.get(workspace=workspace), replay._move
+    failing, move = Replay.objects.get(workspace=workspace), replays._move
 
     def fail_once(found, *args, **kwargs):
         if found.pk == failing.pk:
             raise ValueError("this replay cannot be read")
         move(found, *args, **kwargs)
 
-    monkeypatch.setattr(replay, "_move", fail_once)
+    monkeypatch.setattr(replays, "_move", fail_once)
     assert advance_replays(later(5)) == 1
     monkeypatch.undo()
     assert "this replay cannot be read" in caplog.text
@@ -255,7 +255,7 @@ def test_a_dry_run_says_what_could_not_be_sent(api):
     dead_letters(make_connection(workspace))
     Payload.objects.update(body="", erased_at=later(0))
     (sample,) = begin(api, workspace, dry_run=True).json()["samples"]
-    assert (sample["request"], sample["error"]) == (None, reopening.NOT_KEPT)
+    assert (sample["request"], sample["error"]) == (None, replays.NOT_KEPT)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from connections.models import Connection, ConnectionHealth, OAuthGrant
 from connections.oauth import refresh
 from connections.oauth import tokens as token_documents
 from delivery import tasks
-from delivery.dispatch import attempts, claims, hold, settling, tokens
+from delivery.dispatch import attempts, claims, hold, settling
 from delivery.models import Attempt, Delivery
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
@@ -368,10 +368,10 @@ def grouped(transactional_db):
         connections.close_all()
         return items
 
-    yield tokens.GROUPED
-    tokens._steps._run, run = close, tokens._steps._run
-    tokens._steps.submit((close, None))
-    tokens._steps._run = run
+    yield tasks.GROUPED
+    tasks._renewals._run, run = close, tasks._renewals._run
+    tasks._renewals.submit((close, None))
+    tasks._renewals._run = run
 
 
 @pytest.mark.django_db(transaction=True)
@@ -407,7 +407,7 @@ def test_one_batch_runs_each_kind_of_step_once(hubspot):
     targets = [expired(hubspot) for _ in range(3)]
     needs = [need_of(target) for target in targets]
     steps = [(refresh.read_states, needs[0]), (refresh.begin_refresh, needs[1]), (refresh.read_states, needs[2])]
-    first, second, third = tokens._run([*steps, (refresh.begin_refresh, needs[0])])[:3]
+    first, second, third = tasks._renew_tokens([*steps, (refresh.begin_refresh, needs[0])])[:3]
     assert (type(first).__name__, type(second).__name__, type(third).__name__) == ("GrantState", "Lease", "GrantState")
     assert second.need == needs[1]
 
