@@ -1,8 +1,7 @@
 import pytest
 
-from connections.messages import NetworkError
 from connections.providers.amplitude import PROVIDER
-from connections.providers.base import InvalidFields, NotAuthorized, Outcome, Unsendable
+from connections.providers.base import InvalidFields, Outcome, Unsendable
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
 
 KEY = "canary9f3c0123456789"
@@ -85,11 +84,6 @@ def test_what_amplitude_would_refuse_is_not_sent(made, words):
         PROVIDER.prepare(made)
 
 
-def test_without_a_key_nothing_is_built():
-    with pytest.raises(NotAuthorized, match="api_key"):
-        PROVIDER.build_request(order(PROVIDER, "track", TRACKED, {}))
-
-
 LENGTHS = {"code": 400, "error": "Invalid id length", "events_with_invalid_id_lengths": {"user_id": [0]}}
 QUOTA = {"code": 429, "exceeded_daily_quota_users": {"user-1": 500_200}, "throttled_users": {"user-1": 1}}
 ANSWERS = [
@@ -118,13 +112,6 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("status", "body", "outcome", "hold", "error_class", "fix"), ANSWERS)
-def test_answers_say_what_is_to_be_done(status, body, outcome, hold, error_class, fix):
-    verdict = judged(status, body)
-    assert (verdict.outcome, verdict.hold, verdict.error_class) == (outcome, hold, error_class)
-    assert fix in verdict.words
-
-
 def test_one_throttled_user_does_not_rest_the_others():
     verdict = judged(429, {"throttled_users": {"user-1": 31}})
     assert (verdict.throttled, verdict.retry_after_seconds) == (False, 30)
@@ -132,16 +119,6 @@ def test_one_throttled_user_does_not_rest_the_others():
 
 def test_any_other_429_rests_the_lane():
     assert (judged(429).throttled, judged(429).retry_after_seconds) == (True, 30)
-
-
-def test_a_lost_answer_may_be_repeated():
-    assert PROVIDER.action("track").idempotent
-    assert PROVIDER.classify(NetworkError("connection_lost", "w", sent=True), "track").outcome == Outcome.UNCERTAIN
-
-
-def test_there_is_no_test():
-    assert PROVIDER.build_test(track()) is None
-    assert "no check" in PROVIDER.test
 
 
 @pytest.mark.parametrize("person", ["anonymous", "UNDEFINED", "00000000-0000-0000-0000-000000000000", "unknown"])

@@ -3,8 +3,7 @@ import re
 
 import pytest
 
-from connections.messages import NetworkError
-from connections.providers.base import NotAuthorized, Outcome, Unsendable
+from connections.providers.base import Outcome, Unsendable
 from connections.providers.mixpanel import PLACEHOLDERS, PROVIDER
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
 
@@ -107,11 +106,6 @@ def test_what_mixpanel_would_refuse_is_not_sent(fields, words):
         PROVIDER.prepare(track(**fields))
 
 
-def test_without_a_token_nothing_is_built():
-    with pytest.raises(NotAuthorized, match="project_token"):
-        PROVIDER.build_request(order(PROVIDER, "track", TRACKED, {}))
-
-
 def failed(imported):
     record = {"index": 0, "insert_id": "x", "field": "properties.time", "message": "'properties.time' is invalid"}
     return {
@@ -137,27 +131,6 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("status", "body", "outcome", "hold", "error_class", "fix"), ANSWERS)
-def test_answers_say_what_is_to_be_done(status, body, outcome, hold, error_class, fix):
-    verdict = judged(status, body)
-    assert (verdict.outcome, verdict.hold, verdict.error_class) == (outcome, hold, error_class)
-    assert fix in verdict.words
-
-
 def test_a_429_rests_the_lane_for_a_minute():
     assert (judged(429).throttled, judged(429).retry_after_seconds) == (True, 60)
     assert judged(429, retry_after="90").retry_after_seconds == 90.0
-
-
-def test_a_lost_answer_may_be_repeated():
-    assert PROVIDER.action("track").idempotent
-    assert PROVIDER.classify(NetworkError("connection_lost", "w", sent=True), "track").outcome == Outcome.UNCERTAIN
-
-
-def test_there_is_no_test():
-    assert PROVIDER.build_test(track()) is None
-    assert "no check" in PROVIDER.test
-
-
-def test_every_declared_error_is_tested():
-    assert set(PROVIDER.answers) - {"imported", "not_imported"} <= {row[0] for row in ANSWERS}

@@ -2,8 +2,7 @@ import uuid
 
 import pytest
 
-from connections.messages import NetworkError
-from connections.providers.base import NotAuthorized, Outcome, Unsendable
+from connections.providers.base import Outcome, Unsendable
 from connections.providers.posthog import PROVIDER
 from tests.connections.providers.exchanges import PAYLOAD, document_of, headers_of, order, reply, shaped
 
@@ -89,11 +88,6 @@ def test_what_posthog_would_refuse_is_not_sent(fields, words):
         PROVIDER.prepare(track(**fields))
 
 
-def test_without_a_key_nothing_is_built():
-    with pytest.raises(NotAuthorized, match="api_key"):
-        PROVIDER.build_request(order(PROVIDER, "track", TRACKED, {}))
-
-
 ANSWERS = [
     (200, {"status": "Ok"}, Outcome.DELIVERED, None, "", ""),
     (200, {"status": 1, "quota_limited": []}, Outcome.DELIVERED, None, "", ""),
@@ -114,31 +108,6 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize(("status", "body", "outcome", "hold", "error_class", "fix"), ANSWERS)
-def test_answers_say_what_is_to_be_done(status, body, outcome, hold, error_class, fix):
-    verdict = judged(status, body)
-    assert (verdict.outcome, verdict.hold, verdict.error_class) == (outcome, hold, error_class)
-    assert fix in verdict.words
-
-
 def test_a_used_up_quota_rests_the_lane_for_an_hour():
     verdict = judged(200, {"status": "Ok", "quota_limited": ["events"]})
     assert (verdict.throttled, verdict.retry_after_seconds) == (True, 3600)
-
-
-def test_retry_after_rests_the_lane():
-    assert (judged(429, retry_after="9").throttled, judged(429, retry_after="9").retry_after_seconds) == (True, 9.0)
-
-
-def test_a_lost_answer_may_be_repeated():
-    assert PROVIDER.action("track").idempotent
-    assert PROVIDER.classify(NetworkError("connection_lost", "w", sent=True), "track").outcome == Outcome.UNCERTAIN
-
-
-def test_there_is_no_test():
-    assert PROVIDER.build_test(track()) is None
-    assert "no check" in PROVIDER.test
-
-
-def test_every_declared_error_is_tested():
-    assert set(PROVIDER.answers) - {"quota_limited"} <= {row[0] for row in ANSWERS}

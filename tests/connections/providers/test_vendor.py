@@ -1,7 +1,18 @@
 import pytest
 
-from connections.providers.base import MappingField, Unsendable
-from connections.providers.vendor import MAX_URL_PART, filled, json_request, listed, typed, url_part
+from connections.messages import Request
+from connections.providers.base import Account, Action, Granted, MappingField, NotAuthorized, Unsendable
+from connections.providers.vendor import (
+    MAX_URL_PART,
+    VALUE_REFUSED,
+    Vendor,
+    filled,
+    json_request,
+    listed,
+    typed,
+    url_part,
+)
+from connections.providers.verdicts import retry
 from tests.connections.providers.exchanges import reply
 from tests.connections.providers.shipments import as_secrets, shipment
 
@@ -88,3 +99,69 @@ def test_a_value_takes_the_type_of_its_field(kind, value, made):
 def test_a_value_that_would_lose_something_is_refused(kind, value, words):
     with pytest.raises(Unsendable, match=words):
         typed(MappingField("x", "X", kind), value)
+
+
+class Declared(Vendor):
+    slug = name = "Declared"
+    authorization = "Token {key}"
+    base_urls = {"": "https://a.example"}
+    headers = (("version", "2"),)
+    code_at, message_at = ("errors", 0, "code"), ("message",)
+    limit_headers = ("left", "reset", None)
+    account_at = (("account", "id"), ("account", "name"))
+    granted = {"host": ("reply", "host"), "dc": ("details", "dc")}
+    granted_account_at = (("details", "id"), ("details", "name"))
+    repeatable = ("/search",)
+    test_path = "/me"
+    answers = {("full", 409): retry("{name} is full.", "locked", 5), 400: VALUE_REFUSED}
+    actions = (Action("send", "Send", idempotent=False),)
+
+    def is_done(self, response, action):
+        return True
+
+
+def test_a_call_has_the_declared_headers_after_the_credentials():
+    request = Declared().call("POST", "/x", shipment(credentials=as_secrets({"key": "k3y"})), {}, ("z", "1"))
+    headers = (("content-type", "application/json"), ("authorization", "Token k3y"), ("version", "2"), ("z", "1"))
+    assert (request.url, request.headers) == ("https://a.example/x", headers)
+    with pytest.raises(NotAuthorized, match="no key yet"):
+        Declared().build_test(shipment(credentials={}))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error_class", "words"),
+    [
+        (403, {"errors": [{"code": "full"}], "message": "no"}, "locked", "Declared is full. Declared: “no”"),
+        (409, {}, "locked", "Declared is full."),
+        (400, {"errors": [{"code": "else"}]}, "rejected", "Declared refuses a value. Mend the rule's mapping."),
+        (200, {"errors": [{"code": "full"}]}, "", ""),
+        (401, b"<html>", "unauthorized", "Declared does not accept the credentials (401). Replace them, then test the"
+         " connection."),
+    ],
+)  # fmt: skip
+def test_an_answer_is_read_by_its_code_and_then_by_its_status(status, body, error_class, words):
+    verdict = Declared().classify(reply(status, body), "send")
+    assert (verdict.error_class, verdict.words) == (error_class, words)
+
+
+@pytest.mark.parametrize(
+    ("headers", "rest", "wait"),
+    [({"left": "1"}, None, None), ({"left": "0"}, None, None), ({"left": "0", "reset": "0"}, None, 0.0),
+     ({"left": "0", "reset": "7"}, 7.0, 7.0), ({"reset": "7"}, None, None)],
+)  # fmt: skip
+def test_a_limit_that_ends_at_once_is_not_one_without_an_end(headers, rest, wait):
+    verdict = Declared().classify(reply(503, {}, **headers), "send")
+    assert (verdict.rest_seconds, verdict.retry_after_seconds) == (rest, wait)
+
+
+def test_an_account_and_a_grant_are_found_where_they_are_declared():
+    provider = Declared()
+    assert provider.read_account(reply(200, {"account": {"id": 7, "name": "Acme"}})) == Account("7", "Acme")
+    assert provider.read_account(reply(200, {"account": {}})) is None
+    granted = provider.read_grant({"host": "h"}, {"dc": "us1", "id": "7"})
+    assert granted == Granted({"host": "h", "dc": "us1"}, Account("7", ""))
+
+
+def test_a_search_by_post_may_be_repeated():
+    posts = [Request("POST", f"https://a.example/{end}") for end in ("search", "contacts")]
+    assert [Declared().may_repeat("send", request) for request in posts] == [True, False]
