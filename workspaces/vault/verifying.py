@@ -87,11 +87,28 @@ class _Check:
         self._vanished: set[date] = set()
 
     def take(self, seal: AccessLogSeal) -> None:
-        self._check_chain(seal)
+        expected = self._tip.segment + 1
+        if seal.segment != expected:
+            several = f"segments {expected} to {seal.segment - 1}: their seals are"
+            self._tell(f"{several if seal.segment > expected + 1 else f'segment {expected}: its seal is'} missing")
+            self._floor = seal.after  # what the missing ones covered cannot be checked
+        elif seal.previous != self._tip.head:
+            self._tell(f"segment {seal.segment} does not follow segment {self._tip.segment}: one of them was changed")
+        if access_log.head_of(seal) != seal.head:
+            self._tell(f"segment {seal.segment}: its seal was changed")
+        if self._logged.get(seal.segment, {seal.head}) != {seal.head}:
+            self._tell(f"segment {seal.segment}: its head is not the one that was logged")
         if seal.week in self._kept:
             self._check_records(seal)
-        if seal.week not in self._kept:  # also when it went while it was read
-            self._count_gone(seal)
+        if seal.week not in self._kept:  # retention has dropped it, also while it was read; or somebody has
+            self.report.expired_segments += 1
+            self.report.expired_records += seal.count
+            if Partition(TABLE, seal.week).end > self._kept_since and seal.week not in self._vanished:
+                self._vanished.add(seal.week)
+                self._tell(
+                    f"segment {seal.segment}: the whole week of {seal.week} is gone before its time"
+                    " (MESHES_RETENTION_ACCESS_DAYS)"
+                )
         self._floors[seal.week] = seal.last
         self._tip = Tip(seal.segment, seal.last, seal.head)
 
@@ -114,19 +131,6 @@ class _Check:
             cursor.execute(f"SELECT count(*) FROM {TABLE} WHERE number > %s", [self._tip.last])
             self.report.unsealed = cursor.fetchone()[0]
 
-    def _check_chain(self, seal: AccessLogSeal) -> None:
-        expected = self._tip.segment + 1
-        if seal.segment != expected:
-            several = f"segments {expected} to {seal.segment - 1}: their seals are"
-            self._tell(f"{several if seal.segment > expected + 1 else f'segment {expected}: its seal is'} missing")
-            self._floor = seal.after  # what the missing ones covered cannot be checked
-        elif seal.previous != self._tip.head:
-            self._tell(f"segment {seal.segment} does not follow segment {self._tip.segment}: one of them was changed")
-        if access_log.head_of(seal) != seal.head:
-            self._tell(f"segment {seal.segment}: its seal was changed")
-        if self._logged.get(seal.segment, {seal.head}) != {seal.head}:
-            self._tell(f"segment {seal.segment}: its head is not the one that was logged")
-
     def _check_records(self, seal: AccessLogSeal) -> None:
         rows = access_log.read_week(seal.week, max(self._floors.get(seal.week, 0), self._floor), seal.last)
         digests = [access_log.digest(row) for row in rows]
@@ -142,17 +146,6 @@ class _Check:
                 self._tell(f"segment {seal.segment}: {words}")
             if len(differences) > MOST_NAMED:
                 self._tell(f"segment {seal.segment}: and {len(differences) - MOST_NAMED:,} more records")
-
-    def _count_gone(self, seal: AccessLogSeal) -> None:
-        """A week that retention has dropped; or one that somebody has."""
-        self.report.expired_segments += 1
-        self.report.expired_records += seal.count
-        if Partition(TABLE, seal.week).end > self._kept_since and seal.week not in self._vanished:
-            self._vanished.add(seal.week)
-            self._tell(
-                f"segment {seal.segment}: the whole week of {seal.week} is gone before its time"
-                " (MESHES_RETENTION_ACCESS_DAYS)"
-            )
 
     def _tell(self, words: str) -> None:
         self.report.findings.append(words)

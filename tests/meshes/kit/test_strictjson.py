@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshes.kit.strictjson import InvalidJson, check_value, elements, loads, members, payload_slices
+from meshes.kit import strictjson
+from meshes.kit.strictjson import (
+    InvalidJson,
+    check_value,
+    elements,
+    join_path,
+    loads,
+    members,
+    payload_slices,
+    split_path,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
@@ -236,3 +246,29 @@ def test_the_digits_limit_does_not_hang_on_the_interpreters_own():
         assert refusal(b"9" * 200_000).rule == "integer_digits"
     finally:
         sys.set_int_max_str_digits(before)
+
+
+# --- names of places ------------------------------------------------------------------------------------------------
+
+
+def test_pointer_escapes_tilde_and_slash():
+    assert strictjson.pointer("a/b", 3, "m~n") == "/a~1b/3/m~0n"
+
+
+def test_pointer_to_the_whole_document_is_empty():
+    assert strictjson.pointer() == ""
+
+
+def test_a_backslash_keeps_a_full_stop_inside_a_name():
+    assert split_path(r"payload.utm\.source.a\\b") == ("payload", "utm.source", "a\\b")
+
+
+@given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=5))
+def test_paths_survive_joining_and_splitting(names):
+    assert split_path(join_path(names)) == tuple(names)
+
+
+@pytest.mark.parametrize("path", ["", ".", "a.", ".a", "a..b", "a\\", r"a\b", "a" * 513])
+def test_what_is_not_a_path_is_refused(path):
+    with pytest.raises(ValueError, match="path"):
+        split_path(path)
