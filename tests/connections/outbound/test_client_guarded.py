@@ -1,4 +1,4 @@
-"""What the door does not do: go elsewhere than where it has looked."""
+"""What the client does not do: go elsewhere than where it has looked."""
 
 import logging
 import time
