@@ -26,7 +26,7 @@ _CUT = "…"
 _SECRET_NAME = re.compile(r"authorization|cookie|token|secret|api-?key|password|credential|session", re.IGNORECASE)
 
 
-class QuotedSecret(Exception):  # noqa: N818 - named by what it did
+class QuotedSecretError(Exception):
     """Stands for an exception whose text quoted a secret; `str()` is its traceback, masked."""
 
 
@@ -61,12 +61,12 @@ class Redactor:
 
     @contextmanager
     def guarding(self) -> Iterator[None]:
-        """An exception that quotes a secret, in its own text or that of its causes, leaves as QuotedSecret."""
+        """An exception that quotes a secret, in its own text or that of its causes, leaves as QuotedSecretError."""
         try:
             yield
         except Exception as error:
             if any(self.text(said) != said for said in _said_by(error)):
-                raise QuotedSecret(self.trace(error)) from None
+                raise QuotedSecretError(self.trace(error)) from None
             raise
 
     def trace(self, error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Connections, integrations and access records as the API reads and shows them."""
+"""Connections, integrations, authorizations and access records as the API reads and shows them."""
 
 import uuid
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from rest_framework.fields import empty
 from connections import providers
 from connections.messages import with_ascii_host
 from connections.models import Connection
+from connections.oauth import pages
 from meshes.api.fields import (
     AnswerSerializer,
     FieldsOf,
@@ -340,6 +341,63 @@ class IntegrationPageOut(serializers.Serializer[Any]):
     data = IntegrationOut(many=True)  # type: ignore[assignment]  # a list's name for its rows
     next = serializers.CharField(allow_null=True)
     previous = serializers.CharField(allow_null=True)
+
+
+# --- authorizations -------------------------------------------------------------------------------------------------
+
+
+class AuthorizationOut(serializers.Serializer[Any]):
+    """Where to redirect the browser of whoever may give access."""
+
+    url = serializers.CharField(
+        allow_null=True, help_text="Of ours; leads the first browser that opens it to the vendor."
+    )
+    expires_at = serializers.DateTimeField()
+    secret_shown = SecretShownField()
+
+
+class ConnectLinkIn(StrictSerializer):
+    expires_in = serializers.IntegerField(
+        required=False,
+        default=pages.DEFAULT_SECONDS,
+        min_value=pages.SHORTEST_SECONDS,
+        max_value=pages.LONGEST_SECONDS,
+        help_text="Seconds; 7 days unless given, 30 at most.",
+    )
+
+
+class ConnectLinkOut(serializers.Serializer[Any]):
+    """A page of ours that starts the authorization."""
+
+    url = serializers.CharField(allow_null=True, help_text="Whoever has it may authorize this one connection.")
+    expires_at = serializers.DateTimeField()
+    secret_shown = SecretShownField()
+
+
+class OAuthAppIn(StrictSerializer):
+    client_id = serializers.RegexField(r"\A[\x21-\x7e]+\Z", max_length=255, trim_whitespace=False)
+    client_secret = serializers.RegexField(
+        r"\A[\x21-\x7e]+\Z", max_length=1024, trim_whitespace=False, help_text="Sealed, and never shown again."
+    )
+
+
+class OAuthAppOut(AnswerSerializer):
+    """A workspace's own app at a vendor."""
+
+    id = PublicIdField(ids.APP, source="pk", help_text="As the access log names it.")
+    workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
+    workspace_external_id = serializers.CharField(source="workspace.external_id", allow_null=True)
+    workspace_name = serializers.CharField(source="workspace.name")
+    type = serializers.CharField()
+    given = FieldsOf(OAuthAppIn)
+    client_secret = serializers.CharField(source="secret_hint", help_text="A mask, such as `••••1234`.")
+    redirect_uri = serializers.SerializerMethodField(help_text="Register it with the app.")
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+    def get_redirect_uri(self, app: Any) -> str:
+        uri: str = self.context["redirect_uri"]
+        return uri
 
 
 # --- the access log -------------------------------------------------------------------------------------------------

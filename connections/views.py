@@ -1,4 +1,4 @@
-"""`/integrations`, `/connections`, and who opened or changed which credential: `/workspaces/{id}/access-log`."""
+"""The API of connections: integrations, connections and their authorization, OAuth apps, and the access log."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -6,9 +6,10 @@ from typing import Any
 
 from django.db import Error
 from django.db.models import QuerySet
-from django.urls import path
+from django.urls import path, reverse
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
@@ -18,11 +19,13 @@ from connections.credentials import wrapped
 from connections.lifecycle import Change
 from connections.masking import Redactor
 from connections.models import Connection
-from connections.oauth.views import AuthorizationActions, OAuthAppViewSet
+from connections.oauth import authorize, grants, pages
+from connections.oauth.authorize import redirect_uri
 from connections.providers.base import InvalidFields
 from connections.serializers import (
     AccessLogQuery,
     AccessRecordOut,
+    AuthorizationOut,
     ChoiceOut,
     ChoicePageOut,
     ConnectionChangeIn,
@@ -30,8 +33,12 @@ from connections.serializers import (
     ConnectionMadeOut,
     ConnectionOut,
     ConnectionQuery,
+    ConnectLinkIn,
+    ConnectLinkOut,
     IntegrationOut,
     IntegrationPageOut,
+    OAuthAppIn,
+    OAuthAppOut,
     ProbeOut,
     slugs,
 )
@@ -42,7 +49,9 @@ from meshes.kit import ids
 from meshes.kit.spelling import none_of
 from workspaces.endpoints import Endpoint, TenantViewSet, resolve_workspace
 from workspaces.idempotency import ShownOnce, once, once_outside, once_prepared
+from workspaces.models import Workspace
 from workspaces.vault.models import AccessRecord
+from workspaces.vault.secret import Secret
 
 
 class IntegrationViewSet(Endpoint, ViewSet):
@@ -66,7 +75,7 @@ class IntegrationViewSet(Endpoint, ViewSet):
             raise Problem(404, detail=f"There is no such integration: {none_of(type, slugs())}") from None
 
 
-class ConnectionViewSet(AuthorizationActions):
+class ConnectionViewSet(TenantViewSet):
     """Destinations of a workspace, but for one by itself: `dispatch.connection_views` shows that with its health."""
 
     queryset = Connection.objects.all()
@@ -203,6 +212,48 @@ class ConnectionViewSet(AuthorizationActions):
         found = calls.choices(self.living(), field, actor=self.identity.actor)
         return Response({"data": ChoiceOut(found, many=True).data, "next": None, "previous": None})
 
+    @extend_schema(request=StrictSerializer, responses=AuthorizationOut)
+    @action(detail=True, methods=["post"])
+    @once
+    def authorize(self, request: Request, id: str) -> Response:
+        """Start an authorization. Redirect the browser of whoever may give access to `url`; ten minutes for all.
+
+        `url` leads on to the vendor. It is good for the first browser that opens it, and the authorization ends only
+        there. It ends `needs_reauth` and `credential_error`, and makes connect links void. For somebody who is not at
+        your application just now, make a connect link instead.
+        """
+        connection = self.living()
+        self.read(StrictSerializer)
+        ticket, expires_at = authorize.prepare(connection, self.identity, redirect_uri(request, connection.type))
+        url = authorize.absolute(request, reverse("oauth-start", args=[ticket]))
+        return ShownOnce(AuthorizationOut({"url": url, "expires_at": expires_at}).data, ["url"])
+
+    @extend_schema(request=ConnectLinkIn, responses=ConnectLinkOut)
+    @action(detail=True, methods=["post"], url_path="connect-link")
+    @once
+    def connect_link(self, request: Request, id: str) -> Response:
+        """A link with which a person without an account here authorizes this connection, and nothing else.
+
+        The first success makes all links of the connection void, as do disconnecting and deleting it. The making and
+        each use of a link stand in the access log.
+        """
+        connection = self.living()
+        seconds = self.read(ConnectLinkIn)["expires_in"]
+        authorize.provider_of(connection)
+        token, expires_at = pages.issue_link(connection, seconds, actor=self.identity.actor)
+        url = authorize.absolute(request, reverse("oauth-connect", args=[token]))
+        return ShownOnce(ConnectLinkOut({"url": url, "expires_at": expires_at}).data, ["url"])
+
+    @extend_schema(request=StrictSerializer, responses=ConnectionOut)
+    @action(detail=True, methods=["post"])
+    @outside.keeping_places()  # beyond the transaction in which the answer is remembered
+    @once
+    def disconnect(self, request: Request, id: str) -> Response:
+        """Destroy the tokens here and revoke them at the vendor, as far as it answers. Deliveries are held."""
+        connection = self.living()
+        self.read(StrictSerializer)
+        return Response(ConnectionOut(lifecycle.disconnect(connection, actor=self.identity.actor)).data)
+
     def living(self) -> Connection:
         """The connection that the path names. Raises 404, also for a deleted one."""
         rows = self.rows().exclude(status=Connection.Status.DELETED)
@@ -229,6 +280,56 @@ def _as_problems(given: Mapping[str, Any]) -> Iterator[None]:
 
 def _show(change: Change, status: int) -> Response:
     return ShownOnce({**ConnectionOut(change.connection).data, **change.made}, change.made, status)
+
+
+@extend_schema(parameters=[OpenApiParameter(name, str, OpenApiParameter.PATH) for name in ("id", "type")])
+class OAuthAppViewSet(Endpoint, ViewSet):
+    """The app that a workspace brings itself: its own name on the vendor's page, its own quota there."""
+
+    required_scope = "config"
+
+    @extend_schema(responses=OAuthAppOut)
+    def retrieve(self, request: Request, id: str, type: str) -> Response:
+        """The workspace's app at a vendor, without its secret."""
+        app = grants.find_app(self.workspace(id).pk, self.integration(type))
+        if app is None:
+            raise NotFound
+        return self.show(app)
+
+    @extend_schema(request=OAuthAppIn, responses=OAuthAppOut)
+    def update(self, request: Request, id: str, type: str) -> Response:
+        """Set the workspace's app at a vendor. New authorizations use it instead of the installation's.
+
+        Connections that another app authorized go on with that one, as long as it is set up.
+        """
+        workspace, slug = self.workspace(id), self.integration(type)
+        given = self.read(OAuthAppIn)
+        secret, actor = Secret(given.pop("client_secret")), self.identity.actor
+        return self.show(grants.put_app(workspace.pk, slug, secret=secret, actor=actor, **given))
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, id: str, type: str) -> Response:
+        """Forget the workspace's app, and its secret. Connections that it authorized get no new tokens."""
+        if not grants.remove_apps(self.workspace(id).pk, self.integration(type), actor=self.identity.actor):
+            raise NotFound
+        return Response(status=204)
+
+    def workspace(self, reference: str) -> Workspace:
+        """Raises Http404."""
+        return resolve_workspace(self.identity, reference)
+
+    def integration(self, type: str) -> str:
+        """The slug of an integration that authorizes connections. Raises 404."""
+        try:
+            provider = providers.get(type)
+        except KeyError:
+            raise NotFound from None
+        if provider.oauth is None or not provider.oauth.is_by_person:
+            raise NotFound
+        return provider.slug
+
+    def show(self, app: Any) -> Response:
+        return Response(OAuthAppOut(app, context={"redirect_uri": redirect_uri(self.request, app.type)}).data)
 
 
 class AccessLogViewSet(TenantViewSet):

@@ -29,6 +29,7 @@ from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import grants, tokens
 from connections.oauth.tokens import NoTokenError
 from connections.providers.base import Granted, InvalidFields, OAuth, Provider
+from meshes.api.problems import Problem
 from meshes.kit import clock, ids
 from workspaces.authentication import Identity
 from workspaces.models import ApiKey
@@ -65,17 +66,17 @@ MESSAGES: Mapping[str, tuple[str, str]] = {
 """Title and message by the reason for which a state or a ticket is not taken."""
 
 
-class AuthorizationError(Exception):
-    """An authorization cannot begin, or came to nothing; the connection is as it was.
+class AuthorizationError(Problem):
+    """An authorization cannot begin, or came to nothing; the connection is as it was. For the API it is a conflict.
 
-    `reason` is one of MESSAGES, NOT_AUTHORIZABLE or REFUSED. `title` and `message` are for the person at the browser;
+    `reason` is one of MESSAGES, NOT_AUTHORIZABLE or REFUSED. `heading` and `detail` are for the person at the browser;
     `connection` is None where it is not known.
     """
 
-    def __init__(self, reason: str, title: str = "", message: str = "", connection: Connection | None = None) -> None:
+    def __init__(self, reason: str, heading: str = "", detail: str = "", connection: Connection | None = None) -> None:
         self.reason, self.connection = reason, connection
-        self.title, self.message = (title, message) if message else MESSAGES[reason]
-        super().__init__(self.message)
+        self.heading, detail = (heading, detail) if detail else MESSAGES[reason]
+        super().__init__(409, detail=detail)
 
 
 # --- our own addresses, as vendors and browsers know them -----------------------------------------------------------

@@ -146,7 +146,7 @@ def start(request: HttpRequest, ticket: str) -> HttpResponse:
     try:
         url = authorize.take_up(ticket, cookie)
     except AuthorizationError as error:
-        return _failure(request, error.title, error.message, 409 if error.reason == NOT_AUTHORIZABLE else 404)
+        return _failure(request, error.heading, error.detail, 409 if error.reason == NOT_AUTHORIZABLE else 404)
     response = HttpResponseRedirect(url, status=303, headers=HEADERS)
     _set_cookie(response, cookie)
     return response
@@ -164,7 +164,7 @@ def callback(request: HttpRequest, vendor: str | None = None) -> HttpResponse:
     except outside.OutsideBusyError as busy:
         return _failure(request, *BUSY, 503, wait=busy.retry_after)
     except AuthorizationError as error:
-        title, message, connection = error.title, error.message, error.connection
+        title, message, connection = error.heading, error.detail, error.connection
         if connection is None:
             security_log.count_refusal(request.META, "400 state")
     token = signing.dumps([title, message, "" if connection is None else connection.pk.hex], salt=OUTCOME_SALT)
@@ -205,7 +205,7 @@ def connect(request: HttpRequest, token: str) -> HttpResponse:
         try:
             url = authorize.begin(link[0], cookie, authorize.redirect_uri(request, connection.type))
         except AuthorizationError as error:
-            return _failure(request, error.title, error.message, 409, connection)
+            return _failure(request, error.heading, error.detail, 409, connection)
     return _page(request, "leaving", 200, connection, {"url": url})
 
 
@@ -214,7 +214,7 @@ def _offer(request: HttpRequest, link: Link, token: str, cookie: str) -> HttpRes
     try:
         _, oauth = authorize.provider_of(connection)
     except AuthorizationError as error:
-        return _failure(request, "It cannot be connected", error.message, 409, connection)
+        return _failure(request, "It cannot be connected", error.detail, 409, connection)
     facts = {
         "proof": _proof(cookie, token, settings.SECRET_KEY),
         "expires_at": expires_at,

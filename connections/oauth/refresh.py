@@ -201,7 +201,7 @@ class Authorization:
             renewed = renew(
                 replace(self._need, version=self.version, lease_id=ids.uuid7()), self._steps, until, patience
             )
-            if moved(self._provider, self._config, renewed.config):
+            if renewed.config != self._config and moved(self._provider, self._config, renewed.config):
                 raise NoTokenError(unavailable(MOVED_MESSAGE))
             self.version, self.credentials = renewed.version, renewed.credentials
             self.opened.append(tokens.secrets_of(renewed.credentials))

@@ -4,7 +4,7 @@ import traceback
 
 import pytest
 
-from connections.masking import QuotedSecret, Redactor
+from connections.masking import QuotedSecretError, Redactor
 from connections.messages import Request
 from workspaces.vault.secret import MASK, Secret
 
@@ -79,7 +79,7 @@ def test_a_text_that_was_not_cut_or_ends_in_a_few_letters_stays():
 
 
 def test_an_error_that_quotes_a_secret_leaves_without_it():
-    with pytest.raises(QuotedSecret) as caught, Redactor(CREDENTIALS).guarding():
+    with pytest.raises(QuotedSecretError) as caught, Redactor(CREDENTIALS).guarding():
         raise KeyError(f"no {CANARY}")
     told = "".join(traceback.format_exception(caught.value))
     assert CANARY not in told
@@ -93,7 +93,7 @@ def test_an_error_whose_cause_quotes_a_secret_leaves_without_it():
         except ValueError as error:
             raise RuntimeError("it failed") from error
 
-    with pytest.raises(QuotedSecret) as caught, Redactor(CREDENTIALS).guarding():
+    with pytest.raises(QuotedSecretError) as caught, Redactor(CREDENTIALS).guarding():
         fail()
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 

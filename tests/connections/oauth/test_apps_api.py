@@ -11,7 +11,7 @@ from connections.models import OAuthApp, OAuthGrant
 from connections.oauth import grants
 from connections.oauth.refresh import DIRECT, renew
 from connections.oauth.tokens import NoTokenError
-from connections.oauth.views import OAuthAppIn
+from connections.serializers import OAuthAppIn
 from tests.connections.oauth.making import authorized, is_somebody_waiting, need_of
 from tests.connections.oauth.test_authorize import authorize, make, start
 from tests.connections.oauth.test_refresh import in_thread
