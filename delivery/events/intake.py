@@ -177,7 +177,7 @@ class Admission:
                 self._refuse(workspace, words, RETRY_AFTER_SECONDS)
 
     def results(self) -> list[NewEvent | Problem]:
-        """What the drafts have become; those that stand now have ids."""
+        """What the drafts have become; those that are not refused have ids now."""
         results: list[NewEvent | Problem] = []
         for place in self._places:
             if isinstance(place, Problem):

@@ -1,8 +1,8 @@
-"""What becomes of an event whose fan-out failed: it rests and is tried again for ever, or it is set aside.
+"""What becomes of an event whose fan-out failed: it waits and is tried again for ever, or it is set aside.
 
-A try is counted only where a worker was lost, which is to say where a claim takes over a lapsed lease. Whoever is alive
-and could not write hands its lease back, uncounted. An event is set aside where it has lost five workers, or where it
-fails alone while others pass; a person sends it on again.
+A try is counted only where a worker was lost, which is to say where a claim takes over a lapsed lease. A worker that is
+alive and could not write hands its lease back, uncounted. An event is set aside where it has lost five workers, or
+where it fails alone while others pass; a person sends it on again.
 """
 
 import logging
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 MOST_LOSSES = 5
 """Workers that the fan-out of one event may lose: it is then more likely the cause than a victim."""
-REST_SECONDS = (1.0, 30.0)
-"""Between tries of an event that could not be written: the first rest, and the longest."""
+RETRY_SECONDS = (1.0, 30.0)
+"""Between tries of an event that could not be written: the first delay, and the longest."""
 ALONE_AFTER = 3
 """Failures after which an event is taken to fail alone where nothing else was routed meanwhile, nor failed."""
 MOST_SUSPECTS = 10_000
@@ -125,15 +125,15 @@ WHERE u.event_id = ANY(%s)
 
 
 def hand_back(failures: Sequence[Failure]) -> list[None]:
-    """End these leases early, uncounted: the events rest, longer each time, or are set aside.
+    """End these leases early, uncounted: the events wait, longer each time, or are set aside.
 
-    A lease that was not ours any more had lapsed, and whoever took it over counted a lost worker. We live: that loss is
-    taken back. Bears being run twice.
+    A lease that was not ours any more had lapsed, and the worker that took it over counted a loss. We live: that loss
+    is taken back. May be run twice.
     """
     rows, parameters = rows_of(
         "(%s::uuid, %s::uuid, %s, %s)", sorted((*each.claim, each.cause, each.detail) for each in failures)
     )
-    first, longest = REST_SECONDS
+    first, longest = RETRY_SECONDS
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(HAND_BACK.format(rows=rows), [longest, first, *parameters])
         ended = {row[0] for row in cursor.fetchall()}
@@ -181,7 +181,7 @@ RETURNING u.workspace_id, u.event_id
 
 
 def route_again(event_ids: Sequence[uuid.UUID]) -> list[tuple[uuid.UUID, uuid.UUID]]:
-    """Send events on that were set aside. Returns `(workspace id, event id)` hints of those that were."""
+    """Send events on that were set aside. Returns `(workspace id, event id)` of those that were, to wake up."""
     return _route_again("event_id = ANY(%s)", list(event_ids))
 
 

@@ -46,8 +46,8 @@ JOIN payloads p ON p.event_id = c.event_id AND p.workspace_id = c.workspace_id
 LEFT JOIN routing_stamps s ON s.workspace_id = c.workspace_id
 WHERE e.id = ANY(%(events)s::uuid[]) AND p.event_id = ANY(%(events)s::uuid[])
 """
-"""Only who takes over a lapsed lease counts a try; the fifth is left to `setting_aside.set_aside_lost`. The ids stand
-there again and again, so that PostgreSQL leaves out other partitions while it plans."""
+"""Only who takes over a lapsed lease counts a try; the fifth is left to `setting_aside.set_aside_lost`. The ids are
+repeated so that PostgreSQL leaves out other partitions while it plans."""
 
 READ_PAYLOADS = """
 SELECT p.event_id, p.body
@@ -75,7 +75,7 @@ LEDGER_ROW = "(%s, %s, %s, statement_timestamp())"
 
 
 def claim_events(claims: Sequence[Claim], large_bytes: int = ALL_BYTES) -> list[Fact | None]:
-    """The claimed events, in this order; None for one that is not ours to route. Bears being run twice.
+    """The claimed events, in this order; None for one that is not ours to route. May be run twice.
 
     The payload of one that has more than `large_bytes` is not read: it is ''.
     """
@@ -123,7 +123,7 @@ def load_rules(facts: Sequence[Fact]) -> list[Routing]:
 
 
 def write(routed: Sequence[Routed]) -> list[list[publishing.DeliveryHint]]:
-    """Write ledgers and deliveries; the events wait no more. Returns the hints of each event, in this order.
+    """Write ledgers and deliveries; the events wait no more. Returns the wake-ups of each event, in this order.
 
     All of it or nothing: a batch that is refused is written again event by event, by its group.
     """

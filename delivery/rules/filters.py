@@ -76,7 +76,7 @@ def compile_filter(document: Any, max_regex_work: int | None = None, *, folds_ad
 
 
 def filter_mistakes(document: Any, at: str) -> list[Note]:
-    """Why a filter, which stands under the member `at` of a body, is refused; empty where it is not."""
+    """Why a filter, the member `at` of a body, is refused; empty where it is not."""
     try:
         compile_filter(document, MAX_REGEX_WORK)
     except RuleError as error:

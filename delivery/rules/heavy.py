@@ -40,10 +40,10 @@ MOST_WAITING = 3
 """Threads of a worker, of 16, that may wait for the turn of a heavy event."""
 MOST_LOADING, LOADING_PATIENCE_SECONDS = 6, 0.5
 """Threads that may wait for rules to be read, and how long others wait for one of these places."""
-REST_SHARE = 4.0
-"""Rest after a heavy event, in times of what it took. At 4, heavy events take a fifth of the time."""
-LONGEST_REST_SECONDS = 2.0
-"""Four events that take as long as they rest are far from the end of their lease."""
+COOL_DOWN_SHARE = 4.0
+"""Cool-down after a heavy event, in times of what it took. At 4, heavy events take a fifth of the time."""
+LONGEST_COOL_DOWN_SECONDS = 2.0
+"""Four events that take as long as they cool down are far from the end of their lease."""
 PAUSE_SHARE = 4.0
 """The pause of the workspace's lane, in times of what the event cost."""
 BUSY_PAUSE_SECONDS = 3.0
@@ -89,9 +89,9 @@ class Gate:
             raise HeavyError
         self._turn.acquire()
 
-    def leave(self, rest_seconds: float) -> None:
-        """Give the turn to the next, after a rest."""
-        time.sleep(rest_seconds)
+    def leave(self, seconds: float) -> None:
+        """Give the turn to the next one after so many seconds."""
+        time.sleep(seconds)
         self._turn.release()
         self._places.release()
 
@@ -144,7 +144,7 @@ class Turn:
         if self._taken_at is not None:
             took = time.monotonic() - self._taken_at
             steering.pause_fan_out(self._workspace_id, PAUSE_SHARE * self._steps * STEP_SECONDS)
-            self._gate.leave(min(REST_SHARE * took, LONGEST_REST_SECONDS))
+            self._gate.leave(min(COOL_DOWN_SHARE * took, LONGEST_COOL_DOWN_SECONDS))
         if error is None:
             with _noting:
                 _last_were_heavy.pop(self._workspace_id, None)

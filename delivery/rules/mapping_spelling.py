@@ -26,7 +26,7 @@ Tokens = tuple[str | int, ...]
 
 
 def mapping_mistakes(document: Any, at: str) -> list[Note]:
-    """Why a mapping, which stands under the member `at` of a body, is refused; empty where it is not."""
+    """Why a mapping, the member `at` of a body, is refused; empty where it is not."""
     try:
         compile_mapping(document)
     except RuleError as error:

@@ -34,7 +34,7 @@ class RuleError(ValueError):
 
 @contextmanager
 def within(*tokens: str | int) -> Iterator[None]:
-    """What is refused inside stands, seen from outside, below these tokens."""
+    """Put these tokens before the pointer of what is refused inside."""
     try:
         yield
     except RuleError as error:

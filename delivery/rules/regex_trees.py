@@ -1,6 +1,6 @@
 """Read an expression that RE2 has accepted: a tree of its characters, repetitions and assertions.
 
-What is not known here for certain is refused, by UnknownError: nobody then relies on the tree.
+What is not known here for certain is refused by UnknownError, so that no cost is told by a wrong tree.
 """
 
 import re
@@ -23,7 +23,7 @@ _TOKEN = re.compile(
 
 
 class UnknownError(Exception):
-    """The expression is too large, or written in a way that is not known here: nobody then relies on what is read."""
+    """The expression is too large, or written in a way that is not known here."""
 
 
 class Assertion(Enum):

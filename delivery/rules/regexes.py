@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache, reduce
-from itertools import accumulate, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import re2
@@ -325,29 +325,17 @@ def _cased() -> bytes:
     return b"".join(_compile(r"[\p{Lu}\p{Ll}\p{Lt}\p{Nl}\p{So}\x{345}]+", MEMORY_OF_CLASS).findall(text))
 
 
+@lru_cache(maxsize=4_000)
 def _matched(each: Node, samples: str) -> int:
     """Which of the samples a class stands for: a set of bits."""
     if not each.flags and len(each.written) == 1 and each.written != ".":
         at = samples.find(each.written)
         return 0 if at < 0 else 1 << at
-    found = 0
-    starts = _starts_of(samples)
-    content = samples.encode("utf-8", "surrogatepass")
+    found, content = 0, samples.encode("utf-8", "surrogatepass")
     for match in _compile(f"(?{each.flags}:{each.written})+", MEMORY_OF_CLASS).finditer(content):
-        found |= (1 << starts[match.end()]) - (1 << starts[match.start()])
+        start, end = (len(content[:at].decode("utf-8", "surrogatepass")) for at in match.span())
+        found |= (1 << end) - (1 << start)
     return found
-
-
-@lru_cache(maxsize=4_000)
-def _matched_of_ascii(each: Node) -> int:
-    return _matched(each, _ASCII)
-
-
-@lru_cache(maxsize=20)
-def _starts_of(samples: str) -> dict[int, int]:
-    """Which character begins at a byte."""
-    sizes = accumulate((len(character.encode("utf-8", "surrogatepass")) for character in samples), initial=0)
-    return {at: index for index, at in enumerate(sizes)}
 
 
 # --- the states -------------------------------------------------------------------------------------------------------
@@ -380,7 +368,7 @@ def count_states(tree: Node, work: Work) -> States:
     work.take(UNITS_OF_CLASS * len(distinct) + UNITS_OF_NAMED * len(named))
     foreign = _foreign_samples(distinct)
     work.take(UNITS_OF_SAMPLE * len(foreign))
-    of_ascii = search.moves_on(_ASCII, {each: _matched_of_ascii(each) for each in distinct})
+    of_ascii = search.moves_on(_ASCII, {each: _matched(each, _ASCII) for each in distinct})
     of_foreign = search.moves_on(foreign, {each: _matched(each, foreign) for each in set(distinct) - set(named)})
     kinds = len(of_ascii) + KINDS_OF_FOREIGN_BYTES
     size, widest = search.explore(of_ascii | {NOWHERE}, kinds)

@@ -124,8 +124,8 @@ class CompiledRule:
     def shaped_body(self, context: dict[str, Any], meter: Meter) -> str | None:
         """The JSON text that the rule's mapping makes, or None without a mapping.
 
-        Raises OutOfWorkError, and ShapingError that names rule, entry and expression. A default stands nowhere in the
-        rule's own mapping: it is named by its field.
+        Raises OutOfWorkError, and ShapingError that names rule, entry and expression. A default is not in the rule's
+        own mapping: it is named by its field.
         """
         if self.mapping is None:
             return None

@@ -80,7 +80,7 @@ ALL_TYPES = "string number boolean array object null"
 def transform(
     takes: str, makes: str = "", *, name: str = "", has_argument: bool = False
 ) -> Callable[[_Function], _Function]:
-    """Name a function as a transform, after itself unless it is told otherwise: all that is known of it stands here."""
+    """Make a function a transform of its own name, unless another is given: all that is known of it is said here."""
 
     def register(function: _Function) -> _Function:
         own = name or function.__name__
