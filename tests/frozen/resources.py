@@ -103,6 +103,14 @@ def integrations_are_declared(world: World) -> None:
     world.ask("GET /integrations/fax", status=404)
 
 
+OPERATORS: list[tuple[str, Any, Any, Any]] = [
+    ("$eq", 5, 5, "5"), ("$neq", 5, 6, 5), ("$gt", 5, 6, 5), ("$gte", 5, 5, 4), ("$lt", 5, 4, 5), ("$lte", 5, 5, 6),
+    ("$in", [1, 2], 2, 3), ("$nin", [1, 2], 3, 2), ("$startsWith", "ab", "abc", "cab"),
+    ("$endsWith", "bc", "abc", "bca"), ("$contains", "b", "abc", "ac"), ("$regex", "^a+$", "aa", "ab"),
+]  # fmt: skip
+"""With an operand, a value that matches and one that does not."""
+
+
 def rules_are_checked(world: World) -> None:
     workspace = world.workspace()
     connection = world.webhook(workspace, "http://127.0.0.1:9/hook")["id"]
@@ -144,6 +152,12 @@ def rules_are_checked(world: World) -> None:
     assert trial["matched"]
     missed = world.ask(f"POST /rules/{rule['id']}/test", {"event": "x", "payload": {"a": 0, "b": "", "c": None}})
     assert missed["reason"] == "filter"
+    for operator, operand, hit, miss in OPERATORS:
+        world.ask(f"PATCH /rules/{rule['id']}", {"filter": {"payload.a": {operator: operand}}}, keep=False)
+        for value, is_hit in ((hit, True), (miss, False)):
+            asked = {"event": "lead.created", "payload": {"a": value}}
+            answer = world.ask(f"POST /rules/{rule['id']}/test", asked, keep=False)
+            assert (answer["reason"] != "filter") is is_hit, (operator, operand, value)
     world.ask(f"PATCH /rules/{rule['id']}", {"event": "order.*", "filter": None, "mapping": None})
     elsewhere = world.ask(f"POST /rules/{rule['id']}/test", {"event": "orders.created", "payload": {}})
     assert elsewhere["reason"] == "event"
