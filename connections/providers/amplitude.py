@@ -71,9 +71,12 @@ class Amplitude(Vendor):
             raise Unsendable("Amplitude needs a user_id or a device_id, and this event has nothing usable for either.")
         for key, value in ids.items():
             _check_id(fields, key, value, shortest)
+        name = fields.needed("event_type")
+        if name.startswith("[Amplitude]") or name in RESERVED:
+            raise Unsendable(f"The event “{name[:60]}” is Amplitude's own. Map event_type to another name.")
         omitted: list[tuple[str, str]] = []
         event = ids | {
-            "event_type": _event_type(fields),
+            "event_type": fields.needed("event_type", MAX_TEXT),
             "time": unix_milliseconds(shipment.occurred_at),
             "insert_id": shipment.delivery_id,
             "event_properties": _properties(fields, "event_properties", omitted),
@@ -115,13 +118,6 @@ def _check_id(fields: Fields, key: str, value: str, shortest: int) -> None:
     fields.needed(key, MAX_TEXT)
     if value.lower() in PLACEHOLDERS or not value.strip("0-"):
         raise Unsendable(f"Amplitude drops the {key} “{value}”: it stands for nobody. Map a person's own id.")
-
-
-def _event_type(fields: Fields) -> str:
-    name = fields.needed("event_type")
-    if name.startswith("[Amplitude]") or name in RESERVED:
-        raise Unsendable(f"The event “{name[:60]}” is Amplitude's own. Map event_type to another name.")
-    return fields.needed("event_type", MAX_TEXT)
 
 
 def _properties(fields: Fields, key: str, omitted: list[tuple[str, str]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import base64
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -54,7 +54,20 @@ class Webhook(Provider):
     test = "Sends one signed event of type meshes.test to the URL; any 2xx answer passes."
 
     def check(self, config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Sequence[FieldProblem]:
-        return [*_halves(config, credentials), *_rivals(credentials)]
+        """Parts of an authentication that are there without the others, and all but the first of several ways."""
+        basic = {f"/credentials/{key}": credentials.get(key) for key in ("username", "password")}
+        oauth = {f"/credentials/{key}": credentials.get(key) for key in ("oauth_client_id", "oauth_client_secret")}
+        oauth["/config/oauth_token_url"] = config.get("oauth_token_url")
+        problems = []
+        for parts, words in (
+            (basic, "Basic authentication needs a user name and a password."),
+            (oauth, "OAuth 2.0 needs a client id, a client secret and a token URL."),
+        ):
+            if any(parts.values()):
+                problems += [FieldProblem(pointer, words, "required") for pointer, value in parts.items() if not value]
+        ways = [key for key in ("username", "token", "oauth_client_id") if credentials.get(key)]
+        words = "Give one of: a token (Bearer), a user name and password (Basic), OAuth 2.0 client credentials."
+        return problems + [FieldProblem(f"/credentials/{key}", words, "exclusive") for key in ways[1:]]
 
     def make_secrets(self) -> dict[str, Any]:
         return {"signing_secret": new_signing_secret(), "previous": []}
@@ -81,26 +94,6 @@ class Webhook(Provider):
 
     def build_test(self, shipment: Shipment) -> Request:
         return self.build_request(shipment)
-
-
-def _halves(config: Mapping[str, Any], credentials: Mapping[str, Any]) -> Iterator[FieldProblem]:
-    """Parts of an authentication that are there without the others."""
-    basic = {f"/credentials/{key}": credentials.get(key) for key in ("username", "password")}
-    oauth = {f"/credentials/{key}": credentials.get(key) for key in ("oauth_client_id", "oauth_client_secret")}
-    oauth["/config/oauth_token_url"] = config.get("oauth_token_url")
-    for parts, words in (
-        (basic, "Basic authentication needs a user name and a password."),
-        (oauth, "OAuth 2.0 needs a client id, a client secret and a token URL."),
-    ):
-        if any(parts.values()):
-            yield from (FieldProblem(pointer, words, "required") for pointer, value in parts.items() if not value)
-
-
-def _rivals(credentials: Mapping[str, Any]) -> Iterator[FieldProblem]:
-    """All but the first of several ways to authenticate: one header holds one."""
-    ways = [key for key in ("username", "token", "oauth_client_id") if credentials.get(key)]
-    words = "Give one of: a token (Bearer), a user name and password (Basic), OAuth 2.0 client credentials."
-    yield from (FieldProblem(f"/credentials/{key}", words, "exclusive") for key in ways[1:])
 
 
 def new_signing_secret() -> str:
