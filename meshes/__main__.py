@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from django.core.management import execute_from_command_line
 
-from meshes.startup import exit_where_misconfigured, exit_without_database, refuse_unsound_keys
+from meshes.environment import exit_where_misconfigured, exit_without_database, refuse_unsound_keys
 
 
 def main() -> None:

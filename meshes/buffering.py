@@ -23,7 +23,7 @@ from django.conf import settings
 from gunicorn.http import errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from meshes.headers import HEADERS
+from meshes.answers import HEADERS
 
 HEADER_LIMIT = 64 * 1024
 """Bytes of a header. The parser has limits too, for one line and the number of fields."""

@@ -9,8 +9,8 @@ from celery.signals import setup_logging, worker_init, worker_ready
 from django.conf import settings
 
 from delivery.lanes.worker import CELERY_SETTINGS, TRANSPORT_OPTIONS, install
-from meshes import worker_answers
-from meshes.startup import exit_where_misconfigured, refuse_unsound_keys
+from meshes import answers
+from meshes.environment import exit_where_misconfigured, refuse_unsound_keys
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "meshes.settings")
 
@@ -41,7 +41,7 @@ def _begin_session(**kwargs: Any) -> None:
 
     with exit_where_misconfigured():
         refuse_unsound_keys()
-    worker_answers.install()
+    answers.install()
     sessions.Keeper(tasks.WORKER).start()
 
 

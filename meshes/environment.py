@@ -3,32 +3,40 @@
 What is secret may stand in a file instead, which `NAME_FILE` names. A variable that is unset or empty falls back to
 what a stack of `make up` keeps in its folder: its secrets and servers, and while it runs the settings that it was
 started with. So a command in a second terminal has those of the stack. All functions raise ImproperlyConfigured with
-one line, in which no value stands that may hold a password.
+one line, in which no value stands that may hold a password; a process that cannot work ends with it, without a
+traceback.
 """
 
 import os
 import re
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 import dj_database_url
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
 
-from meshes.data_folder import data_folder, parse_variables
 from meshes.kit.spelling import nearest, none_of
 from meshes.services import SECRETS_OF
+from workspaces.vault.secret import refuse_unsound
 
-DATA_DIR = data_folder()
+PROJECT = Path(__file__).resolve().parent.parent
+RUN_ID = "MESHES_RUN_ID"
+"""The environment variable by which every process of one run is known, also after its supervisor was killed."""
 MOST = 2**31 - 1
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 PREFIX = "MESHES_"
 READ_ELSEWHERE = (
     *("MESHES_DATA_DIR", "MESHES_RUN_ID", "MESHES_PORT", "MESHES_FLOWER_PORT"),  # by `up`
     *("MESHES_ADMIN_PASSWORD", "MESHES_FLOWER_PASSWORD", "MESHES_ACCOUNT_KEY"),
-    *("MESHES_BIND", "MESHES_IMAGE"),  # by compose.yaml
+    *("MESHES_BIND", "MESHES_IMAGE", "MESHES_FLOWER_IMAGE"),  # by compose.yaml
     *("MESHES_TEST_PATIENCE", "MESHES_FAULT_ROUNDS"),  # by the tests
 )
 """Variables that are no settings."""
@@ -44,14 +52,24 @@ _HOST_PATTERN = re.compile(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:.]+\]")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\]+")
 
 
-def _kept(name: str) -> dict[str, str]:
-    try:
-        return parse_variables((DATA_DIR / name).read_text())
-    except (OSError, UnicodeDecodeError):
-        return {}
+def data_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """MESHES_DATA_DIR, or ``.meshes`` beside manage.py."""
+    return Path(environment.get("MESHES_DATA_DIR") or PROJECT / ".meshes")
 
 
-_defaults = _kept("stack.env") | _kept("run.env")
+def parse_variables(text: str) -> dict[str, str]:
+    """The lines ``NAME=value`` of a file such as ``stack.env``."""
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+
+
+@cache
+def _defaults() -> dict[str, str]:
+    """What the stack of `make up` keeps; read with the first setting, as `up` and `demo` choose their folder first."""
+    kept: dict[str, str] = {}
+    for name in ("stack.env", "run.env"):
+        with suppress(OSError, UnicodeDecodeError):
+            kept |= parse_variables((data_folder() / name).read_text())
+    return kept
 
 
 _asked: set[str] = set()
@@ -59,7 +77,7 @@ _asked: set[str] = set()
 
 def env(name: str, default: str = "") -> str:
     _asked.add(name)
-    return _given(name, os.environ) or _defaults.get(name) or default
+    return _given(name, os.environ) or _defaults().get(name) or default
 
 
 def read_secret_files(environment: Mapping[str, str]) -> dict[str, str]:
@@ -192,7 +210,7 @@ def known_settings() -> set[str]:
 def unknown_settings() -> dict[str, str | None]:
     """Variables named as ours are that nothing reads, each with the nearest that is read; None where none is near."""
     known = {name.removeprefix(PREFIX) for name in known_settings() if name.startswith(PREFIX)}
-    given = {name.removeprefix(PREFIX) for name in os.environ.keys() | _defaults.keys() if name.startswith(PREFIX)}
+    given = {name.removeprefix(PREFIX) for name in os.environ.keys() | _defaults().keys() if name.startswith(PREFIX)}
     near = {name: nearest(name, known) for name in sorted(given - known)}
     return {PREFIX + name: found and PREFIX + found for name, found in near.items()}
 
@@ -326,3 +344,42 @@ def _split(text: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if parts.scheme and text.isprintable() and " " not in text else None
+
+
+# --- what ends a process that cannot work -----------------------------------------------------------------------------
+
+READ_NO_DATA = frozenset({"help", "--help", "-h", "version", "--version", "makemigrations", "write_integration_docs"})
+"""Commands of `manage.py` that neither seal nor open anything."""
+
+
+def refuse_unsound_keys(command: str = "") -> None:
+    """Raise ImproperlyConfigured where FERNET_KEYS may not seal: before a process serves, or a command runs."""
+    if command not in READ_NO_DATA and settings.FERNET_KEYS:  # which not every service has
+        refuse_unsound(settings.FERNET_KEYS)
+
+
+@contextmanager
+def exit_where_misconfigured(code: int = 1) -> Iterator[None]:
+    """Around whatever loads the settings first: `manage.py`, the web server's module, Celery's module."""
+    try:
+        yield
+    except ImproperlyConfigured as error:
+        sys.stderr.write(f"Meshes cannot start: {' '.join(str(error).split())}\n")
+        sys.exit(code)
+
+
+@contextmanager
+def exit_without_database() -> Iterator[None]:
+    """Around a command of `manage.py`: where PostgreSQL takes no connection, that is all there is to say."""
+    try:
+        yield
+    except OperationalError as error:
+        if getattr(error.__cause__, "pgcode", None):  # the server answered a statement
+            raise
+        sys.stderr.write(f"{words_of(error)}\n")
+        sys.exit(1)
+
+
+def words_of(error: OperationalError) -> str:
+    """Why PostgreSQL cannot be reached, in one line. libpq names server and user, and never a password."""
+    return f"PostgreSQL cannot be reached: {' '.join(str(error).split())}"

@@ -17,8 +17,8 @@ from django.http import HttpRequest, JsonResponse
 from delivery.dispatch import retention, sweep
 from delivery.events import setting_aside
 from meshes.api.problems import safe_methods_only
-from meshes.broker import NO_BROKER_WORDS, ping
 from meshes.kit import clock, partitions
+from meshes.services import NO_BROKER_WORDS, ping
 from workspaces import installation
 from workspaces.models import JournalEntry
 from workspaces.vault import stored_keys

@@ -10,9 +10,13 @@ The process needs the broker and its logins, and reads nothing else: no settings
 import atexit
 import base64
 import hashlib
+import json
 import logging
 import logging.config
+import math
 import os
+import time
+from collections import Counter
 from typing import Any
 
 from celery import Celery
@@ -24,17 +28,26 @@ from flower.urls import settings as FLOWER_SETTINGS  # noqa: N812  (the library'
 from flower.views import BaseHandler
 from flower.views.monitor import Healthcheck
 from flower.views.tasks import TasksDataTable
+from tornado.ioloop import IOLoop
 from tornado.web import HTTPError, RequestHandler
 
 from delivery.lanes.worker import CELERY_SETTINGS, install
-from meshes.environment import LEVELS, check_logins, env, envbool, envbroker, envchoice, envint
-from meshes.flower_logins import WORDS, note_failure, note_login, try_guess, write_failures
-from meshes.headers import HEADERS
+from meshes.answers import HEADERS, SHOWN_OF_BROKER, show_settings
+from meshes.environment import (
+    LEVELS,
+    check_logins,
+    env,
+    envbool,
+    envbroker,
+    envchoice,
+    envint,
+    exit_where_misconfigured,
+)
 from meshes.logs import to_stderr
-from meshes.startup import exit_where_misconfigured
-from meshes.worker_answers import SHOWN_OF_BROKER, show_settings
+from workspaces.limits import LocalBuckets, per_hour, per_minute
+from workspaces.security_log import client_network
 
-logger = logging.getLogger(__name__)
+logger, security = logging.getLogger(__name__), logging.getLogger("meshes.security")
 
 INLINE_SCRIPT = "\nvar autorefresh = 1;\n"
 """The one that Flower has, on its page of workers: whether that renews itself."""
@@ -48,6 +61,70 @@ CONTENT_SECURITY_POLICY = (
 READING = frozenset({"GET", "HEAD"})
 READ_BY_POST = TasksDataTable
 """The page of tasks asks for its rows by POST: their filter is long."""
+
+# --- who logs in ------------------------------------------------------------------------------------------------------
+# For `meshes.security`. A browser sends the password with each request, so few are lines. Guesses are counted by
+# address, in this process, of which there is one: wrong ones above MESHES_WRONG_PASSWORDS a minute, or ten times as
+# many an hour, are not tried until there is room. A right one takes none.
+
+SESSION_SECONDS = 1800.0
+"""After so long without a request the next one is a login again."""
+WINDOW_SECONDS = 60.0
+MOST_KEPT = 1_000
+OTHERS = "(others)"
+
+_seen: dict[tuple[str, str], float] = {}
+"""By user and address, when the last request came."""
+_failed: Counter[tuple[str, str]] = Counter()
+"""What was wrong, or not tried, in this minute, and its address; what exceeds `MOST_KEPT` counts as of others."""
+WORDS = {401: 'login_failed service="flower"', 429: 'refused kind="429 password" service="flower"'}
+HOURS_SHARE = 10
+"""As for operators, in workspaces.limits."""
+_guesses = LocalBuckets()
+
+
+def try_guess(handler: BaseHandler, number: int) -> None:
+    """Let Flower compare the password, if one came. `number`: of wrong ones by the minute. Raises HTTPError: 401 where
+    it is wrong, 429 where it came too soon."""
+    is_guess = "Authorization" in handler.request.headers
+    network = client_network({"REMOTE_ADDR": handler.request.remote_ip})
+    buckets = {f"{network}:minute": per_minute(number), f"{network}:hour": per_hour(number * HOURS_SHARE)}
+    if is_guess and (seconds := _guesses.take(buckets, 1)) is not None:
+        handler.retry_after = math.ceil(seconds)
+        raise HTTPError(429, f"Too many wrong passwords. Try again in {handler.retry_after} s.")
+    handler.current_user  # noqa: B018  (raises 401 for a wrong password)
+    if is_guess:
+        _guesses.take(buckets, -1)
+
+
+def note_login(handler: RequestHandler, user: str) -> None:
+    """A request came with the right password."""
+    who, now = (user, str(handler.request.remote_ip)), time.monotonic()
+    if now - _seen.pop(who, -SESSION_SECONDS) >= SESSION_SECONDS:
+        pairs = f"user={json.dumps(user)} address={json.dumps(who[1])}"
+        security.info('login_succeeded service="flower" %s', pairs)
+    if len(_seen) >= MOST_KEPT:
+        del _seen[next(iter(_seen))]
+    _seen[who] = now
+
+
+def note_failure(handler: RequestHandler) -> None:
+    """A request came with a wrong password, or too soon. What name it had is not told: it may have been a password."""
+    what = (WORDS[handler.get_status()], str(handler.request.remote_ip))
+    if not _failed:
+        IOLoop.current().call_later(WINDOW_SECONDS, write_failures)
+    _failed[what if what in _failed or len(_failed) < MOST_KEPT else (what[0], OTHERS)] += 1
+
+
+def write_failures() -> None:
+    """Write what was gathered, now."""
+    counts = dict(_failed)
+    _failed.clear()
+    for (words, address), count in counts.items():
+        security.warning("%s address=%s count=%d", words, json.dumps(address), count)
+
+
+# --- Flower, changed --------------------------------------------------------------------------------------------------
 
 with exit_where_misconfigured():
     app = Celery("meshes", broker=envbroker(), fixups=[])  # without Celery's fixups, which load Django's settings

@@ -1,4 +1,11 @@
-"""The services of Meshes as arguments to Python: what ``up`` starts, and what compose.yaml starts in containers."""
+"""The services of Meshes as arguments to Python: what ``up`` starts, and what compose.yaml starts in containers.
+
+Imports nothing of Django: a stack asks before there are settings.
+"""
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 WEB_STOP_SECONDS = 95
 """The longest that requests in progress are waited for: a connection's test is two tokens and two requests at most, of
@@ -58,3 +65,23 @@ def flower(address: str, port: int) -> tuple[str, ...]:
     """Celery's monitor. FLOWER_BASIC_AUTH, "user:password", must be set: a command line is everybody's to read."""
     options = (f"--address={address}", f"--port={port}", f"--max-tasks={FLOWER_TASKS}")
     return ("-m", "celery", "-A", "meshes.monitor", "flower", *options)
+
+
+# --- the broker -------------------------------------------------------------------------------------------------------
+
+NO_BROKER_WORDS = "events are accepted and kept, and nothing goes out until it answers"
+_TIMEOUT_SECONDS = 0.5
+
+
+def ping(url: str) -> None:
+    """Whether a broker answers within half a second. Raises redis-py's errors."""
+    client = redis.Redis.from_url(
+        url,
+        socket_timeout=_TIMEOUT_SECONDS,
+        socket_connect_timeout=_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        client.ping()
+    finally:
+        client.close()

@@ -13,10 +13,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from connections.oauth.tokens import read_clients
 from meshes import services
-from meshes.data_folder import RUN_ID
 from meshes.environment import (
-    DATA_DIR,
     LEVELS,
+    RUN_ID,
+    data_folder,
     env,
     envappended,
     envbool,
@@ -41,6 +41,8 @@ from meshes.environment import (
     envvendors,
 )
 from meshes.logs import to_stderr
+
+DATA_DIR = data_folder()
 
 # --- secrets and servers -------------------------------------------------------------------------------------------
 
@@ -136,13 +138,13 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "meshes.policies.AnswerHeaders",
-    "meshes.transport.RequireHttps",
+    "meshes.middleware.AnswerHeaders",
+    "meshes.middleware.RequireHttps",
     "django.middleware.security.SecurityMiddleware",
-    "meshes.transport.AdminHosts",
-    "meshes.policies.PageMethods",
-    "meshes.refusals.CountRefusals",
-    "meshes.refusals.GuessLimits",
+    "meshes.middleware.AdminHosts",
+    "meshes.middleware.PageMethods",
+    "meshes.middleware.CountRefusals",
+    "meshes.middleware.GuessLimits",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -194,7 +196,7 @@ MESHES_SESSION_IDLE_SECONDS = envint("MESHES_SESSION_IDLE_SECONDS", 30 * 60)
 MESHES_SESSION_SECONDS = SESSION_COOKIE_AGE = envint("MESHES_SESSION_SECONDS", 12 * 60 * 60)
 """After so long an operator logs in again in any case."""
 MESHES_HTTPS = envbool("MESHES_HTTPS", False)
-"""Whether browsers and programs reach Meshes by a proxy that does TLS: see meshes/transport.py."""
+"""Whether browsers and programs reach Meshes by a proxy that does TLS: see meshes/middleware.py."""
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = MESHES_HTTPS
 _prefix = "__Host-" if MESHES_HTTPS else ""
 SESSION_COOKIE_NAME = f"{_prefix}sessionid"
@@ -209,7 +211,7 @@ SILENCED_SYSTEM_CHECKS = [
     *("security.W004", "security.W011", "security.W012", "security.W016"),
     # SECRET_KEY, MESHES_DEBUG and MESHES_ALLOWED_HOSTS.
     *("security.W009", "security.W018", "security.W020"),
-    "security.W008",  # redirects to https are made by meshes.transport
+    "security.W008",  # redirects to https are made by meshes.middleware
     "security.W021",  # an operator's domain is not ours to enter in browsers' lists
 ]
 

@@ -5,7 +5,7 @@ import os
 from django.core.wsgi import get_wsgi_application
 from django.urls import get_resolver
 
-from meshes.startup import exit_where_misconfigured, refuse_unsound_keys
+from meshes.environment import exit_where_misconfigured, refuse_unsound_keys
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "meshes.settings")
 with exit_where_misconfigured(code=3):  # at which gunicorn gives up, and starts no worker again and again

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from meshes.data_folder import PROJECT
+from meshes.environment import PROJECT
 
 PACKAGES = ("workspaces", "connections", "delivery", "meshes")
 HOST_CLOCKS = {

@@ -14,14 +14,12 @@ import redis
 from django.db import OperationalError, connection
 
 from meshes import services
-from meshes.broker import NO_BROKER_WORDS, ping
-from meshes.data_folder import PROJECT, RUN_ID
 from meshes.dev.children import Program, run
 from meshes.dev.embedded import Postgres, Valkey, free_port, port_is_free, private_folder
 from meshes.dev.stack_folder import NEW_KEYS, StackFolder
 from meshes.dev.supervisor import Supervisor
-from meshes.environment import read_secret_files
-from meshes.startup import words_of
+from meshes.environment import PROJECT, RUN_ID, read_secret_files, words_of
+from meshes.services import NO_BROKER_WORDS, ping
 
 ADMIN_USER = FLOWER_USER = "admin"
 FLOWER_PORT = 5555

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from meshes.data_folder import RUN_ID, data_folder, parse_variables
+from meshes.environment import RUN_ID, data_folder, parse_variables
 from meshes.kit.files import write_private
 
 PREDECESSOR_SECONDS = 10.0

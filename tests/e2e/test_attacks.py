@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from meshes.data_folder import parse_variables
-from meshes.worker_answers import SHOWN_SETTINGS
+from meshes.answers import SHOWN_SETTINGS
+from meshes.environment import parse_variables
 from tests.e2e.running import RunningUp
 from tests.meshes.test_monitor_secrets import paths_of
 from tests.polling import eventually, patient

@@ -6,7 +6,7 @@ import signal
 import pytest
 import requests
 
-from meshes.headers import HEADERS
+from meshes.answers import HEADERS
 from tests.e2e.running import RunningUp
 from tests.polling import patient
 

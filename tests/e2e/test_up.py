@@ -13,8 +13,8 @@ import psutil
 import pytest
 import requests
 
-from meshes.data_folder import PROJECT
 from meshes.dev.stack import answers_ok
+from meshes.environment import PROJECT
 from tests.e2e.running import RunningUp
 from tests.polling import eventually, patient
 

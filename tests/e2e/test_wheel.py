@@ -15,8 +15,8 @@ import pytest
 import requests
 
 from meshes import __version__, services
-from meshes.data_folder import PROJECT
 from meshes.dev.embedded import EmbeddedServers, free_port
+from meshes.environment import PROJECT
 from tests.meshes.test_image import copied
 from tests.polling import eventually, patient
 from tests.receivers import receiver

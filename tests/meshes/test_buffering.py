@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshes import buffering, services
+from meshes.answers import HEADERS
 from meshes.buffering import Framing
 from meshes.dev.embedded import free_port
-from meshes.headers import HEADERS
 from tests.meshes.echoing import LARGE
 from tests.polling import eventually
 

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 import pytest
 from kombu.connection import Connection
 
-from meshes import clear_text
-from meshes.data_folder import PROJECT
-from meshes.environment import envdatabase
+from meshes import checks
+from meshes.environment import PROJECT, envdatabase
 
 LOCAL = "redis://:password@127.0.0.1:6379/0"
 
@@ -29,8 +28,8 @@ def found(monkeypatch):
             MESHES_REDIS_SHARDS=[broker, *shards],
             MESHES_CLEAR_TEXT_HOSTS=list(allowed),
         )
-        monkeypatch.setattr(clear_text, "settings", settings)
-        messages = list(clear_text.find_clear_text())
+        monkeypatch.setattr(checks, "settings", settings)
+        messages = list(checks.find_clear_text())
         assert "canary" not in str([(each.msg, each.hint) for each in messages])
         return [(each.id, each.msg.split(" ")[0]) for each in messages]
 
@@ -177,4 +176,4 @@ def test_a_broker_by_tls_is_verified_unless_that_is_given_up(given, read):
 
 def test_what_the_check_takes_for_a_host_is_what_libpq_connects_to():
     database = envdatabase("X", "postgresql://u:p@h1/n?hostaddr=10.0.0.5&host=h2")
-    assert list(clear_text.hosts_of(database)) == ["10.0.0.5"]
+    assert list(checks.hosts_of(database)) == ["10.0.0.5"]

@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
-from meshes.data_folder import PROJECT
 from meshes.dev import embedded
 from meshes.dev.stack import SUPERUSER_WORDS, Stack
 from meshes.dev.stack_folder import StackFolder
+from meshes.environment import PROJECT
 from tests.meshes.dev.test_embedded import running_postgres, scalar
 from tests.polling import eventually
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from meshes.data_folder import PROJECT
+from meshes.environment import PROJECT
 
 SECRETS = {"SECRET_KEY": "s" * 50, "FERNET_KEYS": "A" * 43}
 
@@ -291,3 +291,12 @@ def test_what_a_running_stack_was_started_with_is_seen_beside_it(tmp_path):
     environment = {"DJANGO_SETTINGS_MODULE": "meshes.settings", "MESHES_DATA_DIR": str(tmp_path), "SECRET_KEY": ""}
     assert run("-c", show, **environment).stdout.strip() == "7 * of the stack"
     assert run("-c", show, **environment, MESHES_INGEST_RATE="8").stdout.strip() == "8 * of the stack"
+
+
+def test_what_a_stack_keeps_is_looked_for_with_the_first_setting(tmp_path):
+    """`demo` chooses its folder, and `up` fills it, after this module was imported."""
+    program = (
+        "import os, sys; from meshes.environment import env; os.environ['MESHES_DATA_DIR'] = sys.argv[1];"
+        " open(sys.argv[1] + '/stack.env', 'w').write('MESHES_ONE=kept\\n'); print(env('MESHES_ONE'))"
+    )
+    assert run("-c", program, str(tmp_path)).stdout == "kept\n"

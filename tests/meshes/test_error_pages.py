@@ -40,9 +40,8 @@ def test_our_own_fault_has_a_page_too():
 @pytest.mark.parametrize(
     ("model", "title"),
     [
-        ("workspaces_installation", "Installation"),
-        ("workspaces_journalentry", "Journal entries"),
-        ("delivery_sweeprun", "Sweep runs"),
+        ("signin_operatorsession", "Sessions of operators"),
+        ("admin_logentry", "Log entries"),
     ],
 )
 def test_short_lists_are_named_and_have_no_search(model, title):

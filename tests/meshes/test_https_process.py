@@ -12,8 +12,8 @@ from django.contrib.auth.models import User
 from django.db import connection as database
 
 from meshes import services
+from meshes.answers import HEADERS
 from meshes.dev.embedded import free_port
-from meshes.headers import HEADERS
 from tests.polling import patient
 from tests.processes import serving
 from tests.workspaces.callers import issue

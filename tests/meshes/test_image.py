@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from meshes import services
-from meshes.data_folder import PROJECT
+from meshes.environment import PROJECT
 from tools import locked
 
 LINES = (PROJECT / "Dockerfile").read_text().replace("\\\n", "").splitlines()

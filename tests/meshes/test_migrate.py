@@ -9,8 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg2
 import pytest
 
-from meshes.data_folder import PROJECT
 from meshes.dev.embedded import EmbeddedServers
+from meshes.environment import PROJECT
 from tests.polling import patient
 
 WAITS = "Another migrate is running on this database; waiting for its end."

@@ -12,7 +12,7 @@ import pytest
 import requests
 from flower.urls import handlers
 
-from meshes import flower_logins, monitor, services
+from meshes import monitor, services
 from meshes.dev.embedded import free_port
 from tests.polling import eventually, patient
 from tests.processes import serving
@@ -152,15 +152,15 @@ def test_many_addresses_cost_no_memory(monkeypatch, caplog):
         return SimpleNamespace(request=SimpleNamespace(remote_ip=address), get_status=lambda: 401)
 
     caplog.set_level(logging.INFO, "meshes.security")
-    monkeypatch.setattr(flower_logins, "MOST_KEPT", 2)
-    monkeypatch.setattr(flower_logins.IOLoop, "current", lambda: SimpleNamespace(call_later=lambda *_: None))
+    monkeypatch.setattr(monitor, "MOST_KEPT", 2)
+    monkeypatch.setattr(monitor.IOLoop, "current", lambda: SimpleNamespace(call_later=lambda *_: None))
     for number in range(5):
-        flower_logins.note_failure(came_from(f"192.0.2.{number}"))
-        flower_logins.note_login(came_from(f"192.0.2.{number}"), "ada")
-    assert len(flower_logins._seen) == 2
-    flower_logins._seen.clear()
+        monitor.note_failure(came_from(f"192.0.2.{number}"))
+        monitor.note_login(came_from(f"192.0.2.{number}"), "ada")
+    assert len(monitor._seen) == 2
+    monitor._seen.clear()
     caplog.clear()
-    flower_logins.write_failures()
+    monitor.write_failures()
     assert caplog.messages == [
         'login_failed service="flower" address="192.0.2.0" count=1',
         'login_failed service="flower" address="192.0.2.1" count=1',

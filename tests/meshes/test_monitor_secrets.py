@@ -14,7 +14,8 @@ from celery import Celery
 from flower.urls import handlers
 from tornado.web import HTTPError
 
-from meshes import monitor, services, worker_answers
+from meshes import monitor, services
+from meshes.answers import SHOWN_OF_BROKER, SHOWN_SETTINGS
 from meshes.dev.children import Child, stop_together
 from meshes.dev.embedded import Valkey, free_port
 from meshes.dev.stack import answers_ok
@@ -126,9 +127,9 @@ def test_no_page_of_flower_shows_a_secret(flower, worker):
 
 def test_a_worker_tells_only_settings_that_may_be_shown(flower, worker):
     told = get(flower, "/api/workers").json()[worker]
-    assert told["conf"].keys() <= set(worker_answers.SHOWN_SETTINGS)
+    assert told["conf"].keys() <= set(SHOWN_SETTINGS)
     assert told["conf"]["worker_prefetch_multiplier"] == 1
-    assert told["stats"]["broker"].keys() == set(worker_answers.SHOWN_OF_BROKER)
+    assert told["stats"]["broker"].keys() == set(SHOWN_OF_BROKER)
     assert "worker_prefetch_multiplier" in get(flower, f"/worker/{worker}").text
 
 
@@ -143,7 +144,7 @@ def test_nor_does_the_worker_tell_more_to_others_on_the_broker(valkey, worker):
             inspect._request("dump_conf"),
         ]
     assert CANARY not in json.dumps(answers)
-    assert answers[0][worker].keys() <= set(worker_answers.SHOWN_SETTINGS)
+    assert answers[0][worker].keys() <= set(SHOWN_SETTINGS)
 
 
 ACTIONS = (

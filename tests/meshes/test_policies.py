@@ -6,7 +6,7 @@ import pytest
 from django.contrib.staticfiles import finders
 from django.test import Client
 
-from meshes.headers import CONTENT_SECURITY_POLICY
+from meshes.answers import CONTENT_SECURITY_POLICY
 from tests.operators import superuser
 from tests.workspaces.callers import caller
 

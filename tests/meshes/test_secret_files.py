@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from meshes.data_folder import PROJECT
-from meshes.environment import SECRETS, read_secret_files
+from meshes.environment import PROJECT, SECRETS, read_secret_files
 from meshes.services import SECRETS_OF
 
 SHOW = """

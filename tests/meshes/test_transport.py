@@ -6,8 +6,8 @@ import pytest
 from django.test import Client, override_settings
 from django.urls import Resolver404, resolve
 
-from meshes import views
-from meshes.headers import CONTENT_SECURITY_POLICY
+from meshes import urls
+from meshes.answers import CONTENT_SECURITY_POLICY
 from tests.meshes.routing_table import paths
 from tests.operators import superuser
 from tests.workspaces.callers import caller, issue
@@ -134,8 +134,8 @@ def breaking(name):
         raise RuntimeError(name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(views, "render", fail)
-        patch.setattr(views, "_document", fail)
+        patch.setattr(urls, "render", fail)
+        patch.setattr(urls, "_document", fail)
         yield
 
 

@@ -27,7 +27,7 @@ from connections.oauth import refresh, tokens
 from connections.oauth.refresh import DIRECT, KEEP_SECONDS, Authorization, Lost, Renewed, Steps
 from connections.oauth.tokens import OURS, NoTokenError
 from connections.providers.base import Secret
-from meshes.data_folder import PROJECT
+from meshes.environment import PROJECT
 from meshes.kit.clock import Reading
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
 from tests.connections.oauth.vendor import CLIENT_ID, CLIENT_SECRET, Gate, Reply

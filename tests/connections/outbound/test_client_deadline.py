@@ -14,7 +14,7 @@ import pytest
 
 from connections.messages import LocalError, NetworkError, Request
 from connections.outbound import client, send
-from meshes.data_folder import PROJECT
+from meshes.environment import PROJECT
 from tests.connections.outbound.receivers import (
     LOOPBACK,
     OK,

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from meshes.data_folder import PROJECT
 from meshes.dev import stack
 from meshes.dev.embedded import free_port
 from meshes.dev.stack import Stack, StackError
 from meshes.dev.stack_folder import StackFolder
+from meshes.environment import PROJECT
 
 
 def new_stack(tmp_path, environment=None, **options):

@@ -13,9 +13,9 @@ import pytest
 from cryptography.fernet import Fernet
 from django.conf import settings
 
-from meshes.data_folder import data_folder, parse_variables
 from meshes.dev.stack import Stack
 from meshes.dev.stack_folder import FolderInUseError, LostKeysError, StackFolder, processes_of_run
+from meshes.environment import data_folder, parse_variables
 from tests.polling import eventually
 
 LOCKS = """

@@ -15,7 +15,7 @@ import pytest
 from django.db import IntegrityError, connection, connections, transaction
 
 from delivery.dispatch import retention
-from meshes.data_folder import PROJECT
+from meshes.environment import PROJECT
 from meshes.kit import ids, partitions
 from tests.connections.records import TABLE, id_at, make_record
 from tests.factories import make_connection, make_workspace

@@ -19,7 +19,7 @@ from connections.oauth import grants
 from connections.oauth.refresh import DIRECT, renew
 from connections.providers.webhook import new_signing_secret
 from delivery.dispatch import attempts, claims, settling
-from meshes.data_folder import PROJECT
+from meshes.environment import PROJECT
 from tests.conftest import key_named
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import expired, need_of

@@ -10,7 +10,7 @@ from django.db import OperationalError
 from django.db import connection as database
 
 from meshes import checks
-from meshes.data_folder import PROJECT
+from meshes.environment import PROJECT
 from tests.factories import make_connection, make_workspace
 from workspaces.vault import sealing, stored_keys
 from workspaces.vault.models import AccessRecord

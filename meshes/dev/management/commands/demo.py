@@ -12,7 +12,6 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.status import Status
 
-from meshes.data_folder import data_folder
 from meshes.dev.demo import copied, proof, second_proof, show
 from meshes.dev.demo.act import Act
 from meshes.dev.demo.client import Api
@@ -23,6 +22,7 @@ from meshes.dev.embedded import ServerStartError
 from meshes.dev.management.commands.up import stop_on_signals
 from meshes.dev.stack import Stack, StackError
 from meshes.dev.stack_folder import StackFolder
+from meshes.environment import data_folder
 
 TEND_SECONDS = 0.1
 PLAIN_WIDTH = 120

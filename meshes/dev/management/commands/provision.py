@@ -13,9 +13,9 @@ from django.db import transaction
 
 from meshes.console.signin.models import FirstPassword
 from meshes.console.signin.passwords import complaint_of
-from meshes.data_folder import data_folder
 from meshes.dev.stack import ADMIN_USER
 from meshes.dev.stack_folder import NEW_KEYS, StackFolder
+from meshes.environment import data_folder
 from meshes.kit import clock
 from workspaces import keys
 from workspaces.keys import CredentialError

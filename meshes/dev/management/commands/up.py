@@ -10,10 +10,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from meshes.data_folder import data_folder
 from meshes.dev.embedded import ServerStartError
 from meshes.dev.stack import Stack, StackError
 from meshes.dev.stack_folder import NEW_KEYS, FolderInUseError, StackFolder
+from meshes.environment import data_folder
 from meshes.logs import hide
 
 TEND_SECONDS = 0.2
