@@ -12,7 +12,7 @@ of ours: the entry stands in the log at ERROR, and in the database until a sweep
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,15 +31,6 @@ Did = Literal[
 BATCH = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line: what was done, and the ids it was done to. `at` is PostgreSQL's clock, in ISO 8601."""
-
-    at: str
-    did: str
-    facts: dict[str, Any]
-
-
 def note(did: Did, **facts: str | int | list[str]) -> None:
     """Keep that this was done, as the last step of the transaction that does it. Without a journal it does nothing."""
     if not settings.MESHES_JOURNAL:
@@ -48,8 +39,8 @@ def note(did: Did, **facts: str | int | list[str]) -> None:
     try:
         append_line(settings.MESHES_JOURNAL, json.dumps(entry))
     except OSError as error:
-        words = "the journal cannot be written (%s); until it can, this stands in the database alone: %s"
-        logger.error(words, error.strerror, json.dumps(entry))
+        message = "the journal cannot be written (%s); until it can, this stands in the database alone: %s"
+        logger.error(message, error.strerror, json.dumps(entry))
         JournalEntry.objects.create(entry=entry)
 
 
@@ -65,13 +56,15 @@ def write_pending() -> int:
     return len(pending)
 
 
-def read(paths: Iterable[str]) -> Iterator[Entry | None]:
-    """The entries of several journals, oldest first; None for a line that cannot be read. Raises OSError."""
+def read(paths: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]] | None]:
+    """What was done according to several journals, and the ids it was done to, oldest first; None for a line that
+    cannot be read. Raises OSError."""
     entries = []
     for line in [line for path in paths for line in Path(path).read_text(errors="replace").splitlines() if line]:
         try:
             facts = json.loads(line)
-            entries.append(Entry(str(facts.pop("at")), str(facts.pop("did")), facts))
+            entries.append((str(facts.pop("at")), str(facts.pop("did")), facts))
         except (ValueError, KeyError, AttributeError, TypeError):
             yield None
-    yield from sorted(entries, key=lambda entry: entry.at)
+    for _, did, facts in sorted(entries, key=itemgetter(0)):
+        yield did, facts

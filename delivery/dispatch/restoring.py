@@ -56,13 +56,14 @@ def apply(paths: Iterable[str]) -> Applied:
     """Do again what journals tell of, as far as it is not done in this database. Raises OSError."""
     done = Applied()
     for entry in journal.read(paths):
-        act = _ACTS.get(entry.did) if entry is not None else None
-        if entry is None or act is None:
+        did, facts = entry or ("", {})
+        act = _ACTS.get(did)
+        if act is None:
             done.unreadable += 1
             continue
         done.entries += 1
         try:
-            done.counts[entry.did] += act(entry.facts, done)
+            done.counts[did] += act(facts, done)
         except (KeyError, TypeError, ValueError):
             done.unreadable += 1
     return done

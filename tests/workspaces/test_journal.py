@@ -137,7 +137,7 @@ def test_several_are_read_by_their_moments_and_what_is_torn_is_counted(tmp_path)
     first.write_text('{"at": "2026-01-01T00:00:02", "did": "erased", "n": 3}\n{"at": "2026-01\n[]\n')
     second.write_text('{"at": "2026-01-01T00:00:01", "did": "erased", "n": 2}\n\n')
     read = list(journal.read([str(first), str(second)]))
-    assert [entry and entry.facts for entry in read] == [None, None, {"n": 2}, {"n": 3}]
+    assert [entry and entry[1] for entry in read] == [None, None, {"n": 2}, {"n": 3}]
 
 
 @pytest.mark.django_db

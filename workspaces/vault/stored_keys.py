@@ -10,7 +10,7 @@ import json
 import logging
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
@@ -109,15 +109,6 @@ def name_owners(document_ids: Sequence[uuid.UUID]) -> list[str]:
 # --- encrypting anew ------------------------------------------------------------------------------------------------
 
 
-class Resealed(NamedTuple):
-    """What one batch of a key rotation did. `last_id` is where the next one goes on; None when there was nothing."""
-
-    last_id: uuid.UUID | None
-    resealed: int
-    overtaken: int
-    unreadable: list[uuid.UUID]
-
-
 def count_by_key() -> dict[str, int]:
     """How many documents each key has sealed, by fingerprint."""
     documents = SealedDocument.objects.exclude(key_id=GIVEN_UP)
@@ -151,9 +142,10 @@ def give_up(key_id: str, *, actor: str) -> list[uuid.UUID]:
     return given_up
 
 
-def reseal_batch(after: uuid.UUID | None, limit: int, *, actor: str) -> Resealed:
+def reseal_batch(after: uuid.UUID | None, limit: int, *, actor: str) -> tuple[uuid.UUID | None, int, list[uuid.UUID]]:
     """Re-seal, with the newest key and in the present format, the next `limit` documents (by id, after `after`) of
-    another.
+    another. Returns where the next batch goes on (None: there was nothing), how many were re-sealed, and those that do
+    not open.
 
     The secret, the version and what the document is bound to stay the same. A document that changes meanwhile is left
     as it was changed: the UPDATE requires the version and the key that were read.
@@ -166,8 +158,7 @@ def reseal_batch(after: uuid.UUID | None, limit: int, *, actor: str) -> Resealed
         tokens = {old.pk: token for old in batch if (token := _reseal(old)) is not None}
         resealed = _write_tokens([(old, tokens[old.pk]) for old in batch if old.pk in tokens])
         _record(batch, actor, "key rotation", tokens)
-    unreadable = [old.pk for old in batch if old.pk not in tokens]
-    return Resealed(batch[-1].pk if batch else None, resealed, len(tokens) - resealed, unreadable)
+    return batch[-1].pk if batch else None, resealed, [old.pk for old in batch if old.pk not in tokens]
 
 
 def _record(rows: Sequence[SealedDocument], actor: str, purpose: str, opened: dict[uuid.UUID, bytes]) -> None:

@@ -78,12 +78,13 @@ class Command(BaseCommand):
 
     def _one_round(self, waiting: int, resealed: int, batch_size: int) -> tuple[int, list[uuid.UUID]]:
         unreadable: list[uuid.UUID] = []
-        after, count = None, 0
-        while (batch := stored_keys.reseal_batch(after, batch_size, actor=ACTOR)).last_id is not None:
-            after = batch.last_id
-            count += batch.resealed
-            unreadable += batch.unreadable
+        after, number, damaged = stored_keys.reseal_batch(None, batch_size, actor=ACTOR)
+        count = 0
+        while after is not None:
+            count += number
+            unreadable += damaged
             done = resealed + count
             self.stdout.write(f"{done} of {max(waiting, done)} re-sealed; {len(unreadable)} do not open")
             self.stdout.flush()
+            after, number, damaged = stored_keys.reseal_batch(after, batch_size, actor=ACTOR)
         return count, unreadable
