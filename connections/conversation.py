@@ -1,5 +1,5 @@
 """One conversation with a vendor: a token that is good, requests one after the other until an answer decides, and
-their record without secrets. Deliveries, tests, lists of options and previews all go this way.
+their record without secrets. Deliveries, tests and lists of choices go this way; previews share its builder.
 
 It touches the database through what it is given alone: an `Authorization`, whose steps renew tokens.
 """

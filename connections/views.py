@@ -76,7 +76,7 @@ class IntegrationViewSet(Endpoint, ViewSet):
 
 
 class ConnectionViewSet(TenantViewSet):
-    """Destinations of a workspace, but for one by itself: `dispatch.connection_views` shows that with its health."""
+    """Destinations of a workspace, but for one by itself: `delivery.dispatch.views` shows that with its health."""
 
     queryset = Connection.objects.all()
     id_prefix = ids.CONNECTION
