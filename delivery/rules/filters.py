@@ -18,12 +18,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from delivery.rules.conditions import Clause, Condition, Group, compare, preview
-from delivery.rules.patterns import CONTEXT, Note, RuleError, check_document, is_event_type, misread, within
+from delivery.rules.patterns import CONTEXT, Note, RuleError, check_document, is_event_type, misread, note, within
 from delivery.rules.regexes import compile_regex
 from meshes.kit import ids
 from meshes.kit.metering import RULE_STEPS, Meter
 from meshes.kit.spelling import suggested
-from meshes.kit.strictjson import MAX_KEYS, join_path, pointer, split_path
+from meshes.kit.strictjson import MAX_KEYS, join_path, split_path
 
 MAX_DEPTH = 8
 """Objects inside each other. Lists, of $and or $in, do not count."""
@@ -80,14 +80,13 @@ def filter_mistakes(document: Any, at: str) -> list[Note]:
     try:
         compile_filter(document, MAX_REGEX_WORK)
     except RuleError as error:
-        return [{"pointer": f"{pointer(at)}{error.pointer}", "detail": error.message, "rule": "filter"}]
+        return [note(error.message, "filter", at, below=error.pointer)]
     found = []
     for tokens, path, operator, operand, _ in _parts_of(document):
         settled = ("event", "type") if path == ("event",) else path
         words = _impossible(settled, operator, operand) if operator else _misspelt(path, settled, operand)
         if words:
-            rule = "never" if operator else "operator"
-            found.append({"pointer": pointer(at, *tokens), "detail": words, "rule": rule})
+            found.append(note(words, "never" if operator else "operator", at, *tokens))
     return found
 
 
@@ -101,7 +100,7 @@ def filter_warnings(document: Any, at: str) -> list[Note]:
             found = [("literal", words) for text in texts if (words := _odd_text(operator, text))]
         else:
             found = list(_odd_names(path, names, operand))
-        notes += [{"pointer": pointer(at, *tokens), "detail": words, "rule": rule} for rule, words in found]
+        notes += [note(words, rule, at, *tokens) for rule, words in found]
     return notes
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from connections.providers.base import Action, MappingField
 from connections.providers.markup import ESCAPES, escape_values
 from delivery.rules.expressions import Expression, compile_expression, expression_meant
-from delivery.rules.patterns import Note, RuleError, check_document, within
+from delivery.rules.patterns import Note, RuleError, check_document, note, within
 from delivery.rules.transforms import (
     MADE_BY,
     MAX_SIZE,
@@ -331,7 +331,7 @@ def field_mistakes(action: Action, mapping: Sequence[Object[str, Any]] | None) -
     declared = {split_path(field.key): field for field in action.fields}
     entries = [(split_path(entry["to"]), entry) for entry in mapping or ()]
     found = [
-        _note("", f"{action.name} needs the field {field.key} ({field.label}); map it.", "required")
+        note(f"{action.name} needs the field {field.key} ({field.label}); map it.", "required")
         for path, field in declared.items()
         if field.required and not field.source and not any(_overlap(path, to) for to, _ in entries)
     ]
@@ -339,16 +339,12 @@ def field_mistakes(action: Action, mapping: Sequence[Object[str, Any]] | None) -
         is_empty = not entry.get("transforms") and entry.get("value", to) in (None, "")
         if is_empty and to in declared and declared[to].required:
             words = f"{action.name} needs the field {entry['to']}: it must not be empty."
-            found.append(_note(pointer(index, "value"), words, "required"))
+            found.append(note(words, "required", index, "value"))
     for index, (to, entry) in enumerate(entries):
         if mistake := _misplaced(action, declared, to, entry):
             tokens, words, rule = mistake
-            found.append(_note(pointer(index, *tokens), words, rule))
+            found.append(note(words, rule, index, *tokens))
     return found
-
-
-def _note(place: str, detail: str, rule: str) -> Note:
-    return {"pointer": place, "detail": detail, "rule": rule}
 
 
 def _misplaced(

@@ -16,11 +16,10 @@ from typing import Any
 from connections.providers.base import Action
 from delivery.rules.expressions import FUNCTIONS, compile_expression, expression_meant, misread_root
 from delivery.rules.mapping import compile_mapping
-from delivery.rules.patterns import Note, RuleError
+from delivery.rules.patterns import Note, RuleError, note
 from delivery.rules.transforms import ALL_TYPES, MADE_BY, TAKES, TYPE_WORDS, ShapingError, type_of
 from meshes.kit.metering import OutOfWorkError
 from meshes.kit.spelling import nearest
-from meshes.kit.strictjson import pointer
 
 Tokens = tuple[str | int, ...]
 
@@ -30,8 +29,8 @@ def mapping_mistakes(document: Any, at: str) -> list[Note]:
     try:
         compile_mapping(document)
     except RuleError as error:
-        return [{"pointer": f"{pointer(at)}{error.pointer}", "detail": error.message, "rule": "mapping"}]
-    return [note for index, entry in enumerate(document) if (note := _mistake(entry, (at, index)))]
+        return [note(error.message, "mapping", at, below=error.pointer)]
+    return [found for index, entry in enumerate(document) if (found := _mistake(entry, (at, index)))]
 
 
 def _mistake(entry: Mapping[str, Any], place: Tokens) -> Note | None:
@@ -42,18 +41,18 @@ def _mistake(entry: Mapping[str, Any], place: Tokens) -> Note | None:
         try:  # a literal is the same for every event, and so is what its transforms make of it
             compile_mapping([{**entry, "on_error": "fail"}]).apply({})
         except ShapingError as error:
-            where = f"{pointer(*place)}{error.pointer.removeprefix('/0')}"
-            return {"pointer": where, "detail": f"This fails for every event: {error.message}.", "rule": "never"}
+            words = f"This fails for every event: {error.message}."
+            return note(words, "never", *place, below=error.pointer.removeprefix("/0"))
         except OutOfWorkError:
             pass
         return None
     tree = compile_expression(entry["from"]).tree
     if misread := misread_root(tree):
-        return _note((*place, "from"), misread, "unknown_root")
+        return note(misread, "unknown_root", *place, "from")
     try:
         types = find_types(tree)
     except RuleError as error:
-        return _note((*place, "from"), f"{error.message}{_repaired(entry['from'])}", "never")
+        return note(f"{error.message}{_repaired(entry['from'])}", "never", *place, "from")
     return _unfit_transform(transforms, types, place)
 
 
@@ -64,7 +63,7 @@ def _unfit_transform(transforms: Sequence[Any], types: "Types", place: Tokens) -
         if types - NULL and not types & TAKES[name]:
             words = f"{name} takes {in_words(TAKES[name])}, and is given {in_words(types - NULL)}."
             meant = ' Did you mean {"join": ", "} or first before it?' if types & ARRAY and TAKES[name] >= TEXT else ""
-            return _note((*place, "transforms", position), words + meant, "never")
+            return note(words + meant, "never", *place, "transforms", position)
         if name == "default":
             types = (types - NULL) | types_of(transform["default"])
         else:
@@ -102,22 +101,22 @@ def mapping_warnings(document: Sequence[Mapping[str, Any]], action: Action, at: 
         if "from" in entry:
             yield from _odd_source(entry["from"], (at, index, "from"))
         elif isinstance(entry["value"], str) and (words := _odd_value(entry["value"])):
-            yield _note((at, index, "value"), words, "literal")
+            yield note(words, "literal", at, index, "value")
         if action.is_open and entry["to"] not in declared and (near := nearest(entry["to"], declared)):
             words = f"{action.name} takes any field, and declares no {entry['to']}. Did you mean {near}?"
-            yield _note((at, index, "to"), words, "unknown")
+            yield note(words, "unknown", at, index, "to")
 
 
 def _odd_source(source: str, place: Tokens) -> Iterator[Note]:
     piped = source.rpartition("|")[2].strip() if "|" in source else ""
     if piped in TAKES:
         words = f'This looks for a member {piped}. The transform is written "transforms": ["{piped}"].'
-        yield _note(place, words, "transform")
+        yield note(words, "transform", *place)
     nodes = [compile_expression(source).tree]
     while nodes:
         node = nodes.pop()
         if node["type"] == "literal" and isinstance(node["value"], str) and _LIKE_A_PATH.fullmatch(node["value"]):
-            yield _note(place, f"This finds the very text {node['value']}. A path has no quotes around it.", "literal")
+            yield note(f"This finds the very text {node['value']}. A path has no quotes around it.", "literal", *place)
         nodes += [child for child in node["children"] if isinstance(child, dict)]
 
 
@@ -131,10 +130,6 @@ def _odd_value(value: str) -> str:
         join = "\"from\": \"join('', ['Hello ', payload.name])\""
         return f"This writes the very text {shown}, for a mapping has no templates. Texts are joined so: {join}."
     return ""
-
-
-def _note(tokens: Tokens, detail: str, rule: str) -> Note:
-    return {"pointer": pointer(*tokens), "detail": detail, "rule": rule}
 
 
 # --- the types that an expression can find --------------------------------------------------------------------------

@@ -32,6 +32,10 @@ class RuleError(ValueError):
         super().__init__(f"{self.pointer}: {message}" if self.pointer else message)
 
 
+def note(detail: str, rule: str, *tokens: str | int, below: str = "") -> Note:
+    return {"pointer": pointer(*tokens) + below, "detail": detail, "rule": rule}
+
+
 @contextmanager
 def within(*tokens: str | int) -> Iterator[None]:
     """Put these tokens before the pointer of what is refused inside."""

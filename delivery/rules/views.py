@@ -25,7 +25,7 @@ from delivery.models import Event, Rule
 from delivery.rules.filters import filter_mistakes, filter_warnings
 from delivery.rules.mapping import field_mistakes
 from delivery.rules.mapping_spelling import mapping_mistakes, mapping_warnings
-from delivery.rules.patterns import Note, RuleError, check_pattern, odd_pattern
+from delivery.rules.patterns import Note, RuleError, check_pattern, note, odd_pattern
 from delivery.rules.preview import try_rule
 from delivery.rules.transforms import PLAIN_TRANSFORMS
 from delivery.search import EventTypeField
@@ -315,7 +315,7 @@ def delete_rule(rule: Rule) -> None:
 def warnings_of(rule: Rule) -> list[Note]:
     """What a rule says that may be meant, and mostly is not. `rule.connection` is at hand."""
     words = odd_pattern(rule.event)
-    found = [{"pointer": "/event", "detail": words, "rule": "event_pattern"}] if words else []
+    found = [note(words, "event_pattern", "event")] if words else []
     if rule.filter:
         found += filter_warnings(rule.filter, "filter")
     if rule.mapping:
@@ -337,7 +337,7 @@ def _check(rule: Rule, columns: Mapping[str, Any]) -> None:
     try:
         check_pattern(rule.event)
     except RuleError as error:
-        mistakes.append({"pointer": "/event", "detail": f"This {error.message}", "rule": "event_pattern"})
+        mistakes.append(note(f"This {error.message}", "event_pattern", "event"))
     if columns.get("filter") is not None:
         mistakes += filter_mistakes(rule.filter, "filter")
     if columns.get("mapping") is not None:
@@ -347,7 +347,7 @@ def _check(rule: Rule, columns: Mapping[str, Any]) -> None:
     rule.action = rule.action or known[0]
     if rule.action not in known:
         detail = f"{provider.name} can {', '.join(known)}.{suggested(rule.action, known)}"
-        mistakes.append({"pointer": "/action", "detail": detail, "rule": "action"})
+        mistakes.append(note(detail, "action", "action"))
     if not mistakes:  # the mapping is asked once it is right in itself, and the action known
         in_mapping = field_mistakes(provider.action(rule.action), rule.mapping)
         mistakes = [each | {"pointer": f"/mapping{each['pointer']}"} for each in in_mapping]
