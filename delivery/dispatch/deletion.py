@@ -186,12 +186,11 @@ REMOVED: tuple[tuple[Any, str, tuple[tuple[Any, str], ...]], ...] = (
 """In the order in which they go; each with the column that names its workspace, and its children with their keys."""
 
 
-def _revoke(workspace_id: uuid.UUID, now: datetime) -> int:
-    """One authorization at a time, as each may take seconds of a vendor's."""
-    return grants.revoke_one_of(workspace_id, "purge")
-
-
-STEPS: tuple[Callable[[uuid.UUID, datetime], int], ...] = (_cancel, _remove_some, _revoke)
+STEPS: tuple[Callable[[uuid.UUID, datetime], int], ...] = (
+    _cancel,
+    _remove_some,
+    lambda workspace_id, now: grants.revoke_one_of(workspace_id, "purge"),  # each may take seconds of a vendor's
+)
 
 
 def _remove_configuration(workspace_id: uuid.UUID) -> int:

@@ -63,15 +63,13 @@ class DeliverySearch(TenantViewSet):
         """One page of the deliveries that are asked for."""
         workspace = self.named_workspace(wanted)
         rows: QuerySet[Delivery] = self.rows(workspace)
-        if "connection" in wanted and not self._is_seen(wanted["connection"], workspace):
-            rows = rows.none()  # where an index would read all that a stranger has, and leave it out
+        if "connection" in wanted:
+            named: QuerySet[Connection] = Connection.objects.filter(pk=wanted["connection"])
+            if not scope(named, self.identity, workspace).exists():
+                rows = rows.none()  # where an index would read all that a stranger has, and leave it out
         is_indexed = is_delivery_search_indexed(wanted, in_one_workspace=self.names_one_workspace(wanted))
         with self.search(is_indexed=is_indexed):
             return self.answer_page(narrow_deliveries(rows, wanted, clock.database_now()), DeliveryOut)
-
-    def _is_seen(self, connection_id: uuid.UUID, workspace: Workspace | None) -> bool:
-        connections: QuerySet[Connection] = Connection.objects.filter(pk=connection_id)
-        return scope(connections, self.identity, workspace).exists()
 
 
 class DeliveryViewSet(DeliverySearch):
