@@ -40,19 +40,23 @@ def check_weak_settings(**kwargs: Any) -> list[CheckMessage]:
 @register(Tags.security, deploy=True)
 def check_stored_keys(**kwargs: Any) -> list[CheckMessage]:
     """`meshes.E009` and `E010`: stored credentials that `FERNET_KEYS` do not open; `I001` where that is not known."""
+    waits = "Put it back, behind the first. Until then what needs it waits, and nothing is lost."
+    changed = "Somebody may have changed it in the database. See docs/vault.md."
+    found: list[CheckMessage] = []
     try:
-        return [_unopenable(*found) for found in stored_keys.find_unopenable()] + list(_unopenable_factors())
+        for is_missing, message in stored_keys.find_unopenable():
+            hint, number = (waits, "E009") if is_missing else (changed, "E010")
+            found.append(Error(message, hint=hint, id=f"meshes.{number}"))
+        if "FERNET_KEYS" in settings.MESHES_SECRETS:
+            missing = Authenticator.objects.exclude(key_id__in=sealing.key_ids()).order_by("key_id")
+            for key_id in missing.values_list("key_id", flat=True).distinct():
+                words = f"Second factors of operators need the key {key_id}, which is not among FERNET_KEYS."
+                hint = "Put it back, behind the first; recovery codes work."
+                found.append(Error(words, hint=hint, id="meshes.E009"))
     except Exception as error:  # noqa: BLE001  (whatever keeps it from looking: that is what it tells)
         words = f"Whether FERNET_KEYS open what is stored is not known: {type(error).__name__}."
         return [Info(words, hint="Run it where the database can be reached.", id="meshes.I001")]
-
-
-def _unopenable_factors() -> Iterator[CheckMessage]:
-    if "FERNET_KEYS" in settings.MESHES_SECRETS:
-        missing = Authenticator.objects.exclude(key_id__in=sealing.key_ids()).order_by("key_id")
-        for key_id in missing.values_list("key_id", flat=True).distinct():
-            words = f"Second factors of operators need the key {key_id}, which is not among FERNET_KEYS."
-            yield Error(words, hint="Put it back, behind the first; recovery codes work.", id="meshes.E009")
+    return found
 
 
 @register(Tags.security, deploy=True)
@@ -70,13 +74,6 @@ def check_database_role(**kwargs: Any) -> list[CheckMessage]:
         f"The role {role} of DATABASE_URL is a superuser of PostgreSQL: no trigger binds it, and it may run commands."
     )
     return [Warning(words, hint='See "Roles in PostgreSQL" in docs/running.md.', id="meshes.W005")]
-
-
-def _unopenable(is_missing: bool, message: str) -> CheckMessage:
-    if is_missing:
-        hint = "Put it back, behind the first. Until then what needs it waits, and nothing is lost."
-        return Error(message, hint=hint, id="meshes.E009")
-    return Error(message, hint="Somebody may have changed it in the database. See docs/vault.md.", id="meshes.E010")
 
 
 def warn_of_weak_settings() -> None:
@@ -203,26 +200,19 @@ RIGHT_FERNET_KEY = (
 
 def _find_weak_secrets() -> Iterator[CheckMessage]:
     """Of those that this process holds."""
-    if "SECRET_KEY" in settings.MESHES_SECRETS:
-        yield from _find_weak_secret_key()
-    if "FERNET_KEYS" in settings.MESHES_SECRETS:
-        yield from _find_weak_fernet_keys()
-
-
-def _find_weak_secret_key() -> Iterator[CheckMessage]:
-    text = settings.SECRET_KEY
-    if len(text) < SECRET_KEY_LENGTH or len(set(text)) < SECRET_KEY_CHARACTERS or text.startswith("django-insecure-"):
-        words = "SECRET_KEY is weak: sessions of operators and connect links can be forged by whoever guesses it."
-        yield _weak(1, words, RIGHT_SECRET_KEY)
-    elif text == settings.FERNET_KEYS[0]:
-        yield _weak(2, "The first of FERNET_KEYS, which seals credentials, is SECRET_KEY too.", RIGHT_FERNET_KEY)
-
-
-def _find_weak_fernet_keys() -> Iterator[CheckMessage]:
-    first, *others = settings.FERNET_KEYS
-    if not is_well_formed(first):
+    text = settings.SECRET_KEY if "SECRET_KEY" in settings.MESHES_SECRETS else None
+    keys = settings.FERNET_KEYS if "FERNET_KEYS" in settings.MESHES_SECRETS else []
+    first, others = (keys[0], keys[1:]) if keys else (None, [])
+    if text is not None:
+        is_short = len(text) < SECRET_KEY_LENGTH or len(set(text)) < SECRET_KEY_CHARACTERS
+        if is_short or text.startswith("django-insecure-"):
+            words = "SECRET_KEY is weak: sessions of operators and connect links can be forged by whoever guesses it."
+            yield _weak(1, words, RIGHT_SECRET_KEY)
+        elif text == first:
+            yield _weak(2, "The first of FERNET_KEYS, which seals credentials, is SECRET_KEY too.", RIGHT_FERNET_KEY)
+    if first is not None and not is_well_formed(first):
         yield _weak(2, "The first of FERNET_KEYS, which seals credentials, is no key.", RIGHT_FERNET_KEY)
-    elif not is_strong(first):
+    elif first is not None and not is_strong(first):
         yield _weak(2, "The first of FERNET_KEYS, which seals credentials, is weak.", RIGHT_FERNET_KEY)
     if any(not is_well_formed(key) for key in others if key.strip() == key):
         words = "One of FERNET_KEYS behind the first is no key. It opens what it has sealed."

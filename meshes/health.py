@@ -27,7 +27,7 @@ MIN_PARTITIONS_AHEAD = 2
 MOST_COUNTED = 1_000
 
 
-class NotReady(Exception):  # noqa: N818 - names the state
+class NotReadyError(Exception):
     """A check failed; the message says how, without names of hosts."""
 
 
@@ -55,7 +55,7 @@ def check_database() -> None:
 def check_migrations() -> None:
     executor = MigrationExecutor(connection)
     if waiting := executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        raise NotReady(f"{len(waiting)} migrations are not applied")
+        raise NotReadyError(f"{len(waiting)} migrations are not applied")
 
 
 def check_partitions() -> None:
@@ -65,16 +65,16 @@ def check_partitions() -> None:
         starts = {partition.start for partition in partitions.existing(table)}
         for needed in (week, week + partitions.WEEK):
             if needed not in starts:
-                raise NotReady(f"{table} has no partition for the week from {needed}; is the sweeper running?")
+                raise NotReadyError(f"{table} has no partition for the week from {needed}; is the sweeper running?")
         ahead = sum(start > week for start in starts)
         if ahead < MIN_PARTITIONS_AHEAD:
-            raise NotReady(f"{table} has {ahead} partitions ahead; is the sweeper running?")
+            raise NotReadyError(f"{table} has {ahead} partitions ahead; is the sweeper running?")
 
 
 def check_keys() -> None:
     """Whether every stored document's key is at hand; what its key does not open tells `manage.py check --deploy`."""
     if missing := stored_keys.find_missing():
-        raise NotReady(f"sealed documents need keys that are not among FERNET_KEYS: {', '.join(missing)}")
+        raise NotReadyError(f"sealed documents need keys that are not among FERNET_KEYS: {', '.join(missing)}")
 
 
 def check_set_aside() -> None:
@@ -83,7 +83,7 @@ def check_set_aside() -> None:
         number = sum(causes.values())
         parts = ", ".join(f"{count} {cause}" for cause, count in causes.items())
         least = "at least " if number == MOST_COUNTED else ""
-        raise NotReady(f"{least}{number} events are set aside ({parts}): POST /api/v1/events/route sends them on")
+        raise NotReadyError(f"{least}{number} events are set aside ({parts}): POST /api/v1/events/route sends them on")
 
 
 def _last_runs() -> list[sweep.LastRun] | None:
@@ -107,19 +107,19 @@ def _late_words(runs: list[sweep.LastRun] | None) -> str:
 def check_journal() -> None:
     """Whether the journal has all that it should tell of."""
     if waiting := JournalEntry.objects.count():
-        raise NotReady(f"{waiting} entries wait until MESHES_JOURNAL can be written")
+        raise NotReadyError(f"{waiting} entries wait until MESHES_JOURNAL can be written")
 
 
 def check_restore() -> None:
     if installation.is_held():
-        raise NotReady(installation.HELD_WORDS)
+        raise NotReadyError(installation.HELD_WORDS)
 
 
 def check_redis() -> None:
     try:
         ping(settings.REDIS_URL)
     except redis.RedisError:
-        raise NotReady(f"unreachable: {NO_BROKER_WORDS}") from None
+        raise NotReadyError(f"unreachable: {NO_BROKER_WORDS}") from None
 
 
 _NEEDED: dict[str, Callable[[], None]] = {
@@ -141,7 +141,7 @@ _REPORTED: dict[str, Callable[[], None]] = {
 def _run(check: Callable[[], None]) -> str:
     try:
         check()
-    except NotReady as error:
+    except NotReadyError as error:
         return str(error)
     except (Error, redis.RedisError):
         return "unreachable"

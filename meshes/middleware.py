@@ -80,7 +80,11 @@ class RequireHttps(Middleware):
         if request.is_secure() or request.path_info in HEALTH:
             return self.get_response(request)
         if speaks_json(request):
-            return _refuse(request)
+            key = named_key(request.META.get("HTTP_AUTHORIZATION", ""))
+            security_log.count_refusal(request.META, "403 https_required", key=key)
+            error = {"header": "X-Forwarded-Proto", "detail": SPILLED, "rule": "https_required"}
+            title = "The API answers over https only"
+            return problems.render(Problem(403, "https_required", title, SPILLED, errors=[error]))
         return HttpResponsePermanentRedirect(f"https://{request.get_host()}{request.get_full_path()}")
 
 
@@ -105,13 +109,6 @@ def is_here(request: HttpRequest) -> bool:
 
 def _is_below(path: str, places: tuple[str, ...]) -> bool:
     return any(path == place or path.startswith(f"{place}/") for place in places)
-
-
-def _refuse(request: HttpRequest) -> HttpResponseBase:
-    key = named_key(request.META.get("HTTP_AUTHORIZATION", ""))
-    security_log.count_refusal(request.META, "403 https_required", key=key)
-    error = {"header": "X-Forwarded-Proto", "detail": SPILLED, "rule": "https_required"}
-    return problems.render(Problem(403, "https_required", "The API answers over https only", SPILLED, errors=[error]))
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

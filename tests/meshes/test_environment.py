@@ -297,6 +297,6 @@ def test_what_a_stack_keeps_is_looked_for_with_the_first_setting(tmp_path):
     """`demo` chooses its folder, and `up` fills it, after this module was imported."""
     program = (
         "import os, sys; from meshes.environment import env; os.environ['MESHES_DATA_DIR'] = sys.argv[1];"
-        " open(sys.argv[1] + '/stack.env', 'w').write('MESHES_ONE=kept\\n'); print(env('MESHES_ONE'))"
+        " open(sys.argv[1] + '/stack.env', 'w').write('ONE_SETTING=kept\\n'); print(env('ONE_SETTING'))"
     )
     assert run("-c", program, str(tmp_path)).stdout == "kept\n"
