@@ -295,6 +295,8 @@ FROM replaced
 ON CONFLICT (id) DO NOTHING
 RETURNING replay_of_id, workspace_id, connection_id, id
 """
+LOCK_SQL = "SELECT 1 FROM deliveries WHERE id = ANY(%s::uuid[]) ORDER BY id FOR NO KEY UPDATE"
+"""Before any of the above, whose plans take rows in orders of their own: two that replay the same would deadlock."""
 NAME_NEWEST_SQL = """
 UPDATE deliveries d SET replaced_by_id = w.new_id
 FROM unnest(%(ids)s::uuid[], %(new_ids)s::uuid[]) AS w (id, new_id)
@@ -311,14 +313,13 @@ def _write(
     filtered = {old: each.words for old, each in refused.items() if each.reason == FILTERED}
     written = []
     with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(LOCK_SQL, [[*(old for old, _, _ in planned), *filtered]])
         if reopened:
             is_reshaped = [shape is not None for _, shape in reopened]
             given = _columns(reopened, replay) | {"reshaped": is_reshaped, "unshaped": list(UNSHAPED)}
             cursor.execute(REOPEN_SQL, given)
             written += cursor.fetchall()
-        if (
-            replaced
-        ):  # one statement makes the new ones and ends the old ones; a second lets earlier ones name the newest
+        if replaced:  # one statement ends the old ones and makes the new ones; another has earlier ones name the newest
             new_ids = [replacement_id(old, replay) for old, _ in replaced]
             public_ids = [ids.encode(ids.DELIVERY, new_id) for new_id in new_ids]
             cursor.execute(REPLACE_SQL, _columns(replaced, replay) | {"new_ids": new_ids, "new_public_ids": public_ids})
