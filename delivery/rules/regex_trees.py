@@ -90,10 +90,18 @@ NOTHING = Node("sequence")
 
 def read_tree(pattern: str) -> Node:
     """Raises UnknownError, for all that is not known here for certain."""
-    tokens = [*_TOKEN.finditer(pattern)]
-    if sum(len(token[0]) for token in tokens) != len(pattern):
-        raise UnknownError
-    return _read_group(iter(tokens), frozenset(), 0)
+    return _read_group(_tokens(pattern), frozenset(), 0)
+
+
+def _tokens(pattern: str) -> Iterator[re.Match[str]]:
+    """Each begins where the one before ends: a search for the next one would take quadratic time on a run of `[`."""
+    end = 0
+    while end < len(pattern):
+        token = _TOKEN.match(pattern, end)
+        if token is None:
+            raise UnknownError
+        yield token
+        end = token.end()
 
 
 def _read_group(tokens: Iterator[re.Match[str]], flags: frozenset[str], depth: int) -> Node:
