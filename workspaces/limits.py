@@ -112,7 +112,8 @@ HOURS_SHARE: dict[Kind, int] = {"password": 10, "code": 3, "confirmation": 10}
 ADDRESSES = 5
 """A user's buckets hold what those of so many addresses do."""
 DEVICE_SECONDS = 365 * 86_400
-DEVICE_SALT = "workspaces.limits.device"
+DEVICE_SALT = "workspaces.guesses.device"
+"""Cookies that browsers keep for a year are signed with it: it stays, whatever the module is called."""
 
 
 class TooManyGuessesError(Exception):

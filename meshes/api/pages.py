@@ -58,7 +58,7 @@ def decode_cursor(text: str, path: str) -> Cursor | None:
 
 
 def _tag(content: bytes, path: str, secret: str) -> bytes:
-    key = f"meshes.api.pages:{secret}".encode()
+    key = f"meshes.pages:{secret}".encode()  # cursors that callers have kept are signed with it
     return hmac.new(key, path.encode() + b"\0" + content, hashlib.sha256).digest()[:_TAG_BYTES]
 
 

@@ -1,10 +1,12 @@
 """How fast passwords may be guessed, and that nobody is locked out by somebody else's limits."""
 
+import hashlib
 import threading
 
 import pytest
 from django.conf import settings as configured
 from django.contrib.auth.models import User
+from django.core import signing
 from django.test import Client, RequestFactory
 
 from workspaces import limits, security_log
@@ -83,6 +85,15 @@ def test_a_forged_cookie_is_none(value):
     client = Client()
     client.cookies[configured.MESHES_DEVICE_COOKIE_NAME] = value
     assert log_in(PASSWORD, client=client).status_code == 429
+
+
+def test_a_browser_that_logged_in_under_an_earlier_version_is_known():
+    statuses(30)
+    client = Client()
+    signer = signing.TimestampSigner(salt="workspaces.guesses.device")
+    cookie = signer.sign(f"browser.{hashlib.sha256(b'ada').hexdigest()[:32]}")
+    client.cookies[configured.MESHES_DEVICE_COOKIE_NAME] = cookie
+    assert log_in(PASSWORD, client=client).status_code == 302
 
 
 def test_another_address_that_is_only_said_changes_nothing():

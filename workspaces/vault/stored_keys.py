@@ -9,7 +9,7 @@ what the document is bound to stay the same; nobody is shown anything.
 import json
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -138,7 +138,7 @@ def give_up(key_id: str, *, actor: str) -> list[uuid.UUID]:
         lost = list(SealedDocument.objects.filter(key_id=key_id).select_for_update().order_by("id").defer("document"))
         given_up = [each.pk for each in lost]
         SealedDocument.objects.filter(pk__in=given_up).update(document=b"", key_id=GIVEN_UP)
-        _record(lost, actor, "deleted", {})
+        _record(lost, actor, "deleted", set(given_up))
     return given_up
 
 
@@ -161,9 +161,9 @@ def reseal_batch(after: uuid.UUID | None, limit: int, *, actor: str) -> tuple[uu
     return batch[-1].pk if batch else None, resealed, [old.pk for old in batch if old.pk not in tokens]
 
 
-def _record(rows: Sequence[SealedDocument], actor: str, purpose: str, opened: dict[uuid.UUID, bytes]) -> None:
+def _record(rows: Sequence[SealedDocument], actor: str, purpose: str, granted: Collection[uuid.UUID]) -> None:
     AccessRecord.objects.bulk_create(
-        AccessRecord.about(row.owner, row.kind, row.version, actor, purpose, granted=row.pk in opened) for row in rows
+        AccessRecord.about(row.owner, row.kind, row.version, actor, purpose, granted=row.pk in granted) for row in rows
     )
 
 

@@ -1,5 +1,7 @@
 """Cursor pages: newest first, stable while rows are added, never counted, never a way around who asks."""
 
+import uuid
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -119,6 +121,12 @@ def test_a_cursor_is_not_made_with_the_wrong_secret(settings):
     assert decode_cursor(text, PATH) == cursor
     settings.SECRET_KEY = "another"
     assert decode_cursor(text, PATH) is None
+
+
+def test_a_cursor_that_an_earlier_version_gave_is_good(settings):
+    settings.SECRET_KEY = "a secret key"
+    cursor = uuid.UUID("01976e5e-c400-7000-8000-000000000001"), False
+    assert decode_cursor("AAGXbl7EAHAAgAAAAAAAAAGn5Dc8YvEPyASUEomGORQL", PATH) == cursor
 
 
 def test_unknown_parameters_are_refused():

@@ -194,7 +194,7 @@ def test_a_lost_key_is_given_up_by_its_id(owners, use_keys):
     assert not stored_keys.is_missing_for(owners[0].workspace_id, owners[0].pk)
     assert "to re-seal: 0\n" in rotate()
     records = AccessRecord.objects.filter(purpose="deleted", actor="manage.py rotate_encryption_keys")
-    assert {record.owner_id for record in records} == {owner.pk for owner in owners}
+    assert {record.owner_id: record.granted for record in records} == {owner.pk: True for owner in owners}
     with pytest.raises(vault.CredentialRefused) as caught:
         tokens(owners[:1])
     assert not isinstance(caught.value, vault.KeyMissing)
