@@ -14,7 +14,7 @@ HOST_CLOCKS = {
 ALLOWED = {
     "connections/providers/answers.py": "a date without the vendor's own `Date` counts from now: it becomes a delay",
     "delivery/management/commands/lanes.py": "ages of what the broker holds, for a person",
-    "meshes/dev/vendors/hubspot_portal.py": "a vendor's clock is its own",
+    "meshes/dev/vendors/hubspot.py": "a vendor's clock is its own",
 }
 """Where a host's own clock is read, and why it may be."""
 

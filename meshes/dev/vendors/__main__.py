@@ -10,41 +10,29 @@ import json
 import os
 import signal
 import stat
+import sys
 from contextlib import ExitStack
-from types import FrameType
 
 from meshes.dev.vendors.registry import VENDORS
 
 
-class _Ended(Exception):  # noqa: N818 - named by what happened
-    """A SIGTERM came."""
-
-
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m meshes.dev.vendors", description="Vendors on loopback.")
     parser.add_argument("slugs", nargs="*", metavar="slug", help=", ".join(VENDORS))
-    slugs = parser.parse_args(arguments).slugs or list(VENDORS)
+    slugs = parser.parse_args().slugs or list(VENDORS)
     if unknown := [slug for slug in slugs if slug not in VENDORS]:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(VENDORS)}")
-    signal.signal(signal.SIGTERM, _end)
-    try:
-        with ExitStack() as stack:
-            urls = {slug: stack.enter_context(VENDORS[slug]()).url for slug in slugs}
-            print(json.dumps(urls), flush=True)
-            _wait()
-    except (_Ended, KeyboardInterrupt):
-        return
-
-
-def _wait() -> None:
-    if not stat.S_ISFIFO(os.fstat(0).st_mode):
-        signal.pause()
-    while os.read(0, 4096):
-        pass
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise _Ended
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    with ExitStack() as stack:
+        urls = {slug: stack.enter_context(VENDORS[slug]()).url for slug in slugs}
+        print(json.dumps(urls), flush=True)
+        try:
+            if not stat.S_ISFIFO(os.fstat(0).st_mode):
+                signal.pause()
+            while os.read(0, 4096):
+                pass
+        except KeyboardInterrupt:
+            return
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshes.dev.vendors.faults import Window
-from meshes.dev.vendors.messages import Answer, Call, Malformed, Problem, Refused, Why, is_email
-from meshes.dev.vendors.oauth import Granted, OAuthServer
-from meshes.dev.vendors.server import route
+from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, is_email
+from meshes.dev.vendors.oauth import Installation, OAuthServer
+from meshes.dev.vendors.server import Events, route
 
 VERSIONS = {"2.15", "2.16", "2.17"}
 WRITABLE = {"role", "external_id", "email", "phone", "name", "avatar", "signed_up_at", "last_seen_at", "owner_id",
@@ -17,27 +16,20 @@ MAX_METADATA = 10
 
 
 @dataclass
-class Workspace:
-    """`contacts` by id. `searchable` are the ids that a search finds; `merged` leads from an id to the one it became;
-    `attributes` are the custom ones that are defined; `tagged` are tag ids by contact."""
+class Workspace(Events):
+    """`contacts` by id. `searchable` are the ids that a search finds; `attributes` are the custom ones that are
+    defined; `tagged` are tag ids by contact."""
 
     contacts: dict[str, dict[str, Any]] = field(default_factory=dict)
     searchable: list[str] = field(default_factory=list)
-    merged: dict[str, str] = field(default_factory=dict)
     attributes: list[str] = field(default_factory=lambda: ["source", "plan"])
     tags: dict[str, str] = field(default_factory=lambda: {"7522907": "Lead", "7522908": "Customer"})
     tagged: dict[str, list[str]] = field(default_factory=dict)
-    events: list[dict[str, Any]] = field(default_factory=list)
 
     def find(self, by: str, value: Any) -> list[dict[str, Any]]:
         """Contacts with this value; emails are alike in any case."""
         wanted = str(value).lower()
         return [each for each in self.contacts.values() if str(each.get(by) or "").lower() == wanted]
-
-    def merge(self, gone: str, into: str) -> None:
-        """Two contacts become one."""
-        del self.contacts[gone]
-        self.merged[gone] = into
 
     def index(self) -> None:
         """The search has caught up: it finds every contact."""
@@ -48,41 +40,36 @@ class Intercom(OAuthServer[Workspace]):
     """An account is a workspace's `id_code`. New contacts are not searchable until `index` says so, or at once where
     `indexes_at_once` is set."""
 
-    slug, account, developer_token = "intercom", "abc123", "dG9rOmRldmVsb3Blcg=="
-    token_path = r"^/auth/eagle/token$"
+    slug, account, developer_token, new_account = "intercom", "abc123", "dG9rOmRldmVsb3Blcg==", Workspace
+    page_path, token_path = "/oauth", "/auth/eagle/token"
     default_grant = "authorization_code"
     gives_refresh_tokens = False
     checks_redirect_uri = False
     controls = OAuthServer.controls | {"index"}
     indexes_at_once = False
+    error_codes = {
+        Reason.REVOKED_TOKEN: "token_revoked",
+        Reason.EXPIRED_TOKEN: "token_expired",
+        Reason.MISSING_TOKEN: "missing_authorization",
+        Reason.UNKNOWN_TOKEN: "unauthorized",
+        Reason.MALFORMED: "parameter_invalid",
+        Reason.WRONG_TYPE: "bad_request",
+        Reason.THROTTLED: "rate_limit_exceeded",
+    }
+    default_error = "not_found"
+    rate_headers = {
+        "x-ratelimit-limit": "{limit}", "x-ratelimit-remaining": "{remaining}", "x-ratelimit-reset": "{second_after}"
+    }  # fmt: skip
 
-    def new_account(self, account: str) -> Workspace:
-        return Workspace()
+    @classmethod
+    def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
+        errors = [{"code": code, "message": message}]
+        return Answer.of({"type": "error.list", "request_id": secrets.token_hex(8), "errors": errors}, status)
 
-    def problem(self, problem: Problem) -> Answer:
-        codes = {
-            Why.REVOKED_TOKEN: "token_revoked",
-            Why.EXPIRED_TOKEN: "token_expired",
-            Why.MISSING_TOKEN: "missing_authorization",
-            Why.UNKNOWN_TOKEN: "unauthorized",
-            Why.MALFORMED: "parameter_invalid",
-            Why.WRONG_TYPE: "bad_request",
-            Why.NOT_FOUND: "not_found",
-            Why.WRONG_METHOD: "not_found",
-            Why.THROTTLED: "rate_limit_exceeded",
-            Why.DOWN: "service_unavailable" if problem.status == 503 else "server_error",
-        }
-        status = 404 if problem.why is Why.WRONG_METHOD else problem.status
-        return _error(status, codes[problem.why], problem.words)
-
-    def rate_headers(self, call: Call, window: Window | None) -> dict[str, str]:
-        if window is None:
-            return {}
-        return {
-            "x-ratelimit-limit": str(window.requests),
-            "x-ratelimit-remaining": str(window.remaining),
-            "x-ratelimit-reset": str(int(self.clock() + max(window.rest, 0.0)) + 1),
-        }
+    def refusal(self, reason: Reason, status: int, message: str, seconds: float = 0.0) -> Answer:
+        if reason is Reason.DOWN:
+            return self.error(status, "service_unavailable" if status == 503 else "server_error", message)
+        return super().refusal(reason, 404 if reason is Reason.WRONG_METHOD else status, message)
 
     def index(self) -> None:
         """The search has caught up in every workspace."""
@@ -96,12 +83,12 @@ class Intercom(OAuthServer[Workspace]):
         """200, not 201. Who is there already is named in the error's text only."""
         workspace, given = self._workspace(call), self._contact_fields(call)
         if not any(given.get(name) for name in ("email", "external_id", "role")):
-            raise _refusal(400, "parameter_not_found", "one of email, external_id or role is required")
+            raise Intercom.refused(400, "parameter_not_found", "one of email, external_id or role is required")
         for name in ("email", "external_id"):
             if given.get(name) and (there := workspace.find(name, given[name])):
                 who = "An archived contact" if there[0]["archived"] else "A contact"
                 words = f"{who} matching those details already exists with id={there[0]['id']}"
-                raise _refusal(409, "conflict", words)
+                raise Intercom.refused(409, "conflict", words)
         key = secrets.token_hex(12)
         contact = {"type": "contact", "id": key, "role": "user", "archived": False, "custom_attributes": {}, **given}
         workspace.contacts[key] = {"email": None, "external_id": None, **contact}
@@ -112,46 +99,36 @@ class Intercom(OAuthServer[Workspace]):
     @route("PUT", "/contacts/{key}")
     def update_contact(self, call: Call, key: str) -> Answer:
         workspace, given = self._workspace(call), self._contact_fields(call)
-        contact = self._contact(workspace, call, key)
+        contact = self._contact(workspace, key)
         for name in ("email", "external_id"):
             if given.get(name) and any(each is not contact for each in workspace.find(name, given[name])):
-                raise _refusal(409, "conflict", f"A contact with that {name} already exists")
+                raise Intercom.refused(409, "conflict", f"A contact with that {name} already exists")
         attributes = {**contact["custom_attributes"], **given.get("custom_attributes", {})}
         contact.update(given, custom_attributes=attributes)
         return Answer.of(contact)
-
-    @route("GET", "/contacts/{key}")
-    def get_contact(self, call: Call, key: str) -> Answer:
-        return Answer.of(self._contact(self._workspace(call), call, key))
-
-    @route("GET", "/contacts/find_by_external_id/{value}")
-    def find_contact(self, call: Call, value: str) -> Answer:
-        """Users only."""
-        found = [each for each in self._workspace(call).find("external_id", value) if each["role"] == "user"]
-        if not found:
-            raise _refusal(404, "not_found", "User Not Found")
-        return Answer.of(found[0])
 
     @route("POST", "/contacts/search")
     def search_contacts(self, call: Call) -> Answer:
         workspace, query = self._workspace(call), self.read_object(call).get("query")
         if not isinstance(query, dict) or not {"field", "operator", "value"} <= query.keys():
-            raise _refusal(400, "parameter_not_found", "query needs field, operator and value")
+            raise Intercom.refused(400, "parameter_not_found", "query needs field, operator and value")
         if query["operator"] != "=" or query["field"] not in ("email", "external_id", "id", "phone", "name"):
-            raise _refusal(400, "parameter_invalid", f"{query['field']} {query['operator']} is not supported here")
-        found = [each for each in workspace.find(query["field"], query["value"]) if each["id"] in workspace.searchable]
-        live = [each for each in found if not each["archived"]]
+            raise Intercom.refused(
+                400, "parameter_invalid", f"{query['field']} {query['operator']} is not supported here"
+            )
+        matching = workspace.find(query["field"], query["value"])
+        found = [each for each in matching if each["id"] in workspace.searchable and not each["archived"]]
         pages = {"type": "pages", "page": 1, "per_page": 50, "total_pages": 1}
-        return Answer.of({"type": "list", "data": live, "total_count": len(live), "pages": pages})
+        return Answer.of({"type": "list", "data": found, "total_count": len(found), "pages": pages})
 
     # Tags and events.
 
     @route("POST", "/contacts/{key}/tags")
     def tag_contact(self, call: Call, key: str) -> Answer:
         workspace, tag = self._workspace(call), self.read_object(call).get("id")
-        contact = self._contact(workspace, call, key)
+        contact = self._contact(workspace, key)
         if tag not in workspace.tags:
-            raise _refusal(404, "not_found", "Resource Not Found")
+            raise Intercom.refused(404, "not_found", "Resource Not Found")
         tags = workspace.tagged.setdefault(contact["id"], [])
         tags += [] if tag in tags else [tag]
         return Answer.of({"type": "tag", "id": tag, "name": workspace.tags[tag]})
@@ -166,14 +143,16 @@ class Intercom(OAuthServer[Workspace]):
         """A second event of one contact, name and second gets the same 202, and is not kept."""
         workspace, event = self._workspace(call), self.read_object(call)
         if not event.get("event_name") or type(event.get("created_at")) is not int:
-            raise _refusal(400, "parameter_invalid", "event_name, and created_at in unix seconds, are required")
+            raise _invalid("event_name, and created_at in unix seconds, are required")
         metadata = event.get("metadata", {})
         if not isinstance(metadata, dict) or len(metadata) > MAX_METADATA or _is_nested(metadata):
-            raise _refusal(400, "parameter_invalid", f"metadata holds at most {MAX_METADATA} values, not nested")
-        contact = _whose(workspace, event)["id"]
-        kept = {"contact": contact, **{name: event[name] for name in ("event_name", "created_at")}}
-        if not any(kept.items() <= each.items() for each in workspace.events):
-            workspace.events.append({**kept, "metadata": metadata})
+            raise Intercom.refused(
+                400, "parameter_invalid", f"metadata holds at most {MAX_METADATA} values, not nested"
+            )
+        contact = _contact_of(workspace, event)["id"]
+        names = ("contact", "event_name", "created_at")
+        kept = {"contact": contact, "metadata": metadata, **{name: event[name] for name in names[1:]}}
+        workspace.store(kept, lambda each: tuple(each[name] for name in names))
         return Answer(202)
 
     @route("GET", "/me")
@@ -187,75 +166,61 @@ class Intercom(OAuthServer[Workspace]):
         made with; here that is one from before contacts, so that a forgotten header shows."""
         version = call.headers.get("intercom-version")
         if version is None:
-            raise _refusal(404, "not_found", "The requested resource was not found in version 1.4")
+            raise Intercom.refused(404, "not_found", "The requested resource was not found in version 1.4")
         if version not in VERSIONS:
-            raise _refusal(400, "intercom_version_invalid", "The requested version could not be found")
+            raise Intercom.refused(400, "intercom_version_invalid", "The requested version could not be found")
         if "application/json" not in call.headers.get("accept", ""):
-            raise _refusal(406, "media_type_not_acceptable", "The Accept header should send a media type of JSON")
+            raise Intercom.refused(
+                406, "media_type_not_acceptable", "The Accept header should send a media type of JSON"
+            )
         return self.state_of(call)
 
     def _contact_fields(self, call: Call) -> dict[str, Any]:
         given = self.read_object(call)
         if unknown := given.keys() - WRITABLE:
-            raise _refusal(400, "parameter_invalid", f"{sorted(unknown)[0]} is not a field of a contact")
+            raise _invalid(f"{sorted(unknown)[0]} is not a field of a contact")
         if given.get("role", "user") not in ("user", "lead"):
-            raise _refusal(400, "parameter_invalid", "role must be user or lead")
+            raise _invalid("role must be user or lead")
         if given.get("email") and not is_email(given["email"]):
-            raise _refusal(400, "parameter_invalid", "email is invalid")
+            raise _invalid("email is invalid")
         attributes = given.get("custom_attributes", {})
         if not isinstance(attributes, dict):
-            raise Malformed("custom_attributes must be an object")
+            raise RefusedError(Reason.MALFORMED, "The body cannot be read: custom_attributes must be an object")
         if undefined := attributes.keys() - set(self.state_of(call).attributes):
-            raise _refusal(400, "parameter_invalid", f"Custom attribute '{sorted(undefined)[0]}' does not exist")
+            raise Intercom.refused(
+                400, "parameter_invalid", f"Custom attribute '{sorted(undefined)[0]}' does not exist"
+            )
         return given
 
-    def _contact(self, workspace: Workspace, call: Call, key: str) -> dict[str, Any]:
-        """Raises Refused: a merged one is gone (410) since 2.16, with a link to the one it became."""
-        into = workspace.merged.get(key)
-        if into and call.headers["intercom-version"] != "2.15":
-            link = {"link": f'</contacts/{into}>; rel="canonical"'}
-            raise Refused(_error(410, "contact_merged", "The contact has been merged").with_headers(link))
+    def _contact(self, workspace: Workspace, key: str) -> dict[str, Any]:
         if key not in workspace.contacts or workspace.contacts[key]["archived"]:
-            raise _refusal(404, "not_found", "User Not Found")
+            raise self.refused(404, "not_found", "User Not Found")
         return workspace.contacts[key]
 
     # OAuth.
 
-    @route("GET", "/oauth", "open")
-    def authorize(self, call: Call) -> Answer:
-        return self.agree(call)
+    def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
+        return {"token_type": "Bearer", "token": access_token, "access_token": access_token}
 
-    @route("POST", "/auth/eagle/token", "open")
-    def give_tokens(self, call: Call) -> Answer:
-        return self.exchange(call)
-
-    def token_reply(self, granted: Granted) -> dict[str, Any]:
-        return {"token_type": "Bearer", "token": granted.access_token, "access_token": granted.access_token}
-
-    def oauth_answer(self, error: str, words: str) -> Answer:
-        status = 401 if self.oauth_errors[error] == "invalid_client" else 400
-        return _error(status, "unauthorized" if status == 401 else "parameter_invalid", words)
+    def oauth_answer(self, error: str, message: str) -> Answer:
+        is_client = self.oauth_errors[error] == "invalid_client"
+        return self.error(401, "unauthorized", message) if is_client else self.error(400, "parameter_invalid", message)
 
 
-def _whose(workspace: Workspace, event: Mapping[str, Any]) -> dict[str, Any]:
-    """The contact of an event; a lead is found by its id alone. Raises Refused."""
+def _contact_of(workspace: Workspace, event: Mapping[str, Any]) -> dict[str, Any]:
+    """The contact of an event; a lead is found by its id alone."""
     for name, by in (("id", "id"), ("user_id", "external_id"), ("email", "email")):
         if event.get(name):
             found = [each for each in workspace.find(by, event[name]) if by == "id" or each["role"] == "user"]
             if not found:
-                raise _refusal(404, "not_found", "User Not Found")
+                raise Intercom.refused(404, "not_found", "User Not Found")
             return found[0]
-    raise _refusal(400, "parameter_not_found", "one of id, user_id or email is required")
+    raise Intercom.refused(400, "parameter_not_found", "one of id, user_id or email is required")
 
 
 def _is_nested(metadata: Mapping[str, Any]) -> bool:
     return any(isinstance(value, dict | list) for value in metadata.values())
 
 
-def _error(status: int, code: str, message: str) -> Answer:
-    errors = [{"code": code, "message": message}]
-    return Answer.of({"type": "error.list", "request_id": secrets.token_hex(8), "errors": errors}, status)
-
-
-def _refusal(status: int, code: str, message: str) -> Refused:
-    return Refused(_error(status, code, message))
+def _invalid(message: str) -> RefusedError:
+    return Intercom.refused(400, "parameter_invalid", message)

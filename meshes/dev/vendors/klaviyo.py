@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from meshes.dev.vendors.faults import Window
-from meshes.dev.vendors.messages import Answer, Call, Problem, Refused, Why, is_email
-from meshes.dev.vendors.server import VendorServer, route
+from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, is_email
+from meshes.dev.vendors.server import Events, VendorServer, Window, route
 
 OLDEST, LATEST = "2024-10-15", "2026-10-15"
 MAX_PROFILE = 100 * 1024
@@ -20,11 +19,10 @@ _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
 @dataclass
-class Account:
+class Account(Events):
     """`profiles` are attributes by id; `events` the first of each `unique_id`, with the id of its `profile`."""
 
     profiles: dict[str, dict[str, Any]] = field(default_factory=dict)
-    events: list[dict[str, Any]] = field(default_factory=list)
 
     def find(self, attributes: dict[str, Any]) -> str | None:
         """The profile that has the first identifier given."""
@@ -44,60 +42,48 @@ class Account:
 
 
 class Klaviyo(VendorServer[Account]):
-    slug, account, developer_token = "klaviyo", "AbC123", "pk_developer"
+    slug, account, developer_token, new_account = "klaviyo", "AbC123", "pk_developer", Account
     json_type = "application/vnd.api+json"
+    error_codes = {
+        Reason.MISSING_TOKEN: "not_authenticated",
+        Reason.WRONG_TYPE: "unsupported_media_type",
+        Reason.WRONG_METHOD: "method_not_allowed",
+        Reason.NOT_FOUND: "not_found",
+        Reason.MALFORMED: "invalid",
+        Reason.THROTTLED: "throttled",
+        Reason.DOWN: "service_unavailable",
+    }
+    default_error, tells_wait = "authentication_failed", True
+    rate_headers = {
+        "ratelimit-limit": "{limit}", "ratelimit-remaining": "{remaining}", "ratelimit-reset": "{reset}"
+    }  # fmt: skip
 
-    def new_account(self, account: str) -> Account:
-        return Account()
-
-    def problem(self, problem: Problem) -> Answer:
-        codes = {
-            Why.MISSING_TOKEN: "not_authenticated",
-            Why.UNKNOWN_TOKEN: "authentication_failed",
-            Why.REVOKED_TOKEN: "authentication_failed",
-            Why.EXPIRED_TOKEN: "authentication_failed",
-            Why.WRONG_TYPE: "unsupported_media_type",
-            Why.WRONG_METHOD: "method_not_allowed",
-            Why.NOT_FOUND: "not_found",
-            Why.MALFORMED: "invalid",
-            Why.THROTTLED: "throttled",
-            Why.DOWN: "service_unavailable",
-        }
-        answer = _error(problem.status, codes[problem.why], problem.words)
-        wait = {"retry-after": problem.retry_after} if problem.why is Why.THROTTLED else {}
-        return answer.with_headers(wait)
+    @classmethod
+    def error(cls, status: int, code: Any, message: str, pointer: str = "/data", **more: Any) -> Answer:
+        error = {"id": secrets.token_hex(8), "status": status, "code": code, "title": message, "detail": message}
+        return Answer.of({"errors": [{**error, "source": {"pointer": pointer}}]}, status, cls.json_type)
 
     def token_of(self, call: Call) -> str:
         return call.credential("Klaviyo-API-Key") or call.credential("Bearer")
 
-    def rate_headers(self, call: Call, window: Window | None) -> dict[str, str]:
-        if window is None or window.count > window.requests:  # a 429 has Retry-After instead
-            return {}
-        limits = {"ratelimit-limit": str(window.requests), "ratelimit-remaining": str(window.remaining)}
-        return {**limits, "ratelimit-reset": window.reset}
+    def limit_headers(self, call: Call, window: Window | None) -> dict[str, str]:
+        is_over = window is not None and window.count > window.requests  # a 429 has Retry-After instead
+        return {} if is_over else super().limit_headers(call, window)
 
     @route("POST", "/api/profile-import/?")
     def import_profile(self, call: Call) -> Answer:
         if len(call.body) > MAX_PROFILE:
-            raise _refusal(413, "payload_too_large", "The payload exceeds 100 KB")
+            raise self.refused(413, "payload_too_large", "The payload exceeds 100 KB")
         account, data = self._account(call), self._data(call, "profile")
         attributes = _profile_of(data)
         found = account.find(attributes)
         if data.get("id"):
             if data["id"] not in account.profiles or found not in (None, data["id"]):
-                raise _refusal(404, "not_found", "A profile with this id does not exist.")
+                raise self.refused(404, "not_found", "A profile with this id does not exist.")
             found = data["id"]
         key = account.write(found, attributes)
-        return _resource("profile", key, account.profiles[key], 200 if found else 201)
-
-    @route("POST", "/api/profiles/?")
-    def create_profile(self, call: Call) -> Answer:
-        account, attributes = self._account(call), _profile_of(self._data(call, "profile"))
-        if there := account.find(attributes):
-            answer = _error(409, "duplicate_profile", "A profile already exists with one of these identifiers.")
-            raise Refused(answer.with_headers({"x-duplicate-profile": there}))
-        key = account.write(None, attributes)
-        return _resource("profile", key, account.profiles[key], 201)
+        profile = {"type": "profile", "id": key, "attributes": account.profiles[key]}
+        return Answer.of({"data": profile}, 200 if found else 201, self.json_type)
 
     @route("POST", "/api/events/?")
     def create_event(self, call: Call) -> Answer:
@@ -111,9 +97,8 @@ class Klaviyo(VendorServer[Account]):
         if "time" in attributes and not _is_time(attributes["time"]):
             raise _invalid("/data/attributes/time", "Enter a valid date and time by ISO 8601.")
         key = account.write(account.find(profile), profile)
-        unique = attributes.get("unique_id")
-        if unique is None or all(each.get("unique_id") != unique for each in account.events):
-            account.events.append({**attributes, "metric": metric, "profile": key})
+        event = {**attributes, "metric": metric, "profile": key}
+        account.store(event, lambda each: each.get("unique_id"))
         return Answer(202)
 
     @route("GET", "/api/accounts/?")
@@ -123,12 +108,12 @@ class Klaviyo(VendorServer[Account]):
         return Answer.of({"data": [{"type": "account", "id": call.account, "attributes": about}]}, 200, self.json_type)
 
     def _account(self, call: Call) -> Account:
-        """The caller's, for a revision that is served. Raises Refused."""
+        """The caller's, for a revision that is served."""
         revision = call.headers.get("revision", "")
         if not _REVISION.fullmatch(revision) or revision[:10] > LATEST:
-            raise _refusal(400, "invalid", "A valid revision header is required.")
+            raise self.refused(400, "invalid", "A valid revision header is required.")
         if revision[:10] < OLDEST:
-            raise _refusal(410, "gone", f"Revision {revision} is retired.")
+            raise self.refused(410, "gone", f"Revision {revision} is retired.")
         return self.state_of(call)
 
     def _data(self, call: Call, kind: str) -> dict[str, Any]:
@@ -139,7 +124,7 @@ class Klaviyo(VendorServer[Account]):
 
 
 def _inner(attributes: dict[str, Any], name: str) -> dict[str, Any]:
-    """A resource within an event. Raises Refused."""
+    """A resource within an event."""
     holder = attributes.get(name)
     data = holder.get("data") if isinstance(holder, dict) else None
     if not isinstance(data, dict) or data.get("type") != name or not isinstance(data.get("attributes"), dict):
@@ -148,7 +133,7 @@ def _inner(attributes: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _profile_of(data: dict[str, Any]) -> dict[str, Any]:
-    """The attributes of a profile. Raises Refused."""
+    """The attributes of a profile."""
     attributes: dict[str, Any] = data["attributes"]
     for name in attributes.keys() - WRITABLE:
         raise _invalid(f"/data/attributes/{name}", f"'{name}' is not a valid field for the resource 'profile'.")
@@ -170,18 +155,5 @@ def _is_time(value: Any) -> bool:
         return False
 
 
-def _resource(kind: str, key: str, attributes: dict[str, Any], status: int) -> Answer:
-    return Answer.of({"data": {"type": kind, "id": key, "attributes": attributes}}, status, Klaviyo.json_type)
-
-
-def _error(status: int, code: str, detail: str, pointer: str = "/data") -> Answer:
-    error = {"id": secrets.token_hex(8), "status": status, "code": code, "title": detail, "detail": detail}
-    return Answer.of({"errors": [{**error, "source": {"pointer": pointer}}]}, status, Klaviyo.json_type)
-
-
-def _refusal(status: int, code: str, detail: str) -> Refused:
-    return Refused(_error(status, code, detail))
-
-
-def _invalid(pointer: str, detail: str) -> Refused:
-    return Refused(_error(400, "invalid", detail, pointer))
+def _invalid(pointer: str, detail: str) -> RefusedError:
+    return Klaviyo.refused(400, "invalid", detail, pointer=pointer)

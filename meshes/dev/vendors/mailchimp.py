@@ -1,47 +1,115 @@
 """Mailchimp Marketing API 3.0 (mailchimp.com/developer): audiences, members, their tags and events, and OAuth."""
 
+import hashlib
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from meshes.dev.vendors.mailchimp_audience import Account, Audience, MemberRefused, address_of, hash_of
-from meshes.dev.vendors.messages import Answer, BadToken, Call, Problem, Refused, Why
-from meshes.dev.vendors.oauth import Granted, OAuthServer
+from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, is_email
+from meshes.dev.vendors.oauth import Installation, OAuthServer
 from meshes.dev.vendors.server import route
 
-MAX_BATCH = 500
 LIST = "/3.0/lists/{key}"
 MEMBER = LIST + "/members/{who}"
+STATUSES = ("subscribed", "unsubscribed", "cleaned", "pending", "transactional")
 
-Result = TypeVar("Result")
+
+@dataclass
+class Audience:
+    """`members` by the MD5 of their address in lower case, each with the `history` of its status; `merge_fields` by
+    tag, the value telling whether it is required; `forgotten` are addresses that were deleted for good."""
+
+    name: str
+    members: dict[str, dict[str, Any]] = field(default_factory=dict)
+    merge_fields: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(("FNAME", "LNAME", "PHONE"), False))
+    forgotten: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=lambda: ["Lead", "Customer"])
+
+    def find(self, who: str) -> dict[str, Any] | None:
+        """By hash, address or contact id."""
+        matches = (
+            each
+            for key, each in self.members.items()
+            if who.lower() in (key, each["email_address"].lower()) or who == each["contact_id"]
+        )
+        return next(matches, None)
+
+    def put(self, who: str, given: Mapping[str, Any], skips_required: bool) -> dict[str, Any]:
+        """The member, new or changed. A `status` counts, so it subscribes again who has opted out."""
+        member = self.find(who)
+        address, status = given.get("email_address"), given.get("status", given.get("status_if_new"))
+        if member:
+            status = given.get("status", member["status"])
+        if not isinstance(address, str) or not is_email(address):
+            raise _invalid("email_address", "Please provide a valid email address.")
+        if status not in STATUSES:
+            raise _invalid("status" if member else "status_if_new", f"Value must be one of: {', '.join(STATUSES)}.")
+        if not member and address.lower() in self.forgotten:
+            message = f"{address} was permanently deleted and cannot be re-imported. The contact must re-subscribe."
+            raise Mailchimp.refused(400, "Forgotten Email Not Subscribed", message)
+        if self.find(address) not in (None, member):
+            raise Mailchimp.refused(400, "Member Exists", f"{address} is already a list member.")
+        if member and member["status"] == "cleaned" and status == "subscribed":
+            message = f"{address} is in a compliance state due to unsubscribe, bounce, or compliance review."
+            raise Mailchimp.refused(400, "Member In Compliance State", message)
+        merged = self._merged(given, member["merge_fields"] if member else {}, skips_required)
+        member = member or {"tags": [], "events": [], "contact_id": secrets.token_hex(16), "history": []}
+        member["history"] += [status] if status != member.get("status") else []
+        self.members.pop(hash_of(member.get("email_address", "")), None)
+        member |= {"email_address": address, "status": status, "merge_fields": merged}
+        self.members[hash_of(address)] = member
+        return member
+
+    def _merged(self, given: Mapping[str, Any], known: Mapping[str, str], skips_required: bool) -> dict[str, str]:
+        """The merge fields that the audience has; others are left out without a word."""
+        fields = given.get("merge_fields", {})
+        if not isinstance(fields, dict):
+            raise _invalid("merge_fields", "Schema describes object.")
+        merged = {**known, **{name: value for name, value in fields.items() if name in self.merge_fields}}
+        missing = [name for name, is_required in self.merge_fields.items() if is_required and not merged.get(name)]
+        if missing and not skips_required:
+            raise _invalid(missing[0], "Please enter a value")
+        return merged
+
+
+def _audiences() -> dict[str, Audience]:
+    return {"a1b2c3d4e5": Audience("Newsletter"), "f6a7b8c9d0": Audience("Product news")}
+
+
+@dataclass
+class Account:
+    audiences: dict[str, Audience] = field(default_factory=_audiences)
 
 
 class Mailchimp(OAuthServer[Account]):
     """An account has a data centre, `dc`, the part after the hyphen in its API keys."""
 
-    slug, account, developer_token = "mailchimp", "8d3a3db4d97663a9074efcc16", "0123456789abcdef0123456789abcdef-us21"
-    token_path = r"^/oauth2/token$"
+    slug, account, new_account = "mailchimp", "8d3a3db4d97663a9074efcc16", Account
+    developer_token = "0123456789abcdef0123456789abcdef-us21"
+    page_path, token_path = "/oauth2/authorize", "/oauth2/token"
     required = ("response_type",)
     gives_refresh_tokens = False
     dc = "us21"
+    default_error = "API Key Invalid"
+    error_codes = {
+        Reason.MALFORMED: "JSON Parse Error",
+        Reason.WRONG_TYPE: "Unsupported Media Type",
+        Reason.NOT_FOUND: "Resource Not Found",
+        Reason.WRONG_METHOD: "Method Not Allowed",
+        Reason.THROTTLED: "Too Many Requests",
+        Reason.DOWN: "Internal Server Error",
+    }
     faults = {
         "THROTTLED": Answer.text("<html><body>Forbidden</body></html>", 403, "text/html"),
         "BLOCKED": Answer.text("<html><body>Request Blocked</body></html>", 503, "text/html"),
     }
 
-    def new_account(self, account: str) -> Account:
-        return Account()
-
-    def problem(self, problem: Problem) -> Answer:
-        titles = {
-            Why.MALFORMED: "JSON Parse Error",
-            Why.WRONG_TYPE: "Unsupported Media Type",
-            Why.NOT_FOUND: "Resource Not Found",
-            Why.WRONG_METHOD: "Method Not Allowed",
-            Why.THROTTLED: "Too Many Requests",
-            Why.DOWN: "Internal Server Error",
-        }
-        return _problem(problem.status, titles.get(problem.why, "API Key Invalid"), problem.words)
+    @classmethod
+    def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
+        kind = "https://mailchimp.com/developer/marketing/docs/errors/"
+        document = {"type": kind, "title": code, "status": status, "detail": message, "instance": secrets.token_hex(8)}
+        return Answer.of(document | more, status, "application/problem+json; charset=utf-8")
 
     def token_of(self, call: Call) -> str:
         """An API key as the password of any user, or a token."""
@@ -52,62 +120,48 @@ class Mailchimp(OAuthServer[Account]):
 
     @route("PUT", MEMBER)
     def put_member(self, call: Call, key: str, who: str) -> Answer:
-        audience, given = self._audience(call, key), self.read_object(call)
-        member, skips = audience.find(who), _skips_required(call)
-        if member is None:
-            status = given.get("status", given.get("status_if_new"))
-            return Answer.of(_shown(_tried(lambda: audience.add(given, status, skips))))
-        return Answer.of(_shown(_tried(lambda: audience.update(member, given, skips))))
-
-    @route("POST", LIST + "/members")
-    def post_member(self, call: Call, key: str) -> Answer:
-        """The one way to make a member with its tags at once."""
-        audience, given = self._audience(call, key), self.read_object(call)
-        member = _tried(lambda: audience.add(given, given.get("status"), _skips_required(call)))
-        tags = [{"name": tag, "status": "active"} for tag in given.get("tags", [])]
-        _tried(lambda: audience.tag(member, tags))
-        return Answer.of(_shown(member))
-
-    @route("GET", MEMBER)
-    def get_member(self, call: Call, key: str, who: str) -> Answer:
-        return Answer.of(_shown(self._member(call, key, who)))
-
-    @route("POST", LIST)
-    def post_batch(self, call: Call, key: str) -> Answer:
-        audience, given = self._audience(call, key), self.read_object(call)
-        rows = given.get("members")
-        if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_BATCH:
-            raise _refusal(MemberRefused("Invalid Resource", f"1 to {MAX_BATCH} members are expected.", "members"))
-        answer: dict[str, list[Any]] = {"new_members": [], "updated_members": [], "errors": []}
-        for row in rows:
-            kind, document = _put_row(audience, row, given.get("update_existing") is True)
-            answer[kind].append(document)
-        return Answer.of({**answer, "total_created": len(answer["new_members"]), "error_count": len(answer["errors"])})
+        skips_required = call.query.get("skip_merge_validation") == "true"
+        member = self._audience(call, key).put(who, self.read_object(call), skips_required)
+        shown = {name: member[name] for name in ("email_address", "status", "merge_fields", "contact_id")}
+        digest = hash_of(member["email_address"])
+        return Answer.of({"id": digest, "unique_email_id": digest[:10], "web_id": int(digest[:7], 16), **shown})
 
     @route("POST", MEMBER + "/tags")
     def post_tags(self, call: Call, key: str, who: str) -> Answer:
+        """Set and unset tags; names that are new begin to exist."""
         audience, member = self._audience(call, key), self._member(call, key, who)
         tags = self.read_object(call).get("tags")
-        _tried(lambda: audience.tag(member, tags))
+        if not isinstance(tags, list) or not all(isinstance(tag, dict) and tag.get("name") for tag in tags):
+            raise _invalid("tags", "Schema describes array of names and statuses.")
+        if any(tag.get("status") not in ("active", "inactive") for tag in tags):
+            raise _invalid("tags.status", "Value must be one of: active, inactive.")
+        for tag in tags:
+            name, is_active = tag["name"], tag["status"] == "active"
+            member["tags"] = [each for each in member["tags"] if each != name] + ([name] if is_active else [])
+            audience.tags += [name] if is_active and name not in audience.tags else []
         return Answer(204)
 
     @route("POST", MEMBER + "/events")
     def post_event(self, call: Call, key: str, who: str) -> Answer:
-        audience, member = self._audience(call, key), self._member(call, key, who)
-        event = self.read_object(call)
-        _tried(lambda: audience.record(member, event))
+        member, event = self._member(call, key, who), self.read_object(call)
+        if not isinstance(event.get("name"), str) or not 2 <= len(event["name"]) <= 30:
+            raise _invalid("name", "The name must have 2 to 30 characters.")
+        properties = event.get("properties", {})
+        if not isinstance(properties, dict) or not all(isinstance(value, str) for value in properties.values()):
+            raise _invalid("properties", "Schema describes object of strings.")
+        member["events"].append(event)
         return Answer(204)
 
     def _audience(self, call: Call, key: str) -> Audience:
         audiences = self.state_of(call).audiences
         if key not in audiences:
-            raise _missing()
+            raise self.refused(404, "Resource Not Found", "The requested resource could not be found.")
         return audiences[key]
 
     def _member(self, call: Call, key: str, who: str) -> dict[str, Any]:
         member = self._audience(call, key).find(who)
         if member is None:
-            raise _missing()
+            raise self.refused(404, "Resource Not Found", "The requested resource could not be found.")
         return member
 
     # The account.
@@ -127,87 +181,37 @@ class Mailchimp(OAuthServer[Account]):
         tags = [{"id": number, "name": tag} for number, tag in enumerate(found, 1)]
         return Answer.of({"tags": tags, "total_items": len(tags)})
 
-    @route("GET", "/3.0/ping")
-    def ping(self, call: Call) -> Answer:
-        return Answer.of({"health_status": "Everything's Chimpy!"})
-
     @route("GET", "/3.0/?")
     def get_account(self, call: Call) -> Answer:
         return Answer.of({"account_id": call.account, "account_name": "Acme", "login_id": "1", "role": "owner"})
 
     # OAuth.
 
-    @route("GET", "/oauth2/authorize", "open")
-    def authorize(self, call: Call) -> Answer:
-        return self.agree(call)
-
-    @route("POST", "/oauth2/token", "open")
-    def give_tokens(self, call: Call) -> Answer:
-        return self.exchange(call)
-
     @route("GET", "/oauth2/metadata", "open")
     def metadata(self, call: Call) -> Answer:
         """Where the token's account lives. `OAuth` is the scheme's word here."""
         try:
             account = self.account_of(call.credential("OAuth") or call.credential("Bearer"))
-        except BadToken:
+        except RefusedError:
             return Answer.of({"error": "invalid_token", "error_description": "The access token is not valid."}, 401)
         login = {"login_id": 1, "login_name": "acme", "email": "owner@acme.example"}
         about = {"dc": self.dc, "role": "owner", "accountname": "Acme", "user_id": account, "login": login}
         api = f"https://{self.dc}.api.mailchimp.com"
         return Answer.of({**about, "login_url": "https://login.mailchimp.com", "api_endpoint": api})
 
-    def token_reply(self, granted: Granted) -> dict[str, Any]:
+    def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
         """The token never ends, which Mailchimp writes as `expires_in: 0`."""
-        return {"access_token": granted.access_token, "expires_in": 0, "scope": None}
+        return {"access_token": access_token, "expires_in": 0, "scope": None}
 
     def new_token(self, kind: str) -> str:
         return secrets.token_hex(16)
 
 
-def _skips_required(call: Call) -> bool:
-    return call.query.get("skip_merge_validation") == "true"
+def hash_of(address: str) -> str:
+    return hashlib.md5(address.lower().encode(), usedforsecurity=False).hexdigest()
 
 
-def _put_row(audience: Audience, row: Any, updates: bool) -> tuple[str, dict[str, Any]]:
-    """One row of a batch: which list of the answer it belongs to, and as what."""
-    try:
-        member = audience.find(address_of(row))
-        if member is None:
-            return "new_members", _shown(audience.add(row, row.get("status")))
-        if updates:
-            return "updated_members", _shown(audience.update(member, row))
-        raise MemberRefused("Member Exists", "The member exists, and update_existing is not set.")
-    except MemberRefused as refused:
-        address = row.get("email_address") if isinstance(row, dict) else None
-        return "errors", {"email_address": address, "error": refused.detail, "error_code": refused.title}
-
-
-def _shown(member: Mapping[str, Any]) -> dict[str, Any]:
-    key = hash_of(member["email_address"])
-    kept = {name: member[name] for name in ("email_address", "status", "merge_fields", "contact_id")}
-    return {"id": key, "unique_email_id": key[:10], "web_id": int(key[:7], 16), **kept}
-
-
-def _tried(change: Callable[[], Result]) -> Result:
-    try:
-        return change()
-    except MemberRefused as refused:
-        raise _refusal(refused) from None
-
-
-def _problem(status: int, title: str, detail: str, **more: Any) -> Answer:
-    kind = "https://mailchimp.com/developer/marketing/docs/errors/"
-    document = {"type": kind, "title": title, "status": status, "detail": detail, "instance": secrets.token_hex(8)}
-    return Answer.of(document | more, status, "application/problem+json; charset=utf-8")
-
-
-def _missing() -> Refused:
-    return Refused(_problem(404, "Resource Not Found", "The requested resource could not be found."))
-
-
-def _refusal(refused: MemberRefused) -> Refused:
-    if not refused.field:
-        return Refused(_problem(400, refused.title, refused.detail))
-    errors = [{"field": refused.field, "message": refused.detail}]
-    return Refused(_problem(400, refused.title, "The resource submitted could not be validated.", errors=errors))
+def _invalid(field_name: str, message: str) -> RefusedError:
+    errors = [{"field": field_name, "message": message}]
+    detail = "The resource submitted could not be validated."
+    return Mailchimp.refused(400, "Invalid Resource", detail, errors=errors)

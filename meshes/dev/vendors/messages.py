@@ -1,20 +1,58 @@
-"""What a vendor's server gets and gives: calls, answers, and the ways to refuse."""
+"""What a vendor's server gets and gives: calls, answers and refusals, and HTTP on loopback that carries them."""
 
 import base64
 import binascii
 import json
-import math
-from collections.abc import Mapping
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
+
+
+class Reason(StrEnum):
+    """Why a server refuses before the vendor's own rules are asked."""
+
+    MISSING_TOKEN = "missing_token"
+    UNKNOWN_TOKEN = "unknown_token"
+    EXPIRED_TOKEN = "expired_token"
+    REVOKED_TOKEN = "revoked_token"
+    MALFORMED = "malformed"
+    WRONG_TYPE = "wrong_type"
+    NOT_FOUND = "not_found"
+    WRONG_METHOD = "wrong_method"
+    THROTTLED = "throttled"
+    DOWN = "down"
+
+
+STATUSES = {
+    **dict.fromkeys((each for each in Reason if each.endswith("_token")), 401),
+    Reason.MALFORMED: 400,
+    Reason.WRONG_TYPE: 415,
+    Reason.NOT_FOUND: 404,
+    Reason.WRONG_METHOD: 405,
+    Reason.THROTTLED: 429,
+    Reason.DOWN: 503,
+}
+
+
+class RefusedError(Exception):
+    """The call ends here: with this answer, or with the vendor's own for a reason."""
+
+    def __init__(self, why: "Answer | Reason", message: str = "") -> None:
+        super().__init__(why, message)
+        self.why = why
+        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. `path` is as it was sent, without the query; header names are in lower case; `account` is whose
-    credentials it carries, once they are known."""
+    """One request. `path` is as it was sent, without the query; header names are in lower case; `account` is the one
+    that its credentials open, once they are known."""
 
     method: str
     path: str
@@ -28,24 +66,22 @@ class Call:
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     def json(self) -> Any:
-        """The body. Raises Malformed."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise Malformed(str(error)) from None
+            raise RefusedError(Reason.MALFORMED, f"The body cannot be read: {error}") from None
 
-    def form(self) -> dict[str, str]:
-        """The fields of a form; empty where the body is none."""
-        return dict(parse_qsl(self.body.decode("utf-8", "replace"), keep_blank_values=True))
-
-    def fields(self) -> dict[str, Any]:
-        """The fields of a form or of a JSON object, as the content type says. Raises Malformed."""
-        if self.media_type != "application/json":
-            return dict(self.form())
+    def object(self) -> dict[str, Any]:
         document = self.json()
         if not isinstance(document, dict):
-            raise Malformed("not an object")
+            raise RefusedError(Reason.MALFORMED, "The body cannot be read: not a JSON object")
         return document
+
+    def fields(self) -> dict[str, Any]:
+        """Of a JSON object or a form, as the content type says; empty where the body is neither."""
+        if self.media_type == "application/json":
+            return self.object()
+        return dict(parse_qsl(self.body.decode("utf-8", "replace"), keep_blank_values=True))
 
     def credential(self, scheme: str) -> str:
         """What follows the scheme in the Authorization header; empty for another scheme."""
@@ -77,65 +113,91 @@ class Answer:
         return cls(status, body.encode(), {"content-type": media_type, **named})
 
     @classmethod
-    def text(cls, words: str, status: int = 200, media_type: str = "text/plain; charset=utf-8") -> "Answer":
-        return cls(status, words.encode(), {"content-type": media_type})
+    def text(cls, text: str, status: int = 200, media_type: str = "text/plain; charset=utf-8") -> "Answer":
+        return cls(status, text.encode(), {"content-type": media_type})
 
     def with_headers(self, headers: Mapping[str, str]) -> "Answer":
         """With these headers too; its own win."""
         return replace(self, headers={**headers, **self.headers})
 
 
+class Listener(ThreadingHTTPServer):
+    """HTTP/1.1 on a free port of 127.0.0.1: one thread for each connection, kept open between requests."""
+
+    daemon_threads = True
+    request_queue_size = 128
+    """Callers that may connect at once; the default of five makes the sixth wait for a second."""
+
+    def __init__(self, respond: Callable[[Call], Answer | None], port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.respond = respond
+        self.errors: list[BaseException] = []
+        """What went wrong in the server itself, while callers only saw it hang up."""
+        self._open: set[socket.socket] = set()
+        self._guard = threading.Lock()
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends open connections too: none may be answered by a server that is gone."""
+        self.shutdown()
+        self._thread.join()
+        with self._guard:
+            for connection in self._open:
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue  # the caller was first
+        self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._guard:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._guard:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exception()
+        if error is not None and not isinstance(error, ConnectionError):  # a caller may hang up
+            self.errors.append(error)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    """Buffered: head and body leave in one piece, or the second waits for an acknowledgement of the first."""
+    server: Listener
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        parts = urlsplit(self.path)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer = self.server.respond(Call(self.command, parts.path, query, headers, body))
+        if answer is None:
+            self.close_connection = True
+            return
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        if answer.status != 204:
+            self.send_header("content-length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 def is_email(value: Any) -> bool:
     """Whether a text has the form of an address, as far as vendors look: one @, and a dot within the domain."""
     local, _, domain = str(value).partition("@")
     return bool(local) and "@" not in domain and "." in domain[1:-1] and str(value).split() == [str(value)]
-
-
-class Why(StrEnum):
-    """Why a server refuses before the vendor's own rules are asked."""
-
-    MISSING_TOKEN = "missing_token"
-    UNKNOWN_TOKEN = "unknown_token"
-    EXPIRED_TOKEN = "expired_token"
-    REVOKED_TOKEN = "revoked_token"
-    MALFORMED = "malformed"
-    WRONG_TYPE = "wrong_type"
-    NOT_FOUND = "not_found"
-    WRONG_METHOD = "wrong_method"
-    THROTTLED = "throttled"
-    DOWN = "down"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What a vendor puts in its own words. `seconds` is how long the caller should wait, where that is known."""
-
-    why: Why
-    status: int
-    words: str
-    seconds: float = 0.0
-
-    @property
-    def retry_after(self) -> str:
-        """For the header: whole seconds, one at least."""
-        return str(max(1, math.ceil(self.seconds)))
-
-
-class Refused(Exception):  # noqa: N818 - named by what happened
-    """The call ends here, with this answer."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer.status)
-        self.answer = answer
-
-
-class Malformed(Exception):  # noqa: N818 - named by what is wrong
-    """The body cannot be read."""
-
-
-class BadToken(Exception):  # noqa: N818 - named by what is wrong
-    """The credentials do not open an account."""
-
-    def __init__(self, why: Why) -> None:
-        super().__init__(why)
-        self.why = why

@@ -1,44 +1,31 @@
 """Mixpanel's ingestion API (docs.mixpanel.com): `/import`, strict or not."""
 
 import gzip
-import json
 import re
 import zlib
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
-from meshes.dev.vendors.messages import Answer, Call, Malformed, Problem, Refused
-from meshes.dev.vendors.server import VendorServer, route
+from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError
+from meshes.dev.vendors.server import Events, VendorServer, route
 
-MAX_EVENTS, MAX_BODY = 2000, 10 * 1024 * 1024
-MAX_PROPERTIES = 254
+MAX_EVENTS, MAX_BODY, MAX_PROPERTIES = 2000, 10 * 1024 * 1024, 254
 PLACEHOLDERS = {"00000000-0000-0000-0000-000000000000", "anon", "anonymous", "nil", "none", "null", "n/a", "na",
                 "undefined", "unknown", "true", "false", "0", "-1", "[object object]", "[]", "{}"}  # fmt: skip
 _INSERT_ID = re.compile(r"[A-Za-z0-9-]{1,36}")
 
 
-@dataclass
-class Project:
-    """`events` are those that were stored: once for each event, time, distinct_id and $insert_id."""
+class Mixpanel(VendorServer[Events]):
+    """An account is a project, opened by its token, or by a service account (`user:secret`) with the `project_id`. An
+    event is stored once for each name, time, distinct_id and $insert_id."""
 
-    events: list[dict[str, Any]] = field(default_factory=list)
-
-    def store(self, event: dict[str, Any]) -> None:
-        if all(_identity(event) != _identity(each) for each in self.events):
-            self.events.append(event)
-
-
-class Mixpanel(VendorServer[Project]):
-    """An account is a project, opened by its token, or by a service account (`user:secret`) with the `project_id`."""
-
-    slug, account, developer_token = "mixpanel", "3187531", "mixpanelProjectToken"
+    slug, account, developer_token, new_account = "mixpanel", "3187531", "mixpanelProjectToken", Events
     service_account = "meshes.abc123.mp-service-account:service-secret"
 
-    def new_account(self, account: str) -> Project:
-        return Project()
-
-    def problem(self, problem: Problem) -> Answer:
-        return Answer.of({"code": problem.status, "error": problem.words, "status": "error"}, problem.status)
+    @classmethod
+    def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
+        return Answer.of({"code": status, "error": message, "status": "error"}, status)
 
     def token_of(self, call: Call) -> str:
         user, secret = call.basic() or ("", "")
@@ -51,13 +38,13 @@ class Mixpanel(VendorServer[Project]):
     def take(self, call: Call) -> Answer:
         events = _events(call)
         if len(events) > MAX_EVENTS:
-            raise Refused(Answer.of({"code": 413, "error": "request exceeds max limit of 2000 events"}, 413))
+            raise RefusedError(Answer.of({"code": 413, "error": "request exceeds max limit of 2000 events"}, 413))
         failed = []
         for index, event in enumerate(events):
             if wrong := _wrong_with(event):
                 failed.append({"index": index, **wrong})
             else:
-                self.state_of(call).store(event)
+                self.state_of(call).store(event, _identity)
         stored = len(events) - len(failed)
         if failed and call.query.get("strict") == "1":
             said = {"code": 400, "error": "some data points in the request failed validation", "status": "Bad Request"}
@@ -66,24 +53,19 @@ class Mixpanel(VendorServer[Project]):
 
 
 def _events(call: Call) -> list[Any]:
-    """Of a JSON array or of lines of JSON, which may be compressed. Raises Refused, Malformed."""
+    """Of a JSON array, which may be compressed."""
     if call.headers.get("content-encoding") == "gzip":
         try:
             call = replace(call, body=gzip.decompress(call.body))
         except (OSError, EOFError, zlib.error):
-            raise Malformed("the body is not gzip") from None
+            raise RefusedError(Reason.MALFORMED, "The body cannot be read: the body is not gzip") from None
     if len(call.body) > MAX_BODY:
-        raise Refused(Answer.of({"code": 413, "error": "request exceeds max limit of 10485760 bytes"}, 413))
-    if call.media_type == "application/x-ndjson":
-        try:
-            return [json.loads(line) for line in call.body.splitlines() if line.strip()]
-        except ValueError as error:
-            raise Malformed(str(error)) from None
+        raise RefusedError(Answer.of({"code": 413, "error": "request exceeds max limit of 10485760 bytes"}, 413))
     if call.media_type != "application/json":
-        raise Refused(Answer.of({"code": 400, "error": "unsupported content type"}, 400))
+        raise RefusedError(Answer.of({"code": 400, "error": "unsupported content type"}, 400))
     events = call.json()
     if not isinstance(events, list):
-        raise Malformed("a JSON array of events is expected")
+        raise RefusedError(Reason.MALFORMED, "The body cannot be read: a JSON array of events is expected")
     return events
 
 
@@ -93,24 +75,19 @@ def _wrong_with(event: Any) -> dict[str, str] | None:
     if not isinstance(properties, dict):
         return {"insert_id": "", "field": "properties", "message": "properties is missing or not an object"}
     insert_id, person = str(properties.get("$insert_id", "")), properties.get("distinct_id")
+    is_person = isinstance(person, str) and person.lower() not in PLACEHOLDERS
     rules = (
         ("event", isinstance(event.get("event"), str) and event["event"], "event name is missing or empty"),
         ("properties", len(properties) <= MAX_PROPERTIES, "event has more than 254 properties"),
         ("properties.time", type(properties.get("time")) in (int, float), "must be seconds or milliseconds"),
-        ("properties.distinct_id", _is_person(person), "must be a text, and no placeholder"),
+        ("properties.distinct_id", is_person, "must be a text, and no placeholder"),
         ("properties.$insert_id", _INSERT_ID.fullmatch(insert_id), "must be 1 to 36 alphanumerics or -"),
     )
-    broken = [(name, message) for name, holds, message in rules if not holds]
-    if not broken:
-        return None
-    name, message = broken[0]
-    return {"insert_id": insert_id, "field": name, "message": f"'{name}' is invalid: {message}"}
+    for name, holds, message in rules:
+        if not holds:
+            return {"insert_id": insert_id, "field": name, "message": f"'{name}' is invalid: {message}"}
+    return None
 
 
-def _is_person(distinct_id: Any) -> bool:
-    return isinstance(distinct_id, str) and distinct_id.lower() not in PLACEHOLDERS
-
-
-def _identity(event: dict[str, Any]) -> tuple[Any, ...]:
-    names = ("time", "distinct_id", "$insert_id")
-    return (event["event"], *(event["properties"][name] for name in names))
+def _identity(event: dict[str, Any]) -> Hashable:
+    return event["event"], *(event["properties"][name] for name in ("time", "distinct_id", "$insert_id"))

@@ -6,14 +6,15 @@ beside the developer token. What a vendor does its own way, it declares; replies
 
 import base64
 import hashlib
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from meshes.dev.vendors.messages import Answer, BadToken, Call, Refused, Why
-from meshes.dev.vendors.server import State, VendorServer
+from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError
+from meshes.dev.vendors.server import Route, State, VendorServer
 
 CODE_SECONDS = 300.0
 
@@ -42,24 +43,18 @@ class Installation:
     spent: set[str] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """What the token endpoint has just given. `is_first`: for a code, and not for a refresh token."""
-
-    installation: Installation
-    access_token: str
-    is_first: bool
-
-
 class OAuthServer(VendorServer[State]):
-    """A vendor with OAuth. Its file routes the pages to `agree`, `exchange` and `revoke_token`."""
+    """A vendor with OAuth."""
 
     controls = VendorServer.controls | frozenset(
         {"fail_token", "expire_access_tokens", "sign_in", "deny_next", "change_reply", "uninstall"}
     )
 
+    page_path: ClassVar[str]
+    """Where a person agrees; this and the others are patterns, as those of routes."""
     token_path: ClassVar[str]
-    """A pattern of the token endpoint's path."""
+    revoke_path: ClassVar[str] = ""
+    """Leads to the vendor's `revoke_token`."""
     client_auth: ClassVar[frozenset[str]] = frozenset({"body"})
     """Where the app's secret may stand: `body`, `basic`."""
     required: ClassVar[tuple[str, ...]] = ()
@@ -76,14 +71,9 @@ class OAuthServer(VendorServer[State]):
     max_installations: ClassVar[int | None] = None
     """Agreements that an account keeps; one more ends the oldest."""
     oauth_errors: ClassVar[Mapping[str, str]] = {
-        "invalid_code": "invalid_grant",
-        "used_code": "invalid_grant",
-        "expired_code": "invalid_grant",
-        "wrong_redirect_uri": "invalid_grant",
-        "wrong_verifier": "invalid_grant",
-        "invalid_refresh_token": "invalid_grant",
-        "unknown_client": "invalid_client",
-        "wrong_secret": "invalid_client",
+        **dict.fromkeys(("invalid_code", "used_code", "expired_code", "wrong_redirect_uri"), "invalid_grant"),
+        **dict.fromkeys(("wrong_verifier", "invalid_refresh_token"), "invalid_grant"),
+        **dict.fromkeys(("unknown_client", "wrong_secret"), "invalid_client"),
         "unsupported_grant_type": "unsupported_grant_type",
         "invalid_request": "invalid_request",
     }
@@ -96,6 +86,12 @@ class OAuthServer(VendorServer[State]):
     rotates = False
     """Whether each refresh gives a new refresh token and ends the old one."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        pages = [("agree", "GET", cls.page_path), ("exchange", "POST", cls.token_path)]
+        pages += [("revoke_token", "POST", cls.revoke_path)] if cls.revoke_path else []
+        cls._routes += tuple(Route.of(*page, access="open") for page in pages)
+
     def __init__(self, token: str = "", port: int = 0) -> None:
         super().__init__(token, port)
         self.client_id = f"{self.slug}-client-id"
@@ -103,21 +99,21 @@ class OAuthServer(VendorServer[State]):
         self.redirect_uris: set[str] = set()
         """Where the app may send people back to; empty: anywhere."""
         self.signed_in = self.account
-        """Whose person agrees, unless the page's `login_hint` names another account."""
+        """The account whose person agrees, unless the page's `login_hint` names another."""
         self.codes: dict[str, Code] = {}
         self.installations: list[Installation] = []
         self._ends_at: dict[str, float] = {}
         self._denials: list[str] = []
         self._changes: dict[str, Any] = {}
 
-    def token_reply(self, granted: Granted) -> dict[str, Any]:
-        """The vendor's answer to a good request for tokens."""
+    def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
+        """The vendor's answer to a good request for tokens; it is the first for a code, not for a refresh token."""
         raise NotImplementedError
 
-    def oauth_answer(self, error: str, words: str) -> Answer:
+    def oauth_answer(self, error: str, message: str) -> Answer:
         """The vendor's answer to a bad one; `error` is a key of `oauth_errors`."""
         status = 401 if error in ("unknown_client", "wrong_secret") else 400
-        return Answer.of({"error": self.oauth_errors[error], "error_description": words}, status)
+        return Answer.of({"error": self.oauth_errors[error], "error_description": message}, status)
 
     def new_token(self, kind: str) -> str:
         """A fresh token in the vendor's form; the kind is `access` or `refresh`."""
@@ -128,7 +124,7 @@ class OAuthServer(VendorServer[State]):
     @property
     def token_requests(self) -> int:
         """How often the token endpoint was asked, whatever it answered."""
-        return len(self.calls_to(self.token_path))
+        return len(self.calls_to(f"^{self.token_path}$"))
 
     def sign_in(self, account: str) -> None:
         """From now on this account's person agrees."""
@@ -140,7 +136,7 @@ class OAuthServer(VendorServer[State]):
 
     def fail_token(self, what: int | str, body: Any = None, times: int = 1) -> None:
         """`fail_next` for the token endpoint."""
-        self.fail_next(what, body, times=times, path=self.token_path)
+        self.fail_next(what, body, times=times, path=f"^{self.token_path}$")
 
     def change_reply(self, **fields: Any) -> None:
         """Replace fields of the token endpoint's replies from now on, `expires_in` say; None leaves a field out."""
@@ -149,16 +145,16 @@ class OAuthServer(VendorServer[State]):
     def expire_access_tokens(self) -> None:
         """Every access token made here has come to its end; refresh tokens live on."""
         for token in [token for installation in self.installations for token in installation.access_tokens]:
-            self.kill(token, Why.EXPIRED_TOKEN)
+            self.revoke(token, Reason.EXPIRED_TOKEN)
 
     def uninstall(self, account: str) -> None:
         """The account's people remove the app: all its tokens end."""
         for installation in [each for each in self.installations if each.account == account]:
             self.end(installation)
 
-    def revoke(self, token: str) -> None:
+    def revoke(self, token: str, reason: Reason = Reason.REVOKED_TOKEN) -> None:
         """An access token, the developer token or a refresh token opens nothing any more."""
-        super().revoke(token)
+        super().revoke(token, reason)
         for installation in self.installations:
             if installation.refresh_token == token:
                 installation.refresh_token = ""
@@ -167,24 +163,27 @@ class OAuthServer(VendorServer[State]):
 
     def agree(self, call: Call) -> Answer:
         """Back to the app with a code, or with what is wrong. Only where it is unclear who asks is there a page."""
-        query = call.query
-        back = query.get("redirect_uri", "")
+        query, back = call.query, urlsplit(call.query.get("redirect_uri", ""))
         if query.get("client_id") != self.client_id:
             return Answer.text("There is no app with this client_id.", 400)
-        if not _is_absolute(back) or (self.redirect_uris and back not in self.redirect_uris):
+        is_absolute = back.scheme in ("http", "https") and back.netloc and not back.fragment
+        if not is_absolute or (self.redirect_uris and back.geturl() not in self.redirect_uris):
             return Answer.text("The app does not know this redirect_uri.", 400)
         error = self._wrong_with(query) or (self._denials.pop(0) if self._denials else "")
         answer = {"error": error} if error else {"code": self._new_code(query), **self.redirect_with}
         if "state" in query:
             answer["state"] = query["state"]
-        return Answer(302, headers={"location": _with_query(back, answer)})
+        location = urlunsplit(back._replace(query=urlencode([*parse_qsl(back.query), *answer.items()])))
+        return Answer(302, headers={"location": location})
 
     def _wrong_with(self, query: Mapping[str, str]) -> str:
         if any(not query.get(name) for name in self.required):
             return "invalid_request"
         if query.get("response_type", "code") != "code":
             return "unsupported_response_type"
-        return "" if _is_pkce(query) else "invalid_request"
+        method, challenge = query.get("code_challenge_method"), query.get("code_challenge")
+        is_right = method is None if challenge is None else method == "S256" and len(challenge) == 43  # RFC 7636
+        return "" if is_right else "invalid_request"
 
     def _new_code(self, query: Mapping[str, str]) -> str:
         code = f"{self.slug}-code-{secrets.token_urlsafe(12)}"
@@ -209,47 +208,43 @@ class OAuthServer(VendorServer[State]):
         elif grant == "refresh_token" and self.gives_refresh_tokens:
             installation = self._refreshed(fields)
         else:
-            raise self.oauth_refusal("unsupported_grant_type", f"The grant type {grant!r} is not supported.")
-        return self.reply(self.token_reply(self._granted(installation, grant)))
+            raise self.oauth_refused("unsupported_grant_type", f"The grant type {grant!r} is not supported.")
+        return self.reply(installation, is_first=grant == "authorization_code")
 
-    def reply(self, document: dict[str, Any]) -> Answer:
-        """A reply of the token endpoint, with the changes that a test asked for."""
-        changed = {**document, **self._changes}
-        kept = {name: value for name, value in changed.items() if name not in self._changes or value is not None}
-        return Answer.of(kept, cache_control="no-store")
-
-    def check_client(self, call: Call, fields: Mapping[str, Any]) -> None:
-        """Who asks must be the app, by id and secret, where the vendor wants them. Raises Refused."""
-        basic = call.basic() if "basic" in self.client_auth else None
-        in_body = (fields.get("client_id"), fields.get("client_secret")) if "body" in self.client_auth else None
-        client, secret = basic or in_body or (None, None)
-        if client != self.client_id:
-            raise self.oauth_refusal("unknown_client", "The client id is missing or unknown.")
-        if secret != self.client_secret:
-            raise self.oauth_refusal("wrong_secret", "The client secret is missing or wrong.")
-
-    def oauth_refusal(self, error: str, words: str) -> Refused:
-        return Refused(self.oauth_answer(error, words))
-
-    def account_of(self, token: str) -> str:
-        ends_at = self._ends_at.get(token)
-        if ends_at is not None and ends_at <= self.clock():
-            raise BadToken(Why.EXPIRED_TOKEN)
-        return super().account_of(token)
-
-    def issue(self, installation: Installation) -> str:
-        """A new access token."""
+    def reply(self, installation: Installation, is_first: bool, **more: str) -> Answer:
+        """A new access token, in a reply with the changes that a test asked for."""
         token = self.new_token("access")
         self.tokens[token] = installation.account
         installation.access_tokens.append(token)
         if self.token_seconds is not None:
             self._ends_at[token] = self.clock() + self.token_seconds
-        return token
+        document = self.token_reply(installation, token, is_first) | more | self._changes
+        absent = {name for name, value in self._changes.items() if value is None}
+        kept = {name: value for name, value in document.items() if name not in absent}
+        return Answer.of(kept, cache_control="no-store")
+
+    def check_client(self, call: Call, fields: Mapping[str, Any]) -> None:
+        """Who asks must be the app, by id and secret, where the vendor wants them."""
+        basic = call.basic() if "basic" in self.client_auth else None
+        in_body = (fields.get("client_id"), fields.get("client_secret")) if "body" in self.client_auth else None
+        client, secret = basic or in_body or (None, None)
+        if client != self.client_id:
+            raise self.oauth_refused("unknown_client", "The client id is missing or unknown.")
+        if secret != self.client_secret:
+            raise self.oauth_refused("wrong_secret", "The client secret is missing or wrong.")
+
+    def oauth_refused(self, error: str, message: str) -> RefusedError:
+        return RefusedError(self.oauth_answer(error, message))
+
+    def account_of(self, token: str) -> str:
+        if token in self.tokens and self._ends_at.get(token, math.inf) <= self.clock():
+            raise RefusedError(Reason.EXPIRED_TOKEN, "The credentials are not accepted (expired token).")
+        return super().account_of(token)
 
     def end(self, installation: Installation) -> None:
         """The installation is over, and so are its tokens."""
         for token in installation.access_tokens:
-            self.kill(token, Why.REVOKED_TOKEN)
+            self.revoke(token)
         installation.refresh_token = ""
         self.installations.remove(installation)
 
@@ -258,28 +253,29 @@ class OAuthServer(VendorServer[State]):
         held = (each for each in self.installations if token in (*each.access_tokens, each.refresh_token))
         return next(held, None) if token else None
 
+    def lacks(self, call: Call, scope: str) -> Installation | None:
+        """The caller's installation where it was not granted the scope; the developer token may do everything."""
+        installation = self.installation_of(self.token_of(call))
+        return installation if installation and scope not in installation.scope.split(",") else None
+
     def _redeem(self, fields: Mapping[str, Any]) -> Installation:
         code = self.codes.get(fields.get("code", ""))
         if code is None:
-            raise self.oauth_refusal("invalid_code", "The code is unknown.")
+            raise self.oauth_refused("invalid_code", "The code is unknown.")
         if code.is_used:
-            raise self.oauth_refusal("used_code", "The code was used before.")
+            raise self.oauth_refused("used_code", "The code was used before.")
         if code.ends_at <= self.clock():
-            raise self.oauth_refusal("expired_code", "The code is too old.")
+            raise self.oauth_refused("expired_code", "The code is too old.")
         if self.checks_redirect_uri and fields.get("redirect_uri") != code.redirect_uri:
-            raise self.oauth_refusal("wrong_redirect_uri", "The redirect_uri is not that of the code.")
+            raise self.oauth_refused("wrong_redirect_uri", "The redirect_uri is not that of the code.")
         if not _proves(fields.get("code_verifier"), code.challenge):
-            raise self.oauth_refusal("wrong_verifier", "The code_verifier does not fit the code_challenge.")
+            raise self.oauth_refused("wrong_verifier", "The code_verifier does not fit the code_challenge.")
         code.is_used = True
-        return self._installed(code)
-
-    def _installed(self, code: Code) -> Installation:
         own = [each for each in self.installations if each.account == code.account]
         if self.max_installations is not None and len(own) >= self.max_installations:
             self.end(own[0])
-        installation = Installation(code.account, code.scope, used_at=self.clock())
-        if self.gives_refresh_tokens:
-            installation.refresh_token = self.new_token("refresh")
+        refresh_token = self.new_token("refresh") if self.gives_refresh_tokens else ""
+        installation = Installation(code.account, code.scope, refresh_token, self.clock())
         self.installations.append(installation)
         self.account_state(code.account)
         return installation
@@ -291,32 +287,12 @@ class OAuthServer(VendorServer[State]):
                 self.end(installation)
         live = next((each for each in self.installations if token and each.refresh_token == token), None)
         if live is None or (self.idle_seconds is not None and self.clock() - live.used_at > self.idle_seconds):
-            raise self.oauth_refusal("invalid_refresh_token", "The refresh token is unknown, used or revoked.")
+            raise self.oauth_refused("invalid_refresh_token", "The refresh token is unknown, used or revoked.")
         live.used_at = self.clock()
         if self.rotates:
             live.spent.add(token)
             live.refresh_token = self.new_token("refresh")
         return live
-
-    def _granted(self, installation: Installation, grant: str) -> Granted:
-        return Granted(installation, self.issue(installation), grant == "authorization_code")
-
-
-def _is_absolute(uri: str) -> bool:
-    parts = urlsplit(uri)
-    return parts.scheme in ("http", "https") and bool(parts.netloc) and not parts.fragment
-
-
-def _with_query(uri: str, more: Mapping[str, str]) -> str:
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(query=urlencode([*parse_qsl(parts.query), *more.items()])))
-
-
-def _is_pkce(query: Mapping[str, str]) -> bool:
-    """Whether a challenge of PKCE (RFC 7636) is by S256; without one there is nothing to be wrong."""
-    if "code_challenge" not in query:
-        return "code_challenge_method" not in query
-    return query.get("code_challenge_method") == "S256" and len(query["code_challenge"]) == 43
 
 
 def _proves(verifier: Any, challenge: str) -> bool:

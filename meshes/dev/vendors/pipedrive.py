@@ -5,22 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshes.dev.vendors.faults import Window
-from meshes.dev.vendors.messages import Answer, Call, Problem, Refused, Why
-from meshes.dev.vendors.oauth import Granted, OAuthServer
+from meshes.dev.vendors.messages import Answer, Call, Reason
+from meshes.dev.vendors.oauth import Installation, OAuthServer
 from meshes.dev.vendors.server import route
 
-WRITABLE = {
-    "name",
-    "owner_id",
-    "org_id",
-    "emails",
-    "phones",
-    "visible_to",
-    "label_ids",
-    "custom_fields",
-    "marketing_status",
-}
+WRITABLE = {"name", "owner_id", "org_id", "emails", "phones", "visible_to", "label_ids", "custom_fields",
+            "marketing_status"}  # fmt: skip
 SEARCHABLE = {"custom_fields", "email", "notes", "phone", "name"}
 
 
@@ -43,39 +33,37 @@ class Company:
 class Pipedrive(OAuthServer[Company]):
     """An account is a company's number. The developer token is a personal one, sent as `x-api-token`."""
 
-    slug, account, developer_token = "pipedrive", "7762100", "0123456789abcdef0123456789abcdef01234567"
-    token_path = r"^/oauth/token$"
+    slug, account, new_account = "pipedrive", "7762100", Company
+    developer_token = "0123456789abcdef0123456789abcdef01234567"
+    page_path, token_path, revoke_path = "/oauth/authorize", "/oauth/token", "/oauth/revoke"
     client_auth = frozenset({"basic"})
     token_seconds = 3599
     idle_seconds = 60 * 24 * 3600.0
+    rate_headers = {
+        "x-ratelimit-limit": "{limit}", "x-ratelimit-remaining": "{remaining}", "x-ratelimit-reset": "{reset}"
+    }  # fmt: skip
     faults = {"BLOCKED": Answer.text("<html><body>Access denied</body></html>", 403, "text/html")}
 
-    def new_account(self, account: str) -> Company:
-        return Company()
+    @classmethod
+    def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
+        said = {"success": False, "error": message, "error_info": None, "data": None, "code": status}
+        return Answer.of(said, status)
 
-    def problem(self, problem: Problem) -> Answer:
-        words = "unauthorized access" if problem.status == 401 else problem.words
-        if problem.why is Why.THROTTLED:
-            words = "Rate limit exceeded"
-        return _error(problem.status, words)
+    def refusal(self, reason: Reason, status: int, message: str, seconds: float = 0.0) -> Answer:
+        message = "unauthorized access" if status == 401 else message
+        return self.error(status, "", "Rate limit exceeded" if reason is Reason.THROTTLED else message)
 
     def token_of(self, call: Call) -> str:
         return call.headers.get("x-api-token") or call.credential("Bearer")
-
-    def rate_headers(self, call: Call, window: Window | None) -> dict[str, str]:
-        if window is None:
-            return {}
-        limits = {"x-ratelimit-limit": str(window.requests), "x-ratelimit-remaining": str(window.remaining)}
-        return {**limits, "x-ratelimit-reset": window.reset}
 
     @route("GET", "/api/v2/persons/search")
     def search_persons(self, call: Call) -> Answer:
         term, is_exact = call.query.get("term", ""), call.query.get("exact_match") == "true"
         fields = set(call.query.get("fields", ",".join(SEARCHABLE)).split(","))
         if len(term) < (1 if is_exact else 2):
-            raise _refusal(400, "Search term must be at least 2 characters long")
+            raise self.refused(400, "", "Search term must be at least 2 characters long")
         if not fields <= SEARCHABLE:
-            raise _refusal(400, f"fields must be of {', '.join(sorted(SEARCHABLE))}")
+            raise self.refused(400, "", f"fields must be of {', '.join(sorted(SEARCHABLE))}")
         items = [
             {"result_score": 1, "item": _found(person)} for person in self.state_of(call).search(term, fields, is_exact)
         ]
@@ -85,7 +73,7 @@ class Pipedrive(OAuthServer[Company]):
     def create_person(self, call: Call) -> Answer:
         given = self._person_fields(call)
         if not given.get("name"):
-            raise _refusal(400, "Validation failed: name: name is a required field")
+            raise self.refused(400, "", "Validation failed: name: name is a required field")
         persons = self.state_of(call).persons
         key = len(persons) + 1
         persons[str(key)] = {"id": key, "emails": [], "phones": [], **given}
@@ -96,7 +84,7 @@ class Pipedrive(OAuthServer[Company]):
         """A list that is given takes the place of the one that was there."""
         given, persons = self._person_fields(call), self.state_of(call).persons
         if key not in persons:
-            raise _refusal(404, "Person not found")
+            raise self.refused(404, "", "Person not found")
         persons[key].update(given)
         return _done(persons[key])
 
@@ -108,40 +96,32 @@ class Pipedrive(OAuthServer[Company]):
     def _person_fields(self, call: Call) -> dict[str, Any]:
         given = self.read_object(call)
         for name in given.keys() - WRITABLE:
-            raise _refusal(400, f"Validation failed: {name}: unknown field")
+            raise self.refused(400, "", f"Validation failed: {name}: unknown field")
         for name in ("emails", "phones"):
             values = given.get(name, [])
             if not isinstance(values, list) or not all(isinstance(each, dict) and each.get("value") for each in values):
-                raise _refusal(400, f"Validation failed: {name}: a list of objects with value is expected")
+                raise self.refused(400, "", f"Validation failed: {name}: a list of objects with value is expected")
         return given
 
     # OAuth.
 
-    @route("GET", "/oauth/authorize", "open")
-    def authorize(self, call: Call) -> Answer:
-        return self.agree(call)
-
-    @route("POST", "/oauth/token", "open")
-    def give_tokens(self, call: Call) -> Answer:
-        return self.exchange(call)
-
-    @route("POST", "/oauth/revoke", "open")
     def revoke_token(self, call: Call) -> Answer:
         """A refresh token takes the installation with it; an access token only itself."""
-        self.check_client(call, call.form())
-        token = call.form().get("token", "")
+        fields = call.fields()
+        self.check_client(call, fields)
+        token = fields.get("token", "")
         installation = self.installation_of(token)
         if installation is not None and token == installation.refresh_token:
             self.end(installation)
         self.revoke(token)
         return Answer()
 
-    def token_reply(self, granted: Granted) -> dict[str, Any]:
+    def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
         return {
-            "access_token": granted.access_token,
+            "access_token": access_token,
             "token_type": "Bearer",
-            "refresh_token": granted.installation.refresh_token,
-            "scope": granted.installation.scope or "base contacts:full",
+            "refresh_token": installation.refresh_token,
+            "scope": installation.scope or "base contacts:full",
             "expires_in": int(self.token_seconds or 0),
             "api_domain": "https://acme.pipedrive.com",
         }
@@ -167,11 +147,3 @@ def _found(person: Mapping[str, Any]) -> dict[str, Any]:
 
 def _done(data: Any, status: int = 200) -> Answer:
     return Answer.of({"success": True, "data": data, "additional_data": None}, status)
-
-
-def _error(status: int, words: str) -> Answer:
-    return Answer.of({"success": False, "error": words, "error_info": None, "data": None, "code": status}, status)
-
-
-def _refusal(status: int, words: str) -> Refused:
-    return Refused(_error(status, words))

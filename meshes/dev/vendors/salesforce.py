@@ -1,37 +1,122 @@
-"""Salesforce REST API (developer.salesforce.com): records by external id, describe, limits, and OAuth."""
+"""Salesforce REST API (developer.salesforce.com): records by external id, describe, and OAuth."""
 
-import copy
 import hashlib
+import re
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from meshes.dev.vendors.faults import Window
-from meshes.dev.vendors.messages import Answer, Call, Malformed, Problem, Refused, Why
-from meshes.dev.vendors.oauth import Granted, Installation, OAuthServer
-from meshes.dev.vendors.salesforce_org import Org, RecordRefused, SField
-from meshes.dev.vendors.server import route
+from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, is_email
+from meshes.dev.vendors.oauth import Installation, OAuthServer
+from meshes.dev.vendors.server import Window, route
 
-DATA = r"/services/data/(?P<version>v[0-9]+\.0)"
+SOBJECTS = r"/services/data/(?P<version>v[0-9]+\.0)/sobjects/{kind}"
 OLDEST, LATEST = 31, 68
 """Versions below are gone (410)."""
 DAILY_CALLS = 100_000
-MAX_RECORDS = 200
+PREFIXES = {
+    "Lead": "00Q",
+    "Contact": "003",
+    "Account": "001",
+    "Campaign": "701",
+    "CampaignMember": "00v",
+    "Task": "00T",
+}
+"""The first three characters of an id tell its object."""
+_JSON_TYPES = {"boolean": (bool,), "double": (int, float)}
+_ID = re.compile(r"[a-zA-Z0-9]{15}(?:[a-zA-Z0-9]{3})?")
+
+
+@dataclass(frozen=True)
+class SField:
+    """`kind` is string, email, boolean, double or reference; `length` counts for the first two."""
+
+    length: int = 255
+    kind: str = "string"
+    required: bool = False
+    external_id: bool = False
+
+
+def _objects() -> dict[str, dict[str, SField]]:
+    key, text, long = SField(external_id=True), SField(), SField(32_000)
+    reference, needed = SField(kind="reference"), SField(required=True)
+    name = {"FirstName": SField(40), "LastName": SField(80, required=True), "Email": SField(80, "email")}
+    person = {**name, "Phone": SField(40), "Title": SField(128), "Description": long, "LeadSource": text}
+    lead = {"Company": needed, "Website": text, "Status": text, "Rating": text, "DoNotCall": SField(kind="boolean")}
+    member = {"CampaignId": SField(kind="reference", required=True), "Status": SField(40)}
+    task = {"Subject": text, "Status": text, "Priority": text, "Description": long, "WhoId": reference}
+    return {
+        "Lead": {**person, **lead, "LeadKey__c": key},
+        "Contact": {**person, "AccountId": reference, "ContactKey__c": key},
+        "Account": {"Name": needed, "Phone": SField(40), "Website": text, "AccountKey__c": key},
+        "Campaign": {"Name": SField(80, required=True), "IsActive": SField(kind="boolean")},
+        "CampaignMember": {**member, "LeadId": reference, "ContactId": reference},
+        "Task": {**task, "ActivityDate": text, "TaskKey__c": key},
+    }
+
+
+@dataclass
+class Org:
+    """`records` are fields by object and id. `duplicate_rule` judges a new Lead or Contact whose email is there
+    already: `alert` lets it pass when the request says so, `block` never."""
+
+    objects: dict[str, dict[str, SField]] = field(default_factory=_objects)
+    records: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: {name: {} for name in PREFIXES})
+    duplicate_rule: str = ""
+    last_id: int = 0
+
+    def plant(self, kind: str, values: Mapping[str, Any]) -> str:
+        """A record that no rule is asked about, as one from before a rule; its id."""
+        self.last_id += 1
+        key = f"{PREFIXES[kind]}5e00000{self.last_id:05d}AAA"
+        self.records[kind][key] = dict(values)
+        return key
+
+    def matches(self, kind: str, by: str, value: str) -> list[str]:
+        """The ids of the records with this value, in any case."""
+        wanted = value.lower()
+        return [key for key, has in self.records[kind].items() if str(has.get(by, "")).lower() == wanted]
+
+    def write(self, kind: str, key: str | None, values: Mapping[str, Any], saves_duplicates: bool) -> str:
+        """Create (without a key) or update; the record's id."""
+        fields = self.objects[kind]
+        for name, value in values.items():
+            if name not in fields:
+                raise _refused("INVALID_FIELD", f"No such column '{name}' on sobject of type {kind}")
+            if value is not None:
+                _check_value(name, fields[name], value)
+        asked = fields if key is None else values
+        if missing := [name for name in asked if fields[name].required and not values.get(name)]:
+            raise _refused("REQUIRED_FIELD_MISSING", f"Required fields are missing: [{', '.join(missing)}]", missing)
+        if key is not None:
+            self.records[kind][key].update(values)
+            return key
+        email, is_ruled = values.get("Email"), self.duplicate_rule and kind in ("Lead", "Contact")
+        passes = self.duplicate_rule == "alert" and saves_duplicates
+        if is_ruled and email and self.matches(kind, "Email", email) and not passes:
+            raise _refused("DUPLICATES_DETECTED", "Use one of these records?")
+        return self.plant(kind, values)
 
 
 class Salesforce(OAuthServer[Org]):
     """An account is a My Domain name. `instance_url` is realistic; a test may set its own."""
 
-    slug, account, developer_token = "salesforce", "acme", "00D5e000000developer!AQ"
-    token_path = r"^/services/oauth2/token$"
+    slug, account, developer_token, new_account = "salesforce", "acme", "00D5e000000developer!AQ", Org
+    page_path, token_path = "/services/oauth2/authorize", "/services/oauth2/token"
+    revoke_path = "/services/oauth2/revoke"
     client_auth = frozenset({"body", "basic"})
     required = ("response_type",)
     max_installations = 5
     oauth_errors = {**OAuthServer.oauth_errors, "unknown_client": "invalid_client_id"}
-    has_run_as_user = True
-    """Whether the app names the user as whom the client credentials flow acts."""
     instance_url = ""
+    error_codes = {
+        Reason.MALFORMED: "JSON_PARSER_ERROR",
+        Reason.WRONG_TYPE: "UNSUPPORTED_MEDIA_TYPE",
+        Reason.NOT_FOUND: "NOT_FOUND",
+        Reason.WRONG_METHOD: "METHOD_NOT_ALLOWED",
+    }
     faults = {
         "REQUEST_LIMIT_EXCEEDED": Answer.of(
             [{"message": "TotalRequests Limit exceeded.", "errorCode": "REQUEST_LIMIT_EXCEEDED"}], 403
@@ -49,125 +134,45 @@ class Salesforce(OAuthServer[Org]):
         ),
     }  # fmt: skip
 
-    def new_account(self, account: str) -> Org:
-        return Org()
+    @classmethod
+    def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
+        return Answer.of([{"message": message, "errorCode": code, **more}], status)
 
-    def problem(self, problem: Problem) -> Answer:
-        if problem.status == 401:
-            return _error(401, "INVALID_SESSION_ID", "Session expired or invalid")
-        if problem.why is Why.THROTTLED:
+    def refusal(self, reason: Reason, status: int, message: str, seconds: float = 0.0) -> Answer:
+        if status == 401:
+            return self.error(401, "INVALID_SESSION_ID", "Session expired or invalid")
+        if reason is Reason.THROTTLED:
             return self.faults["REQUEST_LIMIT_EXCEEDED"]
-        codes = {
-            Why.MALFORMED: "JSON_PARSER_ERROR",
-            Why.WRONG_TYPE: "UNSUPPORTED_MEDIA_TYPE",
-            Why.NOT_FOUND: "NOT_FOUND",
-            Why.WRONG_METHOD: "METHOD_NOT_ALLOWED",
-            Why.DOWN: "SERVER_UNAVAILABLE" if problem.status == 503 else "UNKNOWN_EXCEPTION",
-        }
-        return _error(problem.status, codes[problem.why], problem.words)
+        if reason is Reason.DOWN:
+            return self.error(status, "SERVER_UNAVAILABLE" if status == 503 else "UNKNOWN_EXCEPTION", message)
+        return super().refusal(reason, status, message)
 
-    def rate_headers(self, call: Call, window: Window | None) -> dict[str, str]:
+    def limit_headers(self, call: Call, window: Window | None) -> dict[str, str]:
         used, allowed = (window.count, window.requests) if window else (self.counts[call.account], DAILY_CALLS)
         return {"sforce-limit-info": f"api-usage={used}/{allowed}"}
 
-    # Records.
-
-    @route("PATCH", DATA + "/sobjects/{kind}/{by}/{value}")
+    @route("PATCH", SOBJECTS + "/{by}/{value}")
     def upsert(self, call: Call, version: str, kind: str, by: str, value: str) -> Answer:
         org = self._org(call, version, kind)
-        _check_external_id(org, kind, by)
+        if by not in org.objects[kind] or not org.objects[kind][by].external_id:
+            message = f"Provided external ID field does not exist or is not accessible: {by}"
+            raise self.refused(404, "NOT_FOUND", message)
         values = self.read_object(call)
         for name in ("Id", by):
             if name in values:
-                raise _refusal("INVALID_FIELD", f"The {name} field should not be specified in the sobject data.")
+                raise _refused("INVALID_FIELD", f"The {name} field should not be specified in the sobject data.")
         found = org.matches(kind, by, value)
         if len(found) > 1:
             return Answer.of([f"/services/data/{version}/sobjects/{kind}/{quote(key)}" for key in found], 300)
-        if not found and call.query.get("updateOnly") == "true":
-            raise Refused(_error(404, "NOT_FOUND", "The requested resource does not exist"))
-        try:
-            key = self._written(org, call, kind, {**values, by: value}, found)
-        except RecordRefused as refused:
-            raise _refused(refused) from None
+        rule = call.headers.get("sforce-duplicate-rule-header", "").replace(" ", "").lower()
+        key = org.write(kind, found[0] if found else None, {**values, by: value}, "allowsave=true" in rule)
         return Answer.of({"id": key, "success": True, "errors": [], "created": not found}, 200 if found else 201)
 
-    @route("POST", DATA + "/sobjects/{kind}")
-    def create(self, call: Call, version: str, kind: str) -> Answer:
-        org = self._org(call, version, kind)
-        try:
-            key = self._written(org, call, kind, self.read_object(call), [])
-        except RecordRefused as refused:
-            raise _refused(refused) from None
-        return Answer.of({"id": key, "success": True, "errors": []}, 201)
-
-    @route("PATCH", DATA + "/composite/sobjects/{kind}/{by}")
-    def upsert_many(self, call: Call, version: str, kind: str, by: str) -> Answer:
-        """200 whatever became of the records: each result tells of its own."""
-        org, document = self._org(call, version, kind), self.read_object(call)
-        _check_external_id(org, kind, by)
-        records = document.get("records")
-        if not isinstance(records, list) or not 1 <= len(records) <= MAX_RECORDS:
-            raise _refusal("INVALID_INPUT", f"records must hold 1 to {MAX_RECORDS} records")
-        before = copy.deepcopy(org.records[kind])
-        results = [self._result(org, call, kind, by, record) for record in records]
-        if document.get("allOrNone") and not all(result["success"] for result in results):
-            org.records[kind] = before
-            results = [_rolled_back() if result["success"] else result for result in results]
-        return Answer.of(results)
-
-    def _org(self, call: Call, version: str, kind: str) -> Org:
-        _check_version(version)
-        org = self.state_of(call)
-        if kind not in org.objects:
-            raise Refused(_error(404, "NOT_FOUND", "The requested resource does not exist"))
-        return org
-
-    def _written(self, org: Org, call: Call, kind: str, values: Mapping[str, Any], found: list[str]) -> str:
-        """Raises RecordRefused."""
-        if found:
-            org.update(kind, found[0], values)
-            return found[0]
-        rule = call.headers.get("sforce-duplicate-rule-header", "").replace(" ", "").lower()
-        return org.create(kind, values, saves_duplicates="allowsave=true" in rule)
-
-    def _result(self, org: Org, call: Call, kind: str, by: str, record: Any) -> dict[str, Any]:
-        attributes = record.get("attributes") if isinstance(record, dict) else None
-        if not isinstance(attributes, dict) or attributes.get("type") != kind or not record.get(by):
-            raise Malformed(f"each record needs attributes with the type {kind}, and {by}")
-        values = {name: value for name, value in record.items() if name != "attributes"}
-        found = org.matches(kind, by, str(record[by]))
-        try:
-            if len(found) > 1:
-                raise RecordRefused("DUPLICATE_EXTERNAL_ID", f"{by}: more than one record found", (by,))
-            key = self._written(org, call, kind, values, found)
-        except RecordRefused as refused:
-            return _failed(refused)
-        return {"id": key, "success": True, "errors": [], "created": not found}
-
-    # What the org has, and whose it is.
-
-    @route("GET", "/services/data/?", "open")
-    def versions(self, call: Call) -> Answer:
-        """Asks for no credentials, so it checks none."""
-        return Answer.of([{"version": f"{LATEST}.0", "url": f"/services/data/v{LATEST}.0", "label": "Winter '27"}])
-
-    @route("GET", DATA + "/sobjects/?")
-    def list_objects(self, call: Call, version: str) -> Answer:
-        _check_version(version)
-        names = self.state_of(call).objects
-        return Answer.of({"sobjects": [{"name": name, "label": name, "createable": True} for name in names]})
-
-    @route("GET", DATA + "/sobjects/{kind}/describe")
+    @route("GET", SOBJECTS + "/describe")
     def describe(self, call: Call, version: str, kind: str) -> Answer:
         org = self._org(call, version, kind)
-        fields = [_described(name, is_) for name, is_ in org.objects[kind].items()]
+        fields = [_describe(name, is_) for name, is_ in org.objects[kind].items()]
         return Answer.of({"name": kind, "label": kind, "createable": True, "updateable": True, "fields": fields})
-
-    @route("GET", DATA + "/limits")
-    def limits(self, call: Call, version: str) -> Answer:
-        _check_version(version)
-        remaining = DAILY_CALLS - self.counts[call.account]
-        return Answer.of({"DailyApiRequests": {"Max": DAILY_CALLS, "Remaining": remaining}})
 
     @route("GET", "/services/oauth2/userinfo")
     def userinfo(self, call: Call) -> Answer:
@@ -176,28 +181,19 @@ class Salesforce(OAuthServer[Org]):
         about = {"sub": f"https://login.salesforce.com/id/{org}/{user}", "user_id": user, "organization_id": org}
         return Answer.of({**about, "preferred_username": name, "name": "Integration User", "email": name})
 
+    def _org(self, call: Call, version: str, kind: str) -> Org:
+        number, org = int(version[1:-2]), self.state_of(call)
+        if number < OLDEST:
+            raise self.refused(410, "GONE", f"The API version {version} is retired.")
+        if number > LATEST or kind not in org.objects:
+            raise self.refused(404, "NOT_FOUND", "The requested resource does not exist")
+        return org
+
     # OAuth.
 
-    @route("GET", "/services/oauth2/authorize", "open")
-    def authorize(self, call: Call) -> Answer:
-        return self.agree(call)
-
-    @route("POST", "/services/oauth2/token", "open")
-    def give_tokens(self, call: Call) -> Answer:
-        if call.form().get("grant_type") != "client_credentials":
-            return self.exchange(call)
-        self.check_client(call, call.form())
-        if not self.has_run_as_user:
-            raise self.oauth_refusal("invalid_request", "no client credentials user enabled")
-        installation = Installation(self.signed_in, "api")
-        self.installations.append(installation)
-        granted = Granted(installation, self.issue(installation), False)
-        return self.reply({**self.token_reply(granted), "api_instance_url": "https://api.salesforce.com"})
-
-    @route("POST", "/services/oauth2/revoke", "open")
     def revoke_token(self, call: Call) -> Answer:
         """The refresh token takes its access tokens with it."""
-        token = call.form().get("token", "")
+        token = call.fields().get("token", "")
         installation = self.installation_of(token)
         if installation is None:
             return Answer.of({"error": "invalid_token", "error_description": "invalid token"}, 400)
@@ -206,11 +202,10 @@ class Salesforce(OAuthServer[Org]):
         self.revoke(token)
         return Answer()
 
-    def token_reply(self, granted: Granted) -> dict[str, Any]:
+    def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
         """There is no `expires_in`; and a refresh token only by its scope, once, or anew where they rotate."""
-        installation = granted.installation
         reply = {
-            "access_token": granted.access_token,
+            "access_token": access_token,
             "instance_url": self.instance_url or f"https://{installation.account}.my.salesforce.com",
             "id": f"https://login.salesforce.com/id/{org_id(installation.account)}/0055e000000USERAAA",
             "token_type": "Bearer",
@@ -219,12 +214,12 @@ class Salesforce(OAuthServer[Org]):
             "scope": installation.scope,
         }
         may_refresh = {"refresh_token", "offline_access", "full"} & set(installation.scope.split())
-        if may_refresh and (granted.is_first or self.rotates):
-            reply["refresh_token"] = installation.refresh_token
-        return reply
+        return reply | (
+            {"refresh_token": installation.refresh_token} if may_refresh and (is_first or self.rotates) else {}
+        )
 
-    def oauth_answer(self, error: str, words: str) -> Answer:
-        said = "expired access/refresh token" if error == "invalid_refresh_token" else words
+    def oauth_answer(self, error: str, message: str) -> Answer:
+        said = "expired access/refresh token" if error == "invalid_refresh_token" else message
         return Answer.of({"error": self.oauth_errors[error], "error_description": said}, 400)
 
 
@@ -233,21 +228,20 @@ def org_id(account: str) -> str:
     return f"00D5e{hashlib.sha256(account.encode()).hexdigest()[:10].upper()}EAA"
 
 
-def _check_version(version: str) -> None:
-    number = int(version[1:-2])
-    if number < OLDEST:
-        raise Refused(_error(410, "GONE", f"The API version {version} is retired."))
-    if number > LATEST:
-        raise Refused(_error(404, "NOT_FOUND", "The requested resource does not exist"))
+def _check_value(name: str, is_: SField, value: Any) -> None:
+    if type(value) not in _JSON_TYPES.get(is_.kind, (str,)):
+        message = f"Cannot deserialize instance of {is_.kind} from value {value}"
+        raise _refused("JSON_PARSER_ERROR", f"{message} or request may be missing a required field")
+    if is_.kind == "reference" and not _ID.fullmatch(value):
+        raise _refused("MALFORMED_ID", f"{name}: id value of incorrect type: {value}", [name])
+    if is_.kind == "email" and value and not is_email(value):
+        raise _refused("INVALID_EMAIL_ADDRESS", f"{name}: invalid email address: {value}", [name])
+    if is_.kind in ("string", "email") and len(value) > is_.length:
+        message = f"{name}: data value too large: {value[:20]}... (max length={is_.length})"
+        raise _refused("STRING_TOO_LONG", message, [name])
 
 
-def _check_external_id(org: Org, kind: str, by: str) -> None:
-    if by not in org.objects[kind] or not org.objects[kind][by].external_id:
-        words = f"Provided external ID field does not exist or is not accessible: {by}"
-        raise Refused(_error(404, "NOT_FOUND", words))
-
-
-def _described(name: str, is_: SField) -> dict[str, Any]:
+def _describe(name: str, is_: SField) -> dict[str, Any]:
     return {
         "name": name,
         "label": name.removesuffix("__c"),
@@ -261,24 +255,5 @@ def _described(name: str, is_: SField) -> dict[str, Any]:
     }
 
 
-def _failed(refused: RecordRefused) -> dict[str, Any]:
-    """What became of one of many."""
-    error = {"statusCode": refused.code, "message": refused.message, "fields": refused.fields}
-    return {"success": False, "errors": [error]}
-
-
-def _rolled_back() -> dict[str, Any]:
-    words = "Record rolled back because not all records were valid and the request was using AllOrNone header"
-    return _failed(RecordRefused("ALL_OR_NONE_OPERATION_ROLLED_BACK", words))
-
-
-def _error(status: int, code: str, message: str, fields: list[str] | None = None) -> Answer:
-    return Answer.of([{"message": message, "errorCode": code, **({"fields": fields} if fields else {})}], status)
-
-
-def _refusal(code: str, message: str) -> Refused:
-    return Refused(_error(400, code, message))
-
-
-def _refused(refused: RecordRefused) -> Refused:
-    return Refused(_error(400, refused.code, refused.message, refused.fields))
+def _refused(code: str, message: str, fields: list[str] | None = None) -> RefusedError:
+    return Salesforce.refused(400, code, message, **({"fields": fields} if fields else {}))

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshes.dev.vendors.messages import Answer, Call, Malformed, Problem, Refused, Why
-from meshes.dev.vendors.oauth import Granted, OAuthServer
+from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError
+from meshes.dev.vendors.oauth import Installation, OAuthServer
 from meshes.dev.vendors.server import route
 
 MAX_TEXT, MAX_BLOCKS = 40_000, 50
@@ -46,8 +46,18 @@ def _failed(error: str, **more: Any) -> Answer:
 class Slack(OAuthServer[Team]):
     """An account is a team's id. Tokens rotate; `stop_rotating` is for an app that has not opted in."""
 
-    slug, account, developer_token = "slack", "T0ACME", "xoxb-developer"
-    token_path = r"^/api/oauth\.v2\.access$"
+    slug, account, developer_token, new_account = "slack", "T0ACME", "xoxb-developer", Team
+    page_path, token_path = "/oauth/v2/authorize", r"/api/oauth\.v2\.access"
+    error_codes = {
+        Reason.MISSING_TOKEN: "not_authed",
+        Reason.UNKNOWN_TOKEN: "invalid_auth",
+        Reason.EXPIRED_TOKEN: "token_expired",
+        Reason.REVOKED_TOKEN: "token_revoked",
+        Reason.MALFORMED: "invalid_json",
+        Reason.THROTTLED: "ratelimited",
+        Reason.DOWN: "internal_error",
+    }
+    default_error, tells_wait = "unknown_method", True
     client_auth = frozenset({"body", "basic"})
     required = ("scope",)
     default_grant = "authorization_code"
@@ -84,9 +94,6 @@ class Slack(OAuthServer[Team]):
         "rollup_error": Answer.text("rollup_error", 500),
     }  # fmt: skip
 
-    def new_account(self, account: str) -> Team:
-        return Team()
-
     @property
     def webhook_url(self) -> str:
         """The developer team's incoming webhook, as Slack shows it."""
@@ -96,29 +103,23 @@ class Slack(OAuthServer[Team]):
         """Tokens made from now on live until they are revoked, and come without a refresh token."""
         self.rotates, self.token_seconds = False, None
 
-    def problem(self, problem: Problem) -> Answer:
-        if problem.why is Why.THROTTLED:
-            return Answer.of({"ok": False, "error": "ratelimited"}, 429, retry_after=problem.retry_after)
-        if problem.why is Why.DOWN:
-            return Answer.of({"ok": False, "error": "internal_error"}, problem.status)
-        errors = {
-            Why.MISSING_TOKEN: "not_authed",
-            Why.UNKNOWN_TOKEN: "invalid_auth",
-            Why.EXPIRED_TOKEN: "token_expired",
-            Why.REVOKED_TOKEN: "token_revoked",
-            Why.MALFORMED: "invalid_json",
-        }
-        return _failed(errors.get(problem.why, "unknown_method"))
+    @classmethod
+    def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
+        return Answer.of({"ok": False, "error": code}, status)
+
+    def refusal(self, reason: Reason, status: int, message: str, seconds: float = 0.0) -> Answer:
+        tells = reason in (Reason.THROTTLED, Reason.DOWN)  # the Web API's status says nothing of the others
+        return super().refusal(reason, status if tells else 200, message, seconds)
 
     # The Web API.
 
     @route("POST", r"/api/chat\.postMessage")
     def post_message(self, call: Call) -> Answer:
-        self._need(call, "chat:write")
+        self._check_scope(call, "chat:write")
         message = _arguments(call)
         team, channel = self.state_of(call), self._channel(call, message)
         if error := _wrong_with(message):
-            raise Refused(_failed(error))
+            raise RefusedError(_failed(error))
         posted = team.post(channel, message)
         document = {"ok": True, "channel": channel, "ts": posted["ts"], "message": {"type": "message", **posted}}
         if call.media_type == "application/json" and "charset" not in call.headers["content-type"]:
@@ -134,7 +135,7 @@ class Slack(OAuthServer[Team]):
     @route("GET", r"/api/conversations\.list")
     @route("POST", r"/api/conversations\.list")
     def list_channels(self, call: Call) -> Answer:
-        self._need(call, "channels:read")
+        self._check_scope(call, "channels:read")
         asked = {**call.query, **_arguments(call)}
         rows = [
             {"id": key, **channel}
@@ -157,23 +158,21 @@ class Slack(OAuthServer[Team]):
         self.revoke(token)
         return Answer.of({"ok": True, "revoked": True})
 
-    def _need(self, call: Call, scope: str) -> None:
-        """The developer token may do everything. Raises Refused."""
-        installation = self.installation_of(self.token_of(call))
-        if installation is not None and scope not in installation.scope.split(","):
-            raise Refused(_failed("missing_scope", needed=scope, provided=installation.scope))
+    def _check_scope(self, call: Call, scope: str) -> None:
+        if installation := self.lacks(call, scope):
+            raise RefusedError(_failed("missing_scope", needed=scope, provided=installation.scope))
 
     def _channel(self, call: Call, message: Mapping[str, Any]) -> str:
-        """The id of the message's channel, which may be named too. Raises Refused."""
+        """The id of the message's channel, which may be named too."""
         named = str(message.get("channel", ""))
         channels = self.state_of(call).channels
         key = next((key for key, has in channels.items() if named in (key, has["name"], f"#{has['name']}")), "")
         if not key:
-            raise Refused(_failed("channel_not_found"))
+            raise RefusedError(_failed("channel_not_found"))
         if channels[key]["is_archived"]:
-            raise Refused(_failed("is_archived"))
+            raise RefusedError(_failed("is_archived"))
         if not channels[key]["is_member"]:
-            raise Refused(_failed("not_in_channel"))
+            raise RefusedError(_failed("not_in_channel"))
         return key
 
     # Incoming webhooks, whose answers are plain text.
@@ -190,10 +189,8 @@ class Slack(OAuthServer[Team]):
         if state.channels[channel]["is_archived"]:
             return Answer.text("channel_is_archived", 410)
         try:
-            message = call.json() if call.media_type == "application/json" else None
-        except Malformed:
-            message = None
-        if not isinstance(message, dict):
+            message = self.read_object(call)
+        except RefusedError:
             return Answer.text("invalid_payload", 400)
         if error := _wrong_with(message):
             return Answer.text(error, 400)
@@ -202,16 +199,7 @@ class Slack(OAuthServer[Team]):
 
     # OAuth.
 
-    @route("GET", "/oauth/v2/authorize", "open")
-    def authorize(self, call: Call) -> Answer:
-        return self.agree(call)
-
-    @route("POST", r"/api/oauth\.v2\.access", "open")
-    def give_tokens(self, call: Call) -> Answer:
-        return self.exchange(call)
-
-    def token_reply(self, granted: Granted) -> dict[str, Any]:
-        installation = granted.installation
+    def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
         reply = {
             "ok": True,
             "app_id": "A0MESHES",
@@ -220,15 +208,15 @@ class Slack(OAuthServer[Team]):
             "scope": installation.scope,
             "token_type": "bot",
             "bot_user_id": "U0BOT",
-            "access_token": granted.access_token,
+            "access_token": access_token,
         }
         if self.rotates:
             reply |= {"refresh_token": installation.refresh_token, "expires_in": int(self.token_seconds or 0)}
-        if granted.is_first and "incoming-webhook" in installation.scope.split(","):
+        if is_first and "incoming-webhook" in installation.scope.split(","):
             reply["incoming_webhook"] = self._new_webhook(installation.account)
         return reply
 
-    def oauth_answer(self, error: str, words: str) -> Answer:
+    def oauth_answer(self, error: str, message: str) -> Answer:
         return _failed(self.oauth_errors[error])
 
     def new_token(self, kind: str) -> str:
@@ -244,9 +232,9 @@ class Slack(OAuthServer[Team]):
 
 
 def _arguments(call: Call) -> dict[str, Any]:
-    """Of a JSON body or a form. Raises Refused, Malformed."""
+    """Of a JSON body or a form."""
     if call.body and call.media_type not in ("application/json", "application/x-www-form-urlencoded"):
-        raise Refused(_failed("invalid_post_type"))
+        raise RefusedError(_failed("invalid_post_type"))
     return call.fields() if call.body else {}
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshes.dev.vendors.messages import Answer, Call, Problem, Refused, Why
+from meshes.dev.vendors.messages import Answer, Call, Reason
 from meshes.dev.vendors.server import VendorServer, route
 
 MAX_BODY = 28 * 1024
@@ -23,7 +23,14 @@ class Flow:
 class Teams(VendorServer[Flow]):
     """An account is a flow's id, opened by the `sig` of its URL."""
 
-    slug, account, developer_token = "teams", "0f1e2d3c4b5a", "teamsFlowSignature"
+    slug, account, developer_token, new_account = "teams", "0f1e2d3c4b5a", "teamsFlowSignature", Flow
+    default_error = "InvalidRequest"
+    error_codes = {
+        Reason.MALFORMED: "InvalidRequestContent",
+        Reason.NOT_FOUND: "WorkflowNotFound",
+        Reason.DOWN: "InternalError",
+        Reason.THROTTLED: "WorkflowRunActionRateLimitExceeded",
+    }
 
     @property
     def webhook_url(self) -> str:
@@ -31,32 +38,27 @@ class Teams(VendorServer[Flow]):
         query = f"api-version=1&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig={self.token}"
         return f"https://default1234.56.environment.api.powerplatform.com:443{path}?{query}"
 
-    def new_account(self, account: str) -> Flow:
-        return Flow()
-
-    def problem(self, problem: Problem) -> Answer:
-        codes = {Why.MALFORMED: "InvalidRequestContent", Why.NOT_FOUND: "WorkflowNotFound", Why.DOWN: "InternalError",
-                 Why.THROTTLED: "WorkflowRunActionRateLimitExceeded"}  # fmt: skip
-        return _error(problem.status, codes.get(problem.why, "InvalidRequest"), problem.words)
+    @classmethod
+    def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
+        return Answer.of({"error": {"code": code, "message": message}}, status)
 
     @route("POST", WORKFLOW, "url")
     def trigger(self, call: Call, flow: str) -> Answer:
         if flow not in self.tokens.values():
-            raise Refused(_error(404, "WorkflowNotFound", f"The workflow '{flow}' could not be found."))
+            raise self.refused(404, "WorkflowNotFound", f"The workflow '{flow}' could not be found.")
         if self.tokens.get(call.query.get("sig", "")) != flow:
-            words = "The request to trigger the workflow must be authenticated: the signature does not match."
-            raise Refused(_error(401, "DirectApiAuthorizationRequired", words))
+            message = "The request to trigger the workflow must be authenticated: the signature does not match."
+            raise self.refused(401, "DirectApiAuthorizationRequired", message)
         state = self.account_state(flow)
         if not state.is_enabled:
-            words = f"The workflow '{flow}' is not enabled: its state is 'Suspended'."
-            raise Refused(_error(400, "WorkflowTriggerIsNotEnabled", words))
+            message = f"The workflow '{flow}' is not enabled: its state is 'Suspended'."
+            raise self.refused(400, "WorkflowTriggerIsNotEnabled", message)
         if len(call.body) > MAX_BODY:
-            raise Refused(_error(413, "RequestEntityTooLarge", "The message is larger than 28 KB."))
-        message = self.read_object(call)
-        if cards := _cards(message):
-            state.cards += cards
-        else:
-            state.failed.append(message)
+            raise self.refused(413, "RequestEntityTooLarge", "The message is larger than 28 KB.")
+        document = self.read_object(call)
+        cards = _cards(document)
+        state.cards += cards
+        state.failed += [] if cards else [document]
         return Answer(202)
 
 
@@ -72,7 +74,3 @@ def _cards(message: dict[str, Any]) -> list[dict[str, Any]]:
         each for each in contents if isinstance(each, dict) and each.get("type") == "AdaptiveCard" and each.get("body")
     ]
     return cards if len(cards) == len(attachments) else []
-
-
-def _error(status: int, code: str, message: str) -> Answer:
-    return Answer.of({"error": {"code": code, "message": message}}, status)

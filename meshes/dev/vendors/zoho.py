@@ -7,8 +7,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshes.dev.vendors.messages import Answer, Call, Problem, Refused, Why, is_email
-from meshes.dev.vendors.oauth import Granted, OAuthServer
+from meshes.dev.vendors.messages import Answer, Call, Reason, is_email
+from meshes.dev.vendors.oauth import Installation, OAuthServer
 from meshes.dev.vendors.server import route
 
 MAX_RECORDS = 100
@@ -37,8 +37,8 @@ class Zoho(OAuthServer[Org]):
     """An account is an organisation's number. The page must be asked for access offline: Zoho gives no refresh token
     otherwise."""
 
-    slug, account, developer_token = "zoho", "20098765432", "1000.8cb99dxxxxx9d9.9bexxxxx8f"
-    token_path = r"^/oauth/v2/token$"
+    slug, account, developer_token, new_account = "zoho", "20098765432", "1000.8cb99dxxxxx9d9.9bexxxxx8f", Org
+    page_path, token_path, revoke_path = "/oauth/v2/auth", "/oauth/v2/token", "/oauth/v2/token/revoke"
     required = ("scope", "response_type", "access_type")
     redirect_with = {"location": "eu", "accounts-server": "https://accounts.zoho.eu"}
     max_installations = 20
@@ -49,19 +49,19 @@ class Zoho(OAuthServer[Org]):
         "wrong_secret": "invalid_client_secret",
     }
 
-    def new_account(self, account: str) -> Org:
-        return Org()
+    default_error = "INVALID_TOKEN"
+    error_codes = {
+        Reason.MALFORMED: "INVALID_DATA",
+        Reason.WRONG_TYPE: "INVALID_DATA",
+        Reason.NOT_FOUND: "INVALID_URL_PATTERN",
+        Reason.WRONG_METHOD: "INVALID_REQUEST_METHOD",
+        Reason.THROTTLED: "TOO_MANY_REQUESTS",
+        Reason.DOWN: "INTERNAL_ERROR",
+    }
 
-    def problem(self, problem: Problem) -> Answer:
-        codes = {
-            Why.MALFORMED: "INVALID_DATA",
-            Why.WRONG_TYPE: "INVALID_DATA",
-            Why.NOT_FOUND: "INVALID_URL_PATTERN",
-            Why.WRONG_METHOD: "INVALID_REQUEST_METHOD",
-            Why.THROTTLED: "TOO_MANY_REQUESTS",
-            Why.DOWN: "INTERNAL_ERROR",
-        }
-        return _error(problem.status, codes.get(problem.why, "INVALID_TOKEN"), problem.words)
+    @classmethod
+    def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
+        return Answer.of({"code": code, "details": {}, "message": message, "status": "error"}, status)
 
     def token_of(self, call: Call) -> str:
         return call.credential("Zoho-oauthtoken")
@@ -72,7 +72,7 @@ class Zoho(OAuthServer[Org]):
         given = self.read_object(call)
         rows, by = given.get("data"), given.get("duplicate_check_fields", ["Email"])
         if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_RECORDS:
-            raise Refused(_error(400, "INVALID_DATA", f"data: 1 to {MAX_RECORDS} records are expected"))
+            raise self.refused(400, "INVALID_DATA", f"data: 1 to {MAX_RECORDS} records are expected")
         results = [self._upsert_one(call, module, row, by) for row in rows]
         return Answer.of({"data": results}, 200 if all(each["status"] == "success" for each in results) else 202)
 
@@ -93,44 +93,34 @@ class Zoho(OAuthServer[Org]):
         return Answer.of({"org": [{"id": call.account, "company_name": "Acme", "country": "Germany"}]})
 
     def _check_scope(self, call: Call, scope: str) -> None:
-        installation = self.installation_of(self.token_of(call))
-        if installation is not None and scope not in installation.scope.split(","):
-            raise Refused(_error(401, "OAUTH_SCOPE_MISMATCH", "invalid oauth scope to access this URL"))
+        if self.lacks(call, scope):
+            raise self.refused(401, "OAUTH_SCOPE_MISMATCH", "invalid oauth scope to access this URL")
 
     # OAuth.
 
-    @route("GET", "/oauth/v2/auth", "open")
-    def authorize(self, call: Call) -> Answer:
-        return self.agree(call)
-
-    @route("POST", "/oauth/v2/token", "open")
-    def give_tokens(self, call: Call) -> Answer:
-        return self.exchange(call)
-
-    @route("POST", "/oauth/v2/token/revoke", "open")
     def revoke_token(self, call: Call) -> Answer:
         """A refresh token takes its access tokens with it."""
-        token = call.form().get("token", "")
+        token = call.fields().get("token", "")
         installation = self.installation_of(token)
         if installation is None:
             return Answer.of({"error": "invalid_token"}, 400)
         self.end(installation)
         return Answer.of({"status": "success"})
 
-    def token_reply(self, granted: Granted) -> dict[str, Any]:
+    def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
         """A refresh token comes with the first reply only, as none is replaced (unless a test has it so)."""
-        is_new = granted.is_first or self.rotates
-        refresh = {"refresh_token": granted.installation.refresh_token} if is_new else {}
+        is_new = is_first or self.rotates
+        refresh = {"refresh_token": installation.refresh_token} if is_new else {}
         return {
-            "access_token": granted.access_token,
+            "access_token": access_token,
             **refresh,
-            "scope": granted.installation.scope.replace(",", " "),
+            "scope": installation.scope.replace(",", " "),
             "api_domain": "https://www.zohoapis.eu",
             "token_type": "Bearer",
             "expires_in": int(self.token_seconds or 0),
         }
 
-    def oauth_answer(self, error: str, words: str) -> Answer:
+    def oauth_answer(self, error: str, message: str) -> Answer:
         """Zoho says 200 to whatever it refuses."""
         return Answer.of({"error": self.oauth_errors[error]})
 
@@ -140,7 +130,3 @@ class Zoho(OAuthServer[Org]):
 
 def _failed(code: str, message: str, **details: str) -> dict[str, Any]:
     return {"code": code, "status": "error", "message": message, "details": details}
-
-
-def _error(status: int, code: str, message: str) -> Answer:
-    return Answer.of({"code": code, "details": {}, "message": message, "status": "error"}, status)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 
-from meshes.dev.vendors.messages import Problem, Why
+from meshes.dev.vendors.messages import Reason
 from meshes.dev.vendors.registry import VENDORS
 from meshes.dev.vendors.server import VendorServer
 
@@ -24,7 +24,7 @@ def test_a_slug_is_the_name_of_its_module(vendor):
 
 def test_the_developer_token_opens_the_account(vendor):
     assert vendor.account_of(vendor.token) == vendor.account
-    assert asdict(vendor.state) == asdict(vendor.new_account(vendor.account))
+    assert asdict(vendor.state) == asdict(vendor.new_account())
 
 
 def test_nowhere_is_refused(vendor):
@@ -41,11 +41,11 @@ def test_a_failure_has_a_body(vendor):
 
 
 def test_every_refusal_has_the_vendor_s_form(vendor):
-    answers = {why: vendor.problem(Problem(why, 401 if "token" in why else 429, "in words", 1.5)) for why in Why}
-    assert [why for why, answer in answers.items() if not answer.body or not 200 <= answer.status < 500] == []
+    answers = {reason: vendor.refusal(reason, 401 if "token" in reason else 429, "in words", 1.5) for reason in Reason}
+    assert [reason for reason, answer in answers.items() if not answer.body or not 200 <= answer.status < 500] == []
 
 
-def test_a_named_trouble_comes_once(vendor):
+def test_a_named_fault_comes_once(vendor):
     for fault in vendor.faults:
         vendor.fail_next(fault)
         first, second = (requests.get(vendor.url + "/nowhere", allow_redirects=False, timeout=10) for _ in range(2))
