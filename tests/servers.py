@@ -30,9 +30,7 @@ SLOW_PLACES = (
     "tests/connections/outbound/",
     *("tests/connections/providers/test_at_vendors", "tests/connections/oauth/test_at_vendors"),
     *("tests/meshes/test_buffering", "tests/meshes/test_environment", "tests/meshes/test_compose"),
-    *("tests/meshes/test_monitor", "tests/meshes/test_embedded", "tests/meshes/test_full_volume"),
-    *("tests/meshes/test_supervisor", "tests/meshes/test_wsgi", "tests/meshes/dev/test_stack.py"),
-    "tests/workspaces/test_limits",
+    *("tests/meshes/test_monitor", "tests/meshes/test_wsgi", "tests/workspaces/test_limits"),
 )
 """Tests that start processes or servers of their own."""
 

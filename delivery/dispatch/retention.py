@@ -45,7 +45,7 @@ LOCKED = {
     "attempts": ("deliveries", "attempts"),
 }
 """What is locked before a partition is detached: what refers to it and what it refers to, in the order in which the
-pipeline's statements lock tables (`ingest`, `fanout`, `dispatch`, `settling`), so that none waits for us crosswise."""
+pipeline's statements lock tables (`intake`, `fanout`, `claims`, `settling`), so that none waits for us crosswise."""
 CHANGE_TIMEOUT = "2s"
 """The most that a change may take once it has its locks; nothing is accepted meanwhile. It takes milliseconds."""
 EMPTYING_SECONDS = 10.0

@@ -1,7 +1,7 @@
 """How request bodies are read: strict JSON in UTF-8, within limits, the received text kept beside the value.
 
 This module and `problems` are named in the settings of DRF, which imports them while it makes its own view classes;
-so they may not import views. Everything else takes them from `meshes.api`.
+so they may not import views.
 """
 
 import io
