@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -164,31 +165,36 @@ def _cancel(workspace_id: uuid.UUID, now: datetime) -> int:
     return cancel_some(Delivery.objects.filter(workspace_id=workspace_id), WORKSPACE_DELETED, now)
 
 
-def _remove_some(workspace_id: uuid.UUID, now: datetime) -> int:
+def _remove_some(
+    model: Any, owner: str, children: Sequence[tuple[Any, str]], workspace_id: uuid.UUID, now: datetime
+) -> int:
     """The next batch of the workspace's rows with what refers to them; 0 where none is left."""
-    for model, owner, children in REMOVED:
-        rows = model.objects.filter(**{owner: workspace_id}).order_by("pk")
-        if found := list(rows.values_list("pk", flat=True)[:BATCH]):
-            with transaction.atomic():
-                if model is Delivery:
-                    unlink(found)
-                removed = sum(_remove(child, **{f"{key}__in": found}) for child, key in children)
-                return removed + _remove(model, pk__in=found)
-    return 0
+    rows = model.objects.filter(**{owner: workspace_id}).order_by("pk")
+    found = list(rows.values_list("pk", flat=True)[:BATCH])
+    if not found:
+        return 0
+    with transaction.atomic():
+        if model is Delivery:
+            unlink(found)
+        removed = sum(_remove(child, **{f"{key}__in": found}) for child, key in children)
+        return removed + _remove(model, pk__in=found)
 
 
-REMOVED: tuple[tuple[Any, str, tuple[tuple[Any, str], ...]], ...] = (
+REMOVED: tuple[tuple[Any, str, Sequence[tuple[Any, str]]], ...] = (
     (Unrouted, "workspace_id", ()),
     (Delivery, "workspace_id", ((Attempt, "delivery_id"),)),
     (Event, "workspace_id", ((Payload, "pk"), (RoutingLedger, "pk"))),
     (IdempotencyRecord, "scope", ()),
 )
-"""In the order in which they go; each with the column that names its workspace, and its children with their keys."""
+"""In the order in which they go; each with the column that names its workspace, and its children with their keys.
+
+Each is a step of its own: to look for the last row of a table walks past all that were just deleted, so it is done once
+and not again with each batch of the next table."""
 
 
 STEPS: tuple[Callable[[uuid.UUID, datetime], int], ...] = (
     _cancel,
-    _remove_some,
+    *(partial(_remove_some, *each) for each in REMOVED),
     lambda workspace_id, now: grants.revoke_one_of(workspace_id, "purge"),  # each may take seconds of a vendor's
 )
 

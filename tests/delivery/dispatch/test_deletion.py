@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from connections.lifecycle import connection_changed
 from connections.models import Connection, ConnectionHealth
@@ -123,6 +125,19 @@ def test_the_purge_goes_in_batches(monkeypatch):
         calls += 1
     assert calls > 5
     assert set(count_rows(workspace).values()) == {0}
+
+
+@pytest.mark.parametrize(("table", "looks"), [("unrouted", 2), ("deliveries", 4), ("events", 5)])
+def test_a_table_that_is_empty_is_not_looked_at_again_with_each_batch_of_the_next(monkeypatch, table, looks):
+    workspace = make_workspace()
+    furnish(workspace)
+    Workspace.objects.filter(pk=workspace.pk).update(deleted_at=datetime.now(UTC))
+    monkeypatch.setattr(deletion, "BATCH", 1)
+    with CaptureQueriesContext(connection) as queries:
+        deletion.purge_deleted_workspaces(datetime.now(UTC))
+    assert set(count_rows(workspace).values()) == {0}
+    asked = [each["sql"] for each in queries.captured_queries]
+    assert sum(sql.startswith(f'SELECT "{table}".') and sql.endswith("LIMIT 1") for sql in asked) == looks
 
 
 @pytest.mark.parametrize("batch", [1, 500])
