@@ -34,6 +34,7 @@ from pathlib import Path
 PACKAGES = ("meshes", "workspaces", "connections", "delivery")
 DEV = (
     "meshes/dev/",
+    # where the same stood in trees from before that folder
     "meshes/demo/",
     "meshes/binaries.py",
     "meshes/children.py",
@@ -45,7 +46,7 @@ DEV = (
     "meshes/management/commands/demo.py",
     "meshes/management/commands/provision.py",
     "meshes/management/commands/up.py",
-    "tests/vendors/",  # the vendors' servers, before they moved; tests of them count as tests of vendors
+    "tests/vendors/",  # the vendors' servers; tests of them count as tests of vendors
 )
 OTHER_LANGUAGES = ("sql", "json", "lua", "html")
 LONG_MODULE, LONG_FUNCTION, LONG_LINE = 500, 40, 120

@@ -27,7 +27,7 @@ REDIS_TIMEOUT_SECONDS = 0.5
 
 
 WAITING_SECONDS = 10
-"""DESIGN: sweeps publish later what was missed, within ten seconds."""
+"""Within so long sweeps publish what was missed."""
 
 
 def tiles(now: datetime) -> list[dict[str, str]]:

@@ -18,7 +18,7 @@ from django.db.migrations.state import ProjectState
 from meshes.kit import clock
 
 AHEAD = 3
-"""Partitions that exist beyond the current one, DESIGN: three weeks in which a stopped sweeper is noticed."""
+"""Partitions that exist beyond the current one: three weeks in which a stopped sweeper is noticed."""
 WEEK = timedelta(days=7)
 FILLFACTOR = {"deliveries": 70}
 """Per cent of a page that inserts fill: the rest is room for HOT updates of rows that change several times."""
