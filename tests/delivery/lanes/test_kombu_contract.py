@@ -17,6 +17,8 @@ from delivery.lanes.transport import Channel, Poller, QoS, Transport
 SIGNATURES = [
     (kombu_redis.Channel._put, "(self, queue, message, **kwargs)"),
     (kombu_redis.Channel._queue_bind, "(self, exchange, routing_key, pattern, queue)"),
+    (kombu_redis.Channel._size, "(self, queue)"),
+    (kombu_redis.Channel._purge, "(self, queue)"),
     (kombu_redis.Channel._brpop_start, "(self, timeout=None)"),
     (kombu_redis.Channel._brpop_read, "(self, **options)"),
     (kombu_redis.Channel._flush_brpop_reauth, "(self)"),
