@@ -43,7 +43,7 @@ from workspaces.vault.access_log import record_action
 DEFAULT_SECONDS = 7 * 86_400
 LONGEST_SECONDS = 30 * 86_400
 SHORTEST_SECONDS = 60
-LINK_SALT = "connections.oauth.links"
+LINK_SALT = "connections.oauth.links"  # links that customers hold are signed with it
 MAX_LENGTH = 300
 
 

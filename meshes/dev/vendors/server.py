@@ -132,7 +132,7 @@ class VendorServer(Generic[State]):
     """The vendor's code for a reason; `default_error` for the others."""
     default_error: ClassVar[Any] = ""
     rate_headers: ClassVar[Mapping[str, str]] = {}
-    """The vendor's headers of its limits while one is set, as formats of what `_fill` names."""
+    """The vendor's headers of its limits while one is set, as formats of the figures of `limit_headers`."""
     tells_wait: ClassVar[bool] = False
     """Whether a refusal by the limit has Retry-After."""
     faults: ClassVar[Mapping[str, Answer]] = {}
