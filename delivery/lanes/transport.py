@@ -268,15 +268,17 @@ class Channel(kombu_redis.Channel):
             self._hungry.extend(ring for ring in rings if ring not in self._hungry)
             raise Empty
         key, item = bytes_to_str(reply[0]), reply[1]
-        woken = [ring for ring in rings if key in (key_prefix(ring) + "wake", key_prefix(ring) + "wake:slow")]
-        if key.endswith(self._own_wake_name):
-            woken = rings
-        if woken:
-            self._hungry.extend(woken)
-        else:
+        ring = next((ring for ring in RINGS if key.startswith(key_prefix(ring))), None)
+        if ring is None:
             queue = key.rsplit(self.sep, 1)[0]
             self._queue_cycle.rotate(queue)
             self.connection._deliver(loads(bytes_to_str(item)), queue)
+        elif key.endswith(self._own_wake_name):
+            self._hungry.extend(rings)
+        elif ring in rings:
+            self._hungry.append(ring)
+        else:  # it is consumed no more, as after `cancel_consumer`: the token is another worker's
+            self._give_back_wake(ring)
         return True
 
     def _deliver_taken(self, ring: str, reply: list[bytes]) -> bool:
@@ -319,13 +321,16 @@ class Channel(kombu_redis.Channel):
         if not self._in_poll or self._waits_for_stock or not self.active_rings():
             return
         self._abandon_poll()
-        with _broken_if_refused("wake other workers"):
-            for ring in self.active_rings():
-                self._hungry.append(ring)
-                # Nothing is taken; a wake token that this worker may have just been given is made anew.
-                self.scripts.run("take", ring, *self._take_arguments(0))
+        for ring in self.active_rings():
+            self._hungry.append(ring)
+            self._give_back_wake(ring)
 
     # Waking
+
+    def _give_back_wake(self, ring: str) -> None:
+        """Make a wake token anew that this worker may have been given: nothing is taken here."""
+        with _broken_if_refused("wake other workers"):
+            self.scripts.run("take", ring, *self._take_arguments(0))
 
     def _plan_wake(self, ring: str, milliseconds: int) -> None:
         """Have the lane that sleeps shortest woken when its sleep ends; a negative number: nobody sleeps.

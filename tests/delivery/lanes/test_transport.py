@@ -3,8 +3,9 @@
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -67,6 +68,13 @@ class Inbox:
             assert time.monotonic() < deadline, f"{len(self.messages)} of {count} messages"
             self.drain()
         return self.messages
+
+    def drain_until(self, condition: Callable[[], Any]) -> None:
+        def is_so() -> Any:
+            self.drain()
+            return condition()
+
+        eventually(is_so)
 
     def drain(self) -> None:
         with suppress(TimeoutError):
@@ -216,6 +224,34 @@ def test_a_stock_queue_behaves_as_stock_beside_a_ring(connection: Connection, cl
     inbox.drain()
     assert client.hlen("unacked") == 0
     assert "leases" not in Ring(client).existing_keys()
+
+
+@pytest.mark.parametrize("key", ["wake", "wake:slow"])
+def test_a_wake_token_of_a_ring_that_is_consumed_no_more_is_no_message(
+    connection: Connection, client: Redis, key: str
+) -> None:
+    """As after `celery control cancel_consumer deliver`: the command under way still waits for it."""
+    inbox = Inbox(connection, "deliver", "fanout")
+    inbox.drain_until(lambda: inbox.channel._in_poll and not inbox.channel._taking)
+    inbox.consumer.cancel_by_queue("deliver")
+    client.lpush(f"{Ring(client).prefix}{key}", "1")
+    inbox.drain_until(lambda: not client.exists(f"{Ring(client).prefix}{key}"))
+    publish(connection, "fanout.a", "m1")
+    inbox.receive(1)
+    assert received(inbox) == ["m1"]
+
+
+def test_a_wake_token_of_a_ring_that_is_consumed_no_more_is_left_to_others(
+    connection: Connection, client: Redis
+) -> None:
+    inbox = Inbox(connection, "deliver", "fanout")
+    inbox.drain_until(lambda: inbox.channel._in_poll and not inbox.channel._taking)
+    inbox.consumer.cancel_by_queue("deliver")
+    publish(connection, "conn.a", "m1")
+    publish(connection, "fanout.a", "m2")
+    inbox.receive(1)
+    assert received(inbox) == ["m2"]
+    assert client.lrange(f"{Ring(client).prefix}wake", 0, -1) == [b"1"]
 
 
 def test_never_more_is_taken_than_there_are_free_slots(connection: Connection, client: Redis) -> None:
