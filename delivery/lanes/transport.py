@@ -141,6 +141,7 @@ class Channel(kombu_redis.Channel):
         self._waits_for_slow = False  # the BRPOP that is under way also waits for slow and failing lanes
         self._wakes: dict[str, tuple[float, Any]] = {}  # ring → when its next lane wakes (monotonic), and the timer
         self._own_wake_name = f"wake:{uuid4().hex}"
+        self._own_wake_key = ""  # on which the BRPOP that is under way waits, unless it waits for slow lanes too
         self._repair_cursors: dict[str, str] = {}
         self._repaired_at = float("-inf")
         super().__init__(*args, **kwargs)
@@ -237,11 +238,12 @@ class Channel(kombu_redis.Channel):
         self._waits_for_slow = not prefixes or self._slow_room() > 0
         keys = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in stock]
         keys += [prefix + "wake" for prefix in prefixes]
-        keys += [prefix + "wake:slow" for prefix in prefixes] if self._waits_for_slow else [self._own_wake_key()]
+        if self._waits_for_slow:
+            keys += [prefix + "wake:slow" for prefix in prefixes]
+        else:
+            self._own_wake_key = prefixes[0] + self._own_wake_name
+            keys.append(self._own_wake_key)
         return ["BRPOP", *keys, timeout]
-
-    def _own_wake_key(self) -> str:
-        return key_prefix(self.active_rings()[0]) + self._own_wake_name
 
     def _brpop_read(self, **read_options: Any) -> bool:
         ring, self._taking = self._taking, None
@@ -365,8 +367,8 @@ class Channel(kombu_redis.Channel):
                 # It waits for healthy lanes alone, and may run a slow one again: end its wait.
                 self._waits_for_slow = True
                 with self._create_client().pipeline() as pipeline:
-                    pipeline.lpush(self._own_wake_key(), "1")
-                    pipeline.expire(self._own_wake_key(), 10)
+                    pipeline.lpush(self._own_wake_key, "1")
+                    pipeline.expire(self._own_wake_key, 10)
                     pipeline.execute()
 
     def hand_back(self, leases: list[Lease]) -> int:

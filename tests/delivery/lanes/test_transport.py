@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from delivery.lanes import transport, worker
 from delivery.lanes.control import Lanes
-from delivery.lanes.lease import settlers
+from delivery.lanes.lease import Lease, settlers
 from delivery.lanes.transport import Channel
 from delivery.lanes.worker import CELERY_SETTINGS, TRANSPORT_OPTIONS
 from tests.delivery.lanes.ring import Ring, ids
@@ -252,6 +252,20 @@ def test_a_wake_token_of_a_ring_that_is_consumed_no_more_is_left_to_others(
     inbox.receive(1)
     assert received(inbox) == ["m2"]
     assert client.lrange(f"{Ring(client).prefix}wake", 0, -1) == [b"1"]
+
+
+def test_a_slot_that_is_free_again_for_slow_lanes_ends_the_wait_also_where_no_ring_is_consumed_any_more(
+    connection: Connection, client: Redis
+) -> None:
+    inbox = Inbox(connection, "deliver", prefetch=4)
+    slow = Lease("deliver", "conn.a", "m1", "0", is_slow=True)
+    inbox.channel.settler.slow.add(slow)  # one slot in four
+    inbox.drain_until(lambda: inbox.channel._in_poll and not inbox.channel._taking)
+    inbox.consumer.cancel_by_queue("deliver")
+    inbox.channel.settler.free_slots([slow])
+    inbox.channel.settle_finished()
+    assert client.keys() == []  # the command that waited has taken the token
+    inbox.drain_until(lambda: not inbox.channel._in_poll)
 
 
 def test_never_more_is_taken_than_there_are_free_slots(connection: Connection, client: Redis) -> None:
