@@ -9,42 +9,30 @@ from meshes.dev.vendors.server import Events, VendorServer, route
 MAX_EVENTS, MAX_BODY, MIN_ID_LENGTH = 2000, 1024 * 1024, 5
 
 
-def _throttled(**more: Any) -> Answer:
-    said = {"code": 429, "error": "Too many requests for some devices and users", "eps_threshold": 30}
-    return Answer.of({**said, "throttled_events": [0], **more}, 429)
-
-
 class Amplitude(VendorServer[Events]):
     """An account is a project, opened by the API key in the body."""
 
     slug, account, new_account = "amplitude", "project-1", Events
     developer_token = "a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0"
-    faults = {
-        "THROTTLED": _throttled(throttled_users={"user-1": 31}),
-        "DAILY_QUOTA": _throttled(exceeded_daily_quota_users={"user-1": 500_001}),
-        "SILENCED": Answer.of(
-            {"code": 400, "error": "Events silenced", "silenced_events": [0], "silenced_devices": ["device-1"]}, 400
-        ),
-    }
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
         return Answer.of({"code": status, "error": message, **more}, status)
 
     def refusal(self, reason: Reason, status: int, message: str, seconds: float = 0.0) -> Answer:
-        is_limit = reason is Reason.THROTTLED
-        return _throttled(throttled_users={}) if is_limit else super().refusal(reason, status, message)
+        if reason is not Reason.THROTTLED:
+            return super().refusal(reason, status, message)
+        more = {"eps_threshold": 30, "throttled_events": [0], "throttled_users": {}}
+        return self.error(429, "", "Too many requests for some devices and users", **more)
 
     @route("POST", "/2/httpapi", "url")
     def take(self, call: Call) -> Answer:
-        if len(call.body) > MAX_BODY:
-            raise self.refused(413, "", "Payload too large")
+        self.refuse_if(len(call.body) > MAX_BODY, 413, "", "Payload too large")
         document = self.read_object(call)
         project, events = self._project(document), document.get("events")
         if not isinstance(events, list) or not events:
             raise self.refused(400, "", "Request missing required field", missing_field="events")
-        if len(events) > MAX_EVENTS:
-            raise self.refused(413, "", "Payload too large")
+        self.refuse_if(len(events) > MAX_EVENTS, 413, "", "Payload too large")
         shortest = int((document.get("options") or {}).get("min_id_length", MIN_ID_LENGTH))
         problems: dict[str, dict[str, list[int]]] = {}
         for index, event in enumerate(events):
@@ -59,10 +47,8 @@ class Amplitude(VendorServer[Events]):
 
     def _project(self, document: Mapping[str, Any]) -> Events:
         key = document.get("api_key")
-        if not key:
-            raise self.refused(400, "", "Request missing required field", missing_field="api_key")
-        if str(key) not in self.tokens:
-            raise self.refused(400, "", f"Invalid API key: {key}")
+        self.refuse_if(not key, 400, "", "Request missing required field", missing_field="api_key")
+        self.refuse_if(str(key) not in self.tokens, 400, "", f"Invalid API key: {key}")
         return self.account_state(self.tokens[str(key)])
 
 

@@ -11,21 +11,15 @@ MAX_ATTRIBUTES, MAX_NAME, MAX_VALUE = 300, 150, 1000
 
 @dataclass
 class Workspace(Events):
-    """`people` are attributes by the id or address that they came under; `failures` are attributes that got a 200 and
-    were dropped afterwards."""
+    """`people` are attributes by the id or address that they came under."""
 
     people: dict[str, dict[str, Any]] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
 
 
 class CustomerIo(VendorServer[Workspace]):
     """An account is a workspace, opened by `site_id:api_key`."""
 
     slug, account, developer_token, new_account = "customerio", "112233", "site-developer:track-key", Workspace
-    faults = {
-        "EU_ACCOUNT": Answer(301, headers={"location": "https://track-eu.customer.io/api/v1/accounts/region"}),
-        "QUOTA": Answer.of({"meta": {"error": "Too many requests"}}, 429, retry_after="10"),
-    }
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
@@ -43,11 +37,9 @@ class CustomerIo(VendorServer[Workspace]):
             raise self.refused(400, "", f"attribute name is longer than {MAX_NAME} bytes")
         person = workspace.people.setdefault(who, {})
         for name, value in attributes.items():
-            if len(str(value).encode()) > MAX_VALUE:
-                workspace.failures.append(f"{who}: {name}")
-            elif value in (None, ""):
+            if value in (None, ""):
                 person.pop(name, None)
-            else:
+            elif len(str(value).encode()) <= MAX_VALUE:  # others get a 200 and are dropped afterwards
                 person[name] = value
         return Answer.of({})
 
@@ -61,8 +53,7 @@ class CustomerIo(VendorServer[Workspace]):
             (isinstance(event.get("data", {}), dict), "data must be an object"),
         )
         for holds, message in rules:
-            if not holds:
-                raise self.refused(400, "", message)
+            self.refuse_if(not holds, 400, "", message)
         self.state_of(call).store({"customer": who, **event}, lambda each: each.get("id"))
         return Answer.of({})
 

@@ -30,11 +30,6 @@ class Discord(VendorServer[Channel]):
         "x-ratelimit-reset-after": "{seconds_left:.3f}",
         "x-ratelimit-bucket": "webhook",
     }
-    faults = {
-        "GLOBAL": Answer.of(
-            {"message": "You are being rate limited.", "retry_after": 30.5, "global": True}, 429, retry_after="31"
-        ),
-    }
 
     @property
     def webhook_url(self) -> str:
@@ -69,10 +64,8 @@ class Discord(VendorServer[Channel]):
         return Answer.of({"id": key, "type": 1, "name": "Leads", "channel_id": "1", "guild_id": "2", "token": secret})
 
     def _channel(self, key: str, secret: str) -> Channel:
-        if key not in self.tokens.values():
-            raise self.refused(404, 10015, "Unknown Webhook")
-        if self.tokens.get(secret) != key:
-            raise self.refused(401, 50027, "Invalid Webhook Token")
+        self.refuse_if(key not in self.tokens.values(), 404, 10015, "Unknown Webhook")
+        self.refuse_if(self.tokens.get(secret) != key, 401, 50027, "Invalid Webhook Token")
         return self.account_state(key)
 
     def _check(self, message: dict[str, Any]) -> None:
@@ -83,8 +76,7 @@ class Discord(VendorServer[Channel]):
             raise self._invalid("embeds", "BASE_TYPE_MAX_LENGTH", f"Must be {MAX_EMBEDS} or fewer in length.")
         if len(str(message.get("username", ""))) > MAX_USERNAME:
             raise self._invalid("username", "BASE_TYPE_BAD_LENGTH", f"Must be between 1 and {MAX_USERNAME} in length.")
-        if not content and not embeds:
-            raise self.refused(400, 50006, "Cannot send an empty message")
+        self.refuse_if(not content and not embeds, 400, 50006, "Cannot send an empty message")
 
     def _invalid(self, name: str, code: str, message: str) -> RefusedError:
         errors = {name: {"_errors": [{"code": code, "message": message}]}}

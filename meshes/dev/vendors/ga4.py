@@ -15,13 +15,9 @@ _PARAM = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 
 class GA4(VendorServer[Events]):
     """An account is a measurement id, opened by an API secret. `events` hold their `client_id` beside name and params;
-    `lost` are bodies that got a 204 and went nowhere."""
+    `lost` are bodies that got a 204."""
 
     slug, account, developer_token, new_account = "ga4", "G-DEVELOPER1", "ga4ApiSecret", Events
-
-    def __init__(self, token: str = "", port: int = 0) -> None:
-        super().__init__(token, port)
-        self.lost: list[bytes] = []
 
     @route("POST", "/mp/collect", "url")
     def collect(self, call: Call) -> Answer:
@@ -35,7 +31,7 @@ class GA4(VendorServer[Events]):
             client = {"client_id": document["client_id"]}
             self.account_state(stream).events += [{**client, **event} for event in document["events"]]
         else:
-            self.lost.append(call.body)
+            self.state.lost.append(document)
         return Answer(204)
 
     def _is_right(self, document: dict[str, Any]) -> bool:

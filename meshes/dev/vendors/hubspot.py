@@ -122,14 +122,6 @@ class HubSpot(OAuthServer[Portal]):
             {"status": "error", "message": "You have reached your daily limit.", "errorType": "RATE_LIMIT",
              "correlationId": "c0ffee", "policyName": "DAILY", "requestId": "r1"}, 429
         ),
-        "LOCKED": Answer.of({"status": "error", "message": "The resource is locked.", "correlationId": "c0ffee"}, 423),
-        "MIGRATION": Answer.of({"status": "error", "message": "Migration in progress"}, 477, retry_after="120"),
-        "MISSING_SCOPES": Answer.of(
-            {"status": "error", "message": "This app hasn't been granted all required scopes.",
-             "correlationId": "c0ffee", "category": "MISSING_SCOPES",
-             "errors": [{"message": "One or more of the following scopes are required.",
-                         "context": {"requiredGranularScopes": ["crm.objects.contacts.write"]}}]}, 403
-        ),
     }  # fmt: skip
 
     @classmethod
@@ -190,8 +182,7 @@ class HubSpot(OAuthServer[Portal]):
     def update(self, call: Call, key: str) -> Answer:
         portal = self.state_of(call)
         properties = _check_strings(self.read_object(call).get("properties"))
-        if key not in portal.contacts:
-            raise self.refused(404, "OBJECT_NOT_FOUND", "resource not found")
+        self.refuse_if(key not in portal.contacts, 404, "OBJECT_NOT_FOUND", "resource not found")
         _check_properties(portal, "contacts", properties)
         _check_unique(portal, properties, key)
         return Answer.of(portal.show("contacts", portal.write("contacts", key, properties)))
@@ -231,8 +222,7 @@ class HubSpot(OAuthServer[Portal]):
         portal = self.state_of(call)
         self.check_type(call)
         wanted = call.json()
-        if key not in portal.lists:
-            raise self.refused(404, "OBJECT_NOT_FOUND", f"List does not exist with ID {key}.")
+        self.refuse_if(key not in portal.lists, 404, "OBJECT_NOT_FOUND", f"List does not exist with ID {key}.")
         if portal.lists[key]["processingType"] == "DYNAMIC":
             raise _invalid("Memberships of a list with processing type DYNAMIC cannot be changed")
         if not isinstance(wanted, list) or not all(isinstance(each, str) for each in wanted):
@@ -304,8 +294,7 @@ def _check_unique(portal: Portal, properties: Mapping[str, str], own: str | None
     """That no other contact has one of the values that are unique."""
     uniques = [name for name, is_unique in portal.properties["contacts"].items() if is_unique and properties.get(name)]
     for there in (portal.find("contacts", name, properties[name]) for name in uniques):
-        if there not in (None, own):
-            raise HubSpot.refused(409, "CONFLICT", f"Contact already exists. Existing ID: {there}")
+        HubSpot.refuse_if(there not in (None, own), 409, "CONFLICT", f"Contact already exists. Existing ID: {there}")
 
 
 def _contact_of(association: Any) -> str:

@@ -31,14 +31,9 @@ class Workspace(Events):
         wanted = str(value).lower()
         return [each for each in self.contacts.values() if str(each.get(by) or "").lower() == wanted]
 
-    def index(self) -> None:
-        """The search has caught up: it finds every contact."""
-        self.searchable = list(self.contacts)
-
 
 class Intercom(OAuthServer[Workspace]):
-    """An account is a workspace's `id_code`. New contacts are not searchable until `index` says so, or at once where
-    `indexes_at_once` is set."""
+    """An account is a workspace's `id_code`. New contacts are not searchable until `index` says so."""
 
     slug, account, developer_token, new_account = "intercom", "abc123", "dG9rOmRldmVsb3Blcg==", Workspace
     page_path, token_path = "/oauth", "/auth/eagle/token"
@@ -46,7 +41,6 @@ class Intercom(OAuthServer[Workspace]):
     gives_refresh_tokens = False
     checks_redirect_uri = False
     controls = OAuthServer.controls | {"index"}
-    indexes_at_once = False
     error_codes = {
         Reason.REVOKED_TOKEN: "token_revoked",
         Reason.EXPIRED_TOKEN: "token_expired",
@@ -74,7 +68,7 @@ class Intercom(OAuthServer[Workspace]):
     def index(self) -> None:
         """The search has caught up in every workspace."""
         for workspace in self.accounts.values():
-            workspace.index()
+            workspace.searchable = list(workspace.contacts)
 
     # Contacts.
 
@@ -86,14 +80,11 @@ class Intercom(OAuthServer[Workspace]):
             raise Intercom.refused(400, "parameter_not_found", "one of email, external_id or role is required")
         for name in ("email", "external_id"):
             if given.get(name) and (there := workspace.find(name, given[name])):
-                who = "An archived contact" if there[0]["archived"] else "A contact"
-                words = f"{who} matching those details already exists with id={there[0]['id']}"
-                raise Intercom.refused(409, "conflict", words)
+                message = f"A contact matching those details already exists with id={there[0]['id']}"
+                raise Intercom.refused(409, "conflict", message)
         key = secrets.token_hex(12)
         contact = {"type": "contact", "id": key, "role": "user", "archived": False, "custom_attributes": {}, **given}
         workspace.contacts[key] = {"email": None, "external_id": None, **contact}
-        if self.indexes_at_once:
-            workspace.index()
         return Answer.of(workspace.contacts[key])
 
     @route("PUT", "/contacts/{key}")
@@ -113,11 +104,9 @@ class Intercom(OAuthServer[Workspace]):
         if not isinstance(query, dict) or not {"field", "operator", "value"} <= query.keys():
             raise Intercom.refused(400, "parameter_not_found", "query needs field, operator and value")
         if query["operator"] != "=" or query["field"] not in ("email", "external_id", "id", "phone", "name"):
-            raise Intercom.refused(
-                400, "parameter_invalid", f"{query['field']} {query['operator']} is not supported here"
-            )
+            raise _invalid(f"{query['field']} {query['operator']} is not supported here")
         matching = workspace.find(query["field"], query["value"])
-        found = [each for each in matching if each["id"] in workspace.searchable and not each["archived"]]
+        found = [each for each in matching if each["id"] in workspace.searchable]
         pages = {"type": "pages", "page": 1, "per_page": 50, "total_pages": 1}
         return Answer.of({"type": "list", "data": found, "total_count": len(found), "pages": pages})
 
@@ -125,10 +114,9 @@ class Intercom(OAuthServer[Workspace]):
 
     @route("POST", "/contacts/{key}/tags")
     def tag_contact(self, call: Call, key: str) -> Answer:
-        workspace, tag = self._workspace(call), self.read_object(call).get("id")
+        workspace, tag = self._workspace(call), str(self.read_object(call).get("id"))
         contact = self._contact(workspace, key)
-        if tag not in workspace.tags:
-            raise Intercom.refused(404, "not_found", "Resource Not Found")
+        Intercom.refuse_if(tag not in workspace.tags, 404, "not_found", "Resource Not Found")
         tags = workspace.tagged.setdefault(contact["id"], [])
         tags += [] if tag in tags else [tag]
         return Answer.of({"type": "tag", "id": tag, "name": workspace.tags[tag]})
@@ -146,9 +134,7 @@ class Intercom(OAuthServer[Workspace]):
             raise _invalid("event_name, and created_at in unix seconds, are required")
         metadata = event.get("metadata", {})
         if not isinstance(metadata, dict) or len(metadata) > MAX_METADATA or _is_nested(metadata):
-            raise Intercom.refused(
-                400, "parameter_invalid", f"metadata holds at most {MAX_METADATA} values, not nested"
-            )
+            raise _invalid(f"metadata holds at most {MAX_METADATA} values, not nested")
         contact = _contact_of(workspace, event)["id"]
         names = ("contact", "event_name", "created_at")
         kept = {"contact": contact, "metadata": metadata, **{name: event[name] for name in names[1:]}}
@@ -164,9 +150,8 @@ class Intercom(OAuthServer[Workspace]):
     def _workspace(self, call: Call) -> Workspace:
         """The caller's workspace, for a version that exists. Without the header the version counts that the app was
         made with; here that is one from before contacts, so that a forgotten header shows."""
-        version = call.headers.get("intercom-version")
-        if version is None:
-            raise Intercom.refused(404, "not_found", "The requested resource was not found in version 1.4")
+        version = call.headers.get("intercom-version", "")
+        Intercom.refuse_if(not version, 404, "not_found", "The requested resource was not found in version 1.4")
         if version not in VERSIONS:
             raise Intercom.refused(400, "intercom_version_invalid", "The requested version could not be found")
         if "application/json" not in call.headers.get("accept", ""):
@@ -187,14 +172,11 @@ class Intercom(OAuthServer[Workspace]):
         if not isinstance(attributes, dict):
             raise RefusedError(Reason.MALFORMED, "The body cannot be read: custom_attributes must be an object")
         if undefined := attributes.keys() - set(self.state_of(call).attributes):
-            raise Intercom.refused(
-                400, "parameter_invalid", f"Custom attribute '{sorted(undefined)[0]}' does not exist"
-            )
+            raise _invalid(f"Custom attribute '{sorted(undefined)[0]}' does not exist")
         return given
 
     def _contact(self, workspace: Workspace, key: str) -> dict[str, Any]:
-        if key not in workspace.contacts or workspace.contacts[key]["archived"]:
-            raise self.refused(404, "not_found", "User Not Found")
+        self.refuse_if(key not in workspace.contacts, 404, "not_found", "User Not Found")
         return workspace.contacts[key]
 
     # OAuth.
@@ -212,8 +194,7 @@ def _contact_of(workspace: Workspace, event: Mapping[str, Any]) -> dict[str, Any
     for name, by in (("id", "id"), ("user_id", "external_id"), ("email", "email")):
         if event.get(name):
             found = [each for each in workspace.find(by, event[name]) if by == "id" or each["role"] == "user"]
-            if not found:
-                raise Intercom.refused(404, "not_found", "User Not Found")
+            Intercom.refuse_if(not found, 404, "not_found", "User Not Found")
             return found[0]
     raise Intercom.refused(400, "parameter_not_found", "one of id, user_id or email is required")
 

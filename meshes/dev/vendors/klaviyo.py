@@ -72,8 +72,7 @@ class Klaviyo(VendorServer[Account]):
 
     @route("POST", "/api/profile-import/?")
     def import_profile(self, call: Call) -> Answer:
-        if len(call.body) > MAX_PROFILE:
-            raise self.refused(413, "payload_too_large", "The payload exceeds 100 KB")
+        self.refuse_if(len(call.body) > MAX_PROFILE, 413, "payload_too_large", "The payload exceeds 100 KB")
         account, data = self._account(call), self._data(call, "profile")
         attributes = _profile_of(data)
         found = account.find(attributes)
@@ -88,8 +87,8 @@ class Klaviyo(VendorServer[Account]):
     @route("POST", "/api/events/?")
     def create_event(self, call: Call) -> Answer:
         account, attributes = self._account(call), self._data(call, "event")["attributes"]
-        metric = _inner(attributes, "metric")["attributes"].get("name")
-        profile = _profile_of(_inner(attributes, "profile"))
+        metric = _resource(attributes.get("metric"), "metric", "/data/attributes/metric")["attributes"].get("name")
+        profile = _profile_of(_resource(attributes.get("profile"), "profile", "/data/attributes/profile"))
         if not metric or not isinstance(metric, str):
             raise _invalid("/data/attributes/metric/data/attributes/name", "This field is required.")
         if not isinstance(attributes.get("properties"), dict):
@@ -112,23 +111,18 @@ class Klaviyo(VendorServer[Account]):
         revision = call.headers.get("revision", "")
         if not _REVISION.fullmatch(revision) or revision[:10] > LATEST:
             raise self.refused(400, "invalid", "A valid revision header is required.")
-        if revision[:10] < OLDEST:
-            raise self.refused(410, "gone", f"Revision {revision} is retired.")
+        self.refuse_if(revision[:10] < OLDEST, 410, "gone", f"Revision {revision} is retired.")
         return self.state_of(call)
 
     def _data(self, call: Call, kind: str) -> dict[str, Any]:
-        data = self.read_object(call).get("data")
-        if not isinstance(data, dict) or data.get("type") != kind or not isinstance(data.get("attributes"), dict):
-            raise _invalid("/data", f"data must have the type {kind}, and attributes.")
-        return data
+        return _resource(self.read_object(call), kind, "/data", f"data must have the type {kind}, and attributes.")
 
 
-def _inner(attributes: dict[str, Any], name: str) -> dict[str, Any]:
-    """A resource within an event."""
-    holder = attributes.get(name)
+def _resource(holder: Any, kind: str, pointer: str, message: str = "This field is required.") -> dict[str, Any]:
+    """The `data` of a document, or of a resource within an event."""
     data = holder.get("data") if isinstance(holder, dict) else None
-    if not isinstance(data, dict) or data.get("type") != name or not isinstance(data.get("attributes"), dict):
-        raise _invalid(f"/data/attributes/{name}", "This field is required.")
+    if not isinstance(data, dict) or data.get("type") != kind or not isinstance(data.get("attributes"), dict):
+        raise _invalid(pointer, message)
     return data
 
 

@@ -100,10 +100,6 @@ class Mailchimp(OAuthServer[Account]):
         Reason.THROTTLED: "Too Many Requests",
         Reason.DOWN: "Internal Server Error",
     }
-    faults = {
-        "THROTTLED": Answer.text("<html><body>Forbidden</body></html>", 403, "text/html"),
-        "BLOCKED": Answer.text("<html><body>Request Blocked</body></html>", 503, "text/html"),
-    }
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
@@ -154,8 +150,7 @@ class Mailchimp(OAuthServer[Account]):
 
     def _audience(self, call: Call, key: str) -> Audience:
         audiences = self.state_of(call).audiences
-        if key not in audiences:
-            raise self.refused(404, "Resource Not Found", "The requested resource could not be found.")
+        self.refuse_if(key not in audiences, 404, "Resource Not Found", "The requested resource could not be found.")
         return audiences[key]
 
     def _member(self, call: Call, key: str, who: str) -> dict[str, Any]:

@@ -1,10 +1,7 @@
 """Mixpanel's ingestion API (docs.mixpanel.com): `/import`, strict or not."""
 
-import gzip
 import re
-import zlib
 from collections.abc import Hashable
-from dataclasses import replace
 from typing import Any
 
 from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError
@@ -17,11 +14,10 @@ _INSERT_ID = re.compile(r"[A-Za-z0-9-]{1,36}")
 
 
 class Mixpanel(VendorServer[Events]):
-    """An account is a project, opened by its token, or by a service account (`user:secret`) with the `project_id`. An
-    event is stored once for each name, time, distinct_id and $insert_id."""
+    """An account is a project, opened by its token as the user of
+    basic authentication. An event is stored once for each name, time, distinct_id and $insert_id."""
 
     slug, account, developer_token, new_account = "mixpanel", "3187531", "mixpanelProjectToken", Events
-    service_account = "meshes.abc123.mp-service-account:service-secret"
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
@@ -29,10 +25,7 @@ class Mixpanel(VendorServer[Events]):
 
     def token_of(self, call: Call) -> str:
         user, secret = call.basic() or ("", "")
-        if f"{user}:{secret}" == self.service_account:
-            project = call.query.get("project_id")
-            return next((token for token, account in self.tokens.items() if account == project), "no such project")
-        return user if not secret else "not a service account"
+        return "" if secret else user
 
     @route("POST", "/import")
     def take(self, call: Call) -> Answer:
@@ -53,12 +46,7 @@ class Mixpanel(VendorServer[Events]):
 
 
 def _events(call: Call) -> list[Any]:
-    """Of a JSON array, which may be compressed."""
-    if call.headers.get("content-encoding") == "gzip":
-        try:
-            call = replace(call, body=gzip.decompress(call.body))
-        except (OSError, EOFError, zlib.error):
-            raise RefusedError(Reason.MALFORMED, "The body cannot be read: the body is not gzip") from None
+    """Of a JSON array."""
     if len(call.body) > MAX_BODY:
         raise RefusedError(Answer.of({"code": 413, "error": "request exceeds max limit of 10485760 bytes"}, 413))
     if call.media_type != "application/json":

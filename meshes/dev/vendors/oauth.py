@@ -38,7 +38,6 @@ class Installation:
     account: str
     scope: str
     refresh_token: str = ""
-    used_at: float = 0.0
     access_tokens: list[str] = field(default_factory=list)
     spent: set[str] = field(default_factory=set)
 
@@ -54,7 +53,9 @@ class OAuthServer(VendorServer[State]):
     """Where a person agrees; this and the others are patterns, as those of routes."""
     token_path: ClassVar[str]
     revoke_path: ClassVar[str] = ""
-    """Leads to the vendor's `revoke_token`."""
+    revoked: ClassVar[Answer] = Answer()
+    unknown_token: ClassVar[Answer] = Answer()
+    """What the vendor answers to a revocation, and to one of a token that it does not know."""
     client_auth: ClassVar[frozenset[str]] = frozenset({"body"})
     """Where the app's secret may stand: `body`, `basic`."""
     required: ClassVar[tuple[str, ...]] = ()
@@ -68,8 +69,6 @@ class OAuthServer(VendorServer[State]):
     """Whether the request for a code's tokens must name the page's redirect_uri again."""
     detects_reuse: ClassVar[bool] = False
     """A refresh token that was replaced, used again, ends the whole installation."""
-    max_installations: ClassVar[int | None] = None
-    """Agreements that an account keeps; one more ends the oldest."""
     oauth_errors: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("invalid_code", "used_code", "expired_code", "wrong_redirect_uri"), "invalid_grant"),
         **dict.fromkeys(("wrong_verifier", "invalid_refresh_token"), "invalid_grant"),
@@ -79,8 +78,6 @@ class OAuthServer(VendorServer[State]):
     }
     """The vendor's names of what can be wrong at the token endpoint."""
 
-    idle_seconds: ClassVar[float | None] = None
-    """After so long without use a refresh token is dead."""
     token_seconds: float | None = None
     """How long an access token lives; None: until it is revoked."""
     rotates = False
@@ -99,7 +96,7 @@ class OAuthServer(VendorServer[State]):
         self.redirect_uris: set[str] = set()
         """Where the app may send people back to; empty: anywhere."""
         self.signed_in = self.account
-        """The account whose person agrees, unless the page's `login_hint` names another."""
+        """The account whose person agrees."""
         self.codes: dict[str, Code] = {}
         self.installations: list[Installation] = []
         self._ends_at: dict[str, float] = {}
@@ -188,13 +185,24 @@ class OAuthServer(VendorServer[State]):
     def _new_code(self, query: Mapping[str, str]) -> str:
         code = f"{self.slug}-code-{secrets.token_urlsafe(12)}"
         self.codes[code] = Code(
-            query.get("login_hint") or self.signed_in,
+            self.signed_in,
             query["redirect_uri"],
             " ".join(filter(None, (query.get("scope"), query.get("optional_scope")))),
             query.get("code_challenge", ""),
             self.clock() + CODE_SECONDS,
         )
         return code
+
+    def revoke_token(self, call: Call) -> Answer:
+        """A refresh token takes its access tokens with it; an access token only itself."""
+        token = call.fields().get("token", "")
+        installation = self.installation_of(token)
+        if installation is None:
+            return self.unknown_token
+        if token == installation.refresh_token:
+            self.end(installation)
+        self.revoke(token)
+        return self.revoked
 
     # The token endpoint.
 
@@ -262,33 +270,30 @@ class OAuthServer(VendorServer[State]):
         code = self.codes.get(fields.get("code", ""))
         if code is None:
             raise self.oauth_refused("invalid_code", "The code is unknown.")
-        if code.is_used:
-            raise self.oauth_refused("used_code", "The code was used before.")
-        if code.ends_at <= self.clock():
-            raise self.oauth_refused("expired_code", "The code is too old.")
-        if self.checks_redirect_uri and fields.get("redirect_uri") != code.redirect_uri:
-            raise self.oauth_refused("wrong_redirect_uri", "The redirect_uri is not that of the code.")
-        if not _proves(fields.get("code_verifier"), code.challenge):
-            raise self.oauth_refused("wrong_verifier", "The code_verifier does not fit the code_challenge.")
+        is_elsewhere = self.checks_redirect_uri and fields.get("redirect_uri") != code.redirect_uri
+        is_unproved = not _proves(fields.get("code_verifier"), code.challenge)
+        for is_wrong, error, message in (
+            (code.is_used, "used_code", "The code was used before."),
+            (code.ends_at <= self.clock(), "expired_code", "The code is too old."),
+            (is_elsewhere, "wrong_redirect_uri", "The redirect_uri is not that of the code."),
+            (is_unproved, "wrong_verifier", "The code_verifier does not fit the code_challenge."),
+        ):
+            if is_wrong:
+                raise self.oauth_refused(error, message)
         code.is_used = True
-        own = [each for each in self.installations if each.account == code.account]
-        if self.max_installations is not None and len(own) >= self.max_installations:
-            self.end(own[0])
         refresh_token = self.new_token("refresh") if self.gives_refresh_tokens else ""
-        installation = Installation(code.account, code.scope, refresh_token, self.clock())
+        installation = Installation(code.account, code.scope, refresh_token)
         self.installations.append(installation)
         self.account_state(code.account)
         return installation
 
     def _refreshed(self, fields: Mapping[str, Any]) -> Installation:
         token = fields.get("refresh_token", "")
-        for installation in [each for each in self.installations if token in each.spent]:
-            if self.detects_reuse:
-                self.end(installation)
+        for installation in [each for each in self.installations if self.detects_reuse and token in each.spent]:
+            self.end(installation)
         live = next((each for each in self.installations if token and each.refresh_token == token), None)
-        if live is None or (self.idle_seconds is not None and self.clock() - live.used_at > self.idle_seconds):
+        if live is None:
             raise self.oauth_refused("invalid_refresh_token", "The refresh token is unknown, used or revoked.")
-        live.used_at = self.clock()
         if self.rotates:
             live.spent.add(token)
             live.refresh_token = self.new_token("refresh")

@@ -1,4 +1,4 @@
-"""PostHog's capture API (posthog.com/docs). It answers 200 to a key that no project has, and beyond a quota."""
+"""PostHog's capture API (posthog.com/docs). It answers 200 to a key that no project has."""
 
 import re
 import uuid
@@ -13,16 +13,10 @@ _KEY = re.compile(r"[!-~]{1,200}")
 
 class PostHog(VendorServer[Events]):
     """An account is a project, opened by its key in the body. `lost` is what got a 200 and went nowhere: by an unknown
-    key, with a `uuid` that is none, or while the project is `over_quota`."""
+    key, or with a `uuid` that is none."""
 
     slug, account, developer_token, new_account = "posthog", "project-1", "phc_developer", Events
     error_codes = {reason: reason.value for reason in Reason}
-    personal_key = "phx_personal"
-    over_quota = False
-
-    def __init__(self, token: str = "", port: int = 0) -> None:
-        super().__init__(token, port)
-        self.lost: list[dict[str, Any]] = []
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
@@ -39,19 +33,12 @@ class PostHog(VendorServer[Events]):
         if not all(isinstance(event.get(name), str) and event[name] for name in ("event", "distinct_id")):
             raise RefusedError(Reason.MALFORMED, "The body cannot be read: each event needs event and distinct_id")
         project, key = self.tokens.get(keys[0], ""), event.get("uuid")
-        if project and not self.over_quota and (key is None or _is_uuid(key)):
+        if project and (key is None or _is_uuid(key)):
             kept = {name: value for name, value in event.items() if name not in ("api_key", "token")}
             self.account_state(project).store(kept, lambda each: each.get("uuid"))
         else:
-            self.lost.append(event)
-        return Answer.of({"status": "Ok", "quota_limited": ["events"]} if self.over_quota else {"status": "Ok"})
-
-    @route("GET", "/api/users/@me/?", "open")
-    def me(self, call: Call) -> Answer:
-        if call.credential("Bearer") != self.personal_key:
-            said = {"type": "authentication_error", "code": "authentication_failed", "attr": None}
-            return Answer.of({**said, "detail": "Invalid personal API key."}, 401)
-        return Answer.of({"uuid": str(uuid.uuid5(uuid.NAMESPACE_URL, self.account)), "email": "me@acme.example"})
+            self.state.lost.append(event)
+        return Answer.of({"status": "Ok"})
 
 
 def _is_uuid(value: Any) -> bool:

@@ -22,8 +22,6 @@ class Account(Events):
 
 
 class Resend(VendorServer[Account]):
-    """`sending_key` opens the same account for emails only."""
-
     slug, account, developer_token, new_account = "resend", "team-1", "re_developer", Account
     error_codes = {
         Reason.MISSING_TOKEN: "missing_api_key",
@@ -36,11 +34,6 @@ class Resend(VendorServer[Account]):
     rate_headers = {
         "ratelimit-limit": "{limit}", "ratelimit-remaining": "{remaining}", "ratelimit-reset": "{reset}"
     }  # fmt: skip
-    sending_key = "re_sending_only"
-
-    def __init__(self, token: str = "", port: int = 0) -> None:
-        super().__init__(token, port)
-        self.tokens[self.sending_key] = self.account
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
@@ -72,7 +65,7 @@ class Resend(VendorServer[Account]):
 
     @route("POST", "/contacts")
     def create_contact(self, call: Call) -> Answer:
-        account, contact = self._admitted(call, "contacts"), self.read_object(call)
+        account, contact = self._admitted(call), self.read_object(call)
         address = contact.get("email")
         if not isinstance(address, str) or "@" not in address:
             raise Resend.refused(422, "missing_required_field", "Missing `email` field.")
@@ -82,41 +75,36 @@ class Resend(VendorServer[Account]):
 
     @route("PATCH", "/contacts/{who}")
     def update_contact(self, call: Call, who: str) -> Answer:
-        account, changes = self._admitted(call, "contacts"), self.read_object(call)
+        account, changes = self._admitted(call), self.read_object(call)
         found = [each for key, each in account.contacts.items() if who.lower() == key or who == each["id"]]
-        if not found:
-            raise Resend.refused(404, "not_found", "Contact not found")
+        Resend.refuse_if(not found, 404, "not_found", "Contact not found")
         found[0].update(changes)
         return Answer.of({"object": "contact", "id": found[0]["id"]})
 
     @route("POST", "/events/send")
     def send_event(self, call: Call) -> Answer:
-        account, event = self._admitted(call, "events"), self.read_object(call)
+        account, event = self._admitted(call), self.read_object(call)
         for name in ("event", "email"):
-            if not event.get(name):
-                raise Resend.refused(422, "missing_required_field", f"Missing `{name}` field.")
+            Resend.refuse_if(not event.get(name), 422, "missing_required_field", f"Missing `{name}` field.")
         account.events.append(event)
         return Answer.of({"object": "event", "event": event["event"]}, 202)
 
     @route("GET", "/domains")
     def list_domains(self, call: Call) -> Answer:
-        names = self._admitted(call, "domains").domains
+        names = self._admitted(call).domains
         rows = [{"id": f"domain-{number}", "name": name, "status": "verified"} for number, name in enumerate(names, 1)]
         return Answer.of({"object": "list", "has_more": False, "data": rows})
 
-    def _admitted(self, call: Call, beyond: str = "") -> Account:
-        """The account of a caller that names itself, by a key that may do more than send where it wants to."""
+    def _admitted(self, call: Call) -> Account:
+        """The account of a caller that names itself."""
         if not call.headers.get("user-agent"):
             raise RefusedError(Answer.text("error code: 1010", 403))
-        if beyond and self.token_of(call) == self.sending_key:
-            raise Resend.refused(401, "restricted_api_key", "This API key is restricted to only send emails")
         return self.state_of(call)
 
 
 def _check_email(email: dict[str, Any], domains: list[str]) -> None:
     for name in ("from", "to", "subject"):
-        if not email.get(name):
-            raise Resend.refused(422, "missing_required_field", f"Missing `{name}` field.")
+        Resend.refuse_if(not email.get(name), 422, "missing_required_field", f"Missing `{name}` field.")
     if not email.get("html") and not email.get("text"):
         raise Resend.refused(422, "missing_required_field", "Missing `html` or `text` field.")
     to = email["to"] if isinstance(email["to"], list) else [email["to"]]

@@ -16,22 +16,14 @@ SOBJECTS = r"/services/data/(?P<version>v[0-9]+\.0)/sobjects/{kind}"
 OLDEST, LATEST = 31, 68
 """Versions below are gone (410)."""
 DAILY_CALLS = 100_000
-PREFIXES = {
-    "Lead": "00Q",
-    "Contact": "003",
-    "Account": "001",
-    "Campaign": "701",
-    "CampaignMember": "00v",
-    "Task": "00T",
-}
+PREFIXES = {"Lead": "00Q", "Contact": "003", "Account": "001", "Task": "00T"}
 """The first three characters of an id tell its object."""
-_JSON_TYPES = {"boolean": (bool,), "double": (int, float)}
 _ID = re.compile(r"[a-zA-Z0-9]{15}(?:[a-zA-Z0-9]{3})?")
 
 
 @dataclass(frozen=True)
 class SField:
-    """`kind` is string, email, boolean, double or reference; `length` counts for the first two."""
+    """`kind` is string, email, boolean or reference; `length` counts for the first two."""
 
     length: int = 255
     kind: str = "string"
@@ -45,14 +37,11 @@ def _objects() -> dict[str, dict[str, SField]]:
     name = {"FirstName": SField(40), "LastName": SField(80, required=True), "Email": SField(80, "email")}
     person = {**name, "Phone": SField(40), "Title": SField(128), "Description": long, "LeadSource": text}
     lead = {"Company": needed, "Website": text, "Status": text, "Rating": text, "DoNotCall": SField(kind="boolean")}
-    member = {"CampaignId": SField(kind="reference", required=True), "Status": SField(40)}
     task = {"Subject": text, "Status": text, "Priority": text, "Description": long, "WhoId": reference}
     return {
         "Lead": {**person, **lead, "LeadKey__c": key},
         "Contact": {**person, "AccountId": reference, "ContactKey__c": key},
         "Account": {"Name": needed, "Phone": SField(40), "Website": text, "AccountKey__c": key},
-        "Campaign": {"Name": SField(80, required=True), "IsActive": SField(kind="boolean")},
-        "CampaignMember": {**member, "LeadId": reference, "ContactId": reference},
         "Task": {**task, "ActivityDate": text, "TaskKey__c": key},
     }
 
@@ -108,7 +97,7 @@ class Salesforce(OAuthServer[Org]):
     revoke_path = "/services/oauth2/revoke"
     client_auth = frozenset({"body", "basic"})
     required = ("response_type",)
-    max_installations = 5
+    unknown_token = Answer.of({"error": "invalid_token", "error_description": "invalid token"}, 400)
     oauth_errors = {**OAuthServer.oauth_errors, "unknown_client": "invalid_client_id"}
     instance_url = ""
     error_codes = {
@@ -117,22 +106,6 @@ class Salesforce(OAuthServer[Org]):
         Reason.NOT_FOUND: "NOT_FOUND",
         Reason.WRONG_METHOD: "METHOD_NOT_ALLOWED",
     }
-    faults = {
-        "REQUEST_LIMIT_EXCEEDED": Answer.of(
-            [{"message": "TotalRequests Limit exceeded.", "errorCode": "REQUEST_LIMIT_EXCEEDED"}], 403
-        ),
-        "UNABLE_TO_LOCK_ROW": Answer.of(
-            [{"message": "unable to obtain exclusive access to this record", "errorCode": "UNABLE_TO_LOCK_ROW",
-              "fields": []}], 400
-        ),
-        "API_DISABLED_FOR_ORG": Answer.of(
-            [{"message": "API is not enabled for this Organization or Partner", "errorCode": "API_DISABLED_FOR_ORG"}],
-            403,
-        ),
-        "FIELD_CUSTOM_VALIDATION_EXCEPTION": Answer.of(
-            [{"message": "Phone is needed", "errorCode": "FIELD_CUSTOM_VALIDATION_EXCEPTION", "fields": ["Phone"]}], 400
-        ),
-    }  # fmt: skip
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
@@ -142,7 +115,7 @@ class Salesforce(OAuthServer[Org]):
         if status == 401:
             return self.error(401, "INVALID_SESSION_ID", "Session expired or invalid")
         if reason is Reason.THROTTLED:
-            return self.faults["REQUEST_LIMIT_EXCEEDED"]
+            return self.error(403, "REQUEST_LIMIT_EXCEEDED", "TotalRequests Limit exceeded.")
         if reason is Reason.DOWN:
             return self.error(status, "SERVER_UNAVAILABLE" if status == 503 else "UNKNOWN_EXCEPTION", message)
         return super().refusal(reason, status, message)
@@ -183,24 +156,12 @@ class Salesforce(OAuthServer[Org]):
 
     def _org(self, call: Call, version: str, kind: str) -> Org:
         number, org = int(version[1:-2]), self.state_of(call)
-        if number < OLDEST:
-            raise self.refused(410, "GONE", f"The API version {version} is retired.")
+        self.refuse_if(number < OLDEST, 410, "GONE", f"The API version {version} is retired.")
         if number > LATEST or kind not in org.objects:
             raise self.refused(404, "NOT_FOUND", "The requested resource does not exist")
         return org
 
     # OAuth.
-
-    def revoke_token(self, call: Call) -> Answer:
-        """The refresh token takes its access tokens with it."""
-        token = call.fields().get("token", "")
-        installation = self.installation_of(token)
-        if installation is None:
-            return Answer.of({"error": "invalid_token", "error_description": "invalid token"}, 400)
-        if token == installation.refresh_token:
-            self.end(installation)
-        self.revoke(token)
-        return Answer()
 
     def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
         """There is no `expires_in`; and a refresh token only by its scope, once, or anew where they rotate."""
@@ -229,7 +190,9 @@ def org_id(account: str) -> str:
 
 
 def _check_value(name: str, is_: SField, value: Any) -> None:
-    if type(value) not in _JSON_TYPES.get(is_.kind, (str,)):
+    if is_.kind == "boolean" and isinstance(value, bool):
+        return
+    if is_.kind == "boolean" or not isinstance(value, str):
         message = f"Cannot deserialize instance of {is_.kind} from value {value}"
         raise _refused("JSON_PARSER_ERROR", f"{message} or request may be missing a required field")
     if is_.kind == "reference" and not _ID.fullmatch(value):
@@ -242,17 +205,10 @@ def _check_value(name: str, is_: SField, value: Any) -> None:
 
 
 def _describe(name: str, is_: SField) -> dict[str, Any]:
-    return {
-        "name": name,
-        "label": name.removesuffix("__c"),
-        "type": is_.kind,
-        "length": is_.length if is_.kind in ("string", "email") else 0,
-        "externalId": is_.external_id,
-        "idLookup": is_.external_id or is_.kind == "email",
-        "nillable": not is_.required,
-        "createable": True,
-        "updateable": True,
-    }
+    length = is_.length if is_.kind in ("string", "email") else 0
+    about = {"name": name, "label": name.removesuffix("__c"), "type": is_.kind, "length": length}
+    key = {"externalId": is_.external_id, "idLookup": is_.external_id or is_.kind == "email"}
+    return {**about, **key, "nillable": not is_.required, "createable": True, "updateable": True}
 
 
 def _refused(code: str, message: str, fields: list[str] | None = None) -> RefusedError:

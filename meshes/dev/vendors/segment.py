@@ -14,18 +14,13 @@ class Segment(VendorServer[Events]):
 
     slug, account, developer_token, new_account = "segment", "source-1", "segmentWriteKey", Events
 
-    def __init__(self, token: str = "", port: int = 0) -> None:
-        super().__init__(token, port)
-        self.lost: list[dict[str, Any]] = []
-
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
         return Answer.of({"success": False, "message": message}, status)
 
     @route("POST", "/v1/(?P<kind>identify|track|page|screen|group|alias)", "url")
     def take(self, call: Call, kind: str) -> Answer:
-        if len(call.body) > MAX_EVENT:
-            raise self.refused(400, "", "Exceeded payload limit of 32KB")
+        self.refuse_if(len(call.body) > MAX_EVENT, 400, "", "Exceeded payload limit of 32KB")
         event = {"type": kind, **self.read_object(call)}
         basic = call.basic()
         source = self.tokens.get(str(basic[0] if basic else event.get("writeKey")), "")
@@ -33,5 +28,5 @@ class Segment(VendorServer[Events]):
         if source and is_used and len(str(event.get("messageId", ""))) <= MAX_MESSAGE_ID:
             self.account_state(source).store(event, lambda each: each.get("messageId"))
         else:
-            self.lost.append(event)
+            self.state.lost.append(event)
         return Answer.of({"success": True})

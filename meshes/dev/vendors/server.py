@@ -84,9 +84,10 @@ class Window:
 
 @dataclass
 class Events:
-    """What a vendor of analytics stored."""
+    """What a vendor of analytics stored, and what it said yes to and `lost`."""
 
     events: list[dict[str, Any]] = field(default_factory=list)
+    lost: list[Any] = field(default_factory=list)
 
     def store(self, event: dict[str, Any], key: Callable[[dict[str, Any]], Hashable]) -> None:
         """The first with each key; an event whose key is empty is always another."""
@@ -137,9 +138,7 @@ class VendorServer(Generic[State]):
     """Whether a refusal by the limit has Retry-After."""
     faults: ClassVar[Mapping[str, Answer]] = {}
     """The vendor's own kinds of failure, by name, for `fail_next`."""
-    controls: ClassVar[frozenset[str]] = frozenset(
-        {"fail_next", "limit", "no_limit", "release", "revoke", "open_account"}
-    )
+    controls: ClassVar[frozenset[str]] = frozenset({"fail_next", "limit", "release", "revoke", "open_account"})
     """Methods that another process may call."""
     _routes: ClassVar[tuple[Route, ...]] = ()
 
@@ -177,6 +176,11 @@ class VendorServer(Generic[State]):
     @classmethod
     def refused(cls, status: int, code: Any, message: str, **more: Any) -> RefusedError:
         return RefusedError(cls.error(status, code, message, **more))
+
+    @classmethod
+    def refuse_if(cls, is_wrong: Any, status: int, code: Any, message: str, **more: Any) -> None:
+        if is_wrong:
+            raise cls.refused(status, code, message, **more)
 
     def refusal(self, reason: Reason, status: int, message: str, seconds: float = 0.0) -> Answer:
         """What the vendor answers for a reason; `seconds` is how long the caller should wait, where that is known."""
@@ -272,14 +276,8 @@ class VendorServer(Generic[State]):
 
     def limit(self, requests: int, seconds: float) -> None:
         """From now on each account, or each URL that is a secret, may send so many requests in so many seconds."""
-        self._set_limit((requests, seconds))
-
-    def no_limit(self) -> None:
-        self._set_limit(None)
-
-    def _set_limit(self, limit: tuple[int, float] | None) -> None:
         with self.lock:
-            self._limit = limit
+            self._limit = (requests, seconds)
             self._windows.clear()
 
     def revoke(self, token: str, reason: Reason = Reason.REVOKED_TOKEN) -> None:

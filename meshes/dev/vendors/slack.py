@@ -44,7 +44,7 @@ def _failed(error: str, **more: Any) -> Answer:
 
 
 class Slack(OAuthServer[Team]):
-    """An account is a team's id. Tokens rotate; `stop_rotating` is for an app that has not opted in."""
+    """An account is a team's id. Tokens rotate."""
 
     slug, account, developer_token, new_account = "slack", "T0ACME", "xoxb-developer", Team
     page_path, token_path = "/oauth/v2/authorize", r"/api/oauth\.v2\.access"
@@ -65,7 +65,6 @@ class Slack(OAuthServer[Team]):
     rotates = True
     token_seconds: float | None = ROTATION_SECONDS
     oauth_errors = {
-        **OAuthServer.oauth_errors,
         "invalid_code": "invalid_code",
         "used_code": "code_already_used",
         "expired_code": "code_expired",
@@ -77,31 +76,12 @@ class Slack(OAuthServer[Team]):
         "unsupported_grant_type": "invalid_grant_type",
         "invalid_request": "invalid_arguments",
     }
-    faults = {
-        **{
-            error: _failed(error)
-            for error in (
-                "account_inactive", "token_expired", "token_revoked", "org_login_required", "ekm_access_denied",
-                "accesslimited", "restricted_action", "internal_error", "service_unavailable", "request_timeout",
-                "fatal_error", "too_many_attachments",
-            )
-        },
-        "missing_scope": _failed("missing_scope", needed="chat:write", provided="channels:read"),
-        "ratelimited": Answer.of({"ok": False, "error": "ratelimited"}, 429, retry_after="30"),
-        "user_not_found": Answer.text("user_not_found", 400),
-        "action_prohibited": Answer.text("action_prohibited", 403),
-        "webhook channel_not_found": Answer.text("channel_not_found", 404),
-        "rollup_error": Answer.text("rollup_error", 500),
-    }  # fmt: skip
+    faults = {"account_inactive": _failed("account_inactive"), "token_revoked": _failed("token_revoked")}
 
     @property
     def webhook_url(self) -> str:
         """The developer team's incoming webhook, as Slack shows it."""
         return f"{HOOKS}/services/{self.account}/{next(iter(self.state.webhooks))}"
-
-    def stop_rotating(self) -> None:
-        """Tokens made from now on live until they are revoked, and come without a refresh token."""
-        self.rotates, self.token_seconds = False, None
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
@@ -126,17 +106,15 @@ class Slack(OAuthServer[Team]):
             document |= {"warning": "missing_charset", "response_metadata": {"warnings": ["missing_charset"]}}
         return Answer.of(document)
 
-    @route("GET", r"/api/auth\.test")
     @route("POST", r"/api/auth\.test")
     def test(self, call: Call) -> Answer:
         team = {"url": "https://acme.slack.com/", "team": "Acme", "team_id": call.account}
         return Answer.of({"ok": True, **team, "user": "meshes", "user_id": "U0BOT", "bot_id": "B0BOT"})
 
     @route("GET", r"/api/conversations\.list")
-    @route("POST", r"/api/conversations\.list")
     def list_channels(self, call: Call) -> Answer:
         self._check_scope(call, "channels:read")
-        asked = {**call.query, **_arguments(call)}
+        asked = call.query
         rows = [
             {"id": key, **channel}
             for key, channel in self.state_of(call).channels.items()
@@ -167,12 +145,9 @@ class Slack(OAuthServer[Team]):
         named = str(message.get("channel", ""))
         channels = self.state_of(call).channels
         key = next((key for key, has in channels.items() if named in (key, has["name"], f"#{has['name']}")), "")
-        if not key:
-            raise RefusedError(_failed("channel_not_found"))
-        if channels[key]["is_archived"]:
-            raise RefusedError(_failed("is_archived"))
-        if not channels[key]["is_member"]:
-            raise RefusedError(_failed("not_in_channel"))
+        self.refuse_if(not key, 200, "channel_not_found", "")
+        self.refuse_if(channels[key]["is_archived"], 200, "is_archived", "")
+        self.refuse_if(not channels[key]["is_member"], 200, "not_in_channel", "")
         return key
 
     # Incoming webhooks, whose answers are plain text.
@@ -210,25 +185,13 @@ class Slack(OAuthServer[Team]):
             "bot_user_id": "U0BOT",
             "access_token": access_token,
         }
-        if self.rotates:
-            reply |= {"refresh_token": installation.refresh_token, "expires_in": int(self.token_seconds or 0)}
-        if is_first and "incoming-webhook" in installation.scope.split(","):
-            reply["incoming_webhook"] = self._new_webhook(installation.account)
-        return reply
+        return reply | {"refresh_token": installation.refresh_token, "expires_in": int(self.token_seconds or 0)}
 
     def oauth_answer(self, error: str, message: str) -> Answer:
         return _failed(self.oauth_errors[error])
 
     def new_token(self, kind: str) -> str:
-        if kind == "refresh":
-            return f"xoxe-1-{secrets.token_urlsafe(24)}"
-        return f"{'xoxe.xoxb-1' if self.rotates else 'xoxb'}-{secrets.token_urlsafe(24)}"
-
-    def _new_webhook(self, team: str) -> dict[str, str]:
-        key = f"B{secrets.token_hex(4).upper()}/{secrets.token_hex(12)}"
-        self.account_state(team).webhooks[key] = "C0LEADS"
-        about = {"channel": "#leads", "channel_id": "C0LEADS", "configuration_url": "https://acme.slack.com/services/"}
-        return {**about, "url": f"{HOOKS}/services/{team}/{key}"}
+        return f"{'xoxe-1' if kind == 'refresh' else 'xoxe.xoxb-1'}-{secrets.token_urlsafe(24)}"
 
 
 def _arguments(call: Call) -> dict[str, Any]:

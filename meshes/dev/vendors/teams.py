@@ -53,8 +53,7 @@ class Teams(VendorServer[Flow]):
         if not state.is_enabled:
             message = f"The workflow '{flow}' is not enabled: its state is 'Suspended'."
             raise self.refused(400, "WorkflowTriggerIsNotEnabled", message)
-        if len(call.body) > MAX_BODY:
-            raise self.refused(413, "RequestEntityTooLarge", "The message is larger than 28 KB.")
+        self.refuse_if(len(call.body) > MAX_BODY, 413, "RequestEntityTooLarge", "The message is larger than 28 KB.")
         document = self.read_object(call)
         cards = _cards(document)
         state.cards += cards

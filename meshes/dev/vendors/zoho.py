@@ -41,14 +41,14 @@ class Zoho(OAuthServer[Org]):
     page_path, token_path, revoke_path = "/oauth/v2/auth", "/oauth/v2/token", "/oauth/v2/token/revoke"
     required = ("scope", "response_type", "access_type")
     redirect_with = {"location": "eu", "accounts-server": "https://accounts.zoho.eu"}
-    max_installations = 20
+    revoked = Answer.of({"status": "success"})
+    unknown_token = Answer.of({"error": "invalid_token"}, 400)
     token_seconds = 3600
     oauth_errors = {
         **OAuthServer.oauth_errors,
         **dict.fromkeys(("invalid_code", "used_code", "expired_code", "invalid_refresh_token"), "invalid_code"),
         "wrong_secret": "invalid_client_secret",
     }
-
     default_error = "INVALID_TOKEN"
     error_codes = {
         Reason.MALFORMED: "INVALID_DATA",
@@ -93,24 +93,13 @@ class Zoho(OAuthServer[Org]):
         return Answer.of({"org": [{"id": call.account, "company_name": "Acme", "country": "Germany"}]})
 
     def _check_scope(self, call: Call, scope: str) -> None:
-        if self.lacks(call, scope):
-            raise self.refused(401, "OAUTH_SCOPE_MISMATCH", "invalid oauth scope to access this URL")
+        self.refuse_if(self.lacks(call, scope), 401, "OAUTH_SCOPE_MISMATCH", "invalid oauth scope to access this URL")
 
     # OAuth.
 
-    def revoke_token(self, call: Call) -> Answer:
-        """A refresh token takes its access tokens with it."""
-        token = call.fields().get("token", "")
-        installation = self.installation_of(token)
-        if installation is None:
-            return Answer.of({"error": "invalid_token"}, 400)
-        self.end(installation)
-        return Answer.of({"status": "success"})
-
     def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
         """A refresh token comes with the first reply only, as none is replaced (unless a test has it so)."""
-        is_new = is_first or self.rotates
-        refresh = {"refresh_token": installation.refresh_token} if is_new else {}
+        refresh = {"refresh_token": installation.refresh_token} if is_first or self.rotates else {}
         return {
             "access_token": access_token,
             **refresh,

@@ -94,4 +94,4 @@ def test_what_the_vendor_refuses_is_refused_in_its_form(slug, method, path, head
 def test_what_a_silent_vendor_loses_is_lost(slug, path, document):
     with VENDORS[slug]() as server:
         assert call(server, "POST", path, document).status_code < 300
-        assert (len(server.lost), server.state.events) == (1, [])
+        assert (len(server.state.lost), server.state.events) == (1, [])
