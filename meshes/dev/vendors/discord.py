@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError
-from meshes.dev.vendors.server import VendorServer, route, whole
+from meshes.dev.vendors.server import VendorServer, limit_names, route, whole
 
 MAX_CONTENT, MAX_EMBEDS, MAX_USERNAME = 2000, 10, 80
 WEBHOOK = r"/api(?:/v[0-9]+)?/webhooks/{key}/{secret}"
@@ -12,10 +12,7 @@ WEBHOOK = r"/api(?:/v[0-9]+)?/webhooks/{key}/{secret}"
 
 @dataclass
 class Channel:
-    """`pings` are messages that notified everybody or a person, because nothing in them forbade it."""
-
     messages: list[dict[str, Any]] = field(default_factory=list)
-    pings: list[str] = field(default_factory=list)
 
 
 class Discord(VendorServer[Channel]):
@@ -24,9 +21,7 @@ class Discord(VendorServer[Channel]):
     slug, account, developer_token, new_account = "discord", "1234567890123456789", "discordWebhookToken", Channel
     error_codes, default_error = {Reason.MALFORMED: 50109}, 0
     rate_headers = {
-        "x-ratelimit-limit": "{limit}",
-        "x-ratelimit-remaining": "{remaining}",
-        "x-ratelimit-reset": "{ends_at:.3f}",
+        **limit_names("x-ratelimit", "{ends_at:.3f}"),
         "x-ratelimit-reset-after": "{seconds_left:.3f}",
         "x-ratelimit-bucket": "webhook",
     }
@@ -51,8 +46,6 @@ class Discord(VendorServer[Channel]):
         self._check(message)
         channel.messages.append(message)
         message_id = str(9_000_000 + len(channel.messages))
-        if _pings(message):
-            channel.pings.append(message_id)
         if call.query.get("wait") != "true":
             return Answer(204)
         posted = {"id": message_id, "type": 0, "webhook_id": key}
@@ -81,10 +74,3 @@ class Discord(VendorServer[Channel]):
     def _invalid(self, name: str, code: str, message: str) -> RefusedError:
         errors = {name: {"_errors": [{"code": code, "message": message}]}}
         return self.refused(400, 50035, "Invalid Form Body", errors=errors)
-
-
-def _pings(message: dict[str, Any]) -> bool:
-    content, mentions = message.get("content", ""), message.get("allowed_mentions", {})
-    allowed = mentions.get("parse", []) if "allowed_mentions" in message else ["everyone", "users", "roles"]
-    is_to_all = "everyone" in allowed and ("@everyone" in content or "@here" in content)
-    return is_to_all or ("users" in allowed and "<@" in content)

@@ -57,14 +57,12 @@ class Portal:
         return next((each for each, has in self.objects[kind].items() if has.get(by) == wanted), None)
 
     def write(self, kind: str, key: str | None, properties: Mapping[str, str]) -> str:
-        """Create (without a key) or update; the object's id. A lifecycle stage only moves forward."""
+        """Create (without a key) or update; the object's id."""
         if key is None:
             self.last_id += 1
             key = str(self.last_id)
         has = self.objects[kind].setdefault(key, {})
-        for name, value in properties.items():
-            if name != "lifecyclestage" or not _goes_back(has.get(name, ""), value):
-                has[name] = value.lower() if name == "email" else value
+        has |= {name: value.lower() if name == "email" else value for name, value in properties.items()}
         return key
 
     def wrong_with(self, kind: str, properties: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -151,8 +149,6 @@ class HubSpot(OAuthServer[Portal]):
             if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row["id"]:
                 raise RefusedError(Reason.MALFORMED, "The body cannot be read: each input needs an id, a string")
             _check_strings(row.get("properties"))
-        if len({row["id"] for row in rows}) < len(rows):
-            raise _invalid("Duplicate IDs found in batch input")
         if not all(portal.properties["contacts"].get(str(row.get("idProperty"))) for row in rows):
             raise _invalid("idProperty must name a unique property of contacts")
         started = _now()
@@ -256,15 +252,9 @@ class HubSpot(OAuthServer[Portal]):
         return Answer(204)
 
     def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
-        return {
-            "access_token": access_token,
-            "refresh_token": installation.refresh_token,
-            "expires_in": int(self.token_seconds or 0),
-            "token_type": "bearer",
-            "hub_id": int(installation.account),
-            "scopes": installation.scope.split(),
-            "user_id": 901,
-        }
+        tokens = {"access_token": access_token, "refresh_token": installation.refresh_token, "token_type": "bearer"}
+        about = {"hub_id": int(installation.account), "scopes": installation.scope.split(), "user_id": 901}
+        return {**tokens, "expires_in": int(self.token_seconds or 0), **about}
 
     def new_token(self, kind: str) -> str:
         """Access tokens are long: HubSpot asks for room for 300 characters at least."""
@@ -315,7 +305,3 @@ def _sum_up(problems: list[dict[str, Any]]) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _goes_back(stage: str, other: str) -> bool:
-    return stage in STAGES and other in STAGES and STAGES.index(other) < STAGES.index(stage)

@@ -7,7 +7,7 @@ from typing import Any
 
 from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, is_email
 from meshes.dev.vendors.oauth import Installation, OAuthServer
-from meshes.dev.vendors.server import Events, route
+from meshes.dev.vendors.server import Events, limit_names, route
 
 VERSIONS = {"2.15", "2.16", "2.17"}
 WRITABLE = {"role", "external_id", "email", "phone", "name", "avatar", "signed_up_at", "last_seen_at", "owner_id",
@@ -51,9 +51,7 @@ class Intercom(OAuthServer[Workspace]):
         Reason.THROTTLED: "rate_limit_exceeded",
     }
     default_error = "not_found"
-    rate_headers = {
-        "x-ratelimit-limit": "{limit}", "x-ratelimit-remaining": "{remaining}", "x-ratelimit-reset": "{second_after}"
-    }  # fmt: skip
+    rate_headers = limit_names("x-ratelimit", "{second_after}")
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, is_email
-from meshes.dev.vendors.server import Events, VendorServer, Window, route
+from meshes.dev.vendors.server import Events, VendorServer, Window, limit_names, route
 
 OLDEST, LATEST = "2024-10-15", "2026-10-15"
 MAX_PROFILE = 100 * 1024
@@ -54,9 +54,7 @@ class Klaviyo(VendorServer[Account]):
         Reason.DOWN: "service_unavailable",
     }
     default_error, tells_wait = "authentication_failed", True
-    rate_headers = {
-        "ratelimit-limit": "{limit}", "ratelimit-remaining": "{remaining}", "ratelimit-reset": "{reset}"
-    }  # fmt: skip
+    rate_headers = limit_names("ratelimit")
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, pointer: str = "/data", **more: Any) -> Answer:

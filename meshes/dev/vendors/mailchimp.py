@@ -17,13 +17,11 @@ STATUSES = ("subscribed", "unsubscribed", "cleaned", "pending", "transactional")
 
 @dataclass
 class Audience:
-    """`members` by the MD5 of their address in lower case, each with the `history` of its status; `merge_fields` by
-    tag, the value telling whether it is required; `forgotten` are addresses that were deleted for good."""
+    """`members` by the MD5 of their address in lower case."""
 
     name: str
     members: dict[str, dict[str, Any]] = field(default_factory=dict)
-    merge_fields: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(("FNAME", "LNAME", "PHONE"), False))
-    forgotten: list[str] = field(default_factory=list)
+    merge_fields: list[str] = field(default_factory=lambda: ["FNAME", "LNAME", "PHONE"])
     tags: list[str] = field(default_factory=lambda: ["Lead", "Customer"])
 
     def find(self, who: str) -> dict[str, Any] | None:
@@ -35,7 +33,7 @@ class Audience:
         )
         return next(matches, None)
 
-    def put(self, who: str, given: Mapping[str, Any], skips_required: bool) -> dict[str, Any]:
+    def put(self, who: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The member, new or changed. A `status` counts, so it subscribes again who has opted out."""
         member = self.find(who)
         address, status = given.get("email_address"), given.get("status", given.get("status_if_new"))
@@ -45,32 +43,17 @@ class Audience:
             raise _invalid("email_address", "Please provide a valid email address.")
         if status not in STATUSES:
             raise _invalid("status" if member else "status_if_new", f"Value must be one of: {', '.join(STATUSES)}.")
-        if not member and address.lower() in self.forgotten:
-            message = f"{address} was permanently deleted and cannot be re-imported. The contact must re-subscribe."
-            raise Mailchimp.refused(400, "Forgotten Email Not Subscribed", message)
         if self.find(address) not in (None, member):
             raise Mailchimp.refused(400, "Member Exists", f"{address} is already a list member.")
-        if member and member["status"] == "cleaned" and status == "subscribed":
-            message = f"{address} is in a compliance state due to unsubscribe, bounce, or compliance review."
-            raise Mailchimp.refused(400, "Member In Compliance State", message)
-        merged = self._merged(given, member["merge_fields"] if member else {}, skips_required)
-        member = member or {"tags": [], "events": [], "contact_id": secrets.token_hex(16), "history": []}
-        member["history"] += [status] if status != member.get("status") else []
-        self.members.pop(hash_of(member.get("email_address", "")), None)
-        member |= {"email_address": address, "status": status, "merge_fields": merged}
-        self.members[hash_of(address)] = member
-        return member
-
-    def _merged(self, given: Mapping[str, Any], known: Mapping[str, str], skips_required: bool) -> dict[str, str]:
-        """The merge fields that the audience has; others are left out without a word."""
         fields = given.get("merge_fields", {})
         if not isinstance(fields, dict):
             raise _invalid("merge_fields", "Schema describes object.")
-        merged = {**known, **{name: value for name, value in fields.items() if name in self.merge_fields}}
-        missing = [name for name, is_required in self.merge_fields.items() if is_required and not merged.get(name)]
-        if missing and not skips_required:
-            raise _invalid(missing[0], "Please enter a value")
-        return merged
+        member = member or {"tags": [], "events": [], "contact_id": secrets.token_hex(16), "merge_fields": {}}
+        self.members.pop(hash_of(member.get("email_address", "")), None)
+        known = {name: value for name, value in fields.items() if name in self.merge_fields}  # others are left out
+        member |= {"email_address": address, "status": status, "merge_fields": member["merge_fields"] | known}
+        self.members[hash_of(address)] = member
+        return member
 
 
 def _audiences() -> dict[str, Audience]:
@@ -116,8 +99,7 @@ class Mailchimp(OAuthServer[Account]):
 
     @route("PUT", MEMBER)
     def put_member(self, call: Call, key: str, who: str) -> Answer:
-        skips_required = call.query.get("skip_merge_validation") == "true"
-        member = self._audience(call, key).put(who, self.read_object(call), skips_required)
+        member = self._audience(call, key).put(who, self.read_object(call))
         shown = {name: member[name] for name in ("email_address", "status", "merge_fields", "contact_id")}
         digest = hash_of(member["email_address"])
         return Answer.of({"id": digest, "unique_email_id": digest[:10], "web_id": int(digest[:7], 16), **shown})

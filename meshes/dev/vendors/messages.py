@@ -8,36 +8,25 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 
-class Reason(StrEnum):
-    """Why a server refuses before the vendor's own rules are asked."""
+class Reason(Enum):
+    """Why a server refuses before the vendor's own rules are asked, and the usual status."""
 
-    MISSING_TOKEN = "missing_token"
-    UNKNOWN_TOKEN = "unknown_token"
-    EXPIRED_TOKEN = "expired_token"
-    REVOKED_TOKEN = "revoked_token"
-    MALFORMED = "malformed"
-    WRONG_TYPE = "wrong_type"
-    NOT_FOUND = "not_found"
-    WRONG_METHOD = "wrong_method"
-    THROTTLED = "throttled"
-    DOWN = "down"
-
-
-STATUSES = {
-    **dict.fromkeys((each for each in Reason if each.endswith("_token")), 401),
-    Reason.MALFORMED: 400,
-    Reason.WRONG_TYPE: 415,
-    Reason.NOT_FOUND: 404,
-    Reason.WRONG_METHOD: 405,
-    Reason.THROTTLED: 429,
-    Reason.DOWN: 503,
-}
+    MISSING_TOKEN = "missing token", 401
+    UNKNOWN_TOKEN = "unknown token", 401
+    EXPIRED_TOKEN = "expired token", 401
+    REVOKED_TOKEN = "revoked token", 401
+    MALFORMED = "malformed", 400
+    WRONG_TYPE = "wrong type", 415
+    NOT_FOUND = "not found", 404
+    WRONG_METHOD = "wrong method", 405
+    THROTTLED = "throttled", 429
+    DOWN = "down", 503
 
 
 class RefusedError(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 
 from meshes.dev.vendors.messages import Answer, Call, Reason
 from meshes.dev.vendors.oauth import Installation, OAuthServer
-from meshes.dev.vendors.server import route
+from meshes.dev.vendors.server import limit_names, route
 
 WRITABLE = {"name", "owner_id", "org_id", "emails", "phones", "visible_to", "label_ids", "custom_fields",
             "marketing_status"}  # fmt: skip
@@ -28,9 +28,7 @@ class Pipedrive(OAuthServer[Company]):
     page_path, token_path, revoke_path = "/oauth/authorize", "/oauth/token", "/oauth/revoke"
     client_auth = frozenset({"basic"})
     token_seconds = 3599
-    rate_headers = {
-        "x-ratelimit-limit": "{limit}", "x-ratelimit-remaining": "{remaining}", "x-ratelimit-reset": "{reset}"
-    }  # fmt: skip
+    rate_headers = limit_names("x-ratelimit")
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
@@ -93,14 +91,9 @@ class Pipedrive(OAuthServer[Company]):
         return super().revoke_token(call)
 
     def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
-        return {
-            "access_token": access_token,
-            "token_type": "Bearer",
-            "refresh_token": installation.refresh_token,
-            "scope": installation.scope or "base contacts:full",
-            "expires_in": int(self.token_seconds or 0),
-            "api_domain": "https://acme.pipedrive.com",
-        }
+        tokens = {"access_token": access_token, "refresh_token": installation.refresh_token, "token_type": "Bearer"}
+        about = {"scope": installation.scope or "base contacts:full", "api_domain": "https://acme.pipedrive.com"}
+        return {**tokens, "expires_in": int(self.token_seconds or 0), **about}
 
     def new_token(self, kind: str) -> str:
         return f"{self.account}:{kind}:{secrets.token_hex(20)}"

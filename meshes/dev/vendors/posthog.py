@@ -16,7 +16,7 @@ class PostHog(VendorServer[Events]):
     key, or with a `uuid` that is none."""
 
     slug, account, developer_token, new_account = "posthog", "project-1", "phc_developer", Events
-    error_codes = {reason: reason.value for reason in Reason}
+    error_codes = {reason: reason.name.lower() for reason in Reason}
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError
-from meshes.dev.vendors.server import Events, VendorServer, route
+from meshes.dev.vendors.server import Events, VendorServer, limit_names, route
 
 MAX_KEY, MAX_RECIPIENTS = 256, 50
 
@@ -31,9 +31,7 @@ class Resend(VendorServer[Account]):
         Reason.DOWN: "application_error",
     }
     default_error, tells_wait = "validation_error", True
-    rate_headers = {
-        "ratelimit-limit": "{limit}", "ratelimit-remaining": "{remaining}", "ratelimit-reset": "{reset}"
-    }  # fmt: skip
+    rate_headers = limit_names("ratelimit")
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:

@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, is_email
 from meshes.dev.vendors.oauth import Installation, OAuthServer
@@ -90,7 +89,7 @@ class Org:
 
 
 class Salesforce(OAuthServer[Org]):
-    """An account is a My Domain name. `instance_url` is realistic; a test may set its own."""
+    """An account is a My Domain name."""
 
     slug, account, developer_token, new_account = "salesforce", "acme", "00D5e000000developer!AQ", Org
     page_path, token_path = "/services/oauth2/authorize", "/services/oauth2/token"
@@ -99,7 +98,6 @@ class Salesforce(OAuthServer[Org]):
     required = ("response_type",)
     unknown_token = Answer.of({"error": "invalid_token", "error_description": "invalid token"}, 400)
     oauth_errors = {**OAuthServer.oauth_errors, "unknown_client": "invalid_client_id"}
-    instance_url = ""
     error_codes = {
         Reason.MALFORMED: "JSON_PARSER_ERROR",
         Reason.WRONG_TYPE: "UNSUPPORTED_MEDIA_TYPE",
@@ -135,8 +133,6 @@ class Salesforce(OAuthServer[Org]):
             if name in values:
                 raise _refused("INVALID_FIELD", f"The {name} field should not be specified in the sobject data.")
         found = org.matches(kind, by, value)
-        if len(found) > 1:
-            return Answer.of([f"/services/data/{version}/sobjects/{kind}/{quote(key)}" for key in found], 300)
         rule = call.headers.get("sforce-duplicate-rule-header", "").replace(" ", "").lower()
         key = org.write(kind, found[0] if found else None, {**values, by: value}, "allowsave=true" in rule)
         return Answer.of({"id": key, "success": True, "errors": [], "created": not found}, 200 if found else 201)
@@ -167,7 +163,7 @@ class Salesforce(OAuthServer[Org]):
         """There is no `expires_in`; and a refresh token only by its scope, once, or anew where they rotate."""
         reply = {
             "access_token": access_token,
-            "instance_url": self.instance_url or f"https://{installation.account}.my.salesforce.com",
+            "instance_url": f"https://{installation.account}.my.salesforce.com",
             "id": f"https://login.salesforce.com/id/{org_id(installation.account)}/0055e000000USERAAA",
             "token_type": "Bearer",
             "issued_at": str(int(self.clock() * 1000)),

@@ -29,7 +29,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 from urllib.parse import unquote
 
-from meshes.dev.vendors.messages import STATUSES, Answer, Call, Listener, Reason, RefusedError
+from meshes.dev.vendors.messages import Answer, Call, Listener, Reason, RefusedError
 
 State = TypeVar("State")
 Handler = TypeVar("Handler", bound=Callable[..., Answer])
@@ -296,7 +296,7 @@ class VendorServer(Generic[State]):
         if token and token in self.tokens:
             return self.tokens[token]
         reason = self.dead_tokens.get(token, Reason.UNKNOWN_TOKEN) if token else Reason.MISSING_TOKEN
-        raise RefusedError(reason, f"The credentials are not accepted ({reason.replace('_', ' ')}).")
+        raise RefusedError(reason, f"The credentials are not accepted ({reason.value[0]}).")
 
     def read_object(self, call: Call) -> dict[str, Any]:
         """The JSON object of a body, by its content type."""
@@ -359,7 +359,7 @@ class VendorServer(Generic[State]):
         except RefusedError as refused:
             if isinstance(refused.why, Answer):
                 return refused.why
-            return self.refusal(refused.why, STATUSES[refused.why], refused.message)
+            return self.refusal(refused.why, refused.why.value[1], refused.message)
 
     def _admit(self, call: Call) -> Answer:
         found = [(each, match) for each in self._routes if (match := each.path.fullmatch(call.path))]
@@ -389,6 +389,11 @@ class VendorServer(Generic[State]):
             message = f"More than {window.requests} requests in {window.seconds:g} seconds."
             answer = self.refusal(Reason.THROTTLED, 429, message, max(window.seconds_left, 0.0))
         return answer.with_headers(self.limit_headers(call, window))
+
+
+def limit_names(prefix: str, reset: str = "{reset}") -> dict[str, str]:
+    """The usual headers of limits."""
+    return {f"{prefix}-limit": "{limit}", f"{prefix}-remaining": "{remaining}", f"{prefix}-reset": reset}
 
 
 def whole(seconds: float) -> str:

@@ -17,7 +17,6 @@ class Flow:
 
     cards: list[dict[str, Any]] = field(default_factory=list)
     failed: list[Any] = field(default_factory=list)
-    is_enabled: bool = True
 
 
 class Teams(VendorServer[Flow]):
@@ -50,9 +49,6 @@ class Teams(VendorServer[Flow]):
             message = "The request to trigger the workflow must be authenticated: the signature does not match."
             raise self.refused(401, "DirectApiAuthorizationRequired", message)
         state = self.account_state(flow)
-        if not state.is_enabled:
-            message = f"The workflow '{flow}' is not enabled: its state is 'Suspended'."
-            raise self.refused(400, "WorkflowTriggerIsNotEnabled", message)
         self.refuse_if(len(call.body) > MAX_BODY, 413, "RequestEntityTooLarge", "The message is larger than 28 KB.")
         document = self.read_object(call)
         cards = _cards(document)

@@ -100,14 +100,9 @@ class Zoho(OAuthServer[Org]):
     def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
         """A refresh token comes with the first reply only, as none is replaced (unless a test has it so)."""
         refresh = {"refresh_token": installation.refresh_token} if is_first or self.rotates else {}
-        return {
-            "access_token": access_token,
-            **refresh,
-            "scope": installation.scope.replace(",", " "),
-            "api_domain": "https://www.zohoapis.eu",
-            "token_type": "Bearer",
-            "expires_in": int(self.token_seconds or 0),
-        }
+        about = {"scope": installation.scope.replace(",", " "), "api_domain": "https://www.zohoapis.eu"}
+        lasts = {"token_type": "Bearer", "expires_in": int(self.token_seconds or 0)}
+        return {"access_token": access_token, **refresh, **about, **lasts}
 
     def oauth_answer(self, error: str, message: str) -> Answer:
         """Zoho says 200 to whatever it refuses."""

@@ -41,7 +41,7 @@ def test_a_failure_has_a_body(vendor):
 
 
 def test_every_refusal_has_the_vendor_s_form(vendor):
-    answers = {reason: vendor.refusal(reason, 401 if "token" in reason else 429, "in words", 1.5) for reason in Reason}
+    answers = {reason: vendor.refusal(reason, 401 if "TOKEN" in reason.name else 429, "in words", 1.5) for reason in Reason}
     assert [reason for reason, answer in answers.items() if not answer.body or not 200 <= answer.status < 500] == []
 
 

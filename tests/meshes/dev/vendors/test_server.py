@@ -22,7 +22,7 @@ class Loft:
 
 class Pigeon(VendorServer[Loft]):
     slug, account, developer_token, new_account = "pigeon", "loft-1", "pigeon-token", Loft
-    error_codes = {reason: reason.value for reason in Reason}
+    error_codes = {reason: reason.name.lower() for reason in Reason}
     rate_headers = {"x-remaining": "{remaining}"}
     faults = {"STORM": Answer.text("storm", 503)}
 
