@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError
+from meshes.dev.vendors.messages import Answer, Call, Reason, malformed
 from meshes.dev.vendors.server import Events, VendorServer, route
 
 MAX_EVENTS, MAX_BODY, MIN_ID_LENGTH = 2000, 1024 * 1024, 5
@@ -55,7 +55,7 @@ class Amplitude(VendorServer[Events]):
 def _wrong_with(event: Any, shortest: int) -> Iterator[tuple[str, str]]:
     """The kind of each problem of an event, and the field."""
     if not isinstance(event, dict):
-        raise RefusedError(Reason.MALFORMED, "The body cannot be read: each event must be an object")
+        raise malformed("each event must be an object")
     ids = [name for name in ("user_id", "device_id") if event.get(name)]
     yield from (("events_with_invalid_id_lengths", name) for name in ids if len(str(event[name])) < shortest)
     if not ids:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, is_email
+from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, is_email, malformed
 from meshes.dev.vendors.oauth import Installation, OAuthServer
 from meshes.dev.vendors.server import Window, route
 
@@ -46,10 +46,6 @@ class Portal:
     @property
     def contacts(self) -> dict[str, dict[str, str]]:
         return self.objects["contacts"]
-
-    @property
-    def notes(self) -> dict[str, dict[str, str]]:
-        return self.objects["notes"]
 
     def find(self, kind: str, by: str, value: str) -> str | None:
         """The id of the object that has this value; emails are alike in any case."""
@@ -96,12 +92,10 @@ class HubSpot(OAuthServer[Portal]):
         "wrong_redirect_uri": "MISMATCH_REDIRECT_URI_AUTH_CODE",
         "invalid_refresh_token": "BAD_REFRESH_TOKEN",
         "unsupported_grant_type": "BAD_GRANT_TYPE",
-        "invalid_request": "invalid_request",
     }
+    default_error = "INVALID_AUTHENTICATION"
     error_codes = {
-        Reason.MISSING_TOKEN: "INVALID_AUTHENTICATION",
-        Reason.UNKNOWN_TOKEN: "INVALID_AUTHENTICATION",
-        Reason.REVOKED_TOKEN: "INVALID_AUTHENTICATION",
+        **dict.fromkeys((Reason.WRONG_TYPE, Reason.WRONG_METHOD, Reason.DOWN), ""),
         Reason.EXPIRED_TOKEN: "EXPIRED_AUTHENTICATION",
         Reason.MALFORMED: "VALIDATION_ERROR",
         Reason.NOT_FOUND: "OBJECT_NOT_FOUND",
@@ -147,7 +141,7 @@ class HubSpot(OAuthServer[Portal]):
             raise _invalid(f"inputs must hold 1 to {MAX_INPUTS} rows")
         for row in rows:
             if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row["id"]:
-                raise RefusedError(Reason.MALFORMED, "The body cannot be read: each input needs an id, a string")
+                raise malformed("each input needs an id, a string")
             _check_strings(row.get("properties"))
         if not all(portal.properties["contacts"].get(str(row.get("idProperty"))) for row in rows):
             raise _invalid("idProperty must name a unique property of contacts")
@@ -222,7 +216,7 @@ class HubSpot(OAuthServer[Portal]):
         if portal.lists[key]["processingType"] == "DYNAMIC":
             raise _invalid("Memberships of a list with processing type DYNAMIC cannot be changed")
         if not isinstance(wanted, list) or not all(isinstance(each, str) for each in wanted):
-            raise RefusedError(Reason.MALFORMED, "The body cannot be read: a list of record ids is expected")
+            raise malformed("a list of record ids is expected")
         members = portal.lists[key]["members"]
         added = [each for each in wanted if each in portal.contacts and each not in members]
         members += added
@@ -271,7 +265,7 @@ def _invalid(message: str) -> RefusedError:
 
 def _check_strings(properties: Any) -> dict[str, str]:
     if not isinstance(properties, dict) or not all(isinstance(value, str) for value in properties.values()):
-        raise RefusedError(Reason.MALFORMED, "The body cannot be read: properties must be an object of strings")
+        raise malformed("properties must be an object of strings")
     return properties
 
 
@@ -295,7 +289,7 @@ def _contact_of(association: Any) -> str:
     except (KeyError, TypeError):
         types, contact = [], ""
     if types != [("HUBSPOT_DEFINED", NOTE_TO_CONTACT)]:
-        raise RefusedError(Reason.MALFORMED, f"The body cannot be read: {types} leads from no note to a contact")
+        raise malformed(f"{types} leads from no note to a contact")
     return contact
 
 

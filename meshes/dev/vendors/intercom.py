@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, is_email
+from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, is_email, malformed
 from meshes.dev.vendors.oauth import Installation, OAuthServer
 from meshes.dev.vendors.server import Events, limit_names, route
 
@@ -131,7 +131,8 @@ class Intercom(OAuthServer[Workspace]):
         if not event.get("event_name") or type(event.get("created_at")) is not int:
             raise _invalid("event_name, and created_at in unix seconds, are required")
         metadata = event.get("metadata", {})
-        if not isinstance(metadata, dict) or len(metadata) > MAX_METADATA or _is_nested(metadata):
+        is_flat = isinstance(metadata, dict) and not any(isinstance(each, dict | list) for each in metadata.values())
+        if not is_flat or len(metadata) > MAX_METADATA:
             raise _invalid(f"metadata holds at most {MAX_METADATA} values, not nested")
         contact = _contact_of(workspace, event)["id"]
         names = ("contact", "event_name", "created_at")
@@ -168,7 +169,7 @@ class Intercom(OAuthServer[Workspace]):
             raise _invalid("email is invalid")
         attributes = given.get("custom_attributes", {})
         if not isinstance(attributes, dict):
-            raise RefusedError(Reason.MALFORMED, "The body cannot be read: custom_attributes must be an object")
+            raise malformed("custom_attributes must be an object")
         if undefined := attributes.keys() - set(self.state_of(call).attributes):
             raise _invalid(f"Custom attribute '{sorted(undefined)[0]}' does not exist")
         return given
@@ -195,10 +196,6 @@ def _contact_of(workspace: Workspace, event: Mapping[str, Any]) -> dict[str, Any
             Intercom.refuse_if(not found, 404, "not_found", "User Not Found")
             return found[0]
     raise Intercom.refused(400, "parameter_not_found", "one of id, user_id or email is required")
-
-
-def _is_nested(metadata: Mapping[str, Any]) -> bool:
-    return any(isinstance(value, dict | list) for value in metadata.values())
 
 
 def _invalid(message: str) -> RefusedError:

@@ -3,7 +3,6 @@
 import re
 import secrets
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, is_email
@@ -15,6 +14,7 @@ IDENTIFIERS = ("email", "phone_number", "external_id")
 WRITABLE = {*IDENTIFIERS, "first_name", "last_name", "organization", "locale", "title", "image", "location",
             "properties", "anonymous_id"}  # fmt: skip
 _REVISION = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}(?:\.pre)?")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9]{2}:[0-9]{2})")
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
@@ -91,7 +91,7 @@ class Klaviyo(VendorServer[Account]):
             raise _invalid("/data/attributes/metric/data/attributes/name", "This field is required.")
         if not isinstance(attributes.get("properties"), dict):
             raise _invalid("/data/attributes/properties", "This field is required.")
-        if "time" in attributes and not _is_time(attributes["time"]):
+        if "time" in attributes and not _TIME.fullmatch(str(attributes["time"])):
             raise _invalid("/data/attributes/time", "Enter a valid date and time by ISO 8601.")
         key = account.write(account.find(profile), profile)
         event = {**attributes, "metric": metric, "profile": key}
@@ -138,13 +138,6 @@ def _profile_of(data: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(attributes.get("properties"), dict | None):
         raise _invalid("/data/attributes/properties", "Not a valid object.")
     return attributes
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        return bool(datetime.fromisoformat(str(value)))
-    except ValueError:
-        return False
 
 
 def _invalid(pointer: str, detail: str) -> RefusedError:

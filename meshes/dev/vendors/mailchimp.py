@@ -25,13 +25,8 @@ class Audience:
     tags: list[str] = field(default_factory=lambda: ["Lead", "Customer"])
 
     def find(self, who: str) -> dict[str, Any] | None:
-        """By hash, address or contact id."""
-        matches = (
-            each
-            for key, each in self.members.items()
-            if who.lower() in (key, each["email_address"].lower()) or who == each["contact_id"]
-        )
-        return next(matches, None)
+        """By hash or address."""
+        return self.members.get(who.lower()) or self.members.get(hash_of(who))
 
     def put(self, who: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The member, new or changed. A `status` counts, so it subscribes again who has opted out."""

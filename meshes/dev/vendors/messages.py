@@ -58,12 +58,12 @@ class Call:
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise RefusedError(Reason.MALFORMED, f"The body cannot be read: {error}") from None
+            raise malformed(str(error)) from None
 
     def object(self) -> dict[str, Any]:
         document = self.json()
         if not isinstance(document, dict):
-            raise RefusedError(Reason.MALFORMED, "The body cannot be read: not a JSON object")
+            raise malformed("not a JSON object")
         return document
 
     def fields(self) -> dict[str, Any]:
@@ -184,6 +184,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def malformed(message: str) -> RefusedError:
+    return RefusedError(Reason.MALFORMED, f"The body cannot be read: {message}")
 
 
 def is_email(value: Any) -> bool:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Hashable
 from typing import Any
 
-from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError
+from meshes.dev.vendors.messages import Answer, Call, RefusedError, malformed
 from meshes.dev.vendors.server import Events, VendorServer, route
 
 MAX_EVENTS, MAX_BODY, MAX_PROPERTIES = 2000, 10 * 1024 * 1024, 254
@@ -53,7 +53,7 @@ def _events(call: Call) -> list[Any]:
         raise RefusedError(Answer.of({"code": 400, "error": "unsupported content type"}, 400))
     events = call.json()
     if not isinstance(events, list):
-        raise RefusedError(Reason.MALFORMED, "The body cannot be read: a JSON array of events is expected")
+        raise malformed("a JSON array of events is expected")
     return events
 
 

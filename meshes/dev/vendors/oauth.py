@@ -74,7 +74,6 @@ class OAuthServer(VendorServer[State]):
         **dict.fromkeys(("wrong_verifier", "invalid_refresh_token"), "invalid_grant"),
         **dict.fromkeys(("unknown_client", "wrong_secret"), "invalid_client"),
         "unsupported_grant_type": "unsupported_grant_type",
-        "invalid_request": "invalid_request",
     }
     """The vendor's names of what can be wrong at the token endpoint."""
 

@@ -1,13 +1,13 @@
 """PostHog's capture API (posthog.com/docs). It answers 200 to a key that no project has."""
 
 import re
-import uuid
 from typing import Any
 
-from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError
+from meshes.dev.vendors.messages import Answer, Call, Reason, RefusedError, malformed
 from meshes.dev.vendors.server import Events, VendorServer, route
 
 MAX_BODY = 20 * 1024 * 1024
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _KEY = re.compile(r"[!-~]{1,200}")
 
 
@@ -31,18 +31,11 @@ class PostHog(VendorServer[Events]):
         if len({str(key) for key in keys}) != 1 or not isinstance(keys[0], str) or not _KEY.fullmatch(keys[0]):
             raise RefusedError(Answer.text("API key is not valid", 401))  # only its form is checked
         if not all(isinstance(event.get(name), str) and event[name] for name in ("event", "distinct_id")):
-            raise RefusedError(Reason.MALFORMED, "The body cannot be read: each event needs event and distinct_id")
+            raise malformed("each event needs event and distinct_id")
         project, key = self.tokens.get(keys[0], ""), event.get("uuid")
-        if project and (key is None or _is_uuid(key)):
+        if project and (key is None or _UUID.fullmatch(str(key))):
             kept = {name: value for name, value in event.items() if name not in ("api_key", "token")}
             self.account_state(project).store(kept, lambda each: each.get("uuid"))
         else:
             self.state.lost.append(event)
         return Answer.of({"status": "Ok"})
-
-
-def _is_uuid(value: Any) -> bool:
-    try:
-        return bool(uuid.UUID(str(value)))
-    except ValueError:
-        return False

@@ -1,7 +1,6 @@
 """Salesforce REST API (developer.salesforce.com): records by external id, describe, and OAuth."""
 
 import hashlib
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,12 +16,11 @@ OLDEST, LATEST = 31, 68
 DAILY_CALLS = 100_000
 PREFIXES = {"Lead": "00Q", "Contact": "003", "Account": "001", "Task": "00T"}
 """The first three characters of an id tell its object."""
-_ID = re.compile(r"[a-zA-Z0-9]{15}(?:[a-zA-Z0-9]{3})?")
 
 
 @dataclass(frozen=True)
 class SField:
-    """`kind` is string, email, boolean or reference; `length` counts for the first two."""
+    """`kind` is string, email or boolean; `length` counts for the first two."""
 
     length: int = 255
     kind: str = "string"
@@ -32,14 +30,14 @@ class SField:
 
 def _objects() -> dict[str, dict[str, SField]]:
     key, text, long = SField(external_id=True), SField(), SField(32_000)
-    reference, needed = SField(kind="reference"), SField(required=True)
+    needed = SField(required=True)
     name = {"FirstName": SField(40), "LastName": SField(80, required=True), "Email": SField(80, "email")}
     person = {**name, "Phone": SField(40), "Title": SField(128), "Description": long, "LeadSource": text}
     lead = {"Company": needed, "Website": text, "Status": text, "Rating": text, "DoNotCall": SField(kind="boolean")}
-    task = {"Subject": text, "Status": text, "Priority": text, "Description": long, "WhoId": reference}
+    task = {"Subject": text, "Status": text, "Priority": text, "Description": long, "WhoId": SField(18)}
     return {
         "Lead": {**person, **lead, "LeadKey__c": key},
-        "Contact": {**person, "AccountId": reference, "ContactKey__c": key},
+        "Contact": {**person, "AccountId": SField(18), "ContactKey__c": key},
         "Account": {"Name": needed, "Phone": SField(40), "Website": text, "AccountKey__c": key},
         "Task": {**task, "ActivityDate": text, "TaskKey__c": key},
     }
@@ -191,8 +189,6 @@ def _check_value(name: str, is_: SField, value: Any) -> None:
     if is_.kind == "boolean" or not isinstance(value, str):
         message = f"Cannot deserialize instance of {is_.kind} from value {value}"
         raise _refused("JSON_PARSER_ERROR", f"{message} or request may be missing a required field")
-    if is_.kind == "reference" and not _ID.fullmatch(value):
-        raise _refused("MALFORMED_ID", f"{name}: id value of incorrect type: {value}", [name])
     if is_.kind == "email" and value and not is_email(value):
         raise _refused("INVALID_EMAIL_ADDRESS", f"{name}: invalid email address: {value}", [name])
     if is_.kind in ("string", "email") and len(value) > is_.length:

@@ -10,8 +10,6 @@ from meshes.dev.vendors.oauth import Installation, OAuthServer
 from meshes.dev.vendors.server import route
 
 MAX_TEXT, MAX_BLOCKS = 40_000, 50
-ROTATION_SECONDS = 43_200
-HOOKS = "https://hooks.slack.com"
 
 
 def _channels() -> dict[str, dict[str, Any]]:
@@ -63,7 +61,7 @@ class Slack(OAuthServer[Team]):
     default_grant = "authorization_code"
     detects_reuse = True
     rotates = True
-    token_seconds: float | None = ROTATION_SECONDS
+    token_seconds: float | None = 43_200
     oauth_errors = {
         "invalid_code": "invalid_code",
         "used_code": "code_already_used",
@@ -74,14 +72,13 @@ class Slack(OAuthServer[Team]):
         "unknown_client": "invalid_client_id",
         "wrong_secret": "bad_client_secret",
         "unsupported_grant_type": "invalid_grant_type",
-        "invalid_request": "invalid_arguments",
     }
     faults = {"account_inactive": _failed("account_inactive"), "token_revoked": _failed("token_revoked")}
 
     @property
     def webhook_url(self) -> str:
         """The developer team's incoming webhook, as Slack shows it."""
-        return f"{HOOKS}/services/{self.account}/{next(iter(self.state.webhooks))}"
+        return f"https://hooks.slack.com/services/{self.account}/{next(iter(self.state.webhooks))}"
 
     @classmethod
     def error(cls, status: int, code: Any, message: str, **more: Any) -> Answer:
