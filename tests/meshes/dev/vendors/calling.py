@@ -52,10 +52,3 @@ def tokens(server: OAuthServer[Any], path: str, **fields: str) -> requests.Respo
         return requests.post(server.url + path, data=fields, headers=headers, timeout=10)
     app = {"client_id": server.client_id, "client_secret": server.client_secret}
     return requests.post(server.url + path, data={**app, **fields}, timeout=10)
-
-
-def connect(server: OAuthServer[Any], page: str, path: str, **query: str) -> dict[str, Any]:
-    """The whole way of a first agreement: the token endpoint's reply to it."""
-    code = authorize(server, page, **query)["code"]
-    reply: dict[str, Any] = tokens(server, path, grant_type="authorization_code", code=code, redirect_uri=BACK).json()
-    return reply

@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from meshes.dev.vendors.hubspot import HubSpot
-from tests.meshes.dev.vendors.calling import call, connect
+from tests.meshes.dev.vendors.calling import call
 
 UPSERT = "/crm/objects/2026-09/contacts/batch/upsert"
 ROW = {"id": "ada@acme.example", "idProperty": "email", "properties": {"firstname": "Ada"}}
@@ -36,11 +36,9 @@ def test_methods_are_called_by_name(hubspot):
     assert control(hubspot, "fail_next", what="DAILY").status_code == 204
     assert call(hubspot, "POST", UPSERT, {"inputs": [ROW]}).json()["policyName"] == "DAILY"
     assert control(hubspot, "sign_in", account="777").status_code == 204
-    reply = connect(hubspot, "/oauth/authorize", "/oauth/v3/token", scope="oauth")
-    assert reply["hub_id"] == 777
-    assert control(hubspot, "expire_access_tokens").status_code == 204
-    expired = call(hubspot, "GET", "/account-info/v3/details", token=reply["access_token"])
-    assert expired.json()["category"] == "EXPIRED_AUTHENTICATION"
+    assert hubspot.signed_in == "777"
+    assert control(hubspot, "revoke", token=hubspot.token).status_code == 204
+    assert call(hubspot, "GET", "/account-info/v3/details").status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -34,14 +34,10 @@ def test_nowhere_is_refused(vendor):
     assert len(vendor.requests) == 1
 
 
-def test_a_failure_has_a_body(vendor):
-    vendor.fail_next(503)
-    answer = requests.get(vendor.url + "/nowhere", timeout=10)
-    assert (answer.status_code, bool(answer.content)) == (503, True)
-
-
 def test_every_refusal_has_the_vendor_s_form(vendor):
-    answers = {reason: vendor.refusal(reason, 401 if "TOKEN" in reason.name else 429, "in words", 1.5) for reason in Reason}
+    answers = {
+        reason: vendor.refusal(reason, 401 if "TOKEN" in reason.name else 429, "in words", 1.5) for reason in Reason
+    }
     assert [reason for reason, answer in answers.items() if not answer.body or not 200 <= answer.status < 500] == []
 
 

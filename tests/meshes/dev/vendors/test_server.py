@@ -1,7 +1,6 @@
 """What all servers share, shown on a vendor made for it."""
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 import requests
 
 from meshes.dev.vendors.messages import Answer, Call, Reason
-from meshes.dev.vendors.server import VendorServer, Window, route
+from meshes.dev.vendors.server import VendorServer, route
 from tests.meshes.dev.vendors.calling import call
 from tests.polling import eventually
 
@@ -112,22 +111,6 @@ def test_a_body_that_cannot_be_read_is_refused(pigeon, body, media_type, status,
     assert (answer.status_code, answer.json()) == (status, {"why": why})
 
 
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        ("Basic dXNlcjpwYTpzcw==", ("user", "pa:ss")),
-        ("basic dXNlcjo=", ("user", "")),
-        ("Basic dXNlcg==", None),
-        ("Basic ?", None),
-        ("Basic /w==", None),
-        ("Bearer dXNlcjo=", None),
-        ("", None),
-    ],
-)
-def test_basic_authentication_is_read(header, expected):
-    assert Call("GET", "/", {}, {"authorization": header}, b"").basic() == expected
-
-
 def test_the_next_calls_fail_as_often_as_they_are_told_to(pigeon):
     pigeon.fail_next(500, times=2)
     pigeon.fail_next("STORM")
@@ -196,15 +179,6 @@ def test_a_limit_ends(pigeon):
     eventually(lambda: send(pigeon).status_code == 201)
     pigeon.limit(1, 60)
     assert [send(pigeon).status_code for _ in range(2)] == [201, 429]
-
-
-def test_a_window_counts_from_its_first_request():
-    window = Window(1, 60)
-    assert [window.take(), window.take()] == [True, False]
-    window.began = time.monotonic() - 61
-    assert window.take()
-    assert (window.count, window.remaining) == (1, 0)
-    assert 59 < window.seconds_left <= 60
 
 
 def test_a_stopped_server_answers_no_open_connection():
