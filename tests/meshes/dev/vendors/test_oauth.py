@@ -35,6 +35,7 @@ ASKED = {
 @pytest.fixture(params=list(PAGES))
 def vendor(request) -> Iterator[OAuthServer[Any]]:
     with VENDORS[request.param]() as server:
+        assert isinstance(server, OAuthServer)
         yield server
 
 
