@@ -21,7 +21,7 @@ from connections.credentials import ConflictError
 from connections.masking import Redactor
 from connections.messages import OutboundError, Request, Response
 from connections.models import Connection
-from connections.oauth.refresh import Authorization, Need
+from connections.oauth.refresh import Need
 from connections.oauth.tokens import NoTokenError
 from connections.providers.base import (
     Account,
@@ -54,13 +54,14 @@ def ask(connection: Connection, build: Build, *, actor: str, purpose: str) -> As
     provider = providers.get(connection.type)
     opened = _open_unchanged(connection, actor, purpose)
     need, now = Need(connection.workspace_id, connection.pk, opened.version, actor), clock.Reading.take()
-    authorization = Authorization(need, provider, connection.config, opened.secret, now)
+    seconds = connection.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
+    conversation = Conversation(
+        provider, need, connection.config, opened.secret, now, seconds=seconds, fresh_after_renewal=True
+    )
 
     def build_once(credentials: Mapping[str, Any], exchanges: Sequence[Exchange]) -> Request | None:
-        return None if exchanges else _build_masked(build, provider, connection, authorization)
+        return None if exchanges else _build_masked(build, provider, connection, conversation)
 
-    seconds = connection.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS
-    conversation = Conversation(provider, authorization, seconds=seconds, fresh_after_renewal=True)
     answer: Response | Verdict | OutboundError | None
     try:
         answer = conversation.run(build_once)
@@ -86,12 +87,12 @@ def _open_unchanged(connection: Connection, actor: str, purpose: str) -> vault.O
 
 
 def _build_masked(
-    build: Build, provider: Provider, connection: Connection, authorization: Authorization
+    build: Build, provider: Provider, connection: Connection, conversation: Conversation
 ) -> Request | None:
     """What `build` makes of a made-up event. What it raises quotes no secret."""
-    redactor, now = Redactor({"opened": authorization.opened}), clock.now()
+    redactor, now = conversation.redactor(), clock.now()
     shipment = shipment_of(
-        provider, connection.config, authorization.credentials, delivery_id=ids.uuid7(), event_id=ids.uuid7(),
+        provider, connection.config, conversation.credentials, delivery_id=ids.uuid7(), event_id=ids.uuid7(),
         event_type=EVENT_TYPE, occurred_at=now, body=EVENT_BODY, action=provider.actions[0].slug, now=now,
     )  # fmt: skip
     refusal: Unsendable | None = None

@@ -1,7 +1,7 @@
 """One conversation with a vendor: a token that is good, requests one after the other until an answer decides, and
 their record without secrets. Deliveries, tests and lists of choices go this way; previews share its builder.
 
-It touches the database through what it is given alone: an `Authorization`, whose steps renew tokens.
+It touches the database through the steps that it is given alone, which renew tokens.
 """
 
 import math
@@ -15,9 +15,10 @@ from typing import Any
 from connections import outbound
 from connections.masking import Redactor
 from connections.messages import DELIVERY_BODY_LIMIT, NetworkError, Request, Response, Room
-from connections.oauth.refresh import Authorization
+from connections.oauth.refresh import DIRECT, Authorization, Need, Steps
 from connections.providers.base import Exchange, Provider, Shipment, Verdict
 from meshes.kit import ids
+from meshes.kit.clock import Reading
 
 MOST_CALLS = 5
 """Of one attempt; no action declares as many."""
@@ -44,6 +45,7 @@ class Call:
 class Conversation:
     """Calls as they are made, one deadline of `seconds` over all but for what a new token takes.
 
+    `credentials` are of the version that `need` names, and belong to `config`; tokens live by `clock`, PostgreSQL's.
     With `fresh_after_renewal` a call that is made again has the `seconds` anew. `until` (of the monotonic clock) ends
     everything. Sockets are kept for `pool_key`. `room` bounds what long answers take of the process's memory, until the
     last one is judged.
@@ -52,7 +54,11 @@ class Conversation:
     def __init__(
         self,
         provider: Provider,
-        authorization: Authorization,
+        need: Need,
+        config: Mapping[str, Any],
+        credentials: Mapping[str, Any],
+        clock: Reading,
+        steps: Steps = DIRECT,
         *,
         seconds: float,
         until: float = math.inf,
@@ -61,7 +67,10 @@ class Conversation:
         room: Room | None = None,
     ) -> None:
         self.calls: list[Call] = []
-        self._provider, self._authorization = provider, authorization
+        self._provider, self._version, self._opened = provider, need.version, credentials
+        self._authorization: Authorization | None = None
+        if provider.oauth is not None and provider.oauth.gives_tokens(config, credentials):
+            self._authorization = Authorization(need, provider, config, credentials, clock, steps)
         self._seconds, self._until, self._fresh_after_renewal = seconds, until, fresh_after_renewal
         self._pool_key, self._room = pool_key, room
 
@@ -71,20 +80,21 @@ class Conversation:
         A call whose token was refused is made again, once, with a new one. Raises NoTokenError, OutboundError, and what
         `build` raises.
         """
-        self._authorization.prepare(self._token_until())
+        if self._authorization is not None:
+            self._authorization.prepare(self._token_until())
         ends_at = time.monotonic() + self._seconds
         exchanges: list[Exchange] = []
         response: Response | None = None
-        following = build(self._authorization.credentials, exchanges)
+        following = build(self.credentials, exchanges)
         while isinstance(following, Request):
             response = self._call(following, ends_at)
             asked_at = time.monotonic()
-            if self._authorization.renew_after(response, self._token_until()):
+            if self._authorization is not None and self._authorization.renew_after(response, self._token_until()):
                 now = time.monotonic()
                 ends_at = now + self._seconds if self._fresh_after_renewal else ends_at + now - asked_at
             else:
                 exchanges.append(Exchange(following, response))
-            following = build(self._authorization.credentials, exchanges)
+            following = build(self.credentials, exchanges)
             if isinstance(following, Request):  # of a long answer before it only what is recorded stays in memory
                 self.calls[-1].response = response.cut(DELIVERY_BODY_LIMIT)
                 if exchanges:
@@ -97,13 +107,19 @@ class Conversation:
         return self.calls[-1] if self.calls else None
 
     @property
+    def credentials(self) -> Mapping[str, Any]:
+        """As they are at this moment."""
+        return self._opened if self._authorization is None else self._authorization.credentials
+
+    @property
     def version(self) -> int:
         """Of the credentials that the last call was made with."""
-        return self._authorization.version
+        return self._version if self._authorization is None else self._authorization.version
 
     def redactor(self) -> Redactor:
         """For the records of these calls: it knows every secret that was opened for them."""
-        return Redactor({"opened": self._authorization.opened}, *(call.request for call in self.calls))
+        opened = [self._opened] if self._authorization is None else self._authorization.opened
+        return Redactor({"opened": opened}, *(call.request for call in self.calls))
 
     def steps(self, redactor: Redactor) -> list[dict[str, Any]] | None:
         """Every call as it is recorded, where there were several."""

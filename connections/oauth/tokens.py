@@ -246,8 +246,7 @@ def can_renew(oauth: OAuth | None, config: Mapping[str, Any], document: Mapping[
     if oauth is None:
         return False
     if oauth.grant == "client_credentials":
-        own = {oauth.client_id_field, oauth.client_secret_field}
-        return bool(config.get(oauth.token_url_field)) and own <= document.keys()
+        return oauth.has_client(config, document)
     return oauth.refreshes and is_granted(document) and "refresh_token" in document
 
 

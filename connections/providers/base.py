@@ -224,6 +224,16 @@ class OAuth:
         """Whether somebody authorizes the connection in a browser."""
         return self.grant == "authorization_code"
 
+    def has_client(self, config: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
+        """Whether the connection has a client of the customer's own that can ask for tokens."""
+        own = {self.client_id_field, self.client_secret_field}
+        is_by_client = self.grant == "client_credentials"
+        return is_by_client and bool(config.get(self.token_url_field)) and own <= document.keys()
+
+    def gives_tokens(self, config: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
+        """Whether a token endpoint gave what the document has, or can be asked; else a person typed it in."""
+        return "issued_at" in document or self.has_client(config, document)
+
     @property
     def fields_in_urls(self) -> frozenset[str]:
         """The config fields that the URLs name."""

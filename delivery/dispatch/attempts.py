@@ -14,7 +14,7 @@ from connections import providers
 from connections.conversation import Build, Conversation, shipment_of
 from connections.masking import Redactor
 from connections.messages import DELIVERY_BODY_LIMIT, NetworkError, OutboundError, Request, Response, Room
-from connections.oauth.refresh import DIRECT, Authorization, Need, Steps
+from connections.oauth.refresh import DIRECT, Need, Steps
 from connections.oauth.tokens import NoTokenError
 from connections.providers.base import Exchange, NotAuthorized, Outcome, Unsendable, Verdict, reauthorize
 from connections.providers.verdicts import of_repeatable
@@ -102,7 +102,11 @@ def _begin(job: Job, credentials: Mapping[str, Any], steps: Steps, room: Room, c
     need = Need(job.workspace_id, job.connection_id, version, actor, job.delivery_id, number)
     return Conversation(
         provider,
-        Authorization(need, provider, job.config, credentials, job.clock, steps),
+        need,
+        job.config,
+        credentials,
+        job.clock,
+        steps,
         seconds=job.timeout_seconds or settings.MESHES_OUTBOUND_TIMEOUT_SECONDS,
         until=clock + settings.MESHES_LEASE_SECONDS * USABLE_SHARE,
         pool_key=(job.workspace_id, job.connection_id),
