@@ -22,7 +22,7 @@ def measure(number: int) -> dict[str, Any]:
     from django.db import connection
 
     from delivery.dispatch import sweep
-    from delivery.lanes import publishing
+    from delivery.lanes import brokers
 
     lanes = prepare(number)
     sent: list[tuple[float, int]] = []
@@ -38,7 +38,7 @@ def measure(number: int) -> dict[str, Any]:
     lateness = watch(sent, number, due_at)
     stopping.set()
     sweeper.join()
-    publishing.flush()
+    brokers.flush()
     return (
         {"deliveries": number, "connections": CONNECTIONS}
         | lateness
@@ -94,15 +94,15 @@ def watch(sent: list[tuple[float, int]], number: int, due_at: datetime) -> dict[
 
 def record_sending(sent: list[tuple[float, int]]) -> None:
     """Note when each batch of hints had reached the broker."""
-    from delivery.lanes import publishing
+    from delivery.lanes import brokers
 
-    send = publishing.send
+    send = brokers.send
 
     def send_and_note(url: str, hints: list[Any]) -> None:
         send(url, hints)
         sent.append((time.time(), len(hints)))
 
-    publishing.send = send_and_note
+    brokers.send = send_and_note
 
 
 def publish_classically(lanes: list[str], number: int) -> float:

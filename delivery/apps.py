@@ -16,10 +16,10 @@ def warm_up() -> None:
     """Load what is otherwise loaded on first use, so that no request and no delivery waits for it, and spare the
     garbage collector what lives as long as the process: a full collection of it stops every thread for a tenth of a
     second. Tell of keys that are missing."""
-    from delivery.lanes import publishing  # needs the applications, which are loaded later
+    from delivery.lanes import brokers  # needs the applications, which are loaded later
     from workspaces.vault import stored_keys
 
-    publishing.prepare()
+    brokers.prepare()
     stored_keys.tell_unopenable()
     gc.collect()
     gc.freeze()

@@ -22,7 +22,7 @@ from delivery.dispatch.settling import settle
 from delivery.events import setting_aside
 from delivery.events.intake import LARGE_CHARACTERS
 from delivery.events.setting_aside import Claim, Failure
-from delivery.lanes import publishing
+from delivery.lanes import brokers
 from delivery.lanes.lease import report
 from delivery.rules import fanout, heavy, routing
 from delivery.rules.heavy import Evaluator
@@ -42,8 +42,8 @@ _event_claims: Group[Claim, Fact | None] = Group(
 )
 _large_payloads: Group[Fact, Fact | None] = Group("large-payload", fanout.read_payloads, most=2)
 _rule_loads: Group[Fact, Routing] = Group("rule-load", fanout.load_rules, most=4)
-_routings: Group[Routed, list[publishing.DeliveryHint]] = Group("routing", fanout.write, most=32)
-_large_routings: Group[Routed, list[publishing.DeliveryHint]] = Group("large-routing", fanout.write, most=1)
+_routings: Group[Routed, list[brokers.DeliveryHint]] = Group("routing", fanout.write, most=32)
+_large_routings: Group[Routed, list[brokers.DeliveryHint]] = Group("large-routing", fanout.write, most=1)
 _hand_backs: Group[Failure, None] = Group("hand-back", setting_aside.hand_back)
 _claims: Group[uuid.UUID, Job | None] = Group("claim", lambda ids: claim(ids, WORKER))
 _settlements: Group[Result, bool] = Group("settle", lambda results: settle(results, WORKER))
@@ -110,7 +110,7 @@ def fan_out(event_id: str) -> None:
     except Exception as error:  # noqa: BLE001  (judged by whose fault it is)
         _hand_back(setting_aside.judge(claim, error, began_at))
     else:
-        publishing.publish_deliveries(hints)
+        brokers.publish_deliveries(hints)
 
 
 def _evaluate(fact: Fact, rules: Routing, turn: heavy.Turn) -> Routed:
@@ -126,7 +126,7 @@ def _evaluate(fact: Fact, rules: Routing, turn: heavy.Turn) -> Routed:
     return routed
 
 
-def _write(routed: Routed, turn: heavy.Turn) -> list[publishing.DeliveryHint]:
+def _write(routed: Routed, turn: heavy.Turn) -> list[brokers.DeliveryHint]:
     """Write what was decided: much of it by a group of its own, so that little of others does not wait."""
     size = heavy.writing_steps(routed)
     try:

@@ -14,7 +14,7 @@ from connections.models import Connection
 from connections.providers.webhook import new_signing_secret
 from delivery.events import setting_aside
 from delivery.events.setting_aside import Claim
-from delivery.lanes import publishing
+from delivery.lanes import brokers
 from delivery.models import Delivery, Event, Payload, Rule, Unrouted
 from delivery.rules import fanout
 from delivery.rules.routing import Fact, evaluate
@@ -82,7 +82,7 @@ def lapse_lease(delivery: Delivery) -> None:
     Delivery.objects.filter(pk=delivery.pk).update(lease_until=ended)
 
 
-def fan_out(event_ids: list[uuid.UUID]) -> list[publishing.DeliveryHint]:
+def fan_out(event_ids: list[uuid.UUID]) -> list[brokers.DeliveryHint]:
     """Route these events as tasks and their groups would, in this thread; what is not ours to route is passed over.
 
     Returns the hints to publish. If one event fails, each is routed by itself, and what fails then is handed back.
@@ -94,7 +94,7 @@ def fan_out(event_ids: list[uuid.UUID]) -> list[publishing.DeliveryHint]:
     try:
         return _fan_out(list(facts.values()))
     except Exception:  # noqa: BLE001  (judged below, event by event)
-        hints: list[publishing.DeliveryHint] = []
+        hints: list[brokers.DeliveryHint] = []
     for claim, fact in facts.items():
         try:
             hints += _fan_out([fact])
@@ -103,7 +103,7 @@ def fan_out(event_ids: list[uuid.UUID]) -> list[publishing.DeliveryHint]:
     return hints
 
 
-def _fan_out(facts: list[Fact]) -> list[publishing.DeliveryHint]:
+def _fan_out(facts: list[Fact]) -> list[brokers.DeliveryHint]:
     with transaction.atomic():
         routed = [evaluate(fact, rules) for fact, rules in zip(facts, fanout.load_rules(facts), strict=True)]
         return [hint for hints in fanout.write(routed) for hint in hints]

@@ -19,7 +19,7 @@ from connections import providers
 from connections.messages import Request
 from connections.models import Connection
 from delivery.dispatch.sessions import Keeper
-from delivery.lanes import steering
+from delivery.lanes import brokers
 from meshes.kit import ids
 from meshes.kit.batching import rows_of
 from meshes.kit.clock import Reading
@@ -174,9 +174,9 @@ def _start_probes(missed: list[uuid.UUID]) -> list[uuid.UUID]:
     owners: dict[uuid.UUID, uuid.UUID] = {}
     for delivery_id, workspace_id, connection_id, status, breaker, pause_seconds in rows:
         if status != Connection.Status.ACTIVE:
-            steering.purge(workspace_id, connection_id)
+            brokers.purge(workspace_id, connection_id)
         elif pause_seconds is not None and pause_seconds > 0:
-            steering.pause(workspace_id, connection_id, pause_seconds)
+            brokers.pause(workspace_id, connection_id, pause_seconds)
         elif breaker in ("half_open", "open"):
             probes.setdefault(connection_id, delivery_id)
             owners[connection_id] = workspace_id
@@ -186,7 +186,7 @@ def _start_probes(missed: list[uuid.UUID]) -> list[uuid.UUID]:
         cursor.execute(START_PROBES, [settings.MESHES_LEASE_SECONDS, sorted(probes)])
         started = [row[0] for row in cursor.fetchall()]
     for connection_id, workspace_id in owners.items():
-        steering.pause(workspace_id, connection_id, settings.MESHES_LEASE_SECONDS)  # of the others, until it settles
+        brokers.pause(workspace_id, connection_id, settings.MESHES_LEASE_SECONDS)  # of the others, until it settles
     return [probes[connection_id] for connection_id in started]
 
 
@@ -311,7 +311,7 @@ def end_lapsed_leases(delivery_ids: list[uuid.UUID]) -> int:
             cursor.execute(END_PROBES, [sorted({row[2] for row in lost})])
             probed = cursor.fetchall()
     for workspace_id, connection_id in probed:
-        steering.resume(workspace_id, connection_id)
+        brokers.resume(workspace_id, connection_id)
     return len(lost)
 
 

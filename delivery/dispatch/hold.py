@@ -13,7 +13,7 @@ from django.dispatch import receiver
 from connections.lifecycle import CLOSED_BREAKER, connection_changed
 from connections.models import Connection, ConnectionHealth
 from delivery.dispatch import claims, deletion
-from delivery.lanes import publishing, steering
+from delivery.lanes import brokers
 from delivery.models import Delivery
 
 HELD_AT_ONCE = 20_000
@@ -41,17 +41,17 @@ def follow_connection(sender: Any, connection_id: uuid.UUID, **kwargs: Any) -> N
     workspace_id, changed_at = connection.workspace_id, connection.status_changed_at
     if connection.status == Connection.Status.DELETED:
         deletion.on_connection_deleted(connection_id)
-        steering.limit([steering.LaneLimits(workspace_id, connection_id, None, None)])
+        brokers.limit([brokers.LaneLimits(workspace_id, connection_id, None, None)])
     else:
         columns = connection.in_flight, connection.rate, connection.type, connection.account_id
-        steering.limit([steering.limits_of(workspace_id, connection_id, *columns)])
+        brokers.limit([brokers.limits_of(workspace_id, connection_id, *columns)])
     if connection.status != Connection.Status.ACTIVE:
-        steering.purge(workspace_id, connection_id)
+        brokers.purge(workspace_id, connection_id)
     elif connection.paused_until is None:
         if changed_at is not None:
             health = ConnectionHealth.objects.filter(connection=connection, last_failure_at__lte=changed_at)
             health.exclude(breaker="closed", consecutive_failures=0).update(**CLOSED_BREAKER)
-        steering.resume(workspace_id, connection_id)
+        brokers.resume(workspace_id, connection_id)
 
 
 HOLD = """
@@ -97,7 +97,7 @@ def release_held(now: datetime) -> int:
     with database.cursor() as cursor:
         cursor.execute(RELEASE, {"most": RELEASED_AT_ONCE, "now": now})
         released = sorted(cursor.fetchall())
-    publishing.publish_deliveries(released)
+    brokers.publish_deliveries(released)
     return len(released)
 
 

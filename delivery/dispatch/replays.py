@@ -23,7 +23,7 @@ from django.db.models import Exists, OuterRef, Q
 
 from connections.models import Connection
 from connections.providers.base import Outcome
-from delivery.lanes import publishing
+from delivery.lanes import brokers
 from delivery.models import Attempt, Delivery, Payload, Replay
 from delivery.rules import routing
 from delivery.rules.routing import EVALUATION_LIMIT, CompiledRule
@@ -98,7 +98,7 @@ class Shape(NamedTuple):
 class SentAgain:
     """What became of a list of deliveries. Publish `to_publish` after the commit."""
 
-    to_publish: list[publishing.DeliveryHint] = field(default_factory=list)
+    to_publish: list[brokers.DeliveryHint] = field(default_factory=list)
     """Of those that are open now, also where they are held."""
     made: dict[uuid.UUID, uuid.UUID] = field(default_factory=dict)
     """The delivery that is open now, of each that was sent again: itself, or the one that replaced it."""
@@ -410,7 +410,7 @@ def _advance(replay_id: uuid.UUID, now: datetime) -> int:
         sent = send_again([delivery_id for delivery_id, *_ in batch], terms, EVENT_STEPS)
         done = [delivery_id for delivery_id, *_ in batch if delivery_id not in sent.left]
         _move(replay, done, sent, now, seconds, is_last=not candidates)
-    publishing.publish_deliveries(sent.to_publish)
+    brokers.publish_deliveries(sent.to_publish)
     return len(sent.made)
 
 

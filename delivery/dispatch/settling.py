@@ -25,7 +25,7 @@ from psycopg2 import Binary
 from connections.credentials import KEY_MISSING
 from connections.providers.base import Outcome
 from delivery.dispatch.attempts import Result
-from delivery.lanes import steering
+from delivery.lanes import brokers
 from meshes.kit import ids
 from meshes.kit.batching import rows_of
 from meshes.kit.database_faults import growing_delay
@@ -238,13 +238,13 @@ class Change:
     def follow(self) -> None:
         """Give the lane its copy, after the commit, and tell operators of a hold once."""
         if self.hold is not None:
-            steering.purge(self.workspace_id, self.connection_id)
+            brokers.purge(self.workspace_id, self.connection_id)
             if self.is_held_now and self.hold != "credential_error":  # of which the vault has told
                 logger.error("connection %s is held: %s", ids.encode(ids.CONNECTION, self.connection_id), self.hold)
         elif self.waits_until is not None:
-            steering.pause(self.workspace_id, self.connection_id, (self.waits_until - self.now).total_seconds())
+            brokers.pause(self.workspace_id, self.connection_id, (self.waits_until - self.now).total_seconds())
         elif self.before.breaker != CLOSED and self.health.breaker == CLOSED:
-            steering.resume(self.workspace_id, self.connection_id)
+            brokers.resume(self.workspace_id, self.connection_id)
 
 
 # --- writing both -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from connections import lifecycle
 from delivery.dispatch import claims, deletion, replays, retention, sessions
 from delivery.dispatch.hold import CONNECTIONS_WITH, cancel_held_of_deleted, hold, release_held
 from delivery.events import setting_aside
-from delivery.lanes import publishing, steering
+from delivery.lanes import brokers
 from delivery.lanes.control import CAPACITY
 from delivery.rules import fanout
 from workspaces import installation, journal
@@ -78,7 +78,7 @@ class DueDeliveries:
             cursor.execute(DUE, [(self._seen_until or now - FIRST_LOOK_BACK) - LOOK_BACK, now, now, MOST_DUE])
             due = cursor.fetchall()
         fresh = [row for row in due if row[2] not in self._enqueued]  # text until here: most are seen twice in a burst
-        publishing.publish_deliveries((uuid.UUID(row[0]), uuid.UUID(row[1]), uuid.UUID(row[2])) for row in fresh)
+        brokers.publish_deliveries((uuid.UUID(row[0]), uuid.UUID(row[1]), uuid.UUID(row[2])) for row in fresh)
         self._enqueued = {row[2] for row in due}
         self._seen_until = due[-1][3] if fresh and len(due) == MOST_DUE else now  # of the rest the top-up knows
         return len(fresh)
@@ -115,17 +115,17 @@ def top_up_lanes(now: datetime) -> int:
         lanes = cursor.fetchall()
     stopped = [row[1] for row in lanes if row[6] != "active"]
     moved = hold(stopped) if stopped else 0
-    active = [steering.limits_of(*row[:6]) for row in lanes if row[6] == "active"]
-    depths = steering.depths([(lane.workspace_id, lane.connection_id) for lane in active])
+    active = [brokers.limits_of(*row[:6]) for row in lanes if row[6] == "active"]
+    depths = brokers.depths([(lane.workspace_id, lane.connection_id) for lane in active])
     low = [lane for lane, depth in zip(active, depths, strict=True) if depth < TOP_UP_BELOW]
-    steering.limit([lane for lane in low if lane.says_something])  # again, since an emptied broker has forgotten them
+    brokers.limit([lane for lane in low if lane.says_something])  # again, since an emptied broker has forgotten them
     if not low:
         return moved
     with connection.cursor() as cursor:
         cursor.execute(OLDEST_DUE, [[lane.connection_id for lane in low], now - WAKE_UP_GRACE, CAPACITY])
         rows = cursor.fetchall()
     due = [row[:3] for row in rows if not row[3]]
-    publishing.publish_deliveries(due)  # first, so that a lease that cannot be ended keeps nobody else waiting
+    brokers.publish_deliveries(due)  # first, so that a lease that cannot be ended keeps nobody else waiting
     return moved + len(due) + claims.end_lapsed_leases([row[2] for row in rows if row[4]])
 
 
@@ -139,7 +139,7 @@ def fan_out_forgotten(now: datetime) -> int:
             [now - WAKE_UP_GRACE, now, MOST_DUE],
         )
         forgotten = cursor.fetchall()
-    publishing.publish_fanouts(forgotten)
+    brokers.publish_fanouts(forgotten)
     return lost + len(forgotten)
 
 
@@ -151,10 +151,10 @@ def end_lost_sessions(now: datetime) -> int:
     """
     ended = 0
     for session_id, worker, is_over in sessions.end_missing():
-        leased = steering.leased_to(session_id)
+        leased = brokers.leased_to(session_id)
         deliveries = claims.end_lapsed_leases(leased)
         events = fanout.end_leases(session_id)
-        steering.release(session_id)
+        brokers.release(session_id)
         if deliveries + events:
             logger.warning("%s is gone: %d deliveries and %d events run again", worker, deliveries, events)
         if is_over:
@@ -179,7 +179,7 @@ def sweeps() -> list[Sweep]:
         Sweep("fan-out", 1.0, fan_out_forgotten),
         Sweep("replay", 1.0, replays.advance_replays),
         Sweep("sessions", 1.0, end_lost_sessions, runs_while_held=True),
-        Sweep("lanes", 5.0, lambda now: steering.repair(), runs_while_held=True),
+        Sweep("lanes", 5.0, lambda now: brokers.repair(), runs_while_held=True),
         Sweep("purge", 5.0, deletion.purge_deleted_workspaces),
         Sweep("cancel", 5.0, cancel_held_of_deleted),
         Sweep("recover", 15.0, lifecycle.recover),

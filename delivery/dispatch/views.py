@@ -22,7 +22,7 @@ from connections.serializers import ConnectionOut
 from delivery.dispatch import deletion, replays
 from delivery.dispatch.connection_health import STATUSES, examine, shown
 from delivery.dispatch.replays import CURRENT, ORIGINAL, REOPEN, REPLACE, UNCERTAIN, Refusal, Terms, count_states
-from delivery.lanes import publishing
+from delivery.lanes import brokers
 from delivery.models import Attempt, Delivery, Payload, Replay
 from delivery.rules import preview
 from delivery.rules.views import PreviewOut
@@ -111,7 +111,7 @@ class DeliveryViewSet(DeliverySearch):
             if refusal.reason == replays.FILTERED:
                 return self._show(id, 202)
             raise Problem(409, detail=refusal.words)
-        transaction.on_commit(lambda: publishing.publish_deliveries(sent.to_publish))
+        transaction.on_commit(lambda: brokers.publish_deliveries(sent.to_publish))
         return self._show(ids.encode(ids.DELIVERY, sent.made[delivery.pk]), 202)
 
     @extend_schema(request=StrictSerializer, responses=DeliveryDetailOut)

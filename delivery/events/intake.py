@@ -19,7 +19,7 @@ from cachetools import LRUCache
 from django.conf import settings
 from django.db import connection, transaction
 
-from delivery.lanes import publishing
+from delivery.lanes import brokers
 from delivery.rules.patterns import is_event_type
 from meshes.api.fields import unknown_field
 from meshes.api.problems import Problem
@@ -307,14 +307,14 @@ def store(events: Sequence[NewEvent], answer: Answer, stamp: Stamp | None = None
                 return earlier
         if not all(insert_events(events)):
             raise StaleWorkspaceError
-    publishing.publish_fanouts([(event.workspace_id, event.id) for event in events])
+    brokers.publish_fanouts([(event.workspace_id, event.id) for event in events])
     return answer
 
 
 def _accept_singles(events: list[NewEvent]) -> list[bool]:
     """The events of as many requests, of which each has its own answer."""
     stored = insert_events(events)
-    publishing.publish_fanouts(
+    brokers.publish_fanouts(
         [(event.workspace_id, event.id) for event, is_stored in zip(events, stored, strict=True) if is_stored]
     )
     return stored

@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from delivery.dispatch import connection_health
 from delivery.events import intake, setting_aside
 from delivery.events.intake import Admission, NewEvent
-from delivery.lanes import publishing
+from delivery.lanes import brokers
 from delivery.models import Attempt, Delivery, Event, Payload, Unrouted
 from delivery.search import EventQuery, deliveries_of, is_event_search_indexed, narrow_events
 from delivery.serializers import (
@@ -103,7 +103,7 @@ class EventViewSet(TenantViewSet):
         hints = setting_aside.route_again([event.pk])
         if not hints:
             raise Problem(409, detail="Only an event that was set aside is routed again.")
-        transaction.on_commit(lambda: publishing.publish_fanouts(hints))
+        transaction.on_commit(lambda: brokers.publish_fanouts(hints))
         return self._show(id, 202)
 
     @extend_schema(operation_id="events_route_all", request=RouteAgainIn, responses={202: RoutedAgainOut})
@@ -113,7 +113,7 @@ class EventViewSet(TenantViewSet):
         """Route all events again that were set aside, of one workspace or of all that the key may see."""
         workspace = self.read(RouteAgainIn).get("workspace")
         hints = setting_aside.route_all_again(workspace.pk if workspace else self.identity.workspace_id)
-        transaction.on_commit(lambda: publishing.publish_fanouts(hints))
+        transaction.on_commit(lambda: brokers.publish_fanouts(hints))
         answer = {"events": len(hints), "remaining": len(hints) == setting_aside.MOST_AT_ONCE}
         return Response(RoutedAgainOut(answer).data, status=202)
 

@@ -18,7 +18,7 @@ from django.db import connection
 from delivery.dispatch.sessions import Keeper
 from delivery.events import setting_aside
 from delivery.events.setting_aside import Claim
-from delivery.lanes import publishing
+from delivery.lanes import brokers
 from delivery.rules import routing
 from delivery.rules.routing import Fact, Routed, Routing
 from meshes.kit.batching import rows_of
@@ -122,7 +122,7 @@ def load_rules(facts: Sequence[Fact]) -> list[Routing]:
     return [found[fact.workspace_id] for fact in facts]
 
 
-def write(routed: Sequence[Routed]) -> list[list[publishing.DeliveryHint]]:
+def write(routed: Sequence[Routed]) -> list[list[brokers.DeliveryHint]]:
     """Write ledgers and deliveries; the events wait no more. Returns the wake-ups of each event, in this order.
 
     All of it or nothing: a batch that is refused is written again event by event, by its group.

@@ -22,7 +22,7 @@ from typing import Any
 
 from cachetools import FIFOCache
 
-from delivery.lanes import steering
+from delivery.lanes import brokers
 from delivery.rules.routing import Fact, Routed, Routing, evaluate, keep, kept
 
 HEAVY_STEPS = 80_000
@@ -136,14 +136,14 @@ class Turn:
         try:
             self._gate.enter()
         except HeavyError:
-            steering.pause_fan_out(self._workspace_id, BUSY_PAUSE_SECONDS)
+            brokers.pause_fan_out(self._workspace_id, BUSY_PAUSE_SECONDS)
             raise
         self._taken_at = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._taken_at is not None:
             took = time.monotonic() - self._taken_at
-            steering.pause_fan_out(self._workspace_id, PAUSE_SHARE * self._steps * STEP_SECONDS)
+            brokers.pause_fan_out(self._workspace_id, PAUSE_SHARE * self._steps * STEP_SECONDS)
             self._gate.leave(min(COOL_DOWN_SHARE * took, LONGEST_COOL_DOWN_SECONDS))
         if error is None:
             with _noting:

@@ -22,7 +22,7 @@ from cachetools import LRUCache
 
 from connections import providers
 from connections.providers.base import Action
-from delivery.lanes import publishing
+from delivery.lanes import brokers
 from delivery.models import RoutingStamp, Rule
 from delivery.rules import mapping
 from delivery.rules.conditions import Clause
@@ -267,7 +267,7 @@ class NewDelivery(NamedTuple):
     detail: str = ""
 
     @property
-    def hint(self) -> publishing.DeliveryHint:
+    def hint(self) -> brokers.DeliveryHint:
         return self.workspace_id, self.connection_id, self.id
 
 

@@ -13,7 +13,7 @@ from django.urls import reverse
 from delivery import search, serializers
 from delivery.dispatch import connection_health, deletion, replays
 from delivery.events import setting_aside
-from delivery.lanes import publishing
+from delivery.lanes import brokers
 from delivery.models import Attempt, DeadLetter, Delivery, Event, Replay, Rule, Unrouted
 from delivery.search import OUTCOMES, STATES, narrow_deliveries
 from meshes.console import display, timeline
@@ -141,7 +141,7 @@ class UnroutedAdmin(OperatorAdmin):
         with transaction.atomic():
             hints = route()
             self.record(request, Unrouted.objects.filter(pk__in=[pk for _, pk in hints]), "Routed again.")
-        publishing.publish_fanouts(hints)
+        brokers.publish_fanouts(hints)
         return hints
 
 
@@ -192,7 +192,7 @@ class DeliveriesAdmin(OperatorAdmin):
             for row in done:
                 if sent.made[row.pk] != row.pk:
                     self._record(request, [row], f"Sent again as {ids.encode(ids.DELIVERY, sent.made[row.pk])}.")
-        publishing.publish_deliveries(sent.to_publish)
+        brokers.publish_deliveries(sent.to_publish)
         reasons = [refusal.words for refusal in sent.refused.values()] + [LEFT] * len(sent.left)
         self.report(request, "sent again", len(done), reasons)
 

@@ -14,7 +14,7 @@ from django.db import Error, connection, transaction
 from django.urls import reverse
 
 from delivery.events import setting_aside
-from delivery.lanes import steering
+from delivery.lanes import brokers
 from delivery.lanes.control import LaneStats, RingStats
 from meshes.console.display import plain, span
 
@@ -137,8 +137,8 @@ def count_by_status(connection_id: uuid.UUID, statuses: Sequence[str]) -> dict[s
 def lane_stats(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> LaneStats | None:
     """A connection's lane at this moment; None where the broker does not answer at once."""
     try:
-        lanes = steering.lanes_at(steering.shard_of(workspace_id), REDIS_TIMEOUT_SECONDS)
-        return lanes.stats(steering.lane_of(connection_id))
+        lanes = brokers.lanes_at(brokers.shard_of(workspace_id), REDIS_TIMEOUT_SECONDS)
+        return lanes.stats(brokers.lane_of(connection_id))
     except redis.RedisError as error:
         logger.info("no figures of a lane: %s", error)
         return None
@@ -147,7 +147,7 @@ def lane_stats(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> LaneStats |
 def ring_stats(ring: str) -> RingStats | None:
     """A ring at this moment, over all brokers; None where one does not answer at once."""
     try:
-        found = [steering.lanes_at(url, REDIS_TIMEOUT_SECONDS).ring_stats(ring) for url in steering.shards()]
+        found = [brokers.lanes_at(url, REDIS_TIMEOUT_SECONDS).ring_stats(ring) for url in brokers.shards()]
         return RingStats.sum(found)
     except redis.RedisError as error:
         logger.info("no figures of a ring: %s", error)

@@ -20,7 +20,7 @@ from connections.apps import install_providers
 from connections.models import Connection
 from connections.providers.vendor import CHECK_MAPPING
 from delivery.dispatch import attempts, claims, settling
-from delivery.lanes import publishing
+from delivery.lanes import brokers
 from delivery.models import Attempt, Delivery, Event
 from meshes.kit import ids
 from tests.connections import echoing
@@ -105,7 +105,7 @@ class Run:
     def deliver(self, target: Connection, action: str) -> Delivery:
         make_rule(target, action=action)
         (delivery,) = make_deliveries(target)
-        publishing.publish_deliveries([(target.workspace_id, target.pk, delivery.pk)])
+        brokers.publish_deliveries([(target.workspace_id, target.pk, delivery.pk)])
         (job,) = claims.claim([delivery.pk], "worker")
         assert job is not None
         try:
@@ -186,7 +186,7 @@ def dumped() -> str:
 
 def broker() -> str:
     """Every key of the broker with its value."""
-    assert publishing.flush()
+    assert brokers.flush()
     client = redis.Redis.from_url(os.environ["REDIS_URL"])
     reads: dict[Any, Callable[[Any], Any]] = {
         b"string": client.get,

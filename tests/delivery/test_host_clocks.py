@@ -16,7 +16,7 @@ from connections.models import Connection, ConnectionHealth
 from connections.oauth import authorize
 from delivery.dispatch import attempts, claims, replays, settling, sweep
 from delivery.dispatch.replays import ORIGINAL, Terms
-from delivery.lanes import steering
+from delivery.lanes import brokers
 from delivery.models import Delivery, Replay, Unrouted
 from meshes.console.signin.models import OperatorSession
 from meshes.kit import clock
@@ -55,8 +55,8 @@ def attempt(*deliveries: Delivery) -> int:
 def paused_for(target: Connection) -> tuple[float, float]:
     """Seconds that the connection is paused for: by PostgreSQL, and by its lane's broker."""
     target.refresh_from_db()
-    lanes = steering.lanes()
-    until = lanes.stats(steering.lane_of(target.pk)).paused_until
+    lanes = brokers.lanes()
+    until = lanes.stats(brokers.lane_of(target.pk)).paused_until
     seconds, micros = lanes._client.time()
     assert target.paused_until is not None
     assert until is not None

@@ -11,7 +11,7 @@ from connections.masking import SHORTEST_NEEDLE
 from connections.messages import DELIVERY_BODY_LIMIT
 from connections.models import Connection
 from delivery.dispatch import attempts, claims, settling
-from delivery.lanes import steering
+from delivery.lanes import brokers
 from delivery.models import Attempt, Delivery, RoutingLedger
 from meshes.dev.vendors.registry import VENDORS
 from tests.factories import fan_out, make_connection, make_event, make_rule, make_workspace
@@ -178,7 +178,7 @@ def test_a_connection_that_was_never_authorized_is_held(hubspot):
 
 def test_a_success_with_nothing_left_of_the_limit_rests_the_lane(hubspot, monkeypatch):
     paused = []
-    monkeypatch.setattr(steering, "pause", lambda *arguments: paused.append(arguments))
+    monkeypatch.setattr(brokers, "pause", lambda *arguments: paused.append(arguments))
     headers = {"X-HubSpot-RateLimit-Remaining": "0", "X-HubSpot-RateLimit-Interval-Milliseconds": "10000"}
     hubspot.answer(200, headers, UPSERTED)
     before = datetime.now(UTC)

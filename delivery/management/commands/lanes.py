@@ -16,7 +16,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import Error
 
 from connections.models import Connection
-from delivery.lanes import steering
+from delivery.lanes import brokers
 from delivery.lanes.control import MOST_LOOKED_AT, RINGS, LaneStats, Survey
 from meshes.kit.database_faults import describe
 from meshes.kit.ids import as_uuid
@@ -73,8 +73,8 @@ class Command(BaseCommand):
             raise CommandError("--most is from 1 to 1000.")
         try:
             found = [
-                (address(url), steering.lanes_at(url).survey(ring, most))
-                for url in steering.shards()
+                (address(url), brokers.lanes_at(url).survey(ring, most))
+                for url in brokers.shards()
                 for ring in sorted(RINGS)
             ]
         except redis.RedisError as error:

@@ -11,7 +11,7 @@ from connections import lifecycle
 from connections.models import ConnectionHealth
 from connections.providers.webhook import new_signing_secret
 from delivery.dispatch import attempts, claims, replays, settling
-from delivery.lanes import steering
+from delivery.lanes import brokers
 from delivery.models import Attempt, Delivery, Replay
 from tests.factories import lapse_lease, make_connection, make_deliveries, make_workspace
 from workspaces.vault import vault
@@ -378,4 +378,4 @@ def test_a_held_connections_lane_is_emptied(endpoint, redis_client):
     (delivery,) = make_deliveries(target)
     type(target).objects.filter(pk=target.pk).update(status="paused")
     assert deliver(delivery) == 0
-    assert steering.lanes().depth(steering.lane_of(target.pk)) == 0
+    assert brokers.lanes().depth(brokers.lane_of(target.pk)) == 0

@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 
 from delivery.dispatch import claims, sweep
-from delivery.lanes import publishing, steering
+from delivery.lanes import brokers
 from delivery.models import Delivery, Unrouted
 from meshes.kit import clock
 from tests.factories import fan_out, make_connection, make_deliveries, make_event, make_workspace
@@ -66,8 +66,8 @@ def test_sweeps_publish_nothing_and_remove_nothing(held):
     moved = {each.name: sweep.run_once(each) for each in sweep.sweeps() if not each.runs_while_held}
     assert moved.keys() >= {"due", "top-up", "release", "fan-out", "replay", "purge", "cancel"}
     assert set(moved.values()) == {0}
-    assert publishing.flush()
-    assert steering.lanes().depth(steering.lane_of(target.pk)) == 0
+    assert brokers.flush()
+    assert brokers.lanes().depth(brokers.lane_of(target.pk)) == 0
     assert Workspace.objects.get(pk=gone.pk).purged_at is None
     release()
     assert run("due") == 2

@@ -6,7 +6,7 @@ import pytest
 
 from connections import lifecycle
 from connections.models import ConnectionHealth
-from delivery.lanes import steering
+from delivery.lanes import brokers
 from tests.factories import make_connection, make_workspace
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_client")]
@@ -26,12 +26,12 @@ def failing():
         first_failure_at=now - timedelta(days=4),
         last_failure_at=now,
     )
-    steering.pause(target.workspace_id, target.pk, 300)
+    brokers.pause(target.workspace_id, target.pk, 300)
     return target
 
 
 def stats_of(target):
-    return steering.lanes().stats(steering.lane_of(target.pk))
+    return brokers.lanes().stats(brokers.lane_of(target.pk))
 
 
 def test_resume_closes_the_breaker_and_wakes_the_lane(failing):
@@ -68,6 +68,6 @@ def test_a_rate_reaches_the_lane_and_goes_with_the_connection(failing):
 
 def test_a_pause_empties_the_lane(failing):
     target = make_connection(failing.workspace)
-    steering.lanes().put([(steering.lane_of(target.pk), "one", "{}")])
+    brokers.lanes().put([(brokers.lane_of(target.pk), "one", "{}")])
     lifecycle.pause(target)
     assert stats_of(target).waiting == 0

@@ -13,7 +13,7 @@ from connections.models import Connection, ConnectionHealth
 from delivery.dispatch import attempts, claims, sessions, settling, sweep
 from delivery.events import setting_aside
 from delivery.events.setting_aside import Claim
-from delivery.lanes import steering
+from delivery.lanes import brokers
 from delivery.models import Attempt, Delivery, Unrouted, WorkerSession
 from delivery.rules import fanout
 from meshes.kit import ids
@@ -153,7 +153,7 @@ def end(wrapper) -> int:
 
 def in_lane(delivery: Delivery) -> str:
     """Put a delivery's message in its lane, and lease it there as its worker would have."""
-    lane, lanes = steering.lane_of(delivery.connection_id), steering.lanes()
+    lane, lanes = brokers.lane_of(delivery.connection_id), brokers.lanes()
     lanes.put([(lane, str(delivery.pk), "{}")])
     lanes._scripts.run("take", "deliver", 90_000_000, 64, 16, str(sessions.Keeper.current))
     return lane
@@ -162,11 +162,11 @@ def in_lane(delivery: Delivery) -> str:
 def test_claims_and_messages_of_a_lost_worker_are_free_at_once(keeper, wrapper, redis_client):
     (delivery,), _ = claimed()
     lane = in_lane(delivery)
-    assert (steering.lanes().stats(lane).waiting, steering.lanes().stats(lane).in_flight) == (0, 1)
+    assert (brokers.lanes().stats(lane).waiting, brokers.lanes().stats(lane).in_flight) == (0, 1)
     assert end(wrapper) == 1
     delivery.refresh_from_db()
     assert (delivery.status, delivery.cause, delivery.losses, delivery.lease_id) == ("pending", "worker_lost", 1, None)
-    assert (steering.lanes().stats(lane).waiting, steering.lanes().stats(lane).in_flight) == (1, 0)
+    assert (brokers.lanes().stats(lane).waiting, brokers.lanes().stats(lane).in_flight) == (1, 0)
     assert list(Attempt.objects.values_list("number", "outcome", "worker")) == [(1, "uncertain", "here:1")]
     (again,) = claims.claim([delivery.pk], "there:2")
     assert again.attempt_number == 2
@@ -250,10 +250,10 @@ def test_a_lost_probe_makes_room_for_the_next(keeper, wrapper, redis_client):
     (delivery,) = make_deliveries(target)
     lane = in_lane(delivery)
     assert None not in claims.claim([delivery.pk], "here:1")
-    assert steering.lanes().stats(lane).paused_until is not None
+    assert brokers.lanes().stats(lane).paused_until is not None
     assert end(wrapper) == 1
     assert ConnectionHealth.objects.get().probe_until <= database_now()
-    assert steering.lanes().stats(lane).paused_until is None
+    assert brokers.lanes().stats(lane).paused_until is None
     assert None not in claims.claim([delivery.pk], "there:2")
 
 

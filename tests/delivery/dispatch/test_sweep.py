@@ -11,7 +11,7 @@ from django.db import Error, connection, connections, transaction
 
 from connections.models import Connection
 from delivery.dispatch import claims, hold, sweep
-from delivery.lanes import publishing, steering
+from delivery.lanes import brokers
 from delivery.models import Attempt, Delivery, SweepRun, Unrouted
 from tests.factories import (
     fan_out,
@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 
 def waiting(target):
     """How many hints wait in the connection's lane."""
-    assert publishing.flush()
-    return steering.lanes().depth(steering.lane_of(target.pk))
+    assert brokers.flush()
+    return brokers.lanes().depth(brokers.lane_of(target.pk))
 
 
 def later(**delay):
@@ -85,7 +85,7 @@ def test_top_up_sets_the_lanes_own_limit_again():
     target = make_connection(make_workspace(), in_flight=2, rate=0.5)
     make_deliveries(target)
     sweep.top_up_lanes(datetime.now(UTC))
-    stats = steering.lanes().stats(steering.lane_of(target.pk))
+    stats = brokers.lanes().stats(brokers.lane_of(target.pk))
     assert (stats.limit, stats.rate) == (2, 0.5)
 
 
@@ -94,7 +94,7 @@ def test_hints_carry_the_workspace_whose_turns_the_lane_shares():
     make_deliveries(target)
     sweep.DueDeliveries()(datetime.now(UTC))
     assert waiting(target) == 1
-    assert steering.lanes().stats(steering.lane_of(target.pk)).workspace == str(target.workspace_id)
+    assert brokers.lanes().stats(brokers.lane_of(target.pk)).workspace == str(target.workspace_id)
 
 
 def test_top_up_passes_over_a_lane_that_is_paused():
@@ -169,8 +169,8 @@ def test_a_forgotten_event_is_hinted_and_a_fresh_one_left_to_its_own_hint():
     event = make_event(workspace)
     assert sweep.fan_out_forgotten(datetime.now(UTC)) == 0
     assert sweep.fan_out_forgotten(later(seconds=5)) == 1
-    assert publishing.flush()
-    assert steering.lanes().depth(f"fanout.{workspace.pk}") == 1
+    assert brokers.flush()
+    assert brokers.lanes().depth(f"fanout.{workspace.pk}") == 1
     fan_out([event.pk])
     assert not Unrouted.objects.filter(event=event).exists()
     assert sweep.fan_out_forgotten(later(seconds=5)) == 0

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from delivery.events import setting_aside
-from delivery.lanes import publishing, steering
+from delivery.lanes import brokers
 from delivery.models import Attempt, Delivery, Payload, Unrouted
 from meshes.kit import ids
 from tests.delivery.api import account, mistakes, tenant
@@ -237,8 +237,8 @@ def test_one_event_is_routed_again(api, redis_client, django_capture_on_commit_c
     with django_capture_on_commit_callbacks(execute=True):
         answer = api.post(f"/events/{event.public_id}/route", {})
     assert (answer.status_code, answer.json()["status"], answer.json()["set_aside"]) == (202, "accepted", None)
-    assert publishing.flush()
-    assert steering.lanes_for(workspace.pk).depth(f"fanout.{workspace.pk}") == 1
+    assert brokers.flush()
+    assert brokers.lanes_for(workspace.pk).depth(f"fanout.{workspace.pk}") == 1
     row = Unrouted.objects.get(event=event)
     assert (row.tries, row.failures, row.cause, row.detail, row.lease_until) == (0, 0, "", "", None)
     assert len(fan_out([event.pk, other.pk])) == 1
@@ -273,8 +273,8 @@ def test_all_events_of_a_workspace_or_of_all_are_routed_again(
     monkeypatch.setattr(setting_aside, "MOST_AT_ONCE", 1)
     assert route(api, {}) == {"events": 1, "remaining": True}
     assert route(api, {}) == {"events": 0, "remaining": False}
-    assert publishing.flush()
-    depths = [steering.lanes_for(each.pk).depth(f"fanout.{each.pk}") for each in (one, two, three)]
+    assert brokers.flush()
+    depths = [brokers.lanes_for(each.pk).depth(f"fanout.{each.pk}") for each in (one, two, three)]
     assert depths == [2, 1, 1]
 
 

@@ -8,7 +8,7 @@ from django.db import connections
 
 from delivery.dispatch import replays
 from delivery.events.setting_aside import Claim
-from delivery.lanes import publishing
+from delivery.lanes import brokers
 from delivery.models import Delivery, RoutingLedger, Rule
 from delivery.rules import fanout, routing
 from meshes.kit import ids
@@ -144,7 +144,7 @@ def test_what_is_still_too_dear_stays_dead_and_says_so():
 
 @pytest.mark.usefixtures("redis_client")
 def test_the_api_answers_a_replay_that_ends_a_delivery_with_its_end(monkeypatch):
-    monkeypatch.setattr(publishing, "publish_deliveries", lambda hints: None)
+    monkeypatch.setattr(brokers, "publish_deliveries", lambda hints: None)
     _, rule, delivery = given_up()
     change(rule, filter={"payload.text": "other"})
     answer = account().post(f"/deliveries/{delivery.public_id}/replay")

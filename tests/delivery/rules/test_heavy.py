@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from delivery.lanes import steering
+from delivery.lanes import brokers
 from delivery.rules import heavy
 from tests.polling import eventually
 
@@ -24,7 +24,7 @@ def _nothing_is_known_of_workspaces():
 
 
 def lane():
-    return steering.lanes_for(WORKSPACE).stats(f"fanout.{WORKSPACE}")
+    return brokers.lanes_for(WORKSPACE).stats(f"fanout.{WORKSPACE}")
 
 
 def test_an_event_that_is_not_heavy_never_waits_and_pauses_nothing():

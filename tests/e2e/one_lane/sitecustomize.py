@@ -5,7 +5,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
-BROKEN = "delivery.lanes.steering"
+BROKEN = "delivery.lanes.brokers"
 
 
 class OneLane(MetaPathFinder):

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from connections.models import Connection, ConnectionHealth, OAuthGrant, OAuthState
 from connections.oauth import grants
-from delivery.lanes import steering
+from delivery.lanes import brokers
 from meshes.console import display
 from meshes.console.connections import is_mask
 from meshes.kit import ids
@@ -131,11 +131,11 @@ def test_resuming_ends_whatever_holds(status):
 def test_resuming_ends_a_pause_of_the_lane(django_capture_on_commit_callbacks):
     until = datetime.now(UTC) + timedelta(minutes=5)
     target, root = make_connection(make_workspace(), paused_until=until), superuser()
-    steering.pause(target.workspace_id, target.pk, 300)
+    brokers.pause(target.workspace_id, target.pk, 300)
     with django_capture_on_commit_callbacks(execute=True):
         root.press("connections_connection", "resume", target.pk)
     assert Connection.objects.get().paused_until is None
-    assert steering.lanes().stats(steering.lane_of(target.pk)).paused_until is None
+    assert brokers.lanes().stats(brokers.lane_of(target.pk)).paused_until is None
 
 
 def test_each_result_of_a_selection_is_counted():

@@ -10,8 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from connections.models import Connection
 from connections.providers.webhook import new_signing_secret
 from delivery.dispatch import attempts, claims, settling
-from delivery.lanes import publishing, steering
-from delivery.lanes.steering import LaneLimits
+from delivery.lanes import brokers
+from delivery.lanes.brokers import LaneLimits
 from delivery.models import Attempt, Delivery, Event, Payload, Replay, Rule, Unrouted
 from meshes.console import timeline
 from meshes.kit import ids
@@ -248,8 +248,8 @@ def test_a_succeeded_delivery_is_sent_again():
     answer = root.press("delivery_delivery", "replay", delivery.pk)
     assert said(answer) == ["1 sent again."]
     assert state_of(delivery) == ["pending"]
-    assert publishing.flush()
-    assert steering.lanes().depth(steering.lane_of(target.pk)) == 1
+    assert brokers.flush()
+    assert brokers.lanes().depth(brokers.lane_of(target.pk)) == 1
 
 
 @pytest.mark.parametrize("state", ["pending", "held", "succeeded", "dead", "cancelled"])
@@ -310,8 +310,8 @@ def test_dead_letters_are_sent_again_and_each_result_is_counted():
     answer = root.run("delivery_deadletter", "replay", *(row.pk for row in rows))
     assert said(answer) == ["3 sent again.", "1 left as they were: Its connection was deleted."]
     assert state_of(*rows) == ["pending", "pending", "dead", "held"]
-    assert publishing.flush()
-    assert steering.lanes().depth(steering.lane_of(target.pk)) == 2
+    assert brokers.flush()
+    assert brokers.lanes().depth(brokers.lane_of(target.pk)) == 2
     entries = LogEntry.objects.values_list("object_id", "change_message")
     assert set(entries) == {(str(row.pk), "Sent again.") for row in [*fine, *waiting]}
 
@@ -376,8 +376,8 @@ def test_events_that_were_set_aside_are_routed_again():
     answer = root.run("delivery_unrouted", "route_again", event.pk, waiting.pk)
     assert said(answer) == ["1 routed again.", "1 left as they were: Not set aside."]
     assert Unrouted.objects.values_list("poisoned_at", "tries").get(pk=event.pk) == (None, 0)
-    assert publishing.flush()
-    assert steering.lanes().depth(f"fanout.{event.workspace_id}") == 1
+    assert brokers.flush()
+    assert brokers.lanes().depth(f"fanout.{event.workspace_id}") == 1
 
 
 def test_everything_that_was_set_aside_is_routed_again_at_once():
@@ -426,10 +426,10 @@ def test_rules_show_filter_and_mapping():
 
 def test_a_connection_shows_its_lane_and_deliveries():
     target, root = make_connection(make_workspace(), in_flight=3), superuser()
-    steering.limit([LaneLimits(target.workspace_id, target.pk, 3, None)])
+    brokers.limit([LaneLimits(target.workspace_id, target.pk, 3, None)])
     (dead,), pending = make_dead(target), make_deliveries(target, 2)
-    publishing.publish_deliveries([(target.workspace_id, target.pk, row.pk) for row in pending])
-    assert publishing.flush()
+    brokers.publish_deliveries([(target.workspace_id, target.pk, row.pk) for row in pending])
+    assert brokers.flush()
     text = root.text("connections_connection", target.pk)
     assert "Waiting 2 the first since" in text
     assert "0 of 3 at most" in text

@@ -2,7 +2,7 @@
 
 import uuid
 
-from delivery.lanes.steering import Bucket, LaneLimits, bucket_of, limits_of
+from delivery.lanes.brokers import Bucket, LaneLimits, bucket_of, limits_of
 
 WORKSPACE, CONNECTION = uuid.uuid4(), uuid.uuid4()
 
