@@ -155,7 +155,7 @@ MIDDLEWARE = [
     "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "meshes.api.bodies.ChunkedBodies",
+    "meshes.api.views.ChunkedBodies",
 ]
 
 TEMPLATES = [
@@ -220,7 +220,6 @@ SILENCED_SYSTEM_CHECKS = [
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["workspaces.authentication.KeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["workspaces.authentication.HasScope"],
-    "DEFAULT_PARSER_CLASSES": ["meshes.api.bodies.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "meshes.api.schema.ProblemSchema",
     "EXCEPTION_HANDLER": "meshes.api.problems.problem_response",

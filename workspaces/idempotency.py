@@ -34,8 +34,8 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from meshes.api.bodies import received_body
 from meshes.api.problems import Problem
+from meshes.api.views import received_body
 from workspaces.endpoints import Endpoint
 from workspaces.models import IdempotencyRecord
 

@@ -36,9 +36,9 @@ from delivery.search import (
     replayed,
 )
 from delivery.serializers import DeliveryDetailOut, DeliveryOut, ReplayTermsIn
-from meshes.api.bodies import parsed_body
 from meshes.api.fields import PublicIdField, QuerySerializer, StrictSerializer
 from meshes.api.problems import Problem
+from meshes.api.views import parsed_body
 from meshes.kit import clock, ids
 from meshes.kit.clock import snapshot
 from meshes.kit.metering import RULE_STEPS, Meter

@@ -31,9 +31,9 @@ from delivery.serializers import (
     RouteAgainIn,
     RoutedAgainOut,
 )
-from meshes.api.bodies import parsed_body
 from meshes.api.fields import StrictSerializer
 from meshes.api.problems import Problem
+from meshes.api.views import parsed_body
 from meshes.kit import ids
 from meshes.kit.clock import snapshot
 from workspaces import endpoints, idempotency

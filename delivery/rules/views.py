@@ -30,9 +30,9 @@ from delivery.rules.preview import try_rule
 from delivery.rules.transforms import PLAIN_TRANSFORMS
 from delivery.search import EventTypeField
 from delivery.serializers import OmittedFieldOut, WarningOut
-from meshes.api.bodies import parsed_body
 from meshes.api.fields import AnswerSerializer, FieldsOf, PublicIdField, QuerySerializer, StrictSerializer, store
 from meshes.api.problems import Problem, invalid
+from meshes.api.views import parsed_body
 from meshes.kit import clock, ids, strictjson
 from meshes.kit.spelling import suggested
 from workspaces.endpoints import TenantViewSet, WorkspaceField

@@ -7,7 +7,7 @@ import json
 import pytest
 from django.test import RequestFactory
 
-from meshes.api import bodies
+from meshes.api import views
 from meshes.api.problems import Problem
 from tests.workspaces.callers import caller
 from workspaces.models import Workspace
@@ -132,7 +132,7 @@ def chunked(body, *, terminated=True, path=PATH):
 
 
 def answer_to(request):
-    return bodies.ChunkedBodies(lambda request: request)(request)
+    return views.ChunkedBodies(lambda request: request)(request)
 
 
 def test_a_chunked_body_is_read_to_its_end():
@@ -168,5 +168,5 @@ def test_other_pages_are_left_alone():
 
 def test_a_problem_names_the_limit():
     with pytest.raises(Problem) as caught:
-        raise bodies._too_large(256 * 1024)
+        raise views._too_large(256 * 1024)
     assert caught.value.detail == "A body here may have 262,144 bytes."
