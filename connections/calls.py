@@ -16,9 +16,8 @@ from rest_framework.exceptions import NotFound
 
 from connections import credentials as keeping
 from connections import lifecycle, outside, providers
-from connections.conversation import Conversation, shipment_of
+from connections.conversation import Conversation, Redactor, shipment_of
 from connections.credentials import ConflictError
-from connections.masking import Redactor
 from connections.messages import OutboundError, Request, Response
 from connections.models import Connection
 from connections.oauth.refresh import Need

@@ -15,9 +15,9 @@ from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
 from connections import calls, lifecycle, outside, providers
+from connections.conversation import Redactor
 from connections.credentials import wrapped
 from connections.lifecycle import Change
-from connections.masking import Redactor
 from connections.models import Connection
 from connections.oauth import authorize, grants, pages
 from connections.oauth.authorize import redirect_uri

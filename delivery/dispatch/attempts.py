@@ -11,8 +11,7 @@ from django.conf import settings
 
 from connections import credentials as keeping
 from connections import providers
-from connections.conversation import Build, Conversation, shipment_of
-from connections.masking import Redactor
+from connections.conversation import Build, Conversation, Redactor, shipment_of
 from connections.messages import DELIVERY_BODY_LIMIT, NetworkError, OutboundError, Request, Response, Room
 from connections.oauth.refresh import DIRECT, Need, Steps
 from connections.oauth.tokens import NoTokenError

@@ -12,8 +12,7 @@ from itertools import islice, zip_longest
 from typing import Any
 
 from connections import providers
-from connections.conversation import shipment_of
-from connections.masking import Redactor
+from connections.conversation import Redactor, shipment_of
 from connections.models import Connection
 from connections.providers.base import Provider, Unsendable
 from delivery.models import Rule

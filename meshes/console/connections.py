@@ -15,8 +15,8 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 
 from connections import lifecycle, providers
+from connections.conversation import Redactor
 from connections.credentials import ConflictError
-from connections.masking import Redactor
 from connections.models import Connection, ConnectionHealth, OAuthApp, OAuthGrant, OAuthState
 from connections.oauth import authorize, grants
 from connections.providers.base import Provider

@@ -10,7 +10,7 @@ from django.db.models.expressions import Func, Value
 from django.db.models.fields import BinaryField
 from django.db.models.functions import RowNumber
 
-from connections.masking import Redactor
+from connections.conversation import Redactor
 from connections.models import Connection
 from delivery.dispatch.connection_health import waiting_for
 from delivery.models import Attempt, Delivery, Event, Payload, RoutingLedger, Rule, Unrouted

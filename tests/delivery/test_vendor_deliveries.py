@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from connections import providers
-from connections.conversation import STEP_BODY_BYTES
-from connections.masking import SHORTEST_NEEDLE
+from connections.conversation import SHORTEST_NEEDLE, STEP_BODY_BYTES
 from connections.messages import DELIVERY_BODY_LIMIT
 from connections.models import Connection
 from delivery.dispatch import attempts, claims, settling

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connections import providers
+from connections.conversation import Redactor
 from connections.management.commands import write_integration_docs
 from connections.management.commands.write_integration_docs import FOLDER
-from connections.masking import Redactor
 from connections.messages import NetworkError, Request, RequestRefusedError, Response, check_request, parse_url
 from connections.providers.base import Action, Choice, Exchange, InvalidFields, Outcome, Provider, Unsendable, Verdict
 from connections.providers.vendor import Vendor

@@ -1,6 +1,6 @@
 import pytest
 
-from connections.masking import Redactor
+from connections.conversation import Redactor
 from connections.messages import NetworkError
 from connections.providers.base import Account, InvalidFields, NotAuthorized, Outcome, Unsendable
 from connections.providers.discord import MAX_CONTENT, PROVIDER

@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 
-from connections.masking import Redactor
+from connections.conversation import Redactor
 from connections.messages import NetworkError
 from connections.providers.base import InvalidFields, Outcome, Unsendable
 from connections.providers.ga4 import PROVIDER

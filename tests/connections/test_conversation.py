@@ -4,7 +4,7 @@ import traceback
 
 import pytest
 
-from connections.masking import QuotedSecretError, Redactor
+from connections.conversation import QuotedSecretError, Redactor
 from connections.messages import Request
 from workspaces.vault.secret import MASK, Secret
 
