@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponsePermanentRedirect
 from django.http.request import split_domain_port, validate_host
 from django.shortcuts import render
+from django.urls import reverse
 
 from meshes.answers import HEADERS
 from meshes.api import problems
 from meshes.api.problems import Problem, ProblemResponse, speaks_json
-from meshes.console.signin.sessions import NEW_DEVICE
+from meshes.console.signin import sessions
 from workspaces import security_log
 from workspaces.authentication import REFUSED_KEY, Identity, named_key
 from workspaces.limits import DEVICE_SECONDS, TooManyGuessesError
@@ -111,6 +113,35 @@ def _is_below(path: str, places: tuple[str, ...]) -> bool:
     return any(path == place or path.startswith(f"{place}/") for place in places)
 
 
+# --- sessions of operators --------------------------------------------------------------------------------------------
+
+KEPT_BY_BROWSERS = '"cache", "storage"'
+"""What is cleared; cookies are not, as the one that tells a known browser stays."""
+
+
+class SessionActivity(Middleware):
+    """Who opens a page or sends a form is there. What a page's script fetches by itself keeps nobody in.
+
+    Browsers say which it is (`Sec-Fetch-Dest`, W3C Fetch Metadata), and no script can say otherwise. A page leaves the
+    screen when its session has ended for want of requests, also where we are not reached any more by then. Browsers
+    keep nothing of a session that is over.
+    """
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        session = request.session
+        if session.is_empty():
+            if session.accessed and settings.SESSION_COOKIE_NAME in request.COOKIES:
+                response.headers["Clear-Site-Data"] = KEPT_BY_BROWSERS
+        elif session.accessed and session.session_key:
+            if request.headers.get("Sec-Fetch-Dest") != "empty":
+                sessions.mark_seen(session.session_key)
+            if response.status_code == 200 and response.headers.get("Content-Type", "").startswith("text/html"):
+                place = f"{reverse('admin:away')}?{urlencode({'next': request.get_full_path()})}"
+                response.headers["Refresh"] = f"{sessions.seconds_left(session)}; url={place}"
+        return response
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 REFUSED = (401, 403, 429)
@@ -148,7 +179,7 @@ class GuessLimits(Middleware):
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
-        if (device := request.META.get(NEW_DEVICE)) and isinstance(response, HttpResponse):
+        if (device := request.META.get(sessions.NEW_DEVICE)) and isinstance(response, HttpResponse):
             response.set_cookie(
                 settings.MESHES_DEVICE_COOKIE_NAME,
                 device,

@@ -7,10 +7,8 @@ without the right to sign in, or with fewer rights.
 """
 
 import hashlib
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
@@ -23,8 +21,7 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 from django.db.models.signals import m2m_changed, post_save, pre_delete, pre_save
 from django.dispatch import receiver
-from django.http import HttpRequest, HttpResponseBase
-from django.urls import reverse
+from django.http import HttpRequest
 
 from meshes.console.signin.models import FirstPassword, OperatorSession
 from meshes.kit import clock
@@ -33,8 +30,6 @@ from workspaces import limits, security_log
 SEEN_EVERY_SECONDS = 30
 """A session in use is written to so seldom."""
 BROWSER_LENGTH = 300
-KEPT_BY_BROWSERS = '"cache", "storage"'
-"""What is cleared; cookies are not, as the one that tells a known browser stays."""
 NEW_DEVICE = "meshes.new_device"
 """In `request.META`, the value of the cookie that the answer is to set."""
 
@@ -108,32 +103,6 @@ def describe(request: HttpRequest) -> None:
 
 
 # --- sessions in use ------------------------------------------------------------------------------------------------
-
-
-class SessionActivity:
-    """Middleware: who opens a page or sends a form is there. What a page's script fetches by itself keeps nobody in.
-
-    Browsers say which it is (`Sec-Fetch-Dest`, W3C Fetch Metadata), and no script can say otherwise. A page leaves the
-    screen when its session has ended for want of requests, also where we are not reached any more by then. Browsers
-    keep nothing of a session that is over.
-    """
-
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        response = self.get_response(request)
-        session = request.session
-        if session.is_empty():
-            if session.accessed and settings.SESSION_COOKIE_NAME in request.COOKIES:
-                response.headers["Clear-Site-Data"] = KEPT_BY_BROWSERS
-        elif session.accessed and session.session_key:
-            if request.headers.get("Sec-Fetch-Dest") != "empty":
-                mark_seen(session.session_key)
-            if response.status_code == 200 and response.headers.get("Content-Type", "").startswith("text/html"):
-                place = f"{reverse('admin:away')}?{urlencode({'next': request.get_full_path()})}"
-                response.headers["Refresh"] = f"{seconds_left(session)}; url={place}"
-        return response
 
 
 def mark_seen(session_key: str) -> None:
