@@ -18,7 +18,7 @@ from connections.models import Connection
 from connections.providers.verdicts import ERROR_CLASSES
 from delivery.dispatch.deletion import CANCELLED_WORDS
 from delivery.models import Delivery, Event, Unrouted
-from delivery.rules.patterns import is_event_type
+from delivery.rules.patterns import EVENT_TYPE
 from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer, StrictSerializer
 from meshes.api.pages import PeriodIn, period_bounds
 from meshes.kit import ids
@@ -48,7 +48,7 @@ class EventTypeField(serializers.Field[str, str, str, Any]):
     default_error_messages = {"event_type": "An event type is 1 to 128 of A-Z a-z 0-9 _ . and -, as in lead.created."}
 
     def to_internal_value(self, data: Any) -> str:
-        if not isinstance(data, str) or not is_event_type(data):
+        if not isinstance(data, str) or not EVENT_TYPE.fullmatch(data):
             self.fail("event_type")
         return data
 

@@ -20,7 +20,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from delivery.lanes import brokers
-from delivery.rules.patterns import is_event_type
+from delivery.rules.patterns import EVENT_TYPE
 from meshes.api.fields import unknown_field
 from meshes.api.problems import Problem
 from meshes.kit import ids, strictjson
@@ -118,7 +118,7 @@ def _mistakes_in_values(value: Mapping[str, Any], payload: str, at: Path) -> Ite
     if not isinstance(value.get("workspace", ""), str):
         yield _mistake((*at, "workspace"), "This must be a string: the workspace's id or external id.", "type")
     event, size = value.get("event", ""), len(payload.encode()) if at else 0
-    if "event" in value and not (isinstance(event, str) and is_event_type(event)):
+    if "event" in value and not (isinstance(event, str) and EVENT_TYPE.fullmatch(event)):
         words = "An event type is 1 to 128 of A-Z a-z 0-9 _ . and -, as in lead.created."
         yield _mistake((*at, "event"), words, "event_type")
     if not isinstance(value.get("payload", {}), dict):

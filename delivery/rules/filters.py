@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from delivery.rules.conditions import Clause, Condition, Group, compare, preview
-from delivery.rules.patterns import CONTEXT, Note, RuleError, check_document, is_event_type, misread, note, within
+from delivery.rules.patterns import CONTEXT, EVENT_TYPE, Note, RuleError, check_document, misread, note, within
 from delivery.rules.regexes import compile_regex
 from meshes.kit import ids
 from meshes.kit.metering import RULE_STEPS, Meter
@@ -428,9 +428,10 @@ def _misfit(path: Path, operator: str, operand: Any) -> str:
     name = join_path(path)
     if not isinstance(operand, str):
         return "" if operand is None and path == _EXTERNAL_ID else f"{name} is a string, and nothing else."
-    if path == ("event", "type") and operator in (*EQUALITIES, *_CONTAINMENTS) and not is_event_type(operand):
+    if path == ("event", "type") and operator in (*EQUALITIES, *_CONTAINMENTS) and not EVENT_TYPE.fullmatch(operand):
         start = operand.rstrip("*")
-        meant = f' Did you mean {{"$startsWith": "{start}"}}?' if start != operand and is_event_type(start) else ""
+        is_beginning = start != operand and EVENT_TYPE.fullmatch(start)
+        meant = f' Did you mean {{"$startsWith": "{start}"}}?' if is_beginning else ""
         return f"No event type is or holds {operand[:40]!r}.{meant}"
     if path[1] == "id" and operator in EQUALITIES:
         of_event = path[0] == "event"

@@ -21,7 +21,7 @@ Note = dict[str, str]
 """A mistake or a warning as the API tells it: `{"pointer", "detail", "rule"}`."""
 MAX_SOURCE_SIZE = 65_536
 """Of a filter or a mapping, as `written_size` counts."""
-_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+EVENT_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
 class RuleError(ValueError):
@@ -76,14 +76,9 @@ def written_size(document: Any) -> int:
 # --- event types ----------------------------------------------------------------------------------------------------
 
 
-def is_event_type(name: str) -> bool:
-    """Is `name` a well-formed event type?"""
-    return _TYPE.fullmatch(name) is not None
-
-
 def check_pattern(pattern: str) -> None:
     """Raises RuleError unless `pattern` is a type, a beginning with `.*`, or `*`."""
-    if pattern != "*" and (len(pattern) > 128 or not is_event_type(pattern.removesuffix(".*"))):
+    if pattern != "*" and (len(pattern) > 128 or not EVENT_TYPE.fullmatch(pattern.removesuffix(".*"))):
         tidy = re.sub(r"[^A-Za-z0-9_.-]+", "", pattern) if len(pattern) <= 128 else ""
         tidy = re.sub(r"\.{2,}", ".", tidy).strip(".")
         meant = f" Did you mean {tidy}{'.*' if '*' in pattern else ''}?" if tidy else ""
