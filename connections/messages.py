@@ -21,6 +21,7 @@ network, and the one place from which everybody imports them.
 system.
 """
 
+import json
 import re
 import threading
 import unicodedata
@@ -28,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 import idna
@@ -135,6 +136,18 @@ class Response:
     body: bytes = field(repr=False)
     truncated: bool
     duration_ms: int
+
+    def json(self) -> Any:
+        """The body as JSON; None where it is not."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
+    def json_object(self) -> dict[str, Any]:
+        """The body as a JSON object; empty where it is not."""
+        document = self.json()
+        return document if isinstance(document, dict) else {}
 
     def cut(self, most: int) -> "Response":
         """With that much of its body, for a record."""

@@ -16,7 +16,7 @@ from urllib.parse import quote_plus, urlsplit, urlunsplit
 
 from connections import outbound
 from connections.messages import LocalError, OutboundError, RequestRefusedError, Response, parse_url
-from connections.providers.answers import read_object, retry_after
+from connections.providers.answers import retry_after
 from connections.providers.base import FIELD_IN_URL, OAuth, Outcome, Provider, Verdict, disabled, reauthorize
 from connections.providers.verdicts import throttled
 from workspaces.vault.secret import MASK, Secret
@@ -339,7 +339,7 @@ def read_details(provider: Provider, config: Mapping[str, Any], access: Secret) 
     headers = {"accept": "application/json", **dict(oauth.details_headers)}
     headers["authorization"] = f"{oauth.details_scheme} {access.reveal()}"
     response = _send(provider, "GET", url_of(provider, oauth.details_url, config), headers, None, DEADLINE_SECONDS)
-    document = read_object(response)
+    document = response.json_object()
     if response.status != 200 or not document:
         raise NoTokenError(unavailable(f"{provider.name} did not say whose account it is ({response.status})."))
     return document
@@ -363,7 +363,7 @@ def revoke(provider: Provider, config: Mapping[str, Any], credentials: Mapping[s
         response = _send(provider, "POST", url_of(provider, oauth.revoke_url, config), headers, form, REVOKE_SECONDS)
     except NoTokenError:
         return False
-    return 200 <= response.status <= 299 and read_object(response).get("ok") is not False
+    return 200 <= response.status <= 299 and response.json_object().get("ok") is not False
 
 
 def url_of(provider: Provider, declared: str, config: Mapping[str, Any]) -> str:
@@ -407,7 +407,7 @@ def _ask(
     oauth, who = _oauth(provider), _who(provider)
     headers = {"accept": "application/json"}
     response = _send(provider, "POST", url, headers, form | _authenticate(oauth, client, headers), seconds)
-    reply = read_object(response)
+    reply = response.json_object()
     codes = [code for key in ("error", "status") if isinstance(code := reply.get(key), str)]
     over = next((code for code in codes if code in oauth.ends_with), None)
     if over is not None and response.status < 500:

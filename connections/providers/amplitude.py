@@ -5,7 +5,7 @@ from typing import Any
 
 from connections.messages import Request, Response
 from connections.providers.analytics import PLACEHOLDERS, REFUSED, TOO_LARGE, USER, project_key, unix_milliseconds
-from connections.providers.answers import read_object, text_at
+from connections.providers.answers import text_at
 from connections.providers.base import Action, Field, Limits, MappingField, Shipment, region
 from connections.providers.fields import Unsendable
 from connections.providers.vendor import Fields, Vendor, revealed, without_nulls
@@ -94,7 +94,7 @@ class Amplitude(Vendor):
         return text_at(response, "events_ingested") not in ("", "0")
 
     def error_of(self, response: Response) -> tuple[str, str]:
-        document = read_object(response)
+        document = response.json_object()
         if response.status < 300:
             return ("not_ingested" if text_at(document, "events_ingested") == "0" else ""), ""
         message = f"{text_at(document, 'error')} {text_at(document, 'missing_field')}".strip()

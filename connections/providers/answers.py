@@ -1,6 +1,5 @@
 """What is found in an answer: in its document, its headers, its words. Total where nothing else is said: any bytes."""
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,24 +19,10 @@ _SECONDS = re.compile(r"[0-9]{1,10}")
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^“”]*”|`[^`]*`|'[^']*'")
 
 
-def read_json(response: Response) -> Any:
-    """The body as JSON; None where it is not."""
-    try:
-        return json.loads(response.body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def read_object(response: Response) -> dict[str, Any]:
-    """The body as a JSON object; empty where it is not."""
-    document = read_json(response)
-    return document if isinstance(document, dict) else {}
-
-
 def text_at(document: Any, *path: str | int) -> str:
     """The string (or number, as text) at a path of keys and indexes into a document or an answer; empty where there is
     none. It can be stored and sent: what PostgreSQL or UTF-8 does not take is replaced."""
-    document = read_json(document) if isinstance(document, Response) else document
+    document = document.json() if isinstance(document, Response) else document
     for step in path:
         if isinstance(step, str) and isinstance(document, dict):
             document = document.get(step)
@@ -52,7 +37,7 @@ def text_at(document: Any, *path: str | int) -> str:
 
 def rows_at(document: Any, *path: str | int) -> list[Any]:
     """The list at a path into a document or an answer; empty where there is none."""
-    document = read_json(document) if isinstance(document, Response) else document
+    document = document.json() if isinstance(document, Response) else document
     for step in path:
         document = document.get(step) if isinstance(document, dict) else None
     return document if isinstance(document, list) else []

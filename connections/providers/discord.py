@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from connections.messages import USER_AGENT, Request, Response
-from connections.providers.answers import read_object, rows_at, text_at
+from connections.providers.answers import rows_at, text_at
 from connections.providers.base import Action, Limits, MappingField, Shipment
 from connections.providers.chat import SUMMARY, escaped, few, webhook_url
 from connections.providers.fields import Unsendable
@@ -105,7 +105,7 @@ class Discord(Vendor):
         return self._ask("POST", f"{url}{'&' if '?' in url else '?'}wait=true", document)
 
     def error_of(self, response: Response) -> tuple[str, str]:
-        document = read_object(response) if response.status >= 400 else {}
+        document = response.json_object() if response.status >= 400 else {}
         if response.status == 403 and not document:  # Discord's own are JSON
             return CLOUDFLARE, ""
         code = "global" if document.get("global") is True else text_at(document, "code")
@@ -116,7 +116,7 @@ class Discord(Vendor):
         return response.status == 204 or text_at(response, "id") != ""
 
     def rest_of(self, response: Response) -> float | None:
-        wait = read_object(response).get("retry_after") if response.status == 429 else None
+        wait = response.json_object().get("retry_after") if response.status == 429 else None
         if isinstance(wait, int | float) and not isinstance(wait, bool) and wait > 0:
             return float(wait)
         return super().rest_of(response)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from connections.messages import Request, Response
-from connections.providers.answers import number_header, read_object, rows_at, text_at
+from connections.providers.answers import number_header, rows_at, text_at
 from connections.providers.base import Action, Choice, Exchange, Limits, MappingField, OAuth, Shipment
 from connections.providers.crm import MOVED, person
 from connections.providers.fields import Field, Unsendable, access_token
@@ -133,7 +133,7 @@ class HubSpot(Vendor):
         return self.call("POST", f"{OBJECTS}/notes", shipment, {"properties": note, "associations": associations})
 
     def error_of(self, response: Response) -> tuple[str, str]:
-        document = read_object(response)
+        document = response.json_object()
         if response.status < 300 and rows_at(document, MISSING):
             return MISSING, ""
         if response.status < 300:
@@ -147,7 +147,7 @@ class HubSpot(Vendor):
     def is_done(self, response: Response, action: str) -> bool:
         """A list names whom it was given, also nobody who was not there yet; a batch and a record name the record."""
         if action == "add_to_list":
-            added = (read_object(response).get(key) for key in ("recordsIdsAdded", "recordIdsAdded"))
+            added = (response.json_object().get(key) for key in ("recordsIdsAdded", "recordIdsAdded"))
             return any(isinstance(rows, list) for rows in added)
         return text_at(response, "id") != "" or (action == "upsert_contact" and bool(rows_at(response, "results")))
 
@@ -165,7 +165,7 @@ class HubSpot(Vendor):
         return self.call("GET", {"id_property": "/crm/properties/2026-09/contacts"}[field], shipment)
 
     def options_cursor(self, field: str, response: Response) -> str:
-        document = read_object(response)
+        document = response.json_object()
         offset = text_at(document, "offset") if document.get("hasMore") is True else ""
         return offset if offset.isdecimal() else ""
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.answers import header, is_no_page, read_object, rows_at, text_at
+from connections.providers.answers import header, is_no_page, rows_at, text_at
 from connections.providers.base import Action, Choice, Exchange, Granted, Limits, MappingField, OAuth, Shipment
 from connections.providers.crm import FULL_NAME, MOVED
 from connections.providers.fields import Unsendable, access_token, region
@@ -154,7 +154,7 @@ class Intercom(Vendor):
         rows = rows_at(response, "data")
         users = [row for row in rows if text_at(row, "role") == "user"]
         contact = text_at((users or rows or [None])[0], "id")
-        if not contact and (rows or "data" not in read_object(response)):
+        if not contact and (rows or "data" not in response.json_object()):
             return retry("Intercom's answer to the search could not be read.", "unreadable_answer")
         if shipment.action == "upsert_contact":
             return self._write(shipment, contact)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from connections.messages import OutboundError, Request, Response
-from connections.providers.answers import read_object, text_at
+from connections.providers.answers import text_at
 from connections.providers.base import Action, Choice, Exchange, Limits, MappingField, OAuth, Shipment
 from connections.providers.crm import person
 from connections.providers.fields import Field, NotAuthorized, Unsendable, access_token
@@ -122,7 +122,7 @@ class Mailchimp(Vendor):
         return self._call_member("POST", "/tags", fields.needed("email"), shipment, tags)
 
     def error_of(self, response: Response) -> tuple[str, str]:
-        document = read_object(response)
+        document = response.json_object()
         if response.status == 403 and not document:
             return THROTTLED, ""
         if response.status < 300:

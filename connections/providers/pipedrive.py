@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.answers import read_object, rows_at, text_at
+from connections.providers.answers import rows_at, text_at
 from connections.providers.base import Action, Exchange, Limits, MappingField, OAuth, Shipment
 from connections.providers.crm import FULL_NAME, host_problems
 from connections.providers.fields import Field, FieldProblem, access_token
@@ -79,7 +79,7 @@ class Pipedrive(Vendor):
             return retry("The person was deleted just now; it is looked up again.", "person_gone")
         if len(exchanges) > 1 or last.response.status != 200:
             return None
-        data = read_object(last.response).get("data")
+        data = last.response.json_object().get("data")
         if not isinstance(data, dict) or not isinstance(data.get("items"), list):
             return retry("Pipedrive's answer to the search could not be read.", "unreadable_answer")
         fields = self.fields(shipment)
@@ -93,7 +93,7 @@ class Pipedrive(Vendor):
         return self.call("PATCH", f"{PERSONS}/{url_part(text_at(person, 'id'))}", shipment, changed)
 
     def error_of(self, response: Response) -> tuple[str, str]:
-        document = read_object(response)
+        document = response.json_object()
         if response.status == 403 and not document:
             return BLOCKED, ""
         if response.status >= 300 or document.get("success") is False:
@@ -101,7 +101,7 @@ class Pipedrive(Vendor):
         return "", ""
 
     def is_done(self, response: Response, action: str) -> bool:
-        return read_object(response).get("success") is True
+        return response.json_object().get("success") is True
 
     def root(self, shipment: Shipment) -> str:
         own = shipment.config.get("api_domain")

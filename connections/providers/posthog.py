@@ -6,7 +6,7 @@ It would place an event where our server stands: `$geoip_disable` says not to, u
 
 from connections.messages import Request, Response
 from connections.providers.analytics import EVENT, PERSON, REFUSED, TOO_LARGE, iso_time, project_key, uuid_of
-from connections.providers.answers import read_object, text_at
+from connections.providers.answers import text_at
 from connections.providers.base import Action, Limits, MappingField, Shipment, region
 from connections.providers.vendor import Vendor, revealed
 from connections.providers.verdicts import reauthorize, throttled
@@ -73,7 +73,7 @@ class PostHog(Vendor):
 
     def error_of(self, response: Response) -> tuple[str, str]:
         if response.status < 300:
-            return ("quota_limited" if read_object(response).get("quota_limited") else ""), ""
+            return ("quota_limited" if response.json_object().get("quota_limited") else ""), ""
         return "", text_at(response, "detail") or text_at(response, "error")
 
 

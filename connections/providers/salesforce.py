@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.answers import header, read_json, rows_at, text_at
+from connections.providers.answers import header, rows_at, text_at
 from connections.providers.base import Account, Action, Choice, Exchange, Granted, Limits, MappingField, OAuth, Shipment
 from connections.providers.crm import host_problems
 from connections.providers.fields import Field, FieldProblem, NotAuthorized, Unsendable, access_token
@@ -155,7 +155,7 @@ class Salesforce(Vendor):
         code, message = self.error_of(exchanges[-1].response)
         if code not in ("DUPLICATE_VALUE", "REQUIRED_FIELD_MISSING"):
             return None
-        document, fields = read_json(exchanges[-1].response), self.fields(shipment)
+        document, fields = exchanges[-1].response.json(), self.fields(shipment)
         named = rows_at(document[0], "fields") if isinstance(document, list) and document else []
         if code == "DUPLICATE_VALUE":  # of the very field by which the record is found: two upserts raced
             words = {str(word).lower() for word in (*named, *re.findall(r"\w+", message))}
@@ -169,7 +169,7 @@ class Salesforce(Vendor):
         return self.build_request(shipment, {name: REQUIRED[name] for name in named})
 
     def error_of(self, response: Response) -> tuple[str, str]:
-        document = read_json(response)
+        document = response.json()
         for row in document if isinstance(document, list) else [document]:  # a collection's 200 has a row a record
             if isinstance(row, dict) and row.get("success") is False:
                 return text_at(row, "errors", 0, "statusCode") or "error", text_at(row, "errors", 0, "message")
@@ -183,7 +183,7 @@ class Salesforce(Vendor):
 
     def is_done(self, response: Response, action: str) -> bool:
         """Older versions answer an update with a 204, collections with a row a record."""
-        document = read_json(response)
+        document = response.json()
         rows = document if isinstance(document, list) else [document]
         done = [isinstance(row, dict) and row.get("success") is True for row in rows]
         return response.status == 204 or (done != [] and all(done))

@@ -6,7 +6,6 @@ is addressed in the US. So nothing but a look into the source's debugger proves 
 
 from connections.messages import Request, Response
 from connections.providers.analytics import EVENT, USER, iso_time, project_key
-from connections.providers.answers import read_object
 from connections.providers.base import Action, Limits, MappingField, Shipment, region
 from connections.providers.fields import Unsendable
 from connections.providers.vendor import Vendor, without_nulls
@@ -77,11 +76,11 @@ class Segment(Vendor):
         return self.call("POST", f"/v1/{shipment.action}", shipment, event)
 
     def error_of(self, response: Response) -> tuple[str, str]:
-        refused = response.status < 300 and read_object(response).get("success", True) is not True
+        refused = response.status < 300 and response.json_object().get("success", True) is not True
         return ("not_accepted" if refused else ""), ""
 
     def is_done(self, response: Response, action: str) -> bool:
-        return read_object(response).get("success") is True
+        return response.json_object().get("success") is True
 
 
 PROVIDER = Segment()

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connections.messages import OutboundError, Request, Response
-from connections.providers.answers import read_object, text_at
+from connections.providers.answers import text_at
 from connections.providers.base import Action, Choice, Limits, MappingField, OAuth, Shipment
 from connections.providers.chat import SUMMARY, escaped, few, webhook_url
 from connections.providers.fields import FieldProblem, access_token
@@ -157,10 +157,10 @@ class Slack(Vendor):
         """A webhook answers `ok` and no more; the Web API repeats the message, so a long answer of it may be cut."""
         if action == "send_webhook":
             return response.body.strip() == b"ok"
-        return read_object(response).get("ok") is True or response.body.startswith(b'{"ok":true,')
+        return response.json_object().get("ok") is True or response.body.startswith(b'{"ok":true,')
 
     def error_of(self, response: Response) -> tuple[str, str]:
-        document = read_object(response)
+        document = response.json_object()
         if document.get("ok") is True:
             return "", ""
         if "ok" in document:

@@ -19,8 +19,6 @@ from connections.providers.answers import (
     Path,
     is_cut_object,
     number_header,
-    read_json,
-    read_object,
     retry_after,
     seconds_until,
     shown,
@@ -138,7 +136,7 @@ class Vendor(Provider):
         """Code and message of what went wrong by the body, also below a 200; empty where it says nothing. Total."""
         if response.status < 300:
             return "", ""
-        document = read_json(response)
+        document = response.json()
         code, message = (text_at(document, *path) if path else "" for path in (self.code_at, self.message_at))
         return code, message
 
@@ -238,7 +236,7 @@ class Vendor(Provider):
         if isinstance(answer, OutboundError):
             return read_error(answer)
         verdict = self.read(answer)
-        if verdict.outcome == Outcome.DELIVERED and not (is_cut_object(answer) or read_object(answer)):
+        if verdict.outcome == Outcome.DELIVERED and not (is_cut_object(answer) or answer.json_object()):
             return retry(f"{self.name}'s answer cannot be read. Look for a proxy in its stead.", "unproven")
         return verdict
 
@@ -372,7 +370,7 @@ def revealed(shipment: Shipment, key: str) -> str:
 
 def listed(response: Response, *path: str) -> list[dict[str, Any]]:
     """The objects of a list in an answer that must have one there. Raises Unsendable."""
-    document = read_json(response)
+    document = response.json()
     for step in path:
         document = document.get(step) if isinstance(document, dict) else None
     if not isinstance(document, list):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connections.messages import Request, Response
-from connections.providers.answers import read_object, rows_at, text_at
+from connections.providers.answers import rows_at, text_at
 from connections.providers.base import Action, Limits, MappingField, OAuth, Shipment
 from connections.providers.fields import Field, FieldProblem, Unsendable, access_token
 from connections.providers.vendor import Vendor, without_nulls
@@ -109,7 +109,7 @@ class Zoho(Vendor):
 
     def error_of(self, response: Response) -> tuple[str, str]:
         rows = rows_at(response, "data")
-        row = rows[0] if rows else read_object(response)
+        row = rows[0] if rows else response.json_object()
         code = text_at(row, "code")
         if rows and code == "SUCCESS":
             return "", ""

@@ -10,7 +10,6 @@ import pytest
 
 from connections import outbound
 from connections.messages import Request, Response, Room
-from connections.providers.answers import read_object
 from connections.providers.base import Action, Exchange, Outcome, Provider, Verdict
 from connections.providers.chat import SUMMARY
 from connections.providers.vendor import Vendor
@@ -289,7 +288,7 @@ def test_a_vendor_s_answer_is_read_further_than_a_webhook_s(provider, settings):
         )
     assert len(body) > 1_000_000
     if isinstance(provider, Vendor):
-        assert (answer.truncated, read_object(answer).get("end")) == (False, True)
+        assert (answer.truncated, answer.json_object().get("end")) == (False, True)
     else:
         assert (answer.truncated, len(answer.body)) == (True, 64 * 1024)
 
