@@ -2,7 +2,7 @@
 
 import uuid
 
-from delivery.lanes.brokers import Bucket, LaneLimits, bucket_of, limits_of
+from delivery.lanes.brokers import LaneLimits, bucket_of, limits_of
 
 WORKSPACE, CONNECTION = uuid.uuid4(), uuid.uuid4()
 
@@ -23,7 +23,7 @@ def test_an_owner_may_ask_for_less_than_the_vendor_allows_and_not_for_more():
 
 
 def test_connections_to_one_account_share_a_bucket_with_the_vendor_s_limits():
-    assert of(2, 1.0, account="123").bucket == Bucket(bucket_of("hubspot", "123"), 8, 10)
+    assert of(2, 1.0, account="123").bucket == (bucket_of("hubspot", "123"), 8, 10)
     other = limits_of(uuid.uuid4(), uuid.uuid4(), None, None, "hubspot", "123")
     assert other.bucket == of(account="123").bucket
     assert of(account="124").bucket != of(account="123").bucket
@@ -33,7 +33,7 @@ def test_connections_to_one_account_share_a_bucket_with_the_vendor_s_limits():
 def test_all_connections_to_a_vendor_that_counts_by_address_share_one_bucket():
     """Discord blocks an address, for all tenants, that goes on above 50 requests a second."""
     one, other = of(kind="discord", account="1"), of(kind="discord", account="2")
-    assert one.bucket == other.bucket == of(kind="discord").bucket == Bucket("discord", None, 45)
+    assert one.bucket == other.bucket == of(kind="discord").bucket == ("discord", None, 45)
     assert (one.in_flight, one.rate) == (2, 2)
 
 
