@@ -23,7 +23,6 @@ from uuid import uuid4
 
 from kombu import transport as kombu_transport
 from kombu.transport import redis as kombu_redis
-from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError as BrokenConnection
@@ -31,7 +30,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from delivery.lanes import control
 from delivery.lanes.control import REPAIR_AT_MOST, RINGS, Scripts, key_prefix, ring_of
-from delivery.lanes.lease import Lease, Settler, end_leases, settlers
+from delivery.lanes.lease import Lease, QoS, Settler, end_leases, settlers
 
 logger = logging.getLogger(__name__)
 
@@ -41,75 +40,6 @@ SLOW_SHARE: Final = 4
 """Slow and failing lanes share one in so many of a worker's slots."""
 WAKE_AT_MOST_EVERY_SECONDS: Final = 0.005
 """An idle worker wakes lanes no more often, however many have rates: so late at most, and 200 calls a second."""
-
-
-class QoS(kombu_redis.QoS):
-    """kombu's bookkeeping of unacknowledged messages, in which a lane's message carries its lease as its delivery tag.
-
-    kombu writes two keys when a message is taken and removes them when it is acknowledged. A lane's message was already
-    leased by the script that took it, so only the count of open messages (the prefetch limit) is kept here.
-    """
-
-    def append(self, message: Any, delivery_tag: Any) -> None:
-        if isinstance(delivery_tag, Lease):
-            virtual.QoS.append(self, message, delivery_tag)
-        else:
-            super().append(message, delivery_tag)
-
-    def ack(self, delivery_tag: Any) -> None:
-        if isinstance(delivery_tag, Lease):
-            self.channel.settler.add(delivery_tag)
-            virtual.QoS.ack(self, delivery_tag)
-        else:
-            super().ack(delivery_tag)
-
-    def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
-        if not isinstance(delivery_tag, Lease):
-            super().reject(delivery_tag, requeue=requeue)
-        elif requeue:
-            self.channel.hand_back([delivery_tag])
-            virtual.QoS.ack(self, delivery_tag)
-        else:
-            self.ack(delivery_tag)
-
-    def can_consume(self) -> bool:
-        if not self.channel.is_taking and self.channel.active_rings():
-            return False
-        room = self.can_consume_max_estimate()
-        return room is None or room > 0
-
-    def can_consume_max_estimate(self) -> int | None:
-        """The free slots of the worker; None if it set no limit. Tasks that outlived their channel fill slots too."""
-        room: int | None = super().can_consume_max_estimate()
-        return None if room is None else max(0, room - self.channel.settler.count_orphans())
-
-    def pop_leases(self, running: frozenset[str] = frozenset()) -> list[Lease]:
-        """Forget the leases that were neither acknowledged nor rejected, but for those of ``running`` messages.
-
-        Returns them in the order of taking.
-        """
-        self._flush()
-        leases = [tag for tag in self._delivered if isinstance(tag, Lease) and tag.message_id not in running]
-        for lease in leases:
-            del self._delivered[lease]
-        return leases
-
-    def restore_unacked(self, client: Any = None) -> None:
-        """A consumer asks for its open messages to be delivered again."""
-        self.channel.hand_back(self.pop_leases())
-        if self._delivered:
-            super().restore_unacked(client)
-
-    def restore_unacked_once(self, stderr: Any = None) -> None:
-        """A channel closes, perhaps because its connection broke while its tasks run: their leases stay theirs."""
-        self.channel.settler.adopt(self.pop_leases(), self.channel.lane_lease_seconds)
-        super().restore_unacked_once(stderr)
-
-    def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:
-        """kombu's periodic hook, every ``unacked_restore_interval`` seconds."""
-        self.channel.repair()
-        if self.channel.has_stock_queues():
-            super().restore_visible(start, num, interval)
 
 
 class Channel(kombu_redis.Channel):

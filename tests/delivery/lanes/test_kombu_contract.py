@@ -12,7 +12,8 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.client import Pipeline
 
-from delivery.lanes.transport import Channel, Poller, QoS, Transport
+from delivery.lanes.lease import QoS
+from delivery.lanes.transport import Channel, Poller, Transport
 
 SIGNATURES = [
     (kombu_redis.Channel._put, "(self, queue, message, **kwargs)"),
