@@ -2,6 +2,7 @@
 receivers on loopback, a caller of the API, other encryption keys."""
 
 import base64
+import gc
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ import pytest
 from django.conf import settings as project
 from django.db.backends.postgresql.operations import DatabaseOperations
 from django.test import Client
+from drf_spectacular.generators import SchemaGenerator
 from hypothesis import HealthCheck, settings
+from rest_framework.serializers import BaseSerializer
 
 from meshes.kit import clock
 from meshes.kit.clock import Reading
@@ -75,6 +78,27 @@ def endpoint(loopback) -> Iterator[Receiver]:
     """A receiver that answers 200."""
     with receiver() as here:
         yield here
+
+
+@pytest.fixture
+def schemas() -> Iterator[Callable[[], Any]]:
+    """The schemas of the API's document, of the fields that there are now.
+
+    A view declares its answer once, and that serializer keeps the fields with which it was first described.
+    """
+
+    def forget() -> None:
+        gc.unfreeze()  # a process that serves has frozen what it had loaded
+        for each in gc.get_objects():
+            if issubclass(type(each), BaseSerializer):
+                vars(each).pop("fields", None)
+
+    def generate() -> Any:
+        forget()
+        return SchemaGenerator().get_schema(public=True)["components"]["schemas"]
+
+    yield generate
+    forget()
 
 
 @pytest.fixture

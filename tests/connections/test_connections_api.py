@@ -6,7 +6,6 @@ import pytest
 import standardwebhooks
 from django.core.exceptions import FieldDoesNotExist
 from django.db import connection as database
-from drf_spectacular.generators import SchemaGenerator
 from rest_framework import serializers
 
 from connections import lifecycle
@@ -583,7 +582,7 @@ def test_each_mistake_has_a_place_even_with_odd_names(api, workspace):
     assert mistakes(answer) == {"/credentials/a~1b": "mask"}
 
 
-def test_a_column_joins_the_connections_by_one_line_of_the_body(api, workspace, monkeypatch):
+def test_a_column_joins_the_connections_by_one_line_of_the_body(api, workspace, monkeypatch, schemas):
     """Beside the name, or among the limits, where its name may be another."""
     for each in (ConnectionIn, ConnectionChangeIn):
         monkeypatch.setitem(each._declared_fields, "account_name", serializers.CharField(required=False))
@@ -599,9 +598,9 @@ def test_a_column_joins_the_connections_by_one_line_of_the_body(api, workspace, 
     assert (changed["account_name"], changed["limits"]) == ("Ada", made["limits"] | {"tier": "tin"})
     row = Connection.objects.get()
     assert (row.account_name, row.account_id, row.rate) == ("Ada", "tin", 2.5)
-    schemas = SchemaGenerator().get_schema(public=True)["components"]["schemas"]
-    assert all("account_name" in schemas[name]["properties"] for name in ("ConnectionInRequest", "ConnectionOut"))
-    assert all("tier" in schemas[name]["properties"] for name in ("LimitsInRequest", "LimitsOut"))
+    described = schemas()
+    assert all("account_name" in described[name]["properties"] for name in ("ConnectionInRequest", "ConnectionOut"))
+    assert all("tier" in described[name]["properties"] for name in ("LimitsInRequest", "LimitsOut"))
 
 
 def test_a_name_that_is_no_column_is_not_answered_as_if_it_were_stored(api, workspace):

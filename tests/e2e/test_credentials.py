@@ -130,7 +130,7 @@ def test_no_page_of_operators_has_the_secret(up, used):
         links = {link for answer in lists for link in re.findall(r'href="(/admin/[^"?]+/change/)"', answer.text)}
         answers = [*lists, *(browser.get(site + link, timeout=patient(10)) for link in sorted(links))]
     assert {answer.status_code for answer in answers} == {200}
-    assert (len(pages) > 20, len(links) > 40) == (True, True)
+    assert (len(pages) >= 17, len(links) > 40) == (True, True)
     assert found("".join(answer.text for answer in answers), TOKEN) == set()
 
 

@@ -3,7 +3,6 @@
 import pytest
 from django.db import connection as database
 from django.db import models
-from drf_spectacular.generators import SchemaGenerator
 from rest_framework import serializers
 
 from delivery.models import Rule
@@ -213,7 +212,7 @@ def column(monkeypatch):
     del Rule.note
 
 
-def test_a_field_joins_rules_by_one_line_of_their_body(api, column):
+def test_a_field_joins_rules_by_one_line_of_their_body(api, column, schemas):
     """It is then read, checked, saved, answered and described; nothing else in the code names it."""
     made = api.post("/rules", body(make_connection(make_workspace()), note="first")).json()
     assert (made["note"], made["version"]) == ("first", 1)
@@ -224,9 +223,9 @@ def test_a_field_joins_rules_by_one_line_of_their_body(api, column):
     assert api.get("/rules").json()["data"][0]["note"] == "second"
     assert api.patch(path, {"enabled": False}).json()["note"] == "second"
     assert mistakes(api.patch(path, {"note": "x" * 10})) == {"/note": "max_length"}
-    schemas = SchemaGenerator().get_schema(public=True)["components"]["schemas"]
+    described = schemas()
     bodies = ("RuleInRequest", "PatchedRuleChangeInRequest", "RuleOut", "RuleDetailOut")
-    assert [name for name in bodies if "note" not in schemas[name]["properties"]] == []
+    assert [name for name in bodies if "note" not in described[name]["properties"]] == []
 
 
 WRITTEN = {
