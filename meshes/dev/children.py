@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import BinaryIO
 
 DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
@@ -121,6 +122,20 @@ def run(program: Program) -> None:
         raise subprocess.CalledProcessError(
             code, program.command, stderr=log_tail(program.log) if program.log else None
         )
+
+
+def stop_on_signals() -> None:
+    """SIGINT, SIGTERM and, unless ignored, SIGHUP raise KeyboardInterrupt, once."""
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means: outlive the terminal
+        signal.signal(signal.SIGHUP, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Only the first: the second ends this process at once, and the kernel then ends the children.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def log_tail(log: Path, size: int = 2_000) -> str:

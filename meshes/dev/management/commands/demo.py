@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.status import Status
 
+from meshes.dev.children import stop_on_signals
 from meshes.dev.demo import copied, proof, second_proof, show
 from meshes.dev.demo.act import Act
 from meshes.dev.demo.client import Api
@@ -19,7 +20,6 @@ from meshes.dev.demo.receivers import Receivers
 from meshes.dev.demo.second_act import SecondAct
 from meshes.dev.demo.vendors import Vendors
 from meshes.dev.embedded import ServerStartError
-from meshes.dev.management.commands.up import stop_on_signals
 from meshes.dev.stack import Stack, StackError
 from meshes.dev.stack_folder import StackFolder
 from meshes.environment import data_folder

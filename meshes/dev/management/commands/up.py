@@ -1,15 +1,14 @@
 """``manage.py up``: the whole stack on this machine, kept running until Ctrl-C."""
 
 import os
-import signal
 import subprocess
 import time
 from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from meshes.dev.children import stop_on_signals
 from meshes.dev.embedded import ServerStartError
 from meshes.dev.stack import Stack, StackError
 from meshes.dev.stack_folder import NEW_KEYS, FolderInUseError, StackFolder
@@ -101,17 +100,3 @@ def _port(name: str) -> int | None:
     if text and not (text.isdecimal() and int(text) <= 65_535):
         raise CommandError(f"{name} must be a port number, or 0 for any free one, not {text!r}.")
     return int(text) if text else None
-
-
-def stop_on_signals() -> None:
-    """SIGINT, SIGTERM and, unless ignored, SIGHUP raise KeyboardInterrupt, once."""
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means: outlive the terminal
-        signal.signal(signal.SIGHUP, _interrupt)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    # Only the first: the second ends this process at once, and the kernel then ends the children.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    raise KeyboardInterrupt
