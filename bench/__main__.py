@@ -1,6 +1,7 @@
 """`python -m bench [scenario …] [--quick] [--runs N] [--scale X]`; see docs/performance.md."""
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from bench.scenarios import backlog, dear, history, idle, ingest, isolation, lan
 from bench.systems import System
 from bench.systems.baselines import Classic, InRequest
 from bench.systems.meshes import Meshes
+from meshes.dev.children import stop_on_signals
 
 COMPARED = {scenario.NAME: scenario for scenario in (throughput, latency, isolation, ingest)}
 """Measured against the baselines, in this order, on systems that each run starts anew: A B C, A B C, …"""
@@ -66,6 +68,7 @@ class Bench:
 def main() -> int:
     options, names = arguments()
     began = time.monotonic()
+    stop_on_signals()
 
     def say(sentence: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {sentence}", flush=True)
@@ -76,6 +79,8 @@ def main() -> int:
             bench = Bench(rig, results)
             bench.compare([scenario for name, scenario in COMPARED.items() if name in names])
             bench.measure_alone(scenario for name, scenario in ALONE.items() if name in names)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     finally:
         written = results.write()
     print(results.tables())

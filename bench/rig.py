@@ -16,9 +16,9 @@ from types import TracebackType
 
 import psutil
 
-from bench.cpu import load_average
+from bench.cpu import cpu_seconds, load_average
 from bench.load import FIRST_NUMBER, Answers, Spec, Template
-from meshes.dev.children import Child, Program
+from meshes.dev.children import Child, Program, log_tail
 from meshes.dev.embedded import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -161,22 +161,20 @@ class Rig:
         self._next_number += sum(template.events for template in templates) * max(count, len(schedule or [])) + 1
         spec.write(self.folder / "spec.json")
         answers = self.folder / "answers.bin"
-        command = (sys.executable, "-m", "bench.load", str(self.folder / "spec.json"), str(answers))
-        process = psutil.Popen(command, cwd=ROOT)
+        program = self.program("load", ("-m", "bench.load", str(self.folder / "spec.json"), str(answers)))
+        generator = Child(program)
         try:
             deadline, cpu = time.monotonic() + seconds + 30, 0.0
-            while process.poll() is None:
+            while generator.exit_code() is None:
                 if time.monotonic() > deadline:
                     raise BenchError("the load generator does not end")
                 during()
-                cpu = _cpu_of(process) or cpu
+                cpu = cpu_seconds({"load": generator.pid})["load"] or cpu
                 time.sleep(0.05)
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if process.returncode:
-            raise BenchError("the load generator failed")
+            generator.kill()
+        if generator.exit_code():
+            raise BenchError(f"the load generator failed: {log_tail(self.folder / 'load.log')}")
         return Answers.read(answers), cpu
 
     def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
@@ -185,14 +183,6 @@ class Rig:
             if time.monotonic() > deadline:
                 raise BenchError(f"waited {seconds:.0f} s in vain for: {what}")
             time.sleep(0.02)
-
-
-def _cpu_of(process: psutil.Process) -> float:
-    try:
-        times = process.cpu_times()
-    except psutil.Error:
-        return 0.0
-    return float(times.user + times.system)
 
 
 def conditions(options: Options) -> dict[str, object]:

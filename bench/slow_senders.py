@@ -10,7 +10,6 @@ import importlib.util
 import resource
 import selectors
 import socket
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -78,13 +77,12 @@ def measure_server(rig: Rig, name: str, templates: list[Template], events: int) 
             raise BenchError(f"{name} answered {sorted(set(answers.status))}")
         took = [answered - sent for sent, answered in zip(answers.sent, answers.answered, strict=True)]
         calm = probes(port)
-        attack = subprocess.Popen([sys.executable, "-m", "bench.slow_senders", "attack", str(port)])
+        attack = Child(rig.program("attack", ("-m", "bench.slow_senders", "attack", str(port))))
         try:
             time.sleep(3)  # until they are all there
             beside = probes(port)
         finally:
             attack.kill()
-            attack.wait()
         return {
             "events_per_second": round(events / (max(answers.answered) - min(answers.sent))),
             "cpu_us_per_event": round(1e6 * spent / events),

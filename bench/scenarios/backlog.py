@@ -5,8 +5,6 @@ that of `bench.due`: ten thousand deliveries due in one instant, until the hint 
 """
 
 import json
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,10 +15,11 @@ from bench import alone, cpu
 from bench.cpu import load_average
 from bench.filling import Filler, copy_id
 from bench.report import Results
-from bench.rig import ROOT, BenchError, Rig
+from bench.rig import BenchError, Rig
 from bench.scenarios import Meter, settle
 from bench.systems import Tenant, single
 from bench.systems.meshes import Meshes
+from meshes.dev.children import run
 
 NAME = "backlog"
 FULL = 1_000_000
@@ -112,7 +111,7 @@ def watch(system: Meshes, rig: Rig, sample: Sample, due_at: datetime) -> Sample:
 
 def lateness(rig: Rig) -> dict[str, float]:
     number = rig.options.sized(10_000, 2_000)
-    subprocess.run((sys.executable, "-m", "bench.due", str(number)), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    run(rig.program("due", ("-m", "bench.due", str(number))))
     made = json.loads((alone.RESULTS / "due.json").read_text())
     return {"due": float(made["deliveries"])} | {
         name: float(seconds) for name, seconds in made.items() if name.endswith("_seconds_late")

@@ -1,14 +1,13 @@
 """Tasks per second of one worker by the number of queues, lanes against the stock transport: `bench.lanes`."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.cpu import load_average
 from bench.report import Results
-from bench.rig import ROOT, Rig
+from bench.rig import Rig
+from meshes.dev.children import run
 
 NAME = "lanes"
 
@@ -18,8 +17,7 @@ def record(rig: Rig, results: Results) -> None:
     for _ in range(rig.options.runs):
         before = load_average()
         tasks = str(rig.options.sized(10_000, 2_000))
-        command = (sys.executable, "-m", "bench.lanes", "--runs", "1", "--tasks", tasks, "--json", str(file))
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        run(rig.program(NAME, ("-m", "bench.lanes", "--runs", "1", "--tasks", tasks, "--json", str(file))))
         for transport, made in figures(json.loads(file.read_text())["runs"]).items():
             results.add(NAME, transport, made, before)
 
