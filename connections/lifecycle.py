@@ -19,7 +19,7 @@ from django.dispatch import Signal
 from connections import credentials as keeping
 from connections import outbound, outside, providers
 from connections.credentials import ConflictError
-from connections.messages import OutboundError, RequestRefusedError, with_ascii_host
+from connections.messages import RequestRefusedError, with_ascii_host
 from connections.models import Connection, ConnectionHealth, OAuthState
 from connections.oauth import grants, tokens
 from connections.oauth.tokens import Tokens
@@ -163,7 +163,6 @@ def authorize(
     meanwhile, or disconnected or authorized otherwise since the authorization was `started`.
     """
     provider = providers.get(connection.type)
-    account = granted.account or Account("")
     with transaction.atomic():
         row = _lock(connection)
         if row is None:
@@ -178,8 +177,8 @@ def authorize(
         keeping.seal(row, document, actor, vault.AUTHORIZED)
         now = clock.database_now()
         _rows(row).update(
-            config=config, credential_hints=tokens.hints_of(document), updated_at=now,
-            account_id=account.id[:200], account_name=account.name[:200], version=F("version") + 1,
+            config=config, credential_hints=tokens.hints_of(document), updated_at=now, version=F("version") + 1,
+            **_columns_of(granted.account or Account("")),
         )  # fmt: skip
         _rows(row).filter(status__in=AWAITING_CREDENTIALS).update(
             status=Status.ACTIVE, status_reason="", status_changed_at=now, paused_until=None
@@ -240,9 +239,8 @@ def resume(connection: Connection) -> Connection:
 def delete(connection: Connection, *, actor: str = "", asks_vendor: bool = True) -> bool:
     """Leave a tombstone: history stays readable, secrets are destroyed. False when that was done before.
 
-    Not `asks_vendor`: it was asked to revoke the tokens before.
-
-    Raises OutsideBusyError where there is something to revoke, and the vendor cannot be asked now.
+    Not `asks_vendor`: it was asked to revoke the tokens before. Raises OutsideBusyError where there is something
+    to revoke, and the vendor cannot be asked now.
     """
     now = clock.database_now()
     with outside.keeping_places(), transaction.atomic():
@@ -288,7 +286,7 @@ def end_failures(connection: Connection) -> bool:
 
 def learn_account(connection: Connection, account: Account) -> bool:
     """Keep whose account a test has found behind the connection. False when that was known."""
-    values = {"account_id": account.id[:200], "account_name": account.name[:200]}
+    values = _columns_of(account)
     with transaction.atomic():
         learnt = bool(_rows(connection).exclude(**values).update(**values))
         if learnt:
@@ -304,7 +302,8 @@ def check(
 ) -> dict[str, Any]:
     """The config with defaults, host names in ASCII. Raises InvalidFields.
 
-    URLs that are not those `saved` are shown to the outbound client; credentials only by presence.
+    URLs that are not those `saved` are shown to the outbound client, which looks no name up; credentials only by
+    presence.
     """
     cleaned = provider.clean_config(config)
     problems = list(provider.check(cleaned, credentials))
@@ -315,8 +314,6 @@ def check(
                 outbound.check_url(url)
             except RequestRefusedError as error:
                 problems.append(FieldProblem(f"/config/{declared.key}", error.message, "url"))
-            except OutboundError:
-                pass  # what cannot be looked up now is looked up when it is dialled
             cleaned[declared.key] = with_ascii_host(url)
     if problems:
         raise InvalidFields(problems)
@@ -385,13 +382,13 @@ def _reload(connection: Connection) -> Connection:
 def _save(
     connection: Connection,
     values: Mapping[str, Any],
-    replacement: keeping.Replacement | None = None,
+    replacement: keeping.Replacement | None,
     *,
+    actor: str,
+    purpose: str,
     ends_grant: bool = False,
     activates: bool = True,
     moved: bool = False,
-    actor: str = "",
-    purpose: str = "",
 ) -> Change:
     """Write the columns, and a new document, over the versions that were read. Raises ConflictError."""
     now = clock.database_now()
@@ -416,6 +413,11 @@ def _save(
             access_log.record_action(**keeping.owner_of(connection), actor=actor, purpose="moved")
         _announce(connection)
     return Change(_reload(connection), made)
+
+
+def _columns_of(account: Account) -> dict[str, str]:
+    """As much of it as the columns hold."""
+    return {"account_id": account.id[:200], "account_name": account.name[:200]}
 
 
 def _waiting(reason: str) -> dict[str, Any]:

@@ -278,12 +278,15 @@ _KEPT_IN_PATH = "!$%&'()*+,/:;=?@-._~[]"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL taken apart. `host` is lower-case ASCII without a trailing dot; `literal` is set when it is an address."""
+    """A URL taken apart. `host` is lower-case ASCII without a trailing dot; `literal` is set when it is an address.
+
+    `path`, with the query, may hold a webhook's token or a key: `repr` leaves it out.
+    """
 
     scheme: str
     host: str
     port: int
-    path: str
+    path: str = field(repr=False)
     literal: IPv4Address | IPv6Address | None
 
     @property

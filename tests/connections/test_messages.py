@@ -63,6 +63,10 @@ def test_the_parts_of_a_url():
     assert parse_url("http://[2a00::1]").literal == IPv6Address("2a00::1")
 
 
+def test_a_url_that_is_a_secret_is_not_in_the_repr_of_its_parts():
+    assert "s3cret" not in repr(parse_url("https://hooks.example.com/s3cret?key=s3cret"))
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [

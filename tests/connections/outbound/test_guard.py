@@ -1,12 +1,15 @@
 import os
+import time
+from ipaddress import IPv4Address
 
 import certifi
 import pytest
 from django.core.checks import Tags, run_checks
 from django.core.exceptions import ImproperlyConfigured
 
-from connections.messages import Request
+from connections.messages import Request, parse_url
 from connections.outbound import Policy, check_url, send
+from connections.outbound.guard import locate
 from tests.connections.outbound.receivers import LOOPBACK, loopback_named, raises
 
 
@@ -161,7 +164,8 @@ def test_a_literal_is_not_looked_up():
     def find(host: str) -> list[str]:
         raise AssertionError(host)
 
-    check_url("https://8.8.8.8/", policy=Policy(lookup=find))
+    found = locate(parse_url("https://8.8.8.8/"), Policy(lookup=find), time.monotonic() + 5)
+    assert found == (IPv4Address("8.8.8.8"),)
 
 
 def test_form_and_policy_are_both_refusals():
