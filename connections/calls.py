@@ -14,7 +14,7 @@ from django.conf import settings
 from django.core.cache import cache
 from rest_framework.exceptions import NotFound
 
-from connections import credentials as keeping
+from connections import credentials as stored
 from connections import lifecycle, outside, providers
 from connections.conversation import Conversation, Redactor, shipment_of
 from connections.credentials import ConflictError
@@ -79,7 +79,7 @@ def _open_unchanged(connection: Connection, actor: str, purpose: str) -> vault.O
     """
     while True:
         version = connection.version
-        opened = keeping.open_document(connection, actor, purpose)
+        opened = stored.open_document(connection, actor, purpose)
         connection.refresh_from_db(fields=["version", "config"])
         if connection.version == version:
             return opened
@@ -138,7 +138,7 @@ def probe(connection: Connection, *, actor: str) -> Probe:
     try:
         asked = ask(connection, provider.build_test, actor=actor, purpose="test")
     except vault.CredentialRefused as refused:
-        verdict = keeping.verdict_on(refused)
+        verdict = stored.verdict_on(refused)
         if verdict.hold:
             lifecycle.hold(connection, verdict.hold, verdict.words)
             verdict = replace(verdict, error_class="credential_error")
@@ -240,7 +240,7 @@ def _ask_page(connection: Connection, field: str, cursor: str, actor: str) -> tu
                 return provider.read_options(field, answer), provider.options_cursor(field, answer)
         raise Problem(502, detail=redactor.text(verdict.words))
     except vault.CredentialRefused as refused:
-        raise ConflictError(keeping.verdict_on(refused).words) from None
+        raise ConflictError(stored.verdict_on(refused).words) from None
     except NotAuthorized as error:
         raise ConflictError(error.words) from None
     except Unsendable as error:

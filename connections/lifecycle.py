@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q
 from django.dispatch import Signal
 
-from connections import credentials as keeping
+from connections import credentials as stored
 from connections import outbound, outside, providers
 from connections.credentials import ConflictError
 from connections.messages import RequestRefusedError, with_ascii_host
@@ -80,9 +80,9 @@ def prepare_create(
     Raises KeyError for an unknown type, and InvalidFields.
     """
     provider = providers.get(type)
-    given = keeping.read_given(provider, credentials or {}, {})
+    given = stored.read_given(provider, credentials or {}, {})
     cleaned = check(provider, config or {}, given)
-    document, made = keeping.make(provider, given)
+    document, made = stored.make(provider, given)
 
     @transaction.atomic
     def write() -> Change:
@@ -90,7 +90,7 @@ def prepare_create(
         waiting = _waiting(reason) if provider.auth == "oauth2" and not given else {}
         values = {"type": type, "config": cleaned, "credential_hints": tokens.hints_of(document), **columns, **waiting}
         connection = Connection.objects.create(workspace_id=workspace_id, **values)
-        keeping.seal(connection, document, actor, vault.CREATED)
+        stored.seal(connection, document, actor, vault.CREATED)
         _announce(connection)
         return Change(connection, made)
 
@@ -112,17 +112,17 @@ def edit(
     elsewhere that the edit does not bring, and ConflictError when the connection changed meanwhile.
     """
     provider = providers.get(connection.type)
-    changed = keeping.read_given(provider, credentials or {}, connection.credential_hints)
+    changed = stored.read_given(provider, credentials or {}, connection.credential_hints)
     if config or changed:
         merged = merge(connection.config, config or {})
-        present = keeping.present_after(provider, connection.credential_hints, changed)
+        present = stored.present_after(provider, connection.credential_hints, changed)
         columns["config"] = check(provider, merged, present, saved=connection.config)
     after = columns.get("config", connection.config)
-    moved = bool(keeping.check_move(provider, connection.config, after, connection.credential_hints, changed))
+    moved = bool(stored.check_move(provider, connection.config, after, connection.credential_hints, changed))
     void = tokens.are_void(provider.oauth, changed, connection.config, after)
     if void:  # also where no token was seen: a refresh may have got one since
         changed |= dict.fromkeys(tokens.TOKEN_KEYS - changed.keys())
-    replacement = keeping.replace(provider, connection, changed, actor) if changed else None
+    replacement = stored.replace(provider, connection, changed, actor) if changed else None
     return _save(connection, columns, replacement, ends_grant=void, moved=moved, actor=actor, purpose=vault.REPLACED)
 
 
@@ -142,7 +142,7 @@ def prepare_rotation(connection: Connection, *, actor: str) -> Callable[[], Chan
     """A newly generated secret; the one before goes on signing for the provider's overlap. Raises
     ConflictError. The present one is opened now, and what is returned writes; it raises ConflictError too.
     """
-    rotated = keeping.rotate(providers.get(connection.type), connection, actor)
+    rotated = stored.rotate(providers.get(connection.type), connection, actor)
     return partial(_save, connection, {}, rotated, actor=actor, purpose=vault.ROTATED)
 
 
@@ -169,12 +169,12 @@ def authorize(
             raise ConflictError(DELETED_WORDS)
         if started is not None and not OAuthState.objects.filter(pk=started.pk, workspace_id=row.workspace_id).exists():
             raise ConflictError(ENDED_WORDS)
-        if keeping.moved(provider, connection.config, row.config):
+        if stored.moved(provider, connection.config, row.config):
             raise ConflictError(MOVED_WORDS)
         config = {**row.config, **granted.config}
-        moved = keeping.moved(provider, row.config, config)
-        document = keeping.authorized(provider, row, new, actor, keeps_typed=not moved)
-        keeping.seal(row, document, actor, vault.AUTHORIZED)
+        moved = stored.moved(provider, row.config, config)
+        document = stored.authorized(provider, row, new, actor, keeps_typed=not moved)
+        stored.seal(row, document, actor, vault.AUTHORIZED)
         now = clock.database_now()
         _rows(row).update(
             config=config, credential_hints=tokens.hints_of(document), updated_at=now, version=F("version") + 1,
@@ -185,7 +185,7 @@ def authorize(
         )
         grants.establish(row, new, client_id, started)
         if moved and not row.config.keys().isdisjoint(moved):  # else it had been nowhere before
-            access_log.record_action(**keeping.owner_of(row), actor=actor, purpose="moved")
+            access_log.record_action(**stored.owner_of(row), actor=actor, purpose="moved")
         _announce(row)
     return _reload(connection)
 
@@ -206,7 +206,7 @@ def disconnect(connection: Connection, *, actor: str, asks_vendor: bool = True) 
         if asks_vendor and grants.needs_revoking(row):
             outside.keep_place()
         revocation = grants.prepare_revocation(row, actor)
-        replacement: keeping.Replacement | None = None
+        replacement: stored.Replacement | None = None
         if revocation is not None:
             version, opened, _ = revocation
             document = provider.make_secrets() if version is None else tokens.without_tokens(opened)
@@ -254,7 +254,7 @@ def delete(connection: Connection, *, actor: str = "", asks_vendor: bool = True)
             status=Status.DELETED, status_reason="", status_changed_at=now, deleted_at=now, updated_at=now,
             paused_until=None, credential_hints={}, config=_without_queries(row), version=F("version") + 1,
         )  # fmt: skip
-        vault.destroy(**keeping.owner_of(connection), actor=actor)
+        vault.destroy(**stored.owner_of(connection), actor=actor)
         grants.clear(connection, ends_starts=True)
         _announce(connection)
         _note("connection_deleted", connection)
@@ -347,9 +347,9 @@ def recover(now: datetime) -> int:
     for connection in found:
         try:
             if not connection.lacks_key:
-                keeping.open_document(connection, vault.this_process(), "recover")
+                stored.open_document(connection, vault.this_process(), "recover")
         except vault.CredentialRefused:
-            _rows(connection).filter(status=Status.CREDENTIAL_ERROR).update(status_reason=keeping.REFUSED_WORDS)
+            _rows(connection).filter(status=Status.CREDENTIAL_ERROR).update(status_reason=stored.REFUSED_WORDS)
         else:
             _move(connection, [Status.CREDENTIAL_ERROR], Status.ACTIVE, "")
     return len(found)
@@ -382,7 +382,7 @@ def _reload(connection: Connection) -> Connection:
 def _save(
     connection: Connection,
     values: Mapping[str, Any],
-    replacement: keeping.Replacement | None,
+    replacement: stored.Replacement | None,
     *,
     actor: str,
     purpose: str,
@@ -400,7 +400,7 @@ def _save(
             raise ConflictError(CHANGED_WORDS)
         if document is not None:
             try:
-                keeping.seal(connection, document, actor, purpose, over=over)
+                stored.seal(connection, document, actor, purpose, over=over)
             except vault.Overtaken:
                 raise ConflictError(CHANGED_WORDS) from None
         if document is not None and activates:
@@ -410,7 +410,7 @@ def _save(
         if ends_grant:
             grants.clear(connection)
         if moved:
-            access_log.record_action(**keeping.owner_of(connection), actor=actor, purpose="moved")
+            access_log.record_action(**stored.owner_of(connection), actor=actor, purpose="moved")
         _announce(connection)
     return Change(_reload(connection), made)
 

@@ -9,7 +9,7 @@ from typing import Any
 from connections.messages import Response
 
 MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
-"""A receiver may ask for at most a day's rest; more is cut to that."""
+"""A receiver may ask for a pause of at most a day; more is cut to that."""
 MAX_MESSAGE = 300
 """Characters of a vendor's message that are shown."""
 Path = Sequence[str | int]

@@ -52,7 +52,7 @@ FIELD_IN_URL = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 CODE_ENDED = frozenset({"invalid_grant"})
 """RFC 6749, section 5.2: the refresh token is invalid, expired or revoked."""
 CLIENT_REFUSED = CODE_ENDED | {"invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type"}
-"""Where the client is the customer's own, whatever is said against it is the customer's to mend."""
+"""Where the client is the customer's own, whatever is said against it is the customer's to fix."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from connections.providers.answers import retry_after
 class Outcome(StrEnum):
     DELIVERED = "delivered"
     RETRY = "retry"
-    """Their trouble or ours: try again by the schedule."""
+    """A fault of theirs or ours that may pass: try again by the schedule."""
     REJECTED = "rejected"
     """This payload will never pass: dead at once."""
     BROKEN = "broken"

@@ -9,9 +9,9 @@ from typing import Any
 
 from django.conf import settings
 
-from connections import credentials as keeping
 from connections import providers
 from connections.conversation import Build, Conversation, Redactor, shipment_of
+from connections.credentials import verdict_on
 from connections.messages import DELIVERY_BODY_LIMIT, NetworkError, OutboundError, Request, Response, Room
 from connections.oauth.refresh import DIRECT, Need, Steps
 from connections.oauth.tokens import NoTokenError
@@ -137,7 +137,7 @@ def _judge(job: Job, answer: Response | Verdict | Exception, redactor: Redactor)
             return providers.get(job.connection_type).classify(answer, job.action)
         case vault.CredentialRefused():
             vault.sound_alarm(answer, job.workspace_id, "connection", job.connection_id)
-            return keeping.verdict_on(answer)
+            return verdict_on(answer)
         case NoTokenError():
             return answer.verdict
         case NotAuthorized():

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from connections import calls, lifecycle
-from connections import credentials as keeping
+from connections import credentials as stored
 from connections.credentials import ConflictError
 from connections.models import Connection
 from connections.oauth import refresh
@@ -266,7 +266,7 @@ def test_a_test_that_has_begun_does_not_take_new_credentials_to_the_old_host(edi
     """The owner moves the connection from another's host to his own while that other one tests it."""
     workspace, _ = editor
     made = create(workspace, {"url": other.url}, {"token": "old-token"})
-    plain, begun = keeping.open_document, []
+    plain, begun = stored.open_document, []
 
     def move_before_the_opening(connection, actor, purpose):
         if not begun:
@@ -275,7 +275,7 @@ def test_a_test_that_has_begun_does_not_take_new_credentials_to_the_old_host(edi
             lifecycle.edit(current, actor="owner", config={"url": endpoint.url}, credentials={"token": TOKEN})
         return plain(connection, actor, purpose)
 
-    monkeypatch.setattr(keeping, "open_document", move_before_the_opening)
+    monkeypatch.setattr(stored, "open_document", move_before_the_opening)
     calls.probe(Connection.objects.get(pk=made.pk), actor="a test")
     assert other.got == []
     assert [got.headers["authorization"] for got in endpoint.got] == [f"Bearer {TOKEN}"]
@@ -284,7 +284,7 @@ def test_a_test_that_has_begun_does_not_take_new_credentials_to_the_old_host(edi
 def test_a_test_that_has_begun_does_not_take_old_credentials_to_the_new_host(editor, endpoint, other, monkeypatch):
     workspace, _ = editor
     made = create(workspace, {"url": endpoint.url}, {"token": TOKEN})
-    plain, begun = keeping.open_document, []
+    plain, begun = stored.open_document, []
 
     def move_after_the_opening(connection, actor, purpose):
         found = plain(connection, actor, purpose)
@@ -294,7 +294,7 @@ def test_a_test_that_has_begun_does_not_take_old_credentials_to_the_new_host(edi
             lifecycle.edit(current, actor="x", config={"url": other.url}, credentials={"token": None})
         return found
 
-    monkeypatch.setattr(keeping, "open_document", move_after_the_opening)
+    monkeypatch.setattr(stored, "open_document", move_after_the_opening)
     calls.probe(Connection.objects.get(pk=made.pk), actor="a test")
     assert endpoint.got == []
     assert ["authorization" in got.headers for got in other.got] == [False]

@@ -471,14 +471,14 @@ def test_a_form_may_send_the_masks_back(api, vendor):
 def test_an_edit_does_not_put_back_what_a_refresh_has_replaced(api, vendor, monkeypatch):
     """Two change the document at once: the one that read an older version is told to read again."""
     connection = authorized(vendor)
-    replace = lifecycle.keeping.replace
+    replace = lifecycle.stored.replace
 
     def slowly(*arguments):
         replacement = replace(*arguments)
         renew(need_of(connection), DIRECT, until=float("inf"))
         return replacement
 
-    monkeypatch.setattr(lifecycle.keeping, "replace", slowly)
+    monkeypatch.setattr(lifecycle.stored, "replace", slowly)
     with pytest.raises(ConflictError):
         lifecycle.edit(connection, actor="a test", credentials={"access_token": "pat-na1-1234567890"})
     assert opened(connection).secret["access_token"].reveal() in vendor.access_tokens

@@ -64,7 +64,7 @@ def test_of_an_authorization_that_ended_every_column_is_as_in_a_new_row(key, ven
 
 def test_what_is_no_token_stays(key, vendor):
     connection = authorized(vendor)
-    lifecycle.keeping.seal(connection, {**opened(connection).secret, "other": "kept"})
+    lifecycle.stored.seal(connection, {**opened(connection).secret, "other": "kept"})
     disconnect(key, connection)
     assert {name: value.reveal() for name, value in opened(connection).secret.items()} == {"other": "kept"}
 

@@ -331,7 +331,7 @@ def test_another_credential_that_changed_is_no_new_token(vendor):
     connection = authorized(vendor)
     authorization = authorization_of(connection)
     document = opened(connection)
-    lifecycle.keeping.seal(connection, {**document.secret, "other": "changed"})
+    lifecycle.stored.seal(connection, {**document.secret, "other": "changed"})
     assert authorization.renew_after(REFUSED, FAR)
     assert authorization.version == 3
     assert opened(connection).secret["other"].reveal() == "changed"
