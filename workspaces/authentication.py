@@ -122,7 +122,7 @@ def named_key(header: str) -> str:
 
 
 class HasScope(BasePermission):
-    """A view declares, for itself or per action (an action is the viewset's, else the method in small letters):
+    """A view declares, for itself or per action (`action_of`):
 
     `required_scope`: the scope, or a tuple of which one is enough; a string, or a mapping by action.
     `publishable_actions`: what publishable keys may do. `account_actions`: what only account keys may do.
@@ -135,7 +135,7 @@ class HasScope(BasePermission):
             return False
         if request.method not in view.allowed_methods:
             return True  # nothing is there to protect; the view answers 405
-        action = getattr(view, "action", None) or str(request.method).lower()
+        action = action_of(view, request)
         if identity.kind == ApiKey.Kind.PUBLISHABLE and action not in getattr(view, "publishable_actions", ()):
             raise PermissionDenied("A publishable key may only post single events.")
         if identity.kind != ApiKey.Kind.ACCOUNT and action in getattr(view, "account_actions", ()):
@@ -144,6 +144,11 @@ class HasScope(BasePermission):
         if identity.scopes.isdisjoint(accepted):
             raise PermissionDenied(f"The key lacks the scope {' or '.join(accepted)}.")
         return True
+
+
+def action_of(view: "APIView", request: Request) -> str:
+    """The viewset's action, else the method in small letters."""
+    return getattr(view, "action", None) or str(request.method).lower()
 
 
 def accepted_scopes(view: "APIView", action: str) -> tuple[str, ...]:

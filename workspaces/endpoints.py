@@ -37,7 +37,7 @@ from meshes.api.problems import Problem
 from meshes.api.views import View
 from meshes.kit import ids
 from workspaces import limits
-from workspaces.authentication import Identity
+from workspaces.authentication import Identity, action_of
 from workspaces.models import Workspace
 
 _Row = TypeVar("_Row", bound=Model)
@@ -94,7 +94,8 @@ def find_workspaces(identity: Identity, references: Iterable[str]) -> dict[str, 
     """The live workspaces that these ids and external ids name, by them; what the caller may not see is left out.
 
     They are at most TTL_SECONDS old, so that an event costs no query. Whoever writes for one of them says so in the
-    statement that writes (`events.intake`): nothing is ever stored for one that was deleted or renamed meanwhile.
+    statement that writes (`delivery.events.intake`): nothing is ever stored for one that was deleted or renamed
+    meanwhile.
     """
     wanted = {reference for reference in references if EXTERNAL_ID.fullmatch(reference)}
     with _seen_lock:
@@ -156,8 +157,7 @@ class Endpoint(View):
     def perform_authentication(self, request: Request) -> None:
         """Who calls, and whether they have called too often. Raises Problem 429."""
         super().perform_authentication(request)
-        action = getattr(self, "action", None) or str(request.method).lower()
-        if not isinstance(request.auth, Identity) or action in self.own_rate_actions:
+        if not isinstance(request.auth, Identity) or action_of(self, request) in self.own_rate_actions:
             return
         if (wait := limits.take_request(request.auth.key_id)) is not None:
             words = f"A key may make {settings.MESHES_API_RATE} requests a second, beside posting events."

@@ -36,6 +36,7 @@ from rest_framework.response import Response
 
 from meshes.api.problems import Problem
 from meshes.api.views import received_body
+from workspaces.authentication import action_of
 from workspaces.endpoints import Endpoint
 from workspaces.models import IdempotencyRecord
 
@@ -266,7 +267,7 @@ def _stamp(view: Endpoint) -> Stamp | None:
     if HEADER not in view.request.headers:
         return None
     scope, path = view.named_place()
-    holds_credentials = getattr(view, "action", "post") in view.credential_actions
+    holds_credentials = action_of(view, view.request) in view.credential_actions
     return stamp_of(view.request, scope, path, received_body(view.request), is_keyed=holds_credentials)
 
 

@@ -165,8 +165,8 @@ class Tip(NamedTuple):
 def seal(now: datetime) -> int:
     """Seal the records that are final and not sealed yet, for some seconds; how many were. One caller at a time.
 
-    The heads are logged after the commit, and kept in a file where there is one. A chain
-    that the file has known longer, or otherwise, is not gone on with: the database was restored, or somebody was at it.
+    The heads are logged after the commit, and kept in a file where there is one. A chain that the file has known
+    longer, or otherwise, is not gone on with: the database was restored, or somebody was at it.
     """
     if not keep_heads():
         return 0

@@ -26,7 +26,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from meshes.kit import ids
-from workspaces.vault import sealing
+from workspaces.vault import access_log, sealing
 from workspaces.vault.models import AccessRecord, SealedDocument, SealedDocumentQuerySet, SealedOwner
 from workspaces.vault.secret import Secret
 
@@ -43,8 +43,6 @@ USED = "used"
 
 BOUND_TO = ("workspace", "owner_kind", "owner", "kind", "version")
 """What a document says of itself beside the secret."""
-
-_PREFIXES: dict[SealedOwner, str] = {"connection": ids.CONNECTION, "api_key": ids.KEY, "oauth_app": ids.APP}
 
 SQL_OPENED = """
 opened (delivery_id, sealed_version, sealed_document, sealed_key_id) AS (
@@ -286,7 +284,7 @@ def sound_alarm(
             if refused.key_id in _told:
                 return
             _told[refused.key_id] = True
-    owner = ids.encode(_PREFIXES[owner_kind], owner_id)
+    owner = ids.encode(access_log.PREFIXES[owner_kind], owner_id)
     workspace = "no workspace" if workspace_id is None else f"workspace {ids.encode(ids.WORKSPACE, workspace_id)}"
     logger.error("credentials of %s of %s refused to open: %s", owner, workspace, refused.reason)
 
