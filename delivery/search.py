@@ -14,27 +14,25 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
-from connections.models import Connection
-from connections.providers.verdicts import ERROR_CLASSES
+from connections.providers.verdicts import ERROR_CLASSES, Outcome
+from delivery.dispatch.connection_health import HOLDS
 from delivery.dispatch.deletion import CANCELLED_WORDS
 from delivery.models import Delivery, Event, Unrouted
-from delivery.rules.patterns import EVENT_TYPE
+from delivery.rules.patterns import EVENT_TYPE, EVENT_TYPE_WORDS
 from meshes.api.fields import OneOfField, PublicIdField, QuerySerializer, StrictSerializer
 from meshes.api.pages import PeriodIn, period_bounds
 from meshes.kit import ids
 
 IN_FLIGHT = "in_flight"
 STATES = (*Delivery.Status.values, IN_FLIGHT)
-OUTCOMES = ("delivered", "retry", "rejected", "broken", "uncertain")
+OUTCOMES = tuple(map(str, Outcome))
 EVENT_STATUSES = ("accepted", "routed", "set_aside")
 DEAD_CAUSES = ("exhausted", "rejected", "uncertain", "our_fault", "poison", "mapping_failed", "evaluation_limit")
-HELD_CAUSES = tuple(
-    status.value for status in Connection.Status if status not in (Connection.Status.ACTIVE, Connection.Status.DELETED)
-)
 CANCELLED_CAUSES = (*CANCELLED_WORDS, "replaced", "filtered")
-CAUSES = tuple(dict.fromkeys((*DEAD_CAUSES, *HELD_CAUSES, *CANCELLED_CAUSES, *ERROR_CLASSES)))
+CAUSES = tuple(dict.fromkeys((*DEAD_CAUSES, *HOLDS, *CANCELLED_CAUSES, *ERROR_CLASSES)))
 """Why a delivery is in its state, in one word; what is pending has the error class of its last attempt."""
 REPLAYABLE = (Delivery.Status.DEAD.value, Delivery.Status.SUCCEEDED.value)
+"""`cancelled` is final: somebody, or a deletion, decided against it, or another delivery stands in its place."""
 
 Wanted = Mapping[str, Any]
 """Validated data of one of the serializers below."""
@@ -45,7 +43,7 @@ Wanted = Mapping[str, Any]
 
 @extend_schema_field({"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,128}$", "example": "lead.created"})
 class EventTypeField(serializers.Field[str, str, str, Any]):
-    default_error_messages = {"event_type": "An event type is 1 to 128 of A-Z a-z 0-9 _ . and -, as in lead.created."}
+    default_error_messages = {"event_type": EVENT_TYPE_WORDS}
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str) or not EVENT_TYPE.fullmatch(data):
@@ -96,17 +94,17 @@ _LIKE_AN_ID = re.compile(f"({'|'.join(ids.PREFIXES)})_[0-7]", re.IGNORECASE)
 # --- what may be asked ----------------------------------------------------------------------------------------------
 
 
-class WorkspaceIn(serializers.Serializer[Any]):
+class WorkspaceQuery(QuerySerializer):
     workspace = serializers.CharField(required=False, help_text="Its id or external id.")
 
 
-class EventQuery(WorkspaceIn, PeriodIn, QuerySerializer):
+class EventQuery(WorkspaceQuery, PeriodIn):
     event = SearchedTypeField(required=False, help_text="An event type.")
     status = OneOfField(EVENT_STATUSES, required=False)
     connection = PublicIdField(ids.CONNECTION, required=False)
 
 
-class DeadLetterQuery(WorkspaceIn, PeriodIn, QuerySerializer):
+class DeadLetterQuery(WorkspaceQuery, PeriodIn):
     connection = PublicIdField(ids.CONNECTION, required=False)
     event = EventReferenceField(required=False)
     cause = OneOfField(DEAD_CAUSES, required=False)

@@ -15,6 +15,7 @@ from rest_framework import serializers
 from connections.models import Connection
 from delivery.dispatch.connection_health import REASONS, waiting_for
 from delivery.dispatch.replays import CURRENT, ORIGINAL
+from delivery.events.intake import BULK_MOST
 from delivery.events.setting_aside import CAUSES, NOT_RECORDED
 from delivery.models import Attempt, Delivery, Event, Rule, Unrouted, state_of
 from delivery.search import EVENT_STATUSES, OUTCOMES, STATES, EventTypeField
@@ -34,7 +35,7 @@ class EventIn(StrictSerializer):
 
 
 class BulkIn(StrictSerializer):
-    events = serializers.ListField(child=EventIn(), min_length=1, max_length=500)
+    events = serializers.ListField(child=EventIn(), min_length=1, max_length=BULK_MOST)
 
 
 class AcceptedOut(serializers.Serializer[Any]):

@@ -28,15 +28,13 @@ from delivery.models import Attempt, Delivery, Payload, Replay
 from delivery.rules import routing
 from delivery.rules.routing import EVALUATION_LIMIT, CompiledRule
 from delivery.rules.transforms import ShapingError
-from delivery.search import STATES, read_replay_filter, replayed
+from delivery.search import REPLAYABLE, STATES, read_replay_filter, replayed
 from meshes.kit import ids
 from meshes.kit.database_faults import passes
 from meshes.kit.metering import EVENT_STEPS, RULE_STEPS, Meter, OutOfWorkError
 
 logger = logging.getLogger(__name__)
 
-REOPENABLE = (Delivery.Status.DEAD, Delivery.Status.SUCCEEDED)
-"""`cancelled` is final: somebody, or a deletion, decided against it, or another delivery stands in its place."""
 ORIGINAL, CURRENT = "original", "current"
 REJECTED, UNCERTAIN, MAPPING_FAILED = "rejected", "uncertain", "mapping_failed"
 UNSHAPED = (MAPPING_FAILED, EVALUATION_LIMIT)
@@ -172,7 +170,7 @@ def decide(delivery: Any, terms: Terms) -> str | Refusal:
     if delivery.replaced_by_id is not None:
         newest = ids.encode(ids.DELIVERY, delivery.replaced_by_id)
         return Refusal("replaced", f"It was replaced by {newest}: replay that one.")
-    if delivery.status not in REOPENABLE:
+    if delivery.status not in REPLAYABLE:
         reason = "cancelled" if delivery.status == Delivery.Status.CANCELLED else "in_progress"
         return Refusal(reason, f"Only a dead or succeeded delivery is sent again; this one is {delivery.state}.")
     if delivery.connection.status == Connection.Status.DELETED:

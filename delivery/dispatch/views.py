@@ -31,12 +31,13 @@ from delivery.search import (
     DeliveryQuery,
     ReplayFilter,
     Wanted,
+    WorkspaceQuery,
     is_delivery_search_indexed,
     narrow_deliveries,
     replayed,
 )
 from delivery.serializers import DeliveryDetailOut, DeliveryOut, ReplayTermsIn
-from meshes.api.fields import PublicIdField, QuerySerializer, StrictSerializer
+from meshes.api.fields import PublicIdField, StrictSerializer
 from meshes.api.problems import Problem
 from meshes.api.views import parsed_body
 from meshes.kit import clock, ids
@@ -167,10 +168,6 @@ class ReplayIn(ReplayTermsIn):
         return attrs
 
 
-class ReplayQuery(QuerySerializer):
-    workspace = serializers.CharField(required=False, help_text="Its id or external id.")
-
-
 class ReplayOut(serializers.Serializer[Any]):
     id = PublicIdField(ids.REPLAY, source="pk")
     workspace = PublicIdField(ids.WORKSPACE, source="workspace_id")
@@ -247,10 +244,10 @@ class ReplayViewSet(TenantViewSet):
     }
     problems = {"cancel": {409}}
 
-    @extend_schema(parameters=[ReplayQuery], responses=ReplayOut(many=True))
+    @extend_schema(parameters=[WorkspaceQuery], responses=ReplayOut(many=True))
     def list(self, request: Request) -> Response:
         """Replays, newest first."""
-        rows: QuerySet[Replay] = self.rows(self.named_workspace(self.read_query(ReplayQuery)))
+        rows: QuerySet[Replay] = self.rows(self.named_workspace(self.read_query(WorkspaceQuery)))
         return self.answer_page(rows, ReplayOut)
 
     @extend_schema(request=ReplayIn, responses={200: DryRunOut, 202: ReplayDetailOut})

@@ -20,7 +20,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from delivery.lanes import brokers
-from delivery.rules.patterns import EVENT_TYPE
+from delivery.rules.patterns import EVENT_TYPE, EVENT_TYPE_WORDS
 from meshes.api.fields import unknown_field
 from meshes.api.problems import Problem
 from meshes.kit import ids, strictjson
@@ -119,8 +119,7 @@ def _mistakes_in_values(value: Mapping[str, Any], payload: str, at: Path) -> Ite
         yield _mistake((*at, "workspace"), "This must be a string: the workspace's id or external id.", "type")
     event, size = value.get("event", ""), len(payload.encode()) if at else 0
     if "event" in value and not (isinstance(event, str) and EVENT_TYPE.fullmatch(event)):
-        words = "An event type is 1 to 128 of A-Z a-z 0-9 _ . and -, as in lead.created."
-        yield _mistake((*at, "event"), words, "event_type")
+        yield _mistake((*at, "event"), EVENT_TYPE_WORDS, "event_type")
     if not isinstance(value.get("payload", {}), dict):
         yield _mistake((*at, "payload"), "This must be a JSON object.", "type")
     elif size > settings.MESHES_BODY_LIMIT:

@@ -22,6 +22,7 @@ Note = dict[str, str]
 MAX_SOURCE_SIZE = 65_536
 """Of a filter or a mapping, as `written_size` counts."""
 EVENT_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+EVENT_TYPE_WORDS = "An event type is 1 to 128 of A-Z a-z 0-9 _ . and -, as in lead.created."
 
 
 class RuleError(ValueError):

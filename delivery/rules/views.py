@@ -28,9 +28,9 @@ from delivery.rules.mapping_spelling import mapping_mistakes, mapping_warnings
 from delivery.rules.patterns import Note, RuleError, check_pattern, note, odd_pattern
 from delivery.rules.preview import try_rule
 from delivery.rules.transforms import PLAIN_TRANSFORMS
-from delivery.search import EventTypeField
+from delivery.search import EventTypeField, WorkspaceQuery
 from delivery.serializers import OmittedFieldOut, WarningOut
-from meshes.api.fields import AnswerSerializer, FieldsOf, PublicIdField, QuerySerializer, StrictSerializer, store
+from meshes.api.fields import AnswerSerializer, FieldsOf, PublicIdField, StrictSerializer, store
 from meshes.api.problems import Problem, invalid
 from meshes.api.views import parsed_body
 from meshes.kit import clock, ids, strictjson
@@ -128,8 +128,7 @@ class RuleDetailOut(RuleOut):
         return warnings_of(rule)
 
 
-class RuleQuery(QuerySerializer):
-    workspace = serializers.CharField(required=False, help_text="Its id or external id.")
+class RuleQuery(WorkspaceQuery):
     connection = PublicIdField(ids.CONNECTION, required=False)
     event = EventPatternField(required=False, max_length=128, help_text="The pattern, as it is written.")
 

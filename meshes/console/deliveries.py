@@ -15,7 +15,7 @@ from delivery.dispatch import connection_health, deletion, replays
 from delivery.events import setting_aside
 from delivery.lanes import brokers
 from delivery.models import Attempt, DeadLetter, Delivery, Event, Replay, Rule, Unrouted
-from delivery.search import OUTCOMES, STATES, narrow_deliveries
+from delivery.search import OUTCOMES, REPLAYABLE, STATES, narrow_deliveries
 from meshes.console import display, timeline
 from meshes.console.display import column, connection_link, named, reference, two_lines, workspace, workspace_link
 from meshes.console.lists import PeriodFilter, WorkspaceFilter, by_choice, by_condition, by_id, by_text, chosen
@@ -260,7 +260,7 @@ class DeliveryAdmin(DeliveriesAdmin):
         self.report(request, "cancelled", len(cancelled), refused)
 
     def buttons(self, request: HttpRequest, obj: Delivery) -> dict[str, str]:
-        if obj.status in replays.REOPENABLE and obj.replaced_by_id is None:
+        if obj.status in REPLAYABLE and obj.replaced_by_id is None:
             was_rejected = obj.status == Delivery.Status.DEAD and obj.cause == replays.REJECTED
             return {"replay": "Send again"} | ({"replay_original": "Send again as it was"} if was_rejected else {})
         return {"cancel": "Cancel"} if obj.status in deletion.OPEN and obj.lease_id is None else {}

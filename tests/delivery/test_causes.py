@@ -40,7 +40,7 @@ def test_every_error_class_that_is_written_can_be_searched_for():
 
 def test_causes_have_words_and_stand_in_the_documentation():
     page = (ROOT / "docs" / "delivery.md").read_text()
-    for cause in (*search.DEAD_CAUSES, *search.HELD_CAUSES, *search.CANCELLED_CAUSES):
+    for cause in (*search.DEAD_CAUSES, *search.HOLDS, *search.CANCELLED_CAUSES):
         assert f"`{cause}`" in page, cause
         assert timeline.CAUSES[cause], cause
     log = (ROOT / "docs" / "access-log.md").read_text()
