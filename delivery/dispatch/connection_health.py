@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 from connections.credentials import KEY_MISSING, KEY_MISSING_WORDS
 from connections.models import Connection, ConnectionHealth
 from connections.providers.base import Outcome
-from delivery.dispatch.settling import CLOSED, NO_CREDENTIALS
+from delivery.dispatch.settling import CLOSED, FAILURES, NO_CREDENTIALS, THROTTLED
 from delivery.models import Delivery
 from workspaces.vault import stored_keys
 
@@ -28,9 +28,9 @@ RETRY_WORDS = "Its schedule: the next attempt is made then."
 PROBE_WORDS = "One delivery tries whether the destination is back; the others wait for what becomes of it."
 HALF_OPEN_WORDS = "The circuit breaker is half open: the next delivery tries whether the destination is back."
 COOL_DOWN_WORDS = {
-    "failures": "The circuit breaker is open: attempts in a row have failed. Then one delivery tries again.",
-    "throttled": "The destination has asked for a pause (429). Then one delivery tries again.",
-    "no_credentials": "The credentials cannot be used for now: no token, or no key. Then one delivery tries again.",
+    FAILURES: "The circuit breaker is open: attempts in a row have failed. Then one delivery tries again.",
+    THROTTLED: "The destination has asked for a pause (429). Then one delivery tries again.",
+    NO_CREDENTIALS: "The credentials cannot be used for now: no token, or no key. Then one delivery tries again.",
     "": "The vendor's limit of requests is used up until then.",
 }
 MOST_WAITING = 10_000
@@ -76,7 +76,7 @@ def cooling_down(connection: Connection, now: datetime) -> Waiting | None:
     health = health_of(connection)
     is_closed = health is None or health.breaker == CLOSED
     if connection.paused_until is not None and connection.paused_until > now:
-        opened_by = "" if health is None or is_closed else health.opened_by or "failures"
+        opened_by = "" if health is None or is_closed else health.opened_by or FAILURES
         return Waiting(COOL_DOWN, connection.paused_until, COOL_DOWN_WORDS[opened_by])
     if health is not None and not is_closed and health.probe_until is not None and health.probe_until > now:
         return Waiting(PROBE, health.probe_until, PROBE_WORDS)
@@ -116,7 +116,7 @@ def examine(connection: Connection, now: datetime) -> dict[str, Any] | None:
     counters = health_of(connection) or ConnectionHealth()
     waiting = int(_first(WAITING, [connection.pk, MOST_WAITING + 1]))
     with database.cursor() as cursor:
-        cursor.execute(FAILURES, [connection.pk, MOST_LOOKED_AT, NEWEST, list(NOT_THE_RECEIVERS)])
+        cursor.execute(NEWEST_FAILURES, [connection.pk, MOST_LOOKED_AT, NEWEST, list(NOT_THE_RECEIVERS)])
         failures = cursor.fetchall()
     succeeded_at = _newest(counters.last_success_at, _first(LAST_SUCCESS, [connection.pk, NEWEST]))
     put_back_at = connection.status_changed_at if connection.status == Connection.Status.ACTIVE else None
@@ -198,7 +198,7 @@ SELECT max(finished_at) FROM (
 ) AS newest
 """
 """By the newest events; of one that came late the counters know, to the minute."""
-FAILURES = """
+NEWEST_FAILURES = """
 WITH failed AS (
     SELECT looked.id, looked.claimed_at, looked.outcome, looked.detail
     FROM unnest(ARRAY['pending', 'held', 'dead', 'cancelled']) AS state (status) CROSS JOIN LATERAL (

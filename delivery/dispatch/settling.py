@@ -42,7 +42,7 @@ CALM_SECONDS = 60.0
 LONGEST_RETRY_AFTER_SECONDS = 24 * 3600.0
 OUR_FAULT_SECONDS = (5.0, 300.0)
 """Between attempts that a fault of ours ends: the first delay, and the longest."""
-CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
+CLOSED, OPEN = "closed", "open"
 OPENS_AFTER = 5
 FIRST_PAUSE = timedelta(seconds=30)
 LONGEST_PAUSE = timedelta(minutes=15)

@@ -116,10 +116,10 @@ FROM (VALUES {rows}) AS r (event_id, lease_id, cause, detail)
 WHERE u.event_id = r.event_id AND u.lease_id = r.lease_id
 RETURNING u.event_id
 """
-TAKE_BACK = """
+TAKE_BACK = f"""
 UPDATE unrouted u SET tries = greatest(u.tries - 1, 0),
-    poisoned_at = CASE WHEN u.cause <> 'workers_lost' THEN u.poisoned_at END,
-    cause = CASE WHEN u.cause <> 'workers_lost' THEN u.cause ELSE '' END
+    poisoned_at = CASE WHEN u.cause <> '{WORKERS_LOST}' THEN u.poisoned_at END,
+    cause = CASE WHEN u.cause <> '{WORKERS_LOST}' THEN u.cause ELSE '' END
 WHERE u.event_id = ANY(%s)
 """
 
@@ -157,8 +157,8 @@ def set_aside_lost() -> int:
     return len(lost)
 
 
-COUNT_BY_CAUSE = """
-SELECT CASE WHEN cause = '' THEN 'not_recorded' ELSE cause END, count(*)
+COUNT_BY_CAUSE = f"""
+SELECT CASE WHEN cause = '' THEN '{NOT_RECORDED}' ELSE cause END, count(*)
 FROM (SELECT cause FROM unrouted WHERE poisoned_at IS NOT NULL LIMIT %s) AS aside GROUP BY 1 ORDER BY 1
 """
 """By the index `unrouted_set_aside`. Rows of before their cause was recorded have none."""

@@ -197,7 +197,7 @@ def equals(operand: Any) -> Question:
     if operand is None or isinstance(operand, bool):
         return lambda value, meter: value is operand, 1
     if isinstance(operand, str):
-        return lambda value, meter: bool(value == operand), 1 + len(operand) // TEXT_PER_STEP
+        return lambda value, meter: bool(value == operand), _steps_of(operand)
     if isinstance(operand, (int, float)):
         return lambda value, meter: value == operand and value is not True and value is not False, 1
     kind = type(operand)

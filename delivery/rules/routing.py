@@ -374,7 +374,7 @@ def give_up(fact: Fact, compiled: CompiledRule, meter: Meter) -> Shaped:
     """A dead letter for what the rule could not decide within its steps: that is not the same as no match."""
     made = delivery_id(fact.event_id, compiled.rule.pk)
     reason = limit_words(compiled.rule, meter)
-    entry = {"result": "evaluation_limit", "delivery": ids.encode(ids.DELIVERY, made), "reason": reason}
+    entry = {"result": EVALUATION_LIMIT, "delivery": ids.encode(ids.DELIVERY, made), "reason": reason}
     dead = _delivery(made, fact, compiled, None, "dead", EVALUATION_LIMIT, reason)
     return compiled.entry | entry | {"steps": meter.given}, dead
 
