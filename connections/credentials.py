@@ -11,7 +11,8 @@ from connections.messages import RequestRefusedError, parse_url
 from connections.models import Connection
 from connections.oauth import tokens
 from connections.oauth.tokens import Tokens
-from connections.providers.base import Field, FieldProblem, InvalidFields, Outcome, Provider, Verdict, pointer_to
+from connections.providers.base import Field, FieldProblem, InvalidFields, Outcome, Provider, Verdict
+from connections.providers.fields import pointer_to
 from meshes.api.problems import Problem
 from meshes.kit import clock
 from workspaces.vault import vault

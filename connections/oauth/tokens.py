@@ -17,8 +17,8 @@ from urllib.parse import quote_plus, urlsplit, urlunsplit
 from connections import outbound
 from connections.messages import LocalError, OutboundError, RequestRefusedError, Response, parse_url
 from connections.providers.answers import retry_after
-from connections.providers.base import FIELD_IN_URL, OAuth, Outcome, Provider, Verdict, disabled, reauthorize
-from connections.providers.verdicts import throttled
+from connections.providers.base import FIELD_IN_URL, OAuth, Outcome, Provider, Verdict
+from connections.providers.verdicts import disabled, reauthorize, throttled
 from workspaces.vault.secret import MASK, Secret
 
 # --- apps -----------------------------------------------------------------------------------------------------------

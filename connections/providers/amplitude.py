@@ -6,8 +6,8 @@ from typing import Any
 from connections.messages import Request, Response
 from connections.providers.analytics import PLACEHOLDERS, REFUSED, TOO_LARGE, USER, project_key, unix_milliseconds
 from connections.providers.answers import text_at
-from connections.providers.base import Action, Field, Limits, MappingField, Shipment, region
-from connections.providers.fields import Unsendable
+from connections.providers.base import Action, Field, Limits, MappingField, Shipment
+from connections.providers.fields import Unsendable, region
 from connections.providers.vendor import Fields, Vendor, revealed, without_nulls
 from connections.providers.verdicts import reauthorize, rejected, retry, throttled
 

@@ -21,25 +21,19 @@ from connections.providers.fields import (
     NotAuthorized,
     Unsendable,
     clean,
-    pointer_to,
-    region,
 )
 from connections.providers.verdicts import (
     Outcome,
     Verdict,
-    disabled,
     of_repeatable,
     read_answer,
-    reauthorize,
     with_known_end,
 )
-from workspaces.vault.secret import Secret
 
 __all__ = [
     "CLIENT_CREDENTIALS", "Account", "Action", "Choice", "Exchange", "Field", "FieldProblem", "Granted",
-    "InvalidFields", "Limits", "MappingField", "NotAuthorized", "OAuth", "Outcome", "Provider",
-    "Secret", "Shipment", "Unsendable", "Verdict", "disabled", "pointer_to", "reauthorize",
-    "region",
+    "InvalidFields", "Limits", "MappingField", "NotAuthorized", "OAuth", "Outcome", "Provider", "Shipment",
+    "Unsendable", "Verdict",
 ]  # fmt: skip
 
 Auth = Literal["none", "secret", "url", "api_key", "basic", "bearer", "oauth2"]

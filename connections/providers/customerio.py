@@ -5,9 +5,9 @@ It answers 200 before it has looked at the values, so what it drops later shows 
 
 from connections.messages import Request, Response
 from connections.providers.answers import is_no_page, text_at
-from connections.providers.base import Account, Action, Field, Limits, MappingField, Shipment, region
+from connections.providers.base import Account, Action, Field, Limits, MappingField, Shipment
 from connections.providers.crm import person
-from connections.providers.fields import Unsendable
+from connections.providers.fields import Unsendable, region
 from connections.providers.vendor import VALUE_REFUSED, Vendor, url_part
 from connections.providers.verdicts import disabled, reauthorize
 

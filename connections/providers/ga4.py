@@ -13,8 +13,8 @@ from typing import Any
 from connections.messages import Request, Response
 from connections.providers.analytics import project_key, unix_milliseconds
 from connections.providers.answers import is_no_page
-from connections.providers.base import Action, Field, Limits, MappingField, Shipment, region
-from connections.providers.fields import Unsendable
+from connections.providers.base import Action, Field, Limits, MappingField, Shipment
+from connections.providers.fields import Unsendable, region
 from connections.providers.vendor import Vendor, revealed, typed, url_part, without_nulls
 from connections.providers.verdicts import rejected
 

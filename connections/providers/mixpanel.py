@@ -8,8 +8,8 @@ from connections.messages import Request, Response
 from connections.providers import analytics
 from connections.providers.analytics import EVENT, PERSON, REFUSED, TOO_LARGE, project_key, unix_milliseconds, uuid_of
 from connections.providers.answers import text_at
-from connections.providers.base import Action, Limits, MappingField, Shipment, region
-from connections.providers.fields import Unsendable
+from connections.providers.base import Action, Limits, MappingField, Shipment
+from connections.providers.fields import Unsendable, region
 from connections.providers.vendor import Vendor
 from connections.providers.verdicts import Outcome, Verdict, reauthorize, rejected, throttled
 

@@ -7,7 +7,8 @@ It would place an event where our server stands: `$geoip_disable` says not to, u
 from connections.messages import Request, Response
 from connections.providers.analytics import EVENT, PERSON, REFUSED, TOO_LARGE, iso_time, project_key, uuid_of
 from connections.providers.answers import text_at
-from connections.providers.base import Action, Limits, MappingField, Shipment, region
+from connections.providers.base import Action, Limits, MappingField, Shipment
+from connections.providers.fields import region
 from connections.providers.vendor import Vendor, revealed
 from connections.providers.verdicts import reauthorize, throttled
 

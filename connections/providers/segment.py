@@ -6,8 +6,8 @@ is addressed in the US. So nothing but a look into the source's debugger proves 
 
 from connections.messages import Request, Response
 from connections.providers.analytics import EVENT, USER, iso_time, project_key
-from connections.providers.base import Action, Limits, MappingField, Shipment, region
-from connections.providers.fields import Unsendable
+from connections.providers.base import Action, Limits, MappingField, Shipment
+from connections.providers.fields import Unsendable, region
 from connections.providers.vendor import Vendor, without_nulls
 from connections.providers.verdicts import rejected, retry
 

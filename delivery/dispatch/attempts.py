@@ -15,8 +15,8 @@ from connections.credentials import verdict_on
 from connections.messages import DELIVERY_BODY_LIMIT, NetworkError, OutboundError, Request, Response, Room
 from connections.oauth.refresh import DIRECT, Need, Steps
 from connections.oauth.tokens import NoTokenError
-from connections.providers.base import Exchange, NotAuthorized, Outcome, Unsendable, Verdict, reauthorize
-from connections.providers.verdicts import of_repeatable
+from connections.providers.base import Exchange, NotAuthorized, Outcome, Unsendable, Verdict
+from connections.providers.verdicts import of_repeatable, reauthorize
 from delivery.dispatch.claims import Job, repeatable
 from meshes.kit import ids
 from meshes.kit.database_faults import Fault, fault_of

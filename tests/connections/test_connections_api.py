@@ -12,13 +12,13 @@ from connections import lifecycle
 from connections.credentials import ConflictError
 from connections.lifecycle import connection_changed
 from connections.models import Connection
-from connections.providers.base import Secret
 from connections.serializers import ConnectionChangeIn, ConnectionIn, LimitsIn
 from meshes.kit import ids
 from tests.factories import make_workspace
 from tests.workspaces.callers import caller, post
 from workspaces.vault import vault
 from workspaces.vault.models import AccessRecord, SealedDocument
+from workspaces.vault.secret import Secret
 
 URL = "https://8.8.8.8/hook"
 CANARY = "canary-token-4242"

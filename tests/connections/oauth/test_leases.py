@@ -11,7 +11,8 @@ from connections.models import Connection, OAuthGrant, OAuthState
 from connections.oauth import grants, refresh
 from connections.oauth.refresh import Lease, Lost, Need, Renewed
 from connections.oauth.tokens import Tokens, ended, unavailable
-from connections.providers.base import Verdict, disabled
+from connections.providers.base import Verdict
+from connections.providers.verdicts import disabled
 from meshes.kit import ids
 from tests.connections.oauth.making import authorized, need_of, opened
 from tests.connections.oauth.vendor import CLIENT_ID

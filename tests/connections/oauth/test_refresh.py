@@ -26,7 +26,6 @@ from connections.models import OAuthGrant
 from connections.oauth import refresh, tokens
 from connections.oauth.refresh import DIRECT, KEEP_SECONDS, Authorization, Lost, Renewed, Steps
 from connections.oauth.tokens import OURS, NoTokenError
-from connections.providers.base import Secret
 from meshes.environment import PROJECT
 from meshes.kit.clock import Reading
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
@@ -35,6 +34,7 @@ from tests.factories import create_connection, make_workspace
 from tests.faults import raise_sqlstate
 from tests.polling import eventually, patient
 from workspaces.vault.models import AccessRecord
+from workspaces.vault.secret import Secret
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

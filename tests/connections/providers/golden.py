@@ -98,8 +98,9 @@ def answer_of(status: int, text: str, *headers: tuple[str, str], truncated: bool
 
 def revived(value: Any, parts: list[Any]) -> Any:
     """An argument of a kept call; shipments and exchanges name their places in `parts`."""
-    from connections.providers.base import Exchange, Secret
+    from connections.providers.base import Exchange
     from tests.connections.providers.shipments import shipment
+    from workspaces.vault.secret import Secret
 
     match value:
         case {"shipment": place, **others} if not others:

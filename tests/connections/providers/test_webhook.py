@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 import standardwebhooks
 
-from connections.providers.base import InvalidFields, NotAuthorized, Secret
+from connections.providers.base import InvalidFields, NotAuthorized
 from connections.providers.webhook import MAX_PREVIOUS, PROVIDER, new_signing_secret
 from tests.connections.providers.shipments import NOW, SECRET, as_secrets, shipment
+from workspaces.vault.secret import Secret
 
 URL = "https://example.com/hook"
 
