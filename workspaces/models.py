@@ -1,18 +1,10 @@
 """The tenant and its keys."""
 
-from typing import Self
-
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 
 from meshes.kit import ids
-
-
-class WorkspaceQuerySet(models.QuerySet["Workspace"]):
-    def live(self) -> Self:
-        """Workspaces that have not been deleted."""
-        return self.filter(deleted_at=None)
 
 
 class Workspace(models.Model):
@@ -27,8 +19,6 @@ class Workspace(models.Model):
     updated_at = models.DateTimeField(auto_now=True)
     deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
     purged_at = models.DateTimeField(null=True, blank=True, editable=False)
-
-    objects = WorkspaceQuerySet.as_manager()
 
     class Meta:
         db_table = "workspaces"

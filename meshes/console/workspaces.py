@@ -48,7 +48,7 @@ class WorkspaceForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscript
             return None
         if ids.is_type_id(external_id):
             raise forms.ValidationError("An external id must not look like an id of Meshes.")
-        others = Workspace.objects.live().exclude(pk=self.instance.pk)
+        others = Workspace.objects.filter(deleted_at=None).exclude(pk=self.instance.pk)
         if self.instance.deleted_at is None and others.filter(external_id=external_id).exists():
             raise forms.ValidationError("Another live workspace has this external id.")
         return external_id
