@@ -164,7 +164,7 @@ def authorize(
     """
     provider = providers.get(connection.type)
     with transaction.atomic():
-        row = _lock(connection)
+        row = lock(connection.workspace_id, connection.pk)
         if row is None:
             raise ConflictError(DELETED_WORDS)
         if started is not None and not OAuthState.objects.filter(pk=started.pk, workspace_id=row.workspace_id).exists():
@@ -200,7 +200,7 @@ def disconnect(connection: Connection, *, actor: str, asks_vendor: bool = True) 
     if provider.oauth is None or not provider.oauth.is_by_person:
         raise ConflictError(f"{provider.name} connections are not authorized, so there is nothing to disconnect.")
     with outside.keeping_places(), transaction.atomic():
-        row = _lock(connection)
+        row = lock(connection.workspace_id, connection.pk)
         if row is None or row.version != connection.version:
             raise ConflictError(CHANGED_WORDS)
         if asks_vendor and grants.needs_revoking(row):
@@ -244,7 +244,7 @@ def delete(connection: Connection, *, actor: str = "", asks_vendor: bool = True)
     """
     now = clock.database_now()
     with outside.keeping_places(), transaction.atomic():
-        row = _lock(connection)
+        row = lock(connection.workspace_id, connection.pk)
         if row is None:
             return False
         if asks_vendor and grants.needs_revoking(row):
@@ -368,10 +368,11 @@ def _rows(connection: Connection) -> Any:
     return Connection.objects.filter(pk=connection.pk, workspace_id=connection.workspace_id)
 
 
-def _lock(connection: Connection) -> Connection | None:
-    """The row as it is now, and until the transaction's end; None for a deleted one. A refresh that ends waits."""
-    row: Connection | None = _rows(connection).exclude(status=Status.DELETED).select_for_update(no_key=True).first()
-    return row
+def lock(workspace_id: uuid.UUID, connection_id: uuid.UUID) -> Connection | None:
+    """The row as it is now, and until the transaction's end; None for a deleted one. An edit and a refresh that ends
+    wait for one another."""
+    rows = Connection.objects.filter(pk=connection_id, workspace_id=workspace_id).exclude(status=Status.DELETED)
+    return rows.select_for_update(no_key=True).first()
 
 
 def _reload(connection: Connection) -> Connection:

@@ -28,7 +28,8 @@ from connections.messages import Response
 from connections.models import Connection, OAuthGrant
 from connections.oauth import grants, tokens
 from connections.oauth.tokens import Client, NoTokenError, Tokens, ended, unavailable
-from connections.providers.base import Provider, Verdict, reauthorize
+from connections.providers.base import Provider, Verdict
+from connections.providers.verdicts import reauthorize
 from meshes.kit import ids
 from meshes.kit.clock import Reading, database_now
 from meshes.kit.database_faults import Fault, fault_of
@@ -433,7 +434,7 @@ def finish_refresh(finishes: Sequence[Finish]) -> list[Renewed | Lost]:
 def _keep(lease: Lease, new: Tokens) -> Renewed | Lost:
     need, oauth = lease.need, lease.provider.oauth
     with transaction.atomic():
-        connection = _lock(need)
+        connection = lifecycle.lock(need.workspace_id, need.connection_id)
         if connection is None or not _leased(need).select_for_update().exists():
             is_by_person = oauth is not None and oauth.is_by_person  # a client of the customer's may have had none yet
             is_gone = connection is None or (is_by_person and "access_token" not in connection.credential_hints)
@@ -448,12 +449,6 @@ def _keep(lease: Lease, new: Tokens) -> Renewed | Lost:
                 rows.update(credential_hints=hints)
         _leased(need).update(**changed)
         return kept
-
-
-def _lock(need: Need) -> Connection | None:
-    """The connection's row, locked, unless it is deleted."""
-    rows = Connection.objects.filter(pk=need.connection_id, workspace_id=need.workspace_id)
-    return rows.exclude(status=Connection.Status.DELETED).select_for_update(no_key=True).first()
 
 
 def _seal(lease: Lease, new: Tokens, config: Mapping[str, Any]) -> Renewed | Lost:
@@ -487,7 +482,7 @@ def _fail(lease: Lease, verdict: Verdict) -> Lost:
         seconds = verdict.retry_after_seconds or tokens.FIRST_COOL_DOWN_SECONDS
         changed["not_before"] = now + timedelta(seconds=seconds)
     with transaction.atomic():
-        connection = _lock(need)
+        connection = lifecycle.lock(need.workspace_id, need.connection_id)
         is_ours = connection is not None and bool(_leased(need).update(**changed))
         if connection is not None and is_ours and verdict.hold is not None:
             lifecycle.hold(connection, verdict.hold, verdict.words)
