@@ -34,14 +34,14 @@ def probed(type, secret, status="active"):
     return probe, connection
 
 
-def test_a_key_that_may_only_send_emails_passes_and_mends(vendor):
+def test_a_key_that_may_only_send_emails_passes_and_ends_the_hold(vendor):
     vendor("resend").answer(401, body=b'{"statusCode":401,"name":"restricted_api_key","message":"only send"}')
     probe, connection = probed("resend", {"api_key": "re_canary9f3c"}, status="needs_reauth")
     assert (probe.ok, probe.outcome) == (True, "delivered")
     assert connection.status == Connection.Status.ACTIVE
 
 
-def test_a_wrong_key_passes_no_test_and_mends_nothing(vendor):
+def test_a_wrong_key_passes_no_test_and_ends_nothing(vendor):
     vendor("resend").answer(403, body=b'{"statusCode":403,"name":"invalid_api_key","message":"API key is invalid"}')
     probe, connection = probed("resend", {"api_key": "re_canary9f3c"}, status="needs_reauth")
     assert (probe.ok, probe.error_class) == (False, "unauthorized")

@@ -504,7 +504,7 @@ def test_a_test_sends_a_signed_event_and_shows_it_without_secrets(api, workspace
 
 
 @pytest.mark.parametrize("status", ["disabled", "needs_reauth", "credential_error"])
-def test_a_successful_test_mends(api, workspace, endpoint, status):
+def test_a_successful_test_ends_what_held_the_connection(api, workspace, endpoint, status):
     made = create(api, workspace, config={"url": endpoint.url})
     Connection.objects.update(status=status, status_reason="gone")
     assert verb(api, made, "test").json()["status"] == "active"

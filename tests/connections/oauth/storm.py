@@ -69,8 +69,8 @@ def need_token(plan: dict[str, Any], ready: threading.Barrier, outcomes: list[st
     try:
         authorization.prepare(time.monotonic() + 30)
         outcomes.append(authorization.credentials["access_token"].reveal())
-    except NoTokenError as trouble:
-        outcomes.append(trouble.verdict.error_class)
+    except NoTokenError as error:
+        outcomes.append(error.verdict.error_class)
 
 
 if __name__ == "__main__":

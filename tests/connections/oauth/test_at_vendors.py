@@ -163,7 +163,7 @@ def test_an_app_that_was_removed_at_the_vendor_ends_the_connection(server):
 
 
 @every_refreshing
-def test_trouble_at_the_token_endpoint_ends_nothing(server):
+def test_a_failing_token_endpoint_ends_nothing(server):
     connection = connect(server)
     server.expire_access_tokens()
     server.fail_token(503)

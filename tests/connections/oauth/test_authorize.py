@@ -154,7 +154,7 @@ def test_without_an_app_nothing_is_started(api, vendor, settings):
 # --- the way back ---------------------------------------------------------------------------------------------------
 
 
-def test_an_authorization_keeps_tokens_and_mends_the_connection(api, vendor):
+def test_an_authorization_keeps_tokens_and_ends_what_held_the_connection(api, vendor):
     vendor.extra |= {"hub_id": 62515, "hub_domain": "acme.example"}
     connection = make()
     answer = authorize(api, vendor, connection)
@@ -404,7 +404,7 @@ def test_a_verifier_that_somebody_exchanged_is_refused_by_the_vendor(api, vendor
 
 
 @pytest.mark.parametrize("reply", [Reply(500, {}), Reply(200, b"<html>"), Reply(401, {"error": "invalid_client"})])
-def test_a_vendor_in_trouble_changes_nothing(api, vendor, reply):
+def test_a_vendor_that_fails_changes_nothing(api, vendor, reply):
     connection = make()
     parameters = vendor.consent(start(api, connection))
     vendor.before_reply = lambda asked: reply

@@ -51,7 +51,7 @@ def test_a_test_says_that_the_authorization_has_ended(vendor):
     assert (found.error_class, vendor.api_requests) == ("authorization_ended", [])
 
 
-def test_a_test_says_that_the_vendor_is_in_trouble(vendor):
+def test_a_test_says_that_the_vendor_fails(vendor):
     vendor.before_reply = lambda asked: Reply(503, {})
     found = calls.probe(expired(vendor), actor="a test")
     assert (found.ok, found.outcome, found.error_class) == (False, "retry", "token_unavailable")

@@ -105,15 +105,15 @@ def test_without_pkce_no_verifier_goes(vendor):
         ("webhook", Reply(400, {"error": "invalid_scope"})),
     ],
 )
-def test_what_only_the_owner_can_mend(vendor, slug, reply):
+def test_what_only_the_owner_can_fix(vendor, slug, reply):
     vendor.before_reply = lambda asked: reply
-    verdict = trouble(vendor, slug)
+    verdict = fail(vendor, slug)
     assert (verdict.outcome, verdict.hold) == (Outcome.BROKEN, "needs_reauth")
     fix = "Check its id, its secret and the scope." if slug == "webhook" else "Authorize it again."
     assert verdict.words.endswith(fix)
 
 
-def trouble(vendor, slug="hubspot", seconds=10.0):
+def fail(vendor, slug="hubspot", seconds=10.0):
     """What comes of a refresh that fails."""
     config, kept = {}, KEPT
     if slug == "instanced":
@@ -145,14 +145,14 @@ def trouble(vendor, slug="hubspot", seconds=10.0):
 )
 def test_nothing_else_ends_an_authorization(vendor, reply, words):
     vendor.before_reply = lambda asked: reply
-    verdict = trouble(vendor)
+    verdict = fail(vendor)
     assert (verdict.outcome, verdict.hold, verdict.throttled) == (Outcome.RETRY, None, True)
     assert verdict.words == words
 
 
 def test_a_vendor_may_say_for_how_long(vendor):
     vendor.before_reply = lambda asked: Reply(429, {}, {"retry-after": "77"})
-    assert trouble(vendor).retry_after_seconds == 77
+    assert fail(vendor).retry_after_seconds == 77
 
 
 @pytest.mark.parametrize(
@@ -160,12 +160,12 @@ def test_a_vendor_may_say_for_how_long(vendor):
 )
 def test_each_failure_rests_twice_as_long(vendor, failures, asked, rest):
     vendor.before_reply = lambda _: Reply(503, {}, {} if asked is None else {"retry-after": str(asked)})
-    assert with_cool_down(trouble(vendor), failures).retry_after_seconds == rest
+    assert with_cool_down(fail(vendor), failures).retry_after_seconds == rest
 
 
 def test_a_vendor_that_does_not_answer_in_time(vendor):
     vendor.gate = Gate()
-    verdict = trouble(vendor, seconds=0.2)
+    verdict = fail(vendor, seconds=0.2)
     vendor.gate.open()
     assert (verdict.outcome, verdict.hold) == (Outcome.RETRY, None)
     assert verdict.words.startswith("HubSpot gave no token: ")
@@ -173,7 +173,7 @@ def test_a_vendor_that_does_not_answer_in_time(vendor):
 
 def test_an_address_that_is_not_allowed(vendor, settings):
     settings.MESHES_OUTBOUND_ALLOW_NETS = []
-    verdict = trouble(vendor)
+    verdict = fail(vendor)
     assert (verdict.outcome, verdict.hold) == (Outcome.BROKEN, "disabled")
     assert vendor.token_requests == []
 
@@ -182,7 +182,7 @@ def test_nothing_that_was_sent_or_answered_is_shown(vendor, clean_log):
     vendor.before_reply = lambda asked: Reply(
         400, {"error": f"{CANARY}e1", "error_description": json.dumps(asked.form)}
     )
-    verdict = trouble(vendor)
+    verdict = fail(vendor)
     assert CANARY not in f"{verdict!r}"
 
 

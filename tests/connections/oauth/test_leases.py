@@ -257,10 +257,10 @@ def test_other_credentials_that_changed_meanwhile_stay(connection):
     assert (document["other"], document["access_token"]) == (Secret("changed"), Secret("canary-new"))
 
 
-# --- trouble --------------------------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------------------------
 
 
-def test_trouble_of_theirs_rests_the_grant(connection):
+def test_a_failure_of_theirs_cools_the_grant_down(connection):
     lease = begin(connection)
     finish(lease, unavailable("HubSpot gives no token (503).", 40.0))
     grant = grant_of(connection)

@@ -156,7 +156,7 @@ def test_fifty_workers_meet_one_end(vendor, caplog):
     assert connection.status == "needs_reauth"
 
 
-def test_fifty_workers_meet_one_trouble(vendor):
+def test_fifty_workers_meet_one_failure(vendor):
     connection = expired(vendor)
     vendor.before_reply = lambda asked: Reply(503, {})
     got = outcomes(storm(connection, vendor))
@@ -252,7 +252,7 @@ def test_a_token_with_little_time_left_is_renewed(vendor):
 
 
 @pytest.mark.parametrize("reply", [Reply(503, {}), Reply(200, b"<html>"), Reply(400, {"error": "invalid_client"})])
-def test_trouble_with_a_token_that_is_good_still_is_none(vendor, reply):
+def test_a_failure_while_the_token_is_good_is_none(vendor, reply):
     connection = authorized(vendor, left=timedelta(minutes=4))
     vendor.before_reply = lambda asked: reply
     assert prepared(connection).version == 1

@@ -57,8 +57,8 @@ def test_nothing_shows_a_secret(vendor, clean_log):
     api.get(path)
     post(api, f"{path}/test", {})
     renew(need_of(connection, 3), DIRECT, float("inf"))
-    for trouble in (Reply(503, {"error": CANARY}), Reply(400, {"error": "invalid_grant", "error_description": CANARY})):
-        vendor.before_reply = lambda asked, trouble=trouble: trouble
+    for failure in (Reply(503, {"error": CANARY}), Reply(400, {"error": "invalid_grant", "error_description": CANARY})):
+        vendor.before_reply = lambda asked, failure=failure: failure
         OAuthGrant.objects.update(not_before=None)
         with pytest.raises(NoTokenError) as caught:
             renew(need_of(connection, 4), DIRECT, float("inf"))

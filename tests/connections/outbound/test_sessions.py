@@ -17,7 +17,7 @@ JSON_ANSWER = (
 )
 
 
-def test_a_conversation_goes_through_the_door():
+def test_a_conversation_goes_through_the_client():
     with receiver(answering(JSON_ANSWER)) as server:
         response = session(policy=LOOPBACK).post(f"{server.url}/token", data={"code": "a b"}, params={"v": "1"})
     assert (response.status_code, response.reason, response.ok) == (200, "OK", True)

@@ -309,7 +309,7 @@ def test_accounts_and_choices_are_read_or_refused(provider):
 
 
 @pytest.mark.parametrize(("provider", "action"), ACTIONS, ids=lambda each: each.slug)
-def test_the_door_takes_what_is_sent_as_it_is(provider, action):
+def test_the_client_takes_what_is_sent_as_it_is(provider, action):
     example = example_shipment(provider, action)
     assert_sendable(provider.prepare(example))
     for field in provider.live_options:

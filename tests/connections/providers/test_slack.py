@@ -260,7 +260,7 @@ def test_a_webhook_s_errors_are_plain_text(status, body, outcome, hold, error_cl
     assert fix in verdict.words
 
 
-def test_slack_s_own_hints_are_told():
+def test_slack_s_own_explanations_are_told():
     assert refused("missing_scope", needed="chat:write", provided="channels:read").words.endswith(
         "Slack: “needs chat:write, has channels:read”"
     )

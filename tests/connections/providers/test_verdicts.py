@@ -58,7 +58,7 @@ def test_a_redirect_says_that_it_is_not_followed():
         (RequestRefusedError("invalid_request", "w"), (Outcome.REJECTED, "invalid_request", None)),
     ],
 )
-def test_every_error_of_the_door_has_its_verdict(error, expected):
+def test_every_error_of_the_client_has_its_verdict(error, expected):
     verdict = read_answer(error)
     assert (verdict.outcome, verdict.error_class, verdict.hold) == expected
     assert verdict.words == "w"

@@ -316,8 +316,8 @@ class Users:
             connections.close_all()
 
     def _deliver(self) -> None:
-        hints = fan_out([make_event(self.targets[0].workspace).pk])
-        jobs = [job for job in claims.claim([delivery_id for *_, delivery_id in hints], "worker") if job]
+        wake_ups = fan_out([make_event(self.targets[0].workspace).pk])
+        jobs = [job for job in claims.claim([delivery_id for *_, delivery_id in wake_ups], "worker") if job]
         results = [attempts.attempt(job) for job in jobs]
         settling.settle(results, "worker")
         assert len(results) == SENDING
