@@ -55,6 +55,12 @@ def visible_workspaces(identity: Identity) -> QuerySet[Workspace]:
     return Workspace.objects.filter(pk=identity.workspace_id)
 
 
+def is_named(reference: str) -> Q:
+    """What finds workspaces by an id (`ws_…`) or an external id."""
+    pk = ids.decode(ids.WORKSPACE, reference)
+    return Q(external_id=reference) if pk is None else Q(pk=pk)
+
+
 def resolve_workspace(identity: Identity, reference: object, *, include_deleted: bool = False) -> Workspace:
     """The workspace by its id (`ws_…`) or external id. Raises Http404.
 
@@ -63,8 +69,7 @@ def resolve_workspace(identity: Identity, reference: object, *, include_deleted:
     """
     if not isinstance(reference, str) or not EXTERNAL_ID.fullmatch(reference):
         raise Http404
-    pk = ids.decode(ids.WORKSPACE, reference)
-    found = visible_workspaces(identity).filter(Q(external_id=reference) if pk is None else Q(pk=pk))
+    found = visible_workspaces(identity).filter(is_named(reference))
     if not include_deleted:
         found = found.filter(deleted_at=None)
     workspace = found.order_by(F("deleted_at").desc(nulls_first=True)).first()
@@ -103,11 +108,10 @@ def find_workspaces(identity: Identity, references: Iterable[str]) -> dict[str, 
     if missing := wanted - found.keys():
         began = time.monotonic()  # a workspace is as old as the beginning of the look at it
         pks = {text: ids.decode(ids.WORKSPACE, text) for text in missing}
-        is_named = Q(external_id__in=[text for text, pk in pks.items() if pk is None])
+        external_ids = [text for text, pk in pks.items() if pk is None]
+        is_one_of = Q(external_id__in=external_ids) | Q(pk__in=filter(None, pks.values()))
         rows: dict[object, Workspace] = {}
-        for row in Workspace.objects.filter(
-            is_named | Q(pk__in=filter(None, pks.values())), deleted_at=None
-        ).order_by():
+        for row in Workspace.objects.filter(is_one_of, deleted_at=None).order_by():
             rows |= {row.pk: row, row.external_id: row}
         loaded = {text: rows[pk or text] for text, pk in pks.items() if (pk or text) in rows}
         with _seen_lock:

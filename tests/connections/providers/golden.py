@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from connections import messages
+from connections import messages, providers
 from connections.messages import Request, Response
+from connections.providers.base import Exchange, InvalidFields, Unsendable
+from tests.connections.providers.shipments import shipment
+from workspaces.vault.secret import Secret
 
 FILE = Path(__file__).with_name("golden.json")
 STATUSES = (*range(100, 104), *range(200, 209), 226, *range(300, 309), *range(400, 432), 451, 460, 477, 498, 499,
@@ -98,10 +101,6 @@ def answer_of(status: int, text: str, *headers: tuple[str, str], truncated: bool
 
 def revived(value: Any, parts: list[Any]) -> Any:
     """An argument of a kept call; shipments and exchanges name their places in `parts`."""
-    from connections.providers.base import Exchange
-    from tests.connections.providers.shipments import shipment
-    from workspaces.vault.secret import Secret
-
     match value:
         case {"shipment": place, **others} if not others:
             return shipment(**{key: revived(parts[each], parts) for key, each in parts[place].items()})
@@ -123,8 +122,6 @@ def revived(value: Any, parts: list[Any]) -> Any:
 
 def result(call: Callable[..., Any], *arguments: Any) -> Any:
     """What is given; how it refuses."""
-    from connections.providers.base import InvalidFields, Unsendable
-
     try:
         return plain(call(*arguments))
     except (Unsendable, InvalidFields, KeyError) as refusal:
@@ -198,7 +195,6 @@ def text_of_result(given: Any) -> str:
 
 def write(golden: Mapping[str, Any]) -> None:
     """What the providers make of the corpus now, a call a line."""
-    from connections import providers
 
     def line(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -5,13 +5,13 @@ from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db.models import Q
 from django.utils.dateparse import parse_datetime
 
 from meshes.api.problems import Problem
-from meshes.kit import clock, ids
+from meshes.kit import clock
 from workspaces import keys
 from workspaces.authentication import ORIGIN
+from workspaces.endpoints import is_named
 from workspaces.models import ApiKey, Workspace
 
 
@@ -71,9 +71,7 @@ def _read_workspace(reference: str | None, kind: str) -> Workspace | None:
         raise CommandError("--workspace belongs to workspace and publishable keys, and only to them.")
     if reference is None:
         return None
-    pk = ids.decode(ids.WORKSPACE, reference)
-    named = Q(external_id=reference) if pk is None else Q(pk=pk)
-    workspace = Workspace.objects.filter(named, deleted_at=None).first()
+    workspace = Workspace.objects.filter(is_named(reference), deleted_at=None).first()
     if workspace is None:
         raise CommandError(f"There is no workspace {reference}.")
     return workspace
