@@ -104,13 +104,13 @@ def fan_out(event_id: str) -> None:
             if rules is None:
                 with heavy.loading:  # which may be many: few threads wait for that at once
                     rules = _rule_loads.submit(fact)
-            hints = _write(_evaluate(fact, rules, turn), turn)
+            wake_ups = _write(_evaluate(fact, rules, turn), turn)
     except heavy.HeavyError:
         _hand_back(Failure(claim, "", "So many heavy events are routed that it waits for its turn."))
     except Exception as error:  # noqa: BLE001  (judged by whose fault it is)
         _hand_back(setting_aside.judge(claim, error, began_at))
     else:
-        brokers.publish_deliveries(hints)
+        brokers.publish_deliveries(wake_ups)
 
 
 def _evaluate(fact: Fact, rules: Routing, turn: heavy.Turn) -> Routed:
@@ -163,7 +163,7 @@ def deliver(delivery_id: str) -> None:
 
 
 def tell_lane(result: Result) -> None:
-    """Tell the lane how its endpoint does. A 429 is no trouble: it pauses the lane; neither are our own faults."""
+    """Tell the lane how its endpoint does. A 429 is no failure: it pauses the lane; neither are our own faults."""
     if not result.verdict.is_ours:
         failed = result.verdict.outcome in (Outcome.RETRY, Outcome.UNCERTAIN) and not result.verdict.throttled
         report(str(result.job.delivery_id), result.duration_ms / 1000, is_failure=failed)

@@ -82,10 +82,10 @@ def dismiss(delivery_ids: Iterable[uuid.UUID], now: datetime) -> int:
     )
 
 
-def cancel_some(deliveries: QuerySet[Delivery], cause: str, now: datetime, most: int = CANCELLED_AT_ONCE) -> int:
-    """Cancel up to `most` of the open deliveries in a query set; how many went. 0 means that none is left to cancel."""
+def cancel_some(deliveries: QuerySet[Delivery], cause: str, now: datetime) -> int:
+    """Cancel up to 1,000 of the open deliveries in a query set; how many went. 0 means that none is left to cancel."""
     waiting = deliveries.filter(status__in=OPEN, lease_id=None).order_by()
-    return cancel(waiting.values_list("pk", flat=True)[:most], cause, now)
+    return cancel(waiting.values_list("pk", flat=True)[:CANCELLED_AT_ONCE], cause, now)
 
 
 def unlink(delivery_ids: Sequence[uuid.UUID]) -> None:

@@ -29,7 +29,7 @@ from workspaces.vault import access_log
 
 logger = logging.getLogger(__name__)
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 TABLES = ("events", "payloads", "routing_ledgers", "deliveries", "attempts", "access_records")
 LOCK_TIMEOUT = "20ms"
@@ -70,7 +70,7 @@ def ensure_partitions(now: datetime) -> int:
     return made
 
 
-def _patiently(change: Callable[[], Made]) -> Made:
+def _patiently(change: Callable[[], T]) -> T:
     """What `change` returns, in a transaction that waits for no lock for long; raises its error after many tries."""
     tries = 0
     while True:

@@ -78,10 +78,10 @@ class Keeper:
                 if self._join(database):
                     failures, was_taking = 0, True
                     self._watch(database)
-                rest, why = NOT_DIRECT_SECONDS, f"MESHES_DIRECT_DATABASE_URL {NOT_DIRECT_WORDS}"
+                wait, why = NOT_DIRECT_SECONDS, f"MESHES_DIRECT_DATABASE_URL {NOT_DIRECT_WORDS}"
             except Exception as error:  # noqa: BLE001  (whatever it was, the worker is without a session)
                 Channel.is_taking = False  # until it is known whether more than the session is lost
-                rest, why = min(RECONNECT_SECONDS * 2**failures, RECONNECT_AT_MOST_SECONDS), describe(error)
+                wait, why = min(RECONNECT_SECONDS * 2**failures, RECONNECT_AT_MOST_SECONDS), describe(error)
             Keeper.current, Channel.owner = None, ""
             database.close()
             takes = _answers(connections[DEFAULT_DB_ALIAS])
@@ -89,7 +89,7 @@ class Keeper:
                 logger.warning(LAPSE_WORDS if takes else IDLE_WORDS, why)
             Channel.is_taking = takes
             failures = min(failures + 1, 10)
-            time.sleep(rest)
+            time.sleep(wait)
 
     def _join(self, database: BaseDatabaseWrapper) -> bool:
         """Hold a new lock, and go on in the session that there was, or begin one; False without a direct connection."""

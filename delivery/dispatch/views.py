@@ -21,7 +21,7 @@ from connections.models import Connection
 from connections.serializers import ConnectionOut
 from delivery.dispatch import deletion, replays
 from delivery.dispatch.connection_health import STATUSES, examine, shown
-from delivery.dispatch.replays import CURRENT, ORIGINAL, REOPEN, REPLACE, UNCERTAIN, Refusal, Terms, count_states
+from delivery.dispatch.replays import CURRENT, ORIGINAL, REOPEN, REPLACE, UNCERTAIN, Refusal, Shape, Terms, count_states
 from delivery.lanes import brokers
 from delivery.models import Attempt, Delivery, Payload, Replay
 from delivery.rules import preview
@@ -106,7 +106,7 @@ class DeliveryViewSet(DeliverySearch):
         after a rejection, it is a new one, and the old one names it in `replaced_by`.
         """
         delivery = self.get_object()
-        terms = replays.Terms(**self.read(ReplayTermsIn))
+        terms = Terms(**self.read(ReplayTermsIn))
         sent = replays.send_again([delivery.pk], terms)
         if refusal := sent.refused.get(delivery.pk):
             if refusal.reason == replays.FILTERED:
@@ -262,9 +262,9 @@ class ReplayViewSet(TenantViewSet):
             count = matching.order_by()[:COUNTED].count()
         if given["dry_run"]:
             with snapshot():
-                samples = replays.read(list(matching.order_by("pk").values_list("pk", flat=True)[:SAMPLES]))
-                shown = [_sample(delivery, terms) for delivery in samples]
-            document = {"dry_run": True, "count": count, "count_is_exact": count < COUNTED, "samples": shown}
+                first = replays.read(list(matching.order_by("pk").values_list("pk", flat=True)[:SAMPLES]))
+                samples = [_sample(delivery, terms) for delivery in first]
+            document = {"dry_run": True, "count": count, "count_is_exact": count < COUNTED, "samples": samples}
             return lambda: DryRun(DryRunOut(document).data)
         asked = parsed_body(request).value["filter"]
 
@@ -298,14 +298,14 @@ class ReplayViewSet(TenantViewSet):
 def _sample(delivery: Delivery, terms: Terms) -> dict[str, Any]:
     """What a replay would send in place of a delivery of `replays.read`, and how its body differs."""
     way = replays.decide(delivery, terms)
-    shape: replays.Shape | Refusal | None = None
+    shape: Shape | Refusal | None = None
     if way != REOPEN:
         shape = way if isinstance(way, Refusal) else replays.shape_now(delivery, Meter(RULE_STEPS))
-    shown: dict[str, Any] = {"request": None, "difference": [], "reason": "", "error": ""}
+    sample: dict[str, Any] = {"request": None, "difference": [], "reason": "", "error": ""}
     if isinstance(shape, Refusal):
-        shown |= {"reason": shape.reason, "error": shape.words}
+        sample |= {"reason": shape.reason, "error": shape.words}
     else:
-        shown |= _request(delivery, shape, is_new=way == REPLACE)
+        sample |= _request(delivery, shape, is_new=way == REPLACE)
     return {
         "delivery": delivery.public_id,
         "event": ids.encode(ids.EVENT, delivery.event_id),
@@ -313,16 +313,16 @@ def _sample(delivery: Delivery, terms: Terms) -> dict[str, Any]:
         "connection": ids.encode(ids.CONNECTION, delivery.connection_id),
         "connection_name": delivery.connection.name,
         "mapping": None if isinstance(way, Refusal) else ORIGINAL if way == REOPEN else CURRENT,
-        **shown,
+        **sample,
     }
 
 
-def _request(delivery: Delivery, shape: replays.Shape | None, *, is_new: bool) -> dict[str, Any]:
+def _request(delivery: Delivery, shape: Shape | None, *, is_new: bool) -> dict[str, Any]:
     """The request, and the difference of the body that the delivery has to its new shape, where it gets one."""
     payload = Payload.objects.filter(pk=delivery.event_id, erased_at=None).values_list("body", flat=True).first() or ""
     before = payload if delivery.body is None else delivery.body
     after = before if shape is None else payload if shape.body is None else shape.body
-    shown = preview.try_render(
+    rendered = preview.try_render(
         delivery.connection,
         delivery_id=replays.replacement_id(delivery.pk, None) if is_new else delivery.pk,
         event_id=delivery.event_id,
@@ -335,7 +335,7 @@ def _request(delivery: Delivery, shape: replays.Shape | None, *, is_new: bool) -
     )
     was_shaped = delivery.cause not in replays.UNSHAPED
     difference = preview.differences(before, after, MOST_DIFFERENCES) if was_shaped and shape else []
-    return {**shown, "difference": difference}
+    return {**rendered, "difference": difference}
 
 
 # --- connections ------------------------------------------------------------------------------------------------------

@@ -162,14 +162,14 @@ class Admission:
 
     def take_rate(self) -> None:
         """Ask the rate limits of each workspace and of the key."""
-        for workspace, count in self._counts().items():
+        for workspace, count in self._count_by_workspace().items():
             wait = limits.take(workspace, self._identity.key_id, count)
             if wait is not None:
                 self._refuse(workspace, "The events of this workspace or key come faster than its rate allows.", wait)
 
     def take_room(self) -> None:
         """Ask the cap on each workspace's backlog."""
-        for workspace, count in self._counts().items():
+        for workspace, count in self._count_by_workspace().items():
             limit = settings.MESHES_BACKLOG_LIMIT if workspace.backlog_limit is None else workspace.backlog_limit
             if not take_room(workspace.pk, count, limit):
                 words = f"{limit:,} or more deliveries and events of this workspace wait already."
@@ -189,7 +189,7 @@ class Admission:
                 results.append(NewEvent(workspace.pk, type_, payload, key_id, external_id=external_id))
         return results
 
-    def _counts(self) -> Counter[Workspace]:
+    def _count_by_workspace(self) -> Counter[Workspace]:
         return Counter(self._workspaces[draft[1]] for draft in self._places if not isinstance(draft, Problem))
 
     def _refuse(self, workspace: Workspace, detail: str, wait_seconds: float) -> None:

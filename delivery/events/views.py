@@ -100,10 +100,10 @@ class EventViewSet(TenantViewSet):
         """Route an event again that was set aside. 409 where it was not."""
         event = self.get_object()
         self.read(StrictSerializer)
-        hints = setting_aside.route_again([event.pk])
-        if not hints:
+        routed = setting_aside.route_again([event.pk])
+        if not routed:
             raise Problem(409, detail="Only an event that was set aside is routed again.")
-        transaction.on_commit(lambda: brokers.publish_fanouts(hints))
+        transaction.on_commit(lambda: brokers.publish_fanouts(routed))
         return self._show(id, 202)
 
     @extend_schema(operation_id="events_route_all", request=RouteAgainIn, responses={202: RoutedAgainOut})
@@ -112,9 +112,9 @@ class EventViewSet(TenantViewSet):
     def route_all(self, request: Request) -> Response:
         """Route all events again that were set aside, of one workspace or of all that the key may see."""
         workspace = self.read(RouteAgainIn).get("workspace")
-        hints = setting_aside.route_all_again(workspace.pk if workspace else self.identity.workspace_id)
-        transaction.on_commit(lambda: brokers.publish_fanouts(hints))
-        answer = {"events": len(hints), "remaining": len(hints) == setting_aside.MOST_AT_ONCE}
+        routed = setting_aside.route_all_again(workspace.pk if workspace else self.identity.workspace_id)
+        transaction.on_commit(lambda: brokers.publish_fanouts(routed))
+        answer = {"events": len(routed), "remaining": len(routed) == setting_aside.MOST_AT_ONCE}
         return Response(RoutedAgainOut(answer).data, status=202)
 
     def _show(self, id: str, status: int = 200) -> Response:

@@ -96,12 +96,12 @@ def lane_of(connection_id: uuid.UUID) -> str:
 # --- publishing -----------------------------------------------------------------------------------------------------
 
 MOST_WAITING = 20_000
-"""Hints that a process keeps while the broker is slow; more are dropped."""
+"""Wake-ups that a process keeps while the broker is slow; more are dropped."""
 BATCH = 256
-REST_SECONDS = 1.0
+COOL_DOWN_SECONDS = 1.0
 """How long nothing is tried after the broker failed: a dead broker costs each process one short try a second."""
 
-Hint = tuple[str, str, uuid.UUID, uuid.UUID]
+WakeUp = tuple[str, str, uuid.UUID, uuid.UUID]
 """Task name, lane, workspace, id."""
 DeliveryHint = tuple[uuid.UUID, uuid.UUID, uuid.UUID]
 """Workspace, connection, delivery."""
@@ -111,20 +111,20 @@ _KEPT = frozenset({"task", "id", "ignore_result", "delivery_info", "delivery_tag
 """Of what Celery says of a message, all that a worker does not assume by itself: less than half of the bytes."""
 
 
-def publish_deliveries(hints: Iterable[DeliveryHint]) -> None:
-    """Hint that deliveries are due. Call it after the commit. Never raises."""
+def publish_deliveries(wake_ups: Iterable[DeliveryHint]) -> None:
+    """Tell workers that deliveries are due. Call it after the commit. Never raises."""
     _publish(
-        ("delivery.deliver", lane_of(connection), workspace, delivery) for workspace, connection, delivery in hints
+        ("delivery.deliver", lane_of(connection), workspace, delivery) for workspace, connection, delivery in wake_ups
     )
 
 
 def publish_fanouts(pairs: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
-    """Hint that events wait for fan-out: `(workspace id, event id)` pairs. Call it after the commit. Never raises."""
+    """Tell workers that events (workspace, event) wait for fan-out. Call it after the commit. Never raises."""
     _publish(("delivery.fan_out", f"fanout.{workspace}", workspace, event) for workspace, event in pairs)
 
 
 def prepare() -> None:
-    """Do what the first hint of a process would have to wait for."""
+    """Do what the first wake-up of a process would have to wait for."""
     for task_name in ("delivery.deliver", "delivery.fan_out"):
         _template(task_name)
 
@@ -135,12 +135,12 @@ def flush(timeout_seconds: float = 5.0) -> bool:
     return all(_publisher(url).flush(ends_at - time.monotonic()) for url in shards())
 
 
-def _publish(hints: Iterable[Hint]) -> None:
-    by_shard: dict[str, list[Hint]] = {}
-    for hint in hints:
-        by_shard.setdefault(shard_of(hint[2]), []).append(hint)
-    for url, its_hints in by_shard.items():
-        _publisher(url).add(its_hints)
+def _publish(wake_ups: Iterable[WakeUp]) -> None:
+    by_shard: dict[str, list[WakeUp]] = {}
+    for wake_up in wake_ups:
+        by_shard.setdefault(shard_of(wake_up[2]), []).append(wake_up)
+    for url, its_wake_ups in by_shard.items():
+        _publisher(url).add(its_wake_ups)
 
 
 class Publisher:
@@ -148,17 +148,17 @@ class Publisher:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._hints: deque[Hint] = deque()
+        self._wake_ups: deque[WakeUp] = deque()
         self._changed = threading.Condition()
         self._busy = False
         self._thread: threading.Thread | None = None
 
-    def add(self, hints: Iterable[Hint]) -> None:
+    def add(self, wake_ups: Iterable[WakeUp]) -> None:
         with self._changed:
-            for hint in hints:
-                if len(self._hints) >= MOST_WAITING:
+            for wake_up in wake_ups:
+                if len(self._wake_ups) >= MOST_WAITING:
                     break
-                self._hints.append(hint)
+                self._wake_ups.append(wake_up)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._serve, name="publisher", daemon=True)
                 self._thread.start()
@@ -166,31 +166,31 @@ class Publisher:
 
     def flush(self, timeout_seconds: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: not self._hints and not self._busy, timeout_seconds)
+            return self._changed.wait_for(lambda: not self._wake_ups and not self._busy, timeout_seconds)
 
     def _serve(self) -> None:
         while True:
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
-                while not self._hints:
+                while not self._wake_ups:
                     self._changed.wait()
-                batch = [self._hints.popleft() for _ in range(min(len(self._hints), BATCH))]
+                batch = [self._wake_ups.popleft() for _ in range(min(len(self._wake_ups), BATCH))]
                 self._busy = True
             try:
                 send(self._url, batch)
             except Exception as error:  # noqa: BLE001  (whatever the broker does, the rows stand and a sweep follows)
-                logger.warning("%d hints not published (%s); a sweep will", len(batch), error)
-                time.sleep(REST_SECONDS)
+                logger.warning("%d wake-ups not published (%s); a sweep will", len(batch), error)
+                time.sleep(COOL_DOWN_SECONDS)
                 with self._changed:
-                    self._hints.clear()
+                    self._wake_ups.clear()
 
 
-def send(url: str, hints: list[Hint]) -> None:
+def send(url: str, wake_ups: list[WakeUp]) -> None:
     """Publish a batch on its lanes in one round trip. Raises redis-py's errors."""
     lanes_at(url).put(
         (lane, str(row_id), encode(task_name, lane, row_id), _turns_of(lane, workspace))
-        for task_name, lane, workspace, row_id in hints
+        for task_name, lane, workspace, row_id in wake_ups
     )
 
 

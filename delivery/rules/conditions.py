@@ -120,7 +120,7 @@ def compare(path: tuple[str, ...], operator: str, operand: Any, *, folds_address
         exact, folded = question[0], FOLDED[operator](operand)
         question = (lambda value, meter: exact(value, meter) or folded(value, meter)), question[1]
     is_negative = operator in ("$neq", "$nin")
-    return Comparison(path, operator, operand, preview(operand), question, is_negative, operator != "$contains")
+    return Comparison(path, operator, operand, shorten(operand), question, is_negative, operator != "$contains")
 
 
 def any_of(values: list[Any], question: Question, meter: Meter) -> bool:
@@ -373,9 +373,9 @@ around an address where more may follow: of `$startsWith` only those before it, 
 
 # --- what is told of a failure ----------------------------------------------------------------------------------------
 
-PREVIEW_LENGTH = 200
+SHORT_LENGTH = 200
 """Characters of a value that a clause repeats; the routing ledger stores one for every rule that did not match."""
-STEPS_TO_SHOW, STEPS_PER_MEMBER, MOST_MEMBERS = 40, 12, PREVIEW_LENGTH // 2
+STEPS_TO_SHOW, STEPS_PER_MEMBER, MOST_MEMBERS = 40, 12, SHORT_LENGTH // 2
 
 
 def _tell(failed: Condition, expected: Any, values: list[Any], meter: Meter) -> Clause:
@@ -385,15 +385,15 @@ def _tell(failed: Condition, expected: Any, values: list[Any], meter: Meter) -> 
         "path": join_path(failed.path),
         "operator": failed.operator,
         "expected": failed.shown,
-        "actual": preview(values[0] if len(values) == 1 else values or None),
+        "actual": shorten(values[0] if len(values) == 1 else values or None),
         "found": bool(values),
     }
 
 
 def _count_shown(value: Any) -> int:
-    """How many values, however deep, a preview comes to before it is long enough."""
+    """How many values, however deep, a short form comes to before it is long enough."""
     stack, count, length = [value], 0, 0
-    while stack and length <= PREVIEW_LENGTH:
+    while stack and length <= SHORT_LENGTH:
         current = stack.pop()
         count, length = count + 1, length + (2 + len(current) if isinstance(current, str) else 2)
         if isinstance(current, (dict, list)):
@@ -402,11 +402,11 @@ def _count_shown(value: Any) -> int:
     return count
 
 
-def preview(value: Any) -> Any:
+def shorten(value: Any) -> Any:
     """A short form that JSON and PostgreSQL can always store: scalars as they are, the rest as text cut short."""
     if isinstance(value, (dict, list)):
         pieces, value = _pieces(value), ""
-        while len(value) <= PREVIEW_LENGTH and (piece := next(pieces, None)) is not None:
+        while len(value) <= SHORT_LENGTH and (piece := next(pieces, None)) is not None:
             value += piece
     elif isinstance(value, float):
         return value if math.isfinite(value) else str(value)
@@ -414,7 +414,7 @@ def preview(value: Any) -> Any:
         value = f"an integer of {bits} bits" if bits > 2048 else str(value)
     if not isinstance(value, str):
         return value
-    short = value if len(value) <= PREVIEW_LENGTH else value[:PREVIEW_LENGTH] + "…"
+    short = value if len(value) <= SHORT_LENGTH else value[:SHORT_LENGTH] + "…"
     return short.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
@@ -424,13 +424,13 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 def _pieces(value: Any) -> Iterator[str]:
     """A value's compact JSON text piece by piece: who needs its beginning pays, and goes down, no further."""
     if not isinstance(value, (dict, list)):
-        yield _encode(preview(value))
+        yield _encode(shorten(value))
         return
     is_object = isinstance(value, dict)
     yield "{" if is_object else "["
     for index, member in enumerate(value):
         yield "," if index else ""
         if is_object:
-            yield f"{_encode(preview(member))}:"
+            yield f"{_encode(shorten(member))}:"
         yield from _pieces(value[member] if is_object else member)
     yield "}" if is_object else "]"

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from delivery.rules.conditions import Clause, Condition, Group, compare, preview
+from delivery.rules.conditions import Clause, Condition, Group, compare, shorten
 from delivery.rules.patterns import CONTEXT, EVENT_TYPE, Note, RuleError, check_document, misread, note, within
 from delivery.rules.regexes import compile_regex
 from meshes.kit import ids
@@ -160,7 +160,7 @@ class _Compiler:
             return self.read_group(name, operand, path, depth)
         if name == "$not":
             self.count()
-            return Group(name, (self.read(operand, path, depth),), path, preview(operand))
+            return Group(name, (self.read(operand, path, depth),), path, shorten(operand))
         if name not in OPERATORS:
             near = f" Did you mean {meant}?" if (meant := operator_meant(name)) else suggested(name, OPERATORS)
             raise RuleError(f"unknown operator; known are {', '.join(OPERATORS)}.{near}")
@@ -194,7 +194,7 @@ class _Compiler:
         if name == "$and":
             return self.join(parts)
         self.count()
-        return Group(name, tuple(parts), path, preview(operand))
+        return Group(name, tuple(parts), path, shorten(operand))
 
     def join(self, parts: list[Condition]) -> Condition:
         if len(parts) == 1:

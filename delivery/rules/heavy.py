@@ -27,7 +27,7 @@ from delivery.rules.routing import Fact, Routed, Routing, evaluate, keep, kept
 
 HEAVY_STEPS = 80_000
 """From here on an event is heavy: about 6 ms of one core."""
-STEPS_PER_ENTRY = 100
+STEPS_PER_LEDGER_ENTRY = 100
 """What a ledger's entry costs to write."""
 STEPS_PER_DELIVERY = 800
 """What a delivery costs to write, mostly in PostgreSQL."""
@@ -155,7 +155,7 @@ class Turn:
 def writing_steps(routed: Routed) -> int:
     """What it costs to write what was decided of an event."""
     bodies = sum(len(delivery.body or "") for delivery in routed.deliveries)
-    rows = STEPS_PER_ENTRY * len(routed.entries) + STEPS_PER_DELIVERY * len(routed.deliveries)
+    rows = STEPS_PER_LEDGER_ENTRY * len(routed.entries) + STEPS_PER_DELIVERY * len(routed.deliveries)
     return rows + bodies // BYTES_PER_STEP
 
 

@@ -38,7 +38,7 @@ STEPS_PER_RULE = 60
 """What a rule costs that asks nothing: its entry, and the row of its delivery."""
 STEPS_PER_COMPILATION = 10_000
 """What it costs to compile an ordinary rule, which is done once. A large mapping costs more:"""
-STEPS_PER_ENTRY, STEPS_PER_SIGN = 400, 40
+STEPS_PER_MAPPING_ENTRY, STEPS_PER_SIGN = 400, 40
 STEPS_PER_MICROSECOND = 14
 """Of what regular expressions cost to compile."""
 MOST_RULES_KEPT = 20_000
@@ -113,7 +113,7 @@ class CompiledRule:
     def compilation_steps(self) -> int:
         """What it costs to compile, at most, about."""
         expressions = [str(entry.get("from", "")) for entry in self.rule.mapping or ()]
-        of_mapping = sum(STEPS_PER_ENTRY + STEPS_PER_SIGN * len(expression) for expression in expressions)
+        of_mapping = sum(STEPS_PER_MAPPING_ENTRY + STEPS_PER_SIGN * len(expression) for expression in expressions)
         of_filter = sum(STEPS_PER_MICROSECOND * estimate_work(each) for each in set(_regexes_of(self.rule.filter)))
         return max(STEPS_PER_COMPILATION, of_mapping) + of_filter
 
