@@ -7,14 +7,17 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 
 from connections import lifecycle
 from connections.models import Connection
 from connections.providers.webhook import new_signing_secret
+from delivery.dispatch import attempts, claims, settling
 from delivery.events import setting_aside
 from delivery.events.setting_aside import Claim
 from delivery.lanes import brokers
+from delivery.lanes.control import Lanes
 from delivery.models import Delivery, Event, Payload, Rule, Unrouted
 from delivery.rules import fanout
 from delivery.rules.routing import Fact, evaluate
@@ -80,6 +83,21 @@ def lapse_lease(delivery: Delivery) -> None:
     """Let a claim's lease end, as if its worker had been lost a while ago."""
     ended = datetime.now(UTC) - timedelta(seconds=1)
     Delivery.objects.filter(pk=delivery.pk).update(lease_until=ended)
+
+
+def own_lanes() -> Lanes:
+    """The lanes of the one broker that tests have, unless they say otherwise."""
+    return brokers.lanes_at(settings.REDIS_URL)
+
+
+def deliver(*deliveries: Delivery) -> int:
+    """One round, as tasks and their groups would make it: claim, attempt and settle; how many were claimed."""
+    jobs = [job for job in claims.claim([delivery.pk for delivery in deliveries], "worker") if job]
+    if jobs:
+        settling.settle([attempts.attempt(job) for job in jobs], "worker")
+    for delivery in deliveries:
+        delivery.refresh_from_db()
+    return len(jobs)
 
 
 def fan_out(event_ids: list[uuid.UUID]) -> list[brokers.DeliveryHint]:

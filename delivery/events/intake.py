@@ -237,12 +237,6 @@ def take_room(workspace_id: uuid.UUID, events: int, limit: int) -> bool:
         return True
 
 
-def forget_counts() -> None:
-    """Count everything anew at the next request."""
-    with _lock:
-        _counts.clear()
-
-
 def _kept_count(
     key: uuid.UUID | None, count: Callable[[], Any], seconds: Callable[[Any], float] = lambda counted: 0.0
 ) -> list[Any]:

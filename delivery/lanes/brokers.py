@@ -66,11 +66,6 @@ def lanes_at(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Lanes:
     return Lanes(client, lease_seconds=settings.MESHES_LANE_LEASE_SECONDS)
 
 
-def lanes() -> Lanes:
-    """The lanes of this process's own broker: the one that its workers serve."""
-    return lanes_at(settings.REDIS_URL)
-
-
 def shards() -> list[str]:
     """The URLs of all brokers."""
     return list(settings.MESHES_REDIS_SHARDS)

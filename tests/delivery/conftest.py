@@ -9,5 +9,5 @@ from tests.delivery.api import Caller, account
 @pytest.fixture
 def api(db) -> Caller:
     """In the place of the one of all tests: a caller of a process that has counted no backlog yet."""
-    intake.forget_counts()
+    intake._counts.clear()
     return account()

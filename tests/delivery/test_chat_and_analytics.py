@@ -8,11 +8,10 @@ import pytest
 
 from connections import providers
 from connections.messages import PLACES, Room
-from delivery.dispatch import attempts, claims, settling
 from delivery.models import Attempt, Delivery
 from delivery.rules import preview
 from delivery.serializers import AttemptOut
-from tests.factories import fan_out, make_connection, make_event, make_rule, make_workspace
+from tests.factories import deliver, fan_out, make_connection, make_event, make_rule, make_workspace
 
 pytestmark = pytest.mark.django_db
 
@@ -88,9 +87,7 @@ def delivered(case: Case, endpoint, monkeypatch) -> Delivery:
     event = make_event(target.workspace, PAYLOAD)
     fan_out([event.pk])
     delivery = Delivery.objects.get(event=event)
-    jobs = claims.claim([delivery.pk], "worker")
-    settling.settle([attempts.attempt(job) for job in jobs if job], "worker")
-    delivery.refresh_from_db()
+    deliver(delivery)
     return delivery
 
 

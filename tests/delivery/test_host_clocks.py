@@ -14,14 +14,14 @@ from django.test import Client
 from connections import lifecycle
 from connections.models import Connection, ConnectionHealth
 from connections.oauth import authorize
-from delivery.dispatch import attempts, claims, replays, settling, sweep
+from delivery.dispatch import claims, replays, sweep
 from delivery.dispatch.replays import ORIGINAL, Terms
 from delivery.lanes import brokers
 from delivery.models import Delivery, Replay, Unrouted
 from meshes.console.signin.models import OperatorSession
 from meshes.kit import clock
 from meshes.kit.clock import database_now
-from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
+from tests.factories import deliver, make_connection, make_deliveries, make_event, make_rule, make_workspace, own_lanes
 from tests.operators import superuser
 from workspaces import idempotency, keys
 from workspaces.idempotency import Answer
@@ -43,19 +43,10 @@ def seconds_from_now(moment: datetime) -> float:
     return (moment - database_now()).total_seconds()
 
 
-def attempt(*deliveries: Delivery) -> int:
-    """One attempt of each that may be claimed; how many were."""
-    jobs = [job for job in claims.claim([each.pk for each in deliveries], "worker") if job]
-    settling.settle([attempts.attempt(job) for job in jobs], "worker") if jobs else None
-    for each in deliveries:
-        each.refresh_from_db()
-    return len(jobs)
-
-
 def paused_for(target: Connection) -> tuple[float, float]:
     """Seconds that the connection is paused for: by PostgreSQL, and by its lane's broker."""
     target.refresh_from_db()
-    lanes = brokers.lanes()
+    lanes = own_lanes()
     until = lanes.stats(brokers.lane_of(target.pk)).paused_until
     seconds, micros = lanes._client.time()
     assert target.paused_until is not None
@@ -68,7 +59,7 @@ def paused_for(target: Connection) -> tuple[float, float]:
 
 def test_a_delivery_is_made_at_once_and_signed_with_the_time(shift, endpoint):
     (delivery,) = make_deliveries(make_connection(make_workspace(), url=endpoint.url))
-    assert attempt(delivery) == 1
+    assert deliver(delivery) == 1
     assert delivery.status == "succeeded"
     assert abs(seconds_from_now(delivery.finished_at)) < 60
     assert abs(seconds_from_now(delivery.created_at)) < 60
@@ -79,7 +70,7 @@ def test_a_retry_is_due_after_its_five_seconds(shift, endpoint):
     endpoint.answer(503)
     (delivery,) = make_deliveries(make_connection(make_workspace(), url=endpoint.url))
     before = database_now()
-    assert attempt(delivery) == 1
+    assert deliver(delivery) == 1
     assert timedelta(seconds=3.9) < delivery.next_attempt_at - before
     assert delivery.next_attempt_at - database_now() < timedelta(seconds=6.1)
 
@@ -90,7 +81,7 @@ def test_a_pause_that_the_receiver_asks_for_ends_on_time(shift, endpoint, asks):
     endpoint.answer(429, {"retry-after": "240" if asks == "seconds" else format_datetime(later, usegmt=True)})
     target = make_connection(make_workspace(), url=endpoint.url)
     (delivery,) = make_deliveries(target)
-    assert attempt(delivery) == 1
+    assert deliver(delivery) == 1
     by_postgresql, by_lane = paused_for(target)
     assert 180 < by_postgresql <= 240
     assert 180 < by_lane <= 240
@@ -101,7 +92,7 @@ def test_a_breaker_opens_for_its_time_and_lets_one_probe_through_for_its_time(sh
     endpoint.answer(500)
     target = make_connection(make_workspace(), url=endpoint.url)
     deliveries = make_deliveries(target, 5)
-    assert attempt(*deliveries) == 5
+    assert deliver(*deliveries) == 5
     assert ConnectionHealth.objects.get().breaker == "open"
     assert all(0 < seconds <= 30 for seconds in paused_for(target))
     over = database_now() - timedelta(seconds=1)
@@ -115,10 +106,10 @@ def test_a_pause_is_over_for_a_claim_when_it_is_over_for_postgresql(shift, endpo
     target = make_connection(make_workspace(), url=endpoint.url)
     deliveries = make_deliveries(target, 2)
     Connection.objects.update(paused_until=database_now() + timedelta(minutes=5))
-    assert attempt(deliveries[0]) == 0
+    assert deliver(deliveries[0]) == 0
     assert 240 < paused_for(target)[1] <= 300
     Connection.objects.update(paused_until=database_now())
-    assert attempt(deliveries[1]) == 1
+    assert deliver(deliveries[1]) == 1
 
 
 # --- sweeps ---------------------------------------------------------------------------------------------------------

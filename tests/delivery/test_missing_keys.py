@@ -9,8 +9,8 @@ from connections import calls, lifecycle
 from connections.credentials import KEY_MISSING_WORDS, REFUSED_WORDS
 from connections.models import Connection
 from delivery.dispatch import connection_health, hold, sweep
-from tests.delivery.dispatch.test_dispatch import attempts_of, deliver, health_of, make_due
-from tests.factories import make_connection, make_deliveries, make_workspace
+from tests.delivery.dispatch.test_dispatch import attempts_of, health_of, make_due
+from tests.factories import deliver, make_connection, make_deliveries, make_workspace
 from tests.workspaces.callers import caller, post
 from workspaces.vault.models import AccessRecord, SealedDocument
 

@@ -10,7 +10,7 @@ from connections.models import Connection, OAuthGrant
 from delivery.dispatch import attempts, claims, hold, settling
 from delivery.models import Attempt, Delivery
 from tests.connections.oauth.test_at_vendors import agree, every_refreshing, every_vendor, server  # noqa: F401  (a fixture)
-from tests.factories import create_connection, fan_out, make_event, make_rule, make_workspace
+from tests.factories import create_connection, deliver, fan_out, make_event, make_rule, make_workspace
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_client")]
 
@@ -44,13 +44,6 @@ def lead(connection, number) -> Delivery:
 
 def claim(*deliveries) -> list[claims.Job]:
     return [job for job in claims.claim([delivery.pk for delivery in deliveries], "worker-7") if job]
-
-
-def deliver(*deliveries) -> int:
-    jobs = claim(*deliveries)
-    if jobs:
-        settling.settle([attempts.attempt(job) for job in jobs], "worker-7")
-    return len(jobs)
 
 
 def statuses(deliveries) -> list[tuple[str, str, int]]:

@@ -77,7 +77,7 @@ def test_a_lone_delivery_costs_one_statement_to_claim_and_one_to_settle(endpoint
 
 def test_events_posted_at_once_share_their_statements():
     workspace, caller = make_workspace(), account()
-    intake.forget_counts()
+    intake._counts.clear()
     assert post_all(caller, [EVENT | {"workspace": workspace.public_id}]) == [202]
     with counted_statements() as statements:
         assert post_all(caller, [EVENT | {"workspace": workspace.public_id}] * 100) == [202] * 100
@@ -87,7 +87,7 @@ def test_events_posted_at_once_share_their_statements():
 
 def test_a_lone_event_costs_one_statement():
     workspace, caller = make_workspace(), account()
-    intake.forget_counts()
+    intake._counts.clear()
     caller.post("/events", EVENT | {"workspace": workspace.external_id})
     with counted_statements() as statements:
         assert caller.post("/events", EVENT | {"workspace": workspace.external_id}).status_code == 202
@@ -96,7 +96,7 @@ def test_a_lone_event_costs_one_statement():
 
 def test_a_lone_event_with_an_idempotency_key_costs_three_statements():
     workspace, caller = make_workspace(), account()
-    intake.forget_counts()
+    intake._counts.clear()
     caller.post("/events", EVENT | {"workspace": workspace.external_id})
     with counted_statements() as statements:
         body = EVENT | {"workspace": workspace.external_id}

@@ -14,7 +14,7 @@ from delivery.lanes import lease
 from delivery.models import Attempt, Delivery, WorkerSession
 from meshes.kit import partitions
 from tests.delivery.groups import Direct, sleep_by
-from tests.factories import lapse_lease, make_connection, make_deliveries, make_workspace
+from tests.factories import deliver, lapse_lease, make_connection, make_deliveries, make_workspace
 from tests.faults import raise_sqlstate
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
@@ -296,12 +296,12 @@ def test_what_is_claimed_is_attempted_where_the_rest_of_the_batch_fails(state, m
     (first,), (blocked,) = (make_deliveries(make_connection(make_workspace())) for _ in range(2))
     Connection.objects.filter(pk=blocked.connection_id).update(status="paused")
 
-    def steer(delivery_ids):
+    def fail_to_look(delivery_ids):
         assert delivery_ids == [blocked.pk]
         with transaction.atomic():
             raise_sqlstate(state)
 
-    monkeypatch.setattr(claims, "_start_probes", steer)
+    monkeypatch.setattr(claims, "_start_probes", fail_to_look)
     job, none = claims.claim([first.pk, blocked.pk], "worker")
     assert (job.delivery_id, none) == (first.pk, None)
     with pytest.raises(Error):
@@ -335,9 +335,7 @@ def test_a_fault_of_ours_that_passes_is_never_counted(monkeypatch, fault):
     monkeypatch.setattr(attempts, "Conversation", fail_with(fault))
     for number in range(1, 8):
         make_due(delivery)
-        (job,) = claims.claim([delivery.pk], "worker")
-        settling.settle([attempts.attempt(job)], "worker")
-        delivery.refresh_from_db()
+        assert deliver(delivery) == 1
         assert (delivery.status, delivery.cause, delivery.attempt_number) == ("pending", "our_fault", number)
         assert (delivery.budget_used, delivery.losses) == (0, 0)
     assert 240 <= (delivery.next_attempt_at - datetime.now(UTC)).total_seconds() <= 360
@@ -348,8 +346,7 @@ def test_an_error_of_ours_goes_by_the_schedule_and_ends_by_its_name(monkeypatch)
     monkeypatch.setattr(attempts, "Conversation", fail_with(KeyError("a bug")))
     for _ in range(2):
         make_due(delivery)
-        (job,) = claims.claim([delivery.pk], "worker")
-        settling.settle([attempts.attempt(job)], "worker")
+        assert deliver(delivery) == 1
     delivery.refresh_from_db()
     assert (delivery.status, delivery.cause, delivery.losses) == ("dead", "our_fault", 0)
     assert delivery.detail == "An error in Meshes itself; its log has it, under the delivery's id."

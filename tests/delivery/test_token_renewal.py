@@ -17,7 +17,7 @@ from delivery.models import Attempt, Delivery
 from tests.connections.oauth.conftest import integrations, vendor  # noqa: F401  (fixtures)
 from tests.connections.oauth.making import access_token, authorized, expired, need_of, opened
 from tests.connections.oauth.vendor import CANARY, Reply
-from tests.factories import create_connection, make_connection, make_deliveries, make_rule, make_workspace
+from tests.factories import create_connection, deliver, make_connection, make_deliveries, make_rule, make_workspace
 from tests.receivers import Answer
 from workspaces.vault.models import AccessRecord
 
@@ -37,15 +37,6 @@ def hubspot(vendor):  # noqa: F811
 def deliveries_of(target, number=1, action="upsert_contact", mapping=None):
     make_rule(target, action=action, mapping=mapping)
     return make_deliveries(target, number)
-
-
-def deliver(*deliveries):
-    """One round: claim, attempt and settle."""
-    jobs = [job for job in claims.claim([delivery.pk for delivery in deliveries], "worker-7") if job]
-    settling.settle([attempts.attempt(job) for job in jobs], "worker-7") if jobs else None
-    for delivery in deliveries:
-        delivery.refresh_from_db()
-    return len(jobs)
 
 
 def attempt_of(delivery) -> Attempt:

@@ -9,11 +9,10 @@ from connections import providers
 from connections.conversation import SHORTEST_NEEDLE, STEP_BODY_BYTES
 from connections.messages import DELIVERY_BODY_LIMIT
 from connections.models import Connection
-from delivery.dispatch import attempts, claims, settling
 from delivery.lanes import brokers
 from delivery.models import Attempt, Delivery, RoutingLedger
 from meshes.dev.vendors.registry import VENDORS
-from tests.factories import fan_out, make_connection, make_event, make_rule, make_workspace
+from tests.factories import deliver, fan_out, make_connection, make_event, make_rule, make_workspace
 from tests.receivers import Answer
 
 pytestmark = pytest.mark.django_db
@@ -39,14 +38,8 @@ def delivered(action="upsert_contact", payload=None, mapping=None, token=TOKEN):
     fan_out([event.pk])
     delivery = Delivery.objects.get(event=event)
     if delivery.status == "pending":
-        attempt(delivery)
+        deliver(delivery)
     return delivery
-
-
-def attempt(delivery):
-    jobs = claims.claim([delivery.pk], "worker")
-    settling.settle([attempts.attempt(job) for job in jobs if job], "worker")
-    delivery.refresh_from_db()
 
 
 def test_the_default_mapping_shapes_the_payload_for_the_vendor(hubspot):
@@ -136,7 +129,7 @@ def test_a_lost_answer_is_asked_for_again_unless_the_call_could_double_something
         fan_out([event.pk])
         delivery = Delivery.objects.get(event=event)
         vendor.fail_next("LOSE_ANSWER", path=path)
-        attempt(delivery)
+        deliver(delivery)
     assert (delivery.outcome, delivery.status) == ("uncertain", became[0])
     assert delivery.cause.startswith(became[1] or "connection_lost")
 
@@ -169,7 +162,7 @@ def test_a_connection_that_was_never_authorized_is_held(hubspot):
     event = make_event(target.workspace)
     fan_out([event.pk])
     delivery = Delivery.objects.get(event=event)
-    attempt(delivery)
+    deliver(delivery)
     target.refresh_from_db()
     assert (delivery.status, target.status) == ("held", "needs_reauth")
     assert hubspot.got == []

@@ -7,21 +7,15 @@ from django.utils.dateparse import parse_datetime
 
 from connections import lifecycle
 from connections.models import ConnectionHealth
-from delivery.dispatch import attempts, claims, connection_health, settling
+from delivery.dispatch import claims, connection_health
 from delivery.dispatch.connection_health import COOL_DOWN_WORDS, HALF_OPEN_WORDS, PROBE_WORDS, RETRY_WORDS, TURN_WORDS
 from delivery.models import Delivery, Payload
-from tests.factories import make_connection, make_deliveries, make_workspace
+from tests.factories import deliver, make_connection, make_deliveries, make_workspace
 from tests.operators import superuser, words
 
 pytestmark = pytest.mark.django_db
 
 BREAKERS = ("closed", "open", "half_open")
-
-
-def deliver(*deliveries):
-    jobs = [job for job in claims.claim([delivery.pk for delivery in deliveries], "worker") if job]
-    settling.settle([attempts.attempt(job) for job in jobs], "worker") if jobs else None
-    return len(jobs)
 
 
 def fail(endpoint, target, number):

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from delivery import serializers
-from delivery.dispatch import attempts, claims, replays, settling
+from delivery.dispatch import attempts, replays
 from delivery.models import Attempt, Delivery, Payload
-from tests.factories import make_connection, make_deliveries, make_workspace
+from tests.factories import deliver, make_connection, make_deliveries, make_workspace
 from tests.operators import superuser
 from tests.receivers import receiver
 
@@ -88,12 +88,6 @@ def test_control_characters_are_never_pasted():
 # --- of an attempt --------------------------------------------------------------------------------------------------
 
 
-def deliver(delivery):
-    (job,) = claims.claim([delivery.pk], "worker")
-    settling.settle([attempts.attempt(job)], "worker")
-    return Attempt.objects.get(delivery=delivery)
-
-
 def request_of(api, delivery):
     return api.get(f"/deliveries/{delivery.public_id}").json()["attempts"][-1]["request"]
 
@@ -106,7 +100,7 @@ def with_token(endpoint, token="tok_live_abcdefgh"):
 @pytest.mark.django_db
 def test_an_attempt_shows_the_body_that_was_sent_and_the_command(api, endpoint):
     (delivery,) = make_deliveries(with_token(endpoint))
-    deliver(delivery)
+    assert deliver(delivery) == 1
     (first,) = endpoint.got
     shown = request_of(api, delivery)
     assert shown["body"] == {"encoding": "utf-8", "content": first.body.decode(), "truncated": False}
@@ -125,7 +119,7 @@ def test_secrets_in_a_body_are_masked(api, endpoint):
     target = with_token(endpoint)
     (delivery,) = make_deliveries(target)
     Delivery.objects.filter(pk=delivery.pk).update(body='{"echoed":"tok_live_abcdefgh"}')
-    deliver(delivery)
+    assert deliver(delivery) == 1
     assert b"tok_live_abcdefgh" in endpoint.got[0].body
     shown = request_of(api, delivery)
     assert "tok_live_abcdefgh" not in str(shown)
@@ -136,11 +130,10 @@ def test_secrets_in_a_body_are_masked(api, endpoint):
 def test_each_attempt_keeps_its_own_body(api, endpoint):
     endpoint.answer(422)
     (delivery,) = make_deliveries(make_connection(make_workspace(), url=endpoint.url))
-    deliver(delivery)
+    assert deliver(delivery) == 1
     Delivery.objects.filter(pk=delivery.pk).update(body='{"n":2}')
     replays.send_again([delivery.pk], replays.Terms("original"))
-    (job,) = claims.claim([delivery.pk], "worker")
-    settling.settle([attempts.attempt(job)], "worker")
+    assert deliver(delivery) == 1
     made = api.get(f"/deliveries/{delivery.public_id}").json()["attempts"]
     assert [one["request"]["body"]["content"] for one in made] == [got.body.decode() for got in endpoint.got]
     assert '"data":{"n":2}' in made[1]["request"]["body"]["content"]
@@ -150,7 +143,7 @@ def test_each_attempt_keeps_its_own_body(api, endpoint):
 def test_a_body_that_was_too_long_to_keep_has_no_command(api, endpoint, monkeypatch):
     monkeypatch.setattr(attempts, "SENT_BODY_BYTES", 10)
     (delivery,) = make_deliveries(make_connection(make_workspace(), url=endpoint.url))
-    deliver(delivery)
+    assert deliver(delivery) == 1
     shown = request_of(api, delivery)
     assert shown["body"] == {"encoding": "utf-8", "content": '{"type":"l', "truncated": True}
     assert shown["curl"] is None
@@ -159,7 +152,7 @@ def test_a_body_that_was_too_long_to_keep_has_no_command(api, endpoint, monkeypa
 @pytest.mark.django_db
 def test_an_attempt_from_before_has_neither(api, endpoint):
     (delivery,) = make_deliveries(make_connection(make_workspace(), url=endpoint.url))
-    deliver(delivery)
+    assert deliver(delivery) == 1
     Attempt.objects.update(request_body=None)
     assert (request_of(api, delivery)["body"], request_of(api, delivery)["curl"]) == (None, None)
 
@@ -167,7 +160,7 @@ def test_an_attempt_from_before_has_neither(api, endpoint):
 @pytest.mark.django_db
 def test_an_erasure_empties_what_was_sent(api, endpoint):
     (delivery,) = make_deliveries(make_connection(make_workspace(), url=endpoint.url))
-    deliver(delivery)
+    assert deliver(delivery) == 1
     answer = api.post(
         f"/workspaces/{delivery.workspace.public_id}/erasures", {"match": {"payload.email": "ada@example.com"}}
     )
@@ -180,7 +173,8 @@ def test_an_erasure_empties_what_was_sent(api, endpoint):
 @pytest.mark.django_db
 def test_the_admin_shows_body_and_command(endpoint):
     (delivery,) = make_deliveries(with_token(endpoint))
-    attempt = deliver(delivery)
+    assert deliver(delivery) == 1
+    attempt = Attempt.objects.get(delivery=delivery)
     root = superuser()
     page = root.page("delivery_attempt", attempt.pk).content.decode()
     assert "Copy as curl" in page

@@ -13,20 +13,11 @@ from connections.providers.webhook import new_signing_secret
 from delivery.dispatch import attempts, claims, replays, settling
 from delivery.lanes import brokers
 from delivery.models import Attempt, Delivery, Replay
-from tests.factories import lapse_lease, make_connection, make_deliveries, make_workspace
+from tests.factories import deliver, lapse_lease, make_connection, make_deliveries, make_workspace, own_lanes
 from workspaces.vault import vault
 from workspaces.vault.models import AccessRecord, SealedDocument
 
 pytestmark = pytest.mark.django_db
-
-
-def deliver(*deliveries):
-    """One round: claim, attempt and settle these deliveries; how many were claimed."""
-    jobs = [job for job in claims.claim([delivery.pk for delivery in deliveries], "worker") if job]
-    settling.settle([attempts.attempt(job) for job in jobs], "worker") if jobs else None
-    for delivery in deliveries:
-        delivery.refresh_from_db()
-    return len(jobs)
 
 
 def make_due(delivery):
@@ -378,4 +369,4 @@ def test_a_held_connections_lane_is_emptied(endpoint, redis_client):
     (delivery,) = make_deliveries(target)
     type(target).objects.filter(pk=target.pk).update(status="paused")
     assert deliver(delivery) == 0
-    assert brokers.lanes().depth(brokers.lane_of(target.pk)) == 0
+    assert own_lanes().depth(brokers.lane_of(target.pk)) == 0

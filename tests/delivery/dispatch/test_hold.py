@@ -7,7 +7,7 @@ import pytest
 from connections import lifecycle
 from connections.models import ConnectionHealth
 from delivery.lanes import brokers
-from tests.factories import make_connection, make_workspace
+from tests.factories import make_connection, make_workspace, own_lanes
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_client")]
 
@@ -31,7 +31,7 @@ def failing():
 
 
 def stats_of(target):
-    return brokers.lanes().stats(brokers.lane_of(target.pk))
+    return own_lanes().stats(brokers.lane_of(target.pk))
 
 
 def test_resume_closes_the_breaker_and_wakes_the_lane(failing):
@@ -68,6 +68,6 @@ def test_a_rate_reaches_the_lane_and_goes_with_the_connection(failing):
 
 def test_a_pause_empties_the_lane(failing):
     target = make_connection(failing.workspace)
-    brokers.lanes().put([(brokers.lane_of(target.pk), "one", "{}")])
+    own_lanes().put([(brokers.lane_of(target.pk), "one", "{}")])
     lifecycle.pause(target)
     assert stats_of(target).waiting == 0

@@ -18,7 +18,7 @@ from delivery.models import Attempt, Delivery, Unrouted, WorkerSession
 from delivery.rules import fanout
 from meshes.kit import ids
 from meshes.kit.clock import database_now
-from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace
+from tests.factories import make_connection, make_deliveries, make_event, make_rule, make_workspace, own_lanes
 from tests.polling import eventually
 from tests.pooling import transaction_pool
 
@@ -153,7 +153,7 @@ def end(wrapper) -> int:
 
 def in_lane(delivery: Delivery) -> str:
     """Put a delivery's message in its lane, and lease it there as its worker would have."""
-    lane, lanes = brokers.lane_of(delivery.connection_id), brokers.lanes()
+    lane, lanes = brokers.lane_of(delivery.connection_id), own_lanes()
     lanes.put([(lane, str(delivery.pk), "{}")])
     lanes._scripts.run("take", "deliver", 90_000_000, 64, 16, str(sessions.Keeper.current))
     return lane
@@ -162,11 +162,11 @@ def in_lane(delivery: Delivery) -> str:
 def test_claims_and_messages_of_a_lost_worker_are_free_at_once(keeper, wrapper, redis_client):
     (delivery,), _ = claimed()
     lane = in_lane(delivery)
-    assert (brokers.lanes().stats(lane).waiting, brokers.lanes().stats(lane).in_flight) == (0, 1)
+    assert (own_lanes().stats(lane).waiting, own_lanes().stats(lane).in_flight) == (0, 1)
     assert end(wrapper) == 1
     delivery.refresh_from_db()
     assert (delivery.status, delivery.cause, delivery.losses, delivery.lease_id) == ("pending", "worker_lost", 1, None)
-    assert (brokers.lanes().stats(lane).waiting, brokers.lanes().stats(lane).in_flight) == (1, 0)
+    assert (own_lanes().stats(lane).waiting, own_lanes().stats(lane).in_flight) == (1, 0)
     assert list(Attempt.objects.values_list("number", "outcome", "worker")) == [(1, "uncertain", "here:1")]
     (again,) = claims.claim([delivery.pk], "there:2")
     assert again.attempt_number == 2
@@ -250,10 +250,10 @@ def test_a_lost_probe_makes_room_for_the_next(keeper, wrapper, redis_client):
     (delivery,) = make_deliveries(target)
     lane = in_lane(delivery)
     assert None not in claims.claim([delivery.pk], "here:1")
-    assert brokers.lanes().stats(lane).paused_until is not None
+    assert own_lanes().stats(lane).paused_until is not None
     assert end(wrapper) == 1
     assert ConnectionHealth.objects.get().probe_until <= database_now()
-    assert brokers.lanes().stats(lane).paused_until is None
+    assert own_lanes().stats(lane).paused_until is None
     assert None not in claims.claim([delivery.pk], "there:2")
 
 

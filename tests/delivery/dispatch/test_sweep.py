@@ -21,6 +21,7 @@ from tests.factories import (
     make_event,
     make_rule,
     make_workspace,
+    own_lanes,
 )
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
@@ -29,7 +30,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_client")]
 def waiting(target):
     """How many hints wait in the connection's lane."""
     assert brokers.flush()
-    return brokers.lanes().depth(brokers.lane_of(target.pk))
+    return own_lanes().depth(brokers.lane_of(target.pk))
 
 
 def later(**delay):
@@ -85,7 +86,7 @@ def test_top_up_sets_the_lanes_own_limit_again():
     target = make_connection(make_workspace(), in_flight=2, rate=0.5)
     make_deliveries(target)
     sweep.top_up_lanes(datetime.now(UTC))
-    stats = brokers.lanes().stats(brokers.lane_of(target.pk))
+    stats = own_lanes().stats(brokers.lane_of(target.pk))
     assert (stats.limit, stats.rate) == (2, 0.5)
 
 
@@ -94,7 +95,7 @@ def test_hints_carry_the_workspace_whose_turns_the_lane_shares():
     make_deliveries(target)
     sweep.DueDeliveries()(datetime.now(UTC))
     assert waiting(target) == 1
-    assert brokers.lanes().stats(brokers.lane_of(target.pk)).workspace == str(target.workspace_id)
+    assert own_lanes().stats(brokers.lane_of(target.pk)).workspace == str(target.workspace_id)
 
 
 def test_top_up_passes_over_a_lane_that_is_paused():
@@ -170,7 +171,7 @@ def test_a_forgotten_event_is_hinted_and_a_fresh_one_left_to_its_own_hint():
     assert sweep.fan_out_forgotten(datetime.now(UTC)) == 0
     assert sweep.fan_out_forgotten(later(seconds=5)) == 1
     assert brokers.flush()
-    assert brokers.lanes().depth(f"fanout.{workspace.pk}") == 1
+    assert own_lanes().depth(f"fanout.{workspace.pk}") == 1
     fan_out([event.pk])
     assert not Unrouted.objects.filter(event=event).exists()
     assert sweep.fan_out_forgotten(later(seconds=5)) == 0

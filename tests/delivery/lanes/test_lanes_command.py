@@ -9,9 +9,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
 
-from delivery.lanes import brokers
 from delivery.management.commands import lanes as command
-from tests.factories import make_connection, make_workspace
+from tests.factories import make_connection, make_workspace, own_lanes
 
 pytestmark = pytest.mark.usefixtures("redis_client")
 
@@ -24,7 +23,7 @@ def run(*arguments):
 
 @pytest.fixture
 def busy():
-    lanes = brokers.lanes()
+    lanes = own_lanes()
     lanes.put([("conn.a", "m1", "{}"), ("conn.a", "m2", "{}"), ("conn.b", "m1", "{}")])
     lanes.pause("conn.b", 7200)
     lanes.limit("conn.a", 3, rate=2.5)
@@ -42,7 +41,7 @@ def test_it_shows_lanes_in_tables(busy):
 def test_it_says_whose_a_lane_is_by_ids_that_the_api_and_the_admin_take():
     target = make_connection(make_workspace(name="Northwind"), name="CRM [red]\x1b[2J")
     owner, stranger = target.workspace, uuid.uuid4()
-    lanes = brokers.lanes()
+    lanes = own_lanes()
     lanes.put([(f"conn.{target.pk}", "m1", "{}"), (f"conn.{stranger}", "m1", "{}"), ("conn.a", "m1", "{}")])
     lanes.put([(f"fanout.{owner.pk}", "m1", "{}")])
     out = run()
@@ -66,7 +65,7 @@ def test_it_says_whose_a_lane_is_by_ids_that_the_api_and_the_admin_take():
 @pytest.mark.django_db
 def test_columns_stay_in_line_beside_a_long_name():
     target = make_connection(make_workspace(), name="C" * 200)
-    brokers.lanes().put([(f"conn.{target.pk}", "m1", "{}"), ("conn.a", "m1", "{}")])
+    own_lanes().put([(f"conn.{target.pk}", "m1", "{}"), ("conn.a", "m1", "{}")])
     out = run()
     table = [line for line in out.splitlines() if "│" in line]
     assert {line.index("│") for line in table} == {77}
@@ -77,7 +76,7 @@ def test_columns_stay_in_line_beside_a_long_name():
 @pytest.mark.django_db
 def test_without_the_database_it_shows_the_lanes_alone(monkeypatch, capsys):
     lane = f"conn.{uuid.uuid4()}"
-    brokers.lanes().put([(lane, "m1", "{}")])
+    own_lanes().put([(lane, "m1", "{}")])
 
     def fail(*args, **kwargs):
         raise OperationalError("could not connect to db.internal")

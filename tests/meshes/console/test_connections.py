@@ -14,7 +14,7 @@ from delivery.lanes import brokers
 from meshes.console import display
 from meshes.console.connections import is_mask
 from meshes.kit import ids
-from tests.factories import create_connection, make_connection, make_event, make_workspace
+from tests.factories import create_connection, make_connection, make_event, make_workspace, own_lanes
 from tests.operators import operator, said, superuser, words
 from workspaces import keys
 from workspaces.vault import access_log
@@ -135,7 +135,7 @@ def test_resuming_ends_a_pause_of_the_lane(django_capture_on_commit_callbacks):
     with django_capture_on_commit_callbacks(execute=True):
         root.press("connections_connection", "resume", target.pk)
     assert Connection.objects.get().paused_until is None
-    assert brokers.lanes().stats(brokers.lane_of(target.pk)).paused_until is None
+    assert own_lanes().stats(brokers.lane_of(target.pk)).paused_until is None
 
 
 def test_each_result_of_a_selection_is_counted():

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from tests.delivery.dispatch.test_dispatch import attempts_of, deliver
-from tests.factories import make_connection, make_deliveries, make_workspace
+from tests.delivery.dispatch.test_dispatch import attempts_of
+from tests.factories import deliver, make_connection, make_deliveries, make_workspace
 from tests.workspaces.callers import issue
 from tests.workspaces.vault.test_rotate_encryption_keys import rotate
 from workspaces import keys
