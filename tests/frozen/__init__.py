@@ -1,6 +1,7 @@
 """What every client of Meshes relies on, held over HTTP alone: see README.md."""
 
+from pathlib import Path
+
 import pytest
 
-THEMES = ("resources", "events", "deliveries", "vendors", "refusals", "pages")
-pytest.register_assert_rewrite(*(f"tests.frozen.{theme}" for theme in (*THEMES, "world")))
+pytest.register_assert_rewrite(*(f"{__name__}.{path.stem}" for path in Path(__file__).parent.glob("[!_]*.py")))
