@@ -167,16 +167,16 @@ def printable(text: str) -> str:
 
 def runs(stats: LaneStats, now: datetime) -> str:
     """In words, whether the lane runs, and if not, what it waits for."""
-    trouble = ", in trouble" if stats.is_troubled else ""
+    words = f"waits for bucket {stats.bucket}" if stats.bucket and stats.waiting else "idle"
     if stats.paused_until:
-        return f"paused for {age(now, stats.paused_until)} more{trouble}"
-    if stats.throttled_until:
-        return f"next token in {age(now, stats.throttled_until)}{trouble}"
-    if stats.is_in_ring:
-        return f"ready{trouble}"
-    if stats.in_flight >= stats.limit:
-        return f"at its limit{trouble}"
-    return (f"waits for bucket {stats.bucket}" if stats.bucket and stats.waiting else "idle") + trouble
+        words = f"paused for {age(now, stats.paused_until)} more"
+    elif stats.throttled_until:
+        words = f"next token in {age(now, stats.throttled_until)}"
+    elif stats.is_in_ring:
+        words = "ready"
+    elif stats.in_flight >= stats.limit:
+        words = "at its limit"
+    return f"{words}, in trouble" if stats.is_troubled else words
 
 
 def age(since: datetime | None, until: datetime) -> str:
