@@ -72,4 +72,4 @@ def test_a_rate_is_kept_and_the_answer_says_when_to_come_back(api, redis_client)
 
 
 def test_counting_one_unknown_workspace_is_nothing():
-    intake.take_room(ids.uuid7(), 1, 1)
+    assert intake.take_room(ids.uuid7(), 1, 1)
