@@ -15,12 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import worst_cases
-from bench.worst_cases import Case
-from delivery.rules.filters import compile_filter
-from delivery.rules.mapping import compile_mapping
+from bench.worst_cases import Case, filter_case, mapping_case, reading_case
 from delivery.rules.regexes import BYTES_PER_STEP, compile_regex
-from delivery.rules.transforms import ShapingError
-from meshes.kit.metering import EVENT_STEPS, Meter, OutOfWorkError, reading_steps
+from meshes.kit.metering import EVENT_STEPS, Meter, OutOfWorkError
 
 RESULTS = Path(__file__).parent / "results" / "metering.json"
 STEP_NANOSECONDS = 70
@@ -102,23 +99,16 @@ class Corpus:
         """One clause on one large value, of whatever types."""
         operator, operand = self.clause()
         value = self.value(self.size(20_000))
-        return self._filter_case("comparison", {"payload.value": {operator: operand}}, {"value": value})
+        document = {"payload.value": {operator: operand}}
+        return filter_case("comparison", json.dumps(document)[:300], document, {"value": value})
 
     def filter(self) -> Case:
         document = {self.chance.choice(("$and", "$or")): [self.condition() for _ in range(self.chance.randint(1, 30))]}
-        return self._filter_case("filter", document, self.payload())
+        return filter_case("filter", json.dumps(document)[:300], document, self.payload())
 
     def mapping(self) -> Case:
         entries = [self.entry(index) for index in range(self.chance.randint(1, 12))]
-        compiled, context = compile_mapping(entries), {"payload": self.payload(), "event": {}, "workspace": {}}
-
-        def run(meter: Meter) -> object:
-            try:
-                return compiled.apply(context, meter)
-            except ShapingError as error:
-                return error
-
-        return Case("mapping", json.dumps(entries)[:300], run)
+        return mapping_case("mapping", json.dumps(entries)[:300], entries, self.payload())
 
     def regex(self) -> Case:
         """A known expression on some text, or one that is made for letters on a text of these."""
@@ -157,16 +147,7 @@ class Corpus:
 
     def reading(self) -> Case:
         text = json.dumps(self.payload(), ensure_ascii=False)
-
-        def run(meter: Meter) -> object:
-            meter.charge(reading_steps(text))
-            return json.loads(text)
-
-        return Case("reading", f"{len(text)} characters", run)
-
-    def _filter_case(self, kind: str, document: dict[str, Any], payload: dict[str, Any]) -> Case:
-        compiled, context = compile_filter(document), {"payload": payload}
-        return Case(kind, json.dumps(document)[:300], lambda meter: compiled.explain(context, meter))
+        return reading_case(f"{len(text)} characters", text)
 
     # --- its parts
 

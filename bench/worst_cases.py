@@ -133,12 +133,16 @@ def _operators(name: str, payload: dict[str, Any]) -> Iterator[Case]:
             clause = {"payload.v": {operator: operand}}
             holds = compile_filter(clause).explain({"payload": payload}, Meter(10**9)) is None
             document = {"$and" if holds else "$or": [clause] * TIMES}
-            yield _filter(f"{operator} {json.dumps(operand)[:30]} on {name}", document, payload)
+            yield filter_case("operator", f"{operator} {json.dumps(operand)[:30]} on {name}", document, payload)
 
 
 def _mapping(name: str, kind: str, entries: list[dict[str, Any]], payload: dict[str, Any]) -> Case:
     written = [{"to": f"o{index}", "on_error": "null"} | entry for index, entry in enumerate(entries)]
-    compiled, context = compile_mapping(written), {"payload": payload, "event": {}, "workspace": {}}
+    return mapping_case(kind, name, written, payload)
+
+
+def mapping_case(kind: str, name: str, entries: list[dict[str, Any]], payload: dict[str, Any]) -> Case:
+    compiled, context = compile_mapping(entries), {"payload": payload, "event": {}, "workspace": {}}
 
     def run(meter: Meter) -> object:
         try:
@@ -149,9 +153,9 @@ def _mapping(name: str, kind: str, entries: list[dict[str, Any]], payload: dict[
     return Case(kind, name, run)
 
 
-def _filter(name: str, document: dict[str, Any], payload: dict[str, Any]) -> Case:
+def filter_case(kind: str, name: str, document: dict[str, Any], payload: dict[str, Any]) -> Case:
     compiled, context = compile_filter(document), {"payload": payload}
-    return Case("operator", name, lambda meter: compiled.explain(context, meter))
+    return Case(kind, name, lambda meter: compiled.explain(context, meter))
 
 
 def _reading() -> Iterator[Case]:
@@ -162,10 +166,12 @@ def _reading() -> Iterator[Case]:
     texts = {piece: f"[{','.join([piece] * (LONG // len(piece)))}]" for piece in pieces}
     texts |= {f"a text of {letter!r}": json.dumps(letter * LONG, ensure_ascii=False) for letter in LETTERS}
     texts |= {"names": json.dumps({f"name{index}": index for index in range(MANY)})}
-    for name, text in texts.items():
+    yield from (reading_case(name, text) for name, text in texts.items())
 
-        def run(meter: Meter, text: str = text) -> object:
-            meter.charge(reading_steps(text))
-            return json.loads(text)
 
-        yield Case("reading", name, run)
+def reading_case(name: str, text: str) -> Case:
+    def run(meter: Meter) -> object:
+        meter.charge(reading_steps(text))
+        return json.loads(text)
+
+    return Case("reading", name, run)

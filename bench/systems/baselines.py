@@ -18,15 +18,30 @@ from meshes.dev.stack import answers_ok
 WORKER = ("-P", "threads", "-c", str(services.THREADS["deliver"]), "-l", "WARNING", "--without-gossip")
 
 
-class Classic:
+class Baseline:
+    """One whose processes are `Processes`, made by its `start`."""
+
+    key = "bench"
+    _processes: Processes
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+
+    def stop(self) -> None:
+        self._processes.stop()
+
+    def roots(self) -> dict[str, int]:
+        return self._processes.roots()
+
+    def log(self, name: str) -> str:
+        return self._processes.log(name)
+
+
+class Classic(Baseline):
     """`bench.classic` under gunicorn, with one Celery worker."""
 
     name = "classic"
     has_bulk = True
-    key = "bench"
-
-    def __init__(self, rig: Rig) -> None:
-        self._rig = rig
 
     def start(self) -> None:
         self._processes = Processes()
@@ -40,9 +55,6 @@ class Classic:
         self._rig.wait_for(lambda: _listens(self.port), "classic")
         self._api = Api(self.port, self.key)
 
-    def stop(self) -> None:
-        self._processes.stop()
-
     def connect(self, tenants: Sequence[Tenant]) -> None:
         documents = [{"workspace": tenant.name, "url": url} for tenant in tenants for url in tenant.urls]
         at_once(lambda document: self._api.post("/endpoints", document), documents)
@@ -51,22 +63,15 @@ class Classic:
         """Delete their endpoints, so that what waits for them fails at once."""
         at_once(lambda tenant: self._api.call("DELETE", "/endpoints", {"workspace": tenant.name}), tenants)
 
-    def roots(self) -> dict[str, int]:
-        return self._processes.roots()
 
-    def log(self, name: str) -> str:
-        return self._processes.log(name)
-
-
-class InRequest:
+class InRequest(Baseline):
     """`bench.inrequest` under gunicorn."""
 
     name = "in-request"
     has_bulk = False
-    key = "bench"
 
     def __init__(self, rig: Rig) -> None:
-        self._rig = rig
+        super().__init__(rig)
         self._destinations: dict[str, Sequence[str]] = {}
 
     def start(self) -> None:
@@ -77,21 +82,12 @@ class InRequest:
         self._processes.start(self._rig.program("web", _web("bench.inrequest", self.port), **environment))
         self._rig.wait_for(lambda: _listens(self.port), "in-request")
 
-    def stop(self) -> None:
-        self._processes.stop()
-
     def connect(self, tenants: Sequence[Tenant]) -> None:
         self._destinations |= {tenant.name: tenant.urls for tenant in tenants}
         self._file.write_text(json.dumps(self._destinations))
 
     def quieten(self, tenants: Sequence[Tenant]) -> None:
         """Nothing goes on after the answer."""
-
-    def roots(self) -> dict[str, int]:
-        return self._processes.roots()
-
-    def log(self, name: str) -> str:
-        return self._processes.log(name)
 
 
 def _web(application: str, port: int) -> tuple[str, ...]:
