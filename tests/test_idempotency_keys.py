@@ -210,13 +210,6 @@ def test_a_dry_run_is_not_remembered(api):
 # --- what calls the outside -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def loopback(settings):
-    settings.MESHES_OUTBOUND_ALLOW_NETS = ["127.0.0.0/8"]
-    settings.MESHES_OUTBOUND_ALLOW_HTTP = True
-    settings.MESHES_OUTBOUND_PORTS = "*"
-
-
 def reserve(target: Connection, age: timedelta) -> str:
     path = f"/connections/{target.public_id}/test"
     idempotency.claim(idempotency.stamp(target.workspace_id, path, "k", b"{}"))

@@ -67,13 +67,6 @@ def test_twins_send_a_dead_letter_again_once():
     assert {status for status, _ in answers} == {202}
 
 
-@pytest.fixture
-def loopback(settings):
-    settings.MESHES_OUTBOUND_ALLOW_NETS = ["127.0.0.0/8"]
-    settings.MESHES_OUTBOUND_ALLOW_HTTP = True
-    settings.MESHES_OUTBOUND_PORTS = "*"
-
-
 @pytest.mark.usefixtures("loopback")
 def test_a_twin_of_a_test_waits_for_it_and_sends_nothing():
     waiting = threading.Event()

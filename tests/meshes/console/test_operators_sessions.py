@@ -8,6 +8,7 @@ from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import User
 from django.test import Client
 
+from tests.meshes.console.signin.people import is_in
 from tests.operators import superuser, words
 
 pytestmark = pytest.mark.django_db
@@ -19,10 +20,6 @@ NEW_PASSWORD = "another long one that nobody has used before"
 
 def log_in(client: Client, password: str = PASSWORD) -> int:
     return client.post("/admin/login/", {"username": "ada", "password": password}).status_code
-
-
-def is_let_in(client: Client) -> bool:
-    return client.get("/admin/").status_code == 200
 
 
 @pytest.fixture(autouse=True)
@@ -52,12 +49,12 @@ def test_a_login_takes_no_session_that_a_stranger_chose(user):
 
 def test_a_user_who_is_switched_off_is_out_at_once(client, user):
     User.objects.filter(pk=user.pk).update(is_active=False)
-    assert not is_let_in(client)
+    assert not is_in(client)
 
 
 def test_a_user_who_is_deleted_is_out_at_once(client, user):
     user.delete()
-    assert not is_let_in(client)
+    assert not is_in(client)
 
 
 def change_password(client: Client, old: str, new: str = NEW_PASSWORD) -> int:
@@ -72,7 +69,7 @@ def test_a_new_password_takes_the_old_one_and_ends_the_other_sessions(client, us
     user.refresh_from_db()
     assert user.check_password(PASSWORD)
     assert change_password(client, PASSWORD) == 302
-    assert (is_let_in(client), is_let_in(other)) == (True, False)
+    assert (is_in(client), is_in(other)) == (True, False)
 
 
 def test_a_password_is_taken_as_it_was_typed(client, user):
