@@ -26,18 +26,18 @@ class Goal:
         return figure <= self.bound if self.at_most else figure >= self.bound
 
 
-def _of(name: str, system: str = "meshes") -> Callable[[Medians], float]:
-    return lambda medians: medians[system][name]
+def _of(name: str) -> Callable[[Medians], float]:
+    return lambda medians: medians["meshes"][name]
 
 
 def _times_classic(name: str) -> Callable[[Medians], float]:
     return lambda medians: medians["meshes"][name] / medians["classic"][name]
 
 
-def flatness(medians: Medians, system: str = "lanes") -> float:
+def flatness(medians: Medians) -> float:
     """The slowest rate over all numbers of queues, as a share of that with one."""
     prefix = "tasks_per_second_at_"
-    rates = {name: rate for name, rate in medians[system].items() if name.startswith(prefix)}
+    rates = {name: rate for name, rate in medians["lanes"].items() if name.startswith(prefix)}
     return min(rates.values()) / rates[f"{prefix}1"]
 
 

@@ -72,12 +72,12 @@ def goal_table(documents: Mapping[str, Document]) -> str:
     return "\n".join(lines)
 
 
-def core_table(figures: Mapping[str, float], destinations: int = 5) -> str:
+def core_table(figures: Mapping[str, float]) -> str:
     """What each process spends on a delivery, measured, and the cores that this makes at larger rates, reckoned."""
     heads = " | ".join(f"cores for {reach:,}/s (reckoned)" for reach in REACHES)
     lines = [f"| process | ms of CPU per delivery (measured) | deliveries/s of one core (reckoned) | {heads} |"]
     lines.append("|---" * (3 + len(REACHES)) + "|")
-    prefix = f"cpu_ms_at_{destinations}"
+    prefix = "cpu_ms_at_5"
     parts = {name.partition(":")[2]: spent for name, spent in figures.items() if name.startswith(f"{prefix}:")}
     for name, spent in [*sorted(parts.items(), key=lambda part: -part[1]), ("**all**", figures[prefix])]:
         cores = " | ".join(number(spent * reach / 1000) for reach in REACHES)

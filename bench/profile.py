@@ -23,6 +23,8 @@ from bench.scenarios import Meter, settle
 from bench.systems import Tenant, single
 from bench.systems.meshes import Meshes
 
+MOST = 16
+"""Functions that are shown of a process, and as many in which the samples were."""
 OURS = ("meshes", "delivery", "connections", "workspaces")
 STATEMENTS = """
     SELECT calls, rows, round(total_exec_time::numeric), round(total_plan_time::numeric),
@@ -139,7 +141,7 @@ def look(name: str, pid: int, arguments: argparse.Namespace, folder: Path, profi
     profiles[name] = raw.read_text()
 
 
-def tops(lines: Iterable[str], most: int = 16) -> str:
+def tops(lines: Iterable[str]) -> str:
     """Functions of this project by the share of samples in which they or what they call ran, then those, of whatever
     library, in which the samples were; from py-spy's raw stacks."""
     inclusive: Counter[str] = Counter()
@@ -154,10 +156,10 @@ def tops(lines: Iterable[str], most: int = 16) -> str:
             inclusive[frame] += int(count)
     if not total:
         return "(idle)"
-    whole = [(name, n) for name, n in inclusive.most_common(400) if any(f"({app}/" in name for app in OURS)][:most]
+    whole = [(name, n) for name, n in inclusive.most_common(400) if any(f"({app}/" in name for app in OURS)][:MOST]
     rows = [f"{total} samples. With what it calls:"]
     rows += [f"{100 * n / total:5.1f} %  {name}" for name, n in [*whole]]
-    rows += ["Itself:", *(f"{100 * n / total:5.1f} %  {name}" for name, n in own.most_common(most))]
+    rows += ["Itself:", *(f"{100 * n / total:5.1f} %  {name}" for name, n in own.most_common(MOST))]
     return "\n".join(rows)
 
 

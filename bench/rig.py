@@ -154,9 +154,8 @@ class Rig:
         count: int = 0,
         schedule: list[tuple[float, int]] | None = None,
         seconds: float = 60.0,
-        during: Callable[[], None] = lambda: None,
     ) -> tuple[Answers, float]:
-        """Run the generator to its end, calling `during` now and then. Returns its answers, and its CPU seconds."""
+        """Run the generator to its end. Returns its answers, and its CPU seconds."""
         spec = Spec(port, templates, self._next_number, connections, seconds, count, schedule or [])
         self._next_number += sum(template.events for template in templates) * max(count, len(schedule or [])) + 1
         spec.write(self.folder / "spec.json")
@@ -168,7 +167,6 @@ class Rig:
             while generator.exit_code() is None:
                 if time.monotonic() > deadline:
                     raise BenchError("the load generator does not end")
-                during()
                 cpu = cpu_seconds({"load": generator.pid})["load"] or cpu
                 time.sleep(0.05)
         finally:

@@ -362,16 +362,14 @@ def _remove_abandoned(parent: Path) -> None:
             continue  # in use, or gone meanwhile
 
 
-def _wait(
-    name: str, log: Path, ready: Callable[[], bool], still_runs: Callable[[], bool], seconds: float, step: float = 0.02
-) -> None:
+def _wait(name: str, log: Path, ready: Callable[[], bool], still_runs: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         if not still_runs():
             raise ServerStartError(f"{name} ended while it started:\n{log_tail(log)}")
         if time.monotonic() > deadline:
             raise ServerStartError(f"{name} was not ready after {seconds} s:\n{log_tail(log)}")
-        time.sleep(step)
+        time.sleep(0.02)
 
 
 def _is_postgres_in(folder: Path, process: psutil.Process) -> bool:

@@ -314,12 +314,12 @@ def elements(text: str, start: int = 0) -> list[Span]:
     return spans
 
 
-def payload_slices(text: str, list_name: str = "events", name: str = "payload") -> list[Span | None]:
+def payload_slices(text: str) -> list[Span | None]:
     """For a bulk body `{"events": [{"payload": …}, …]}`: where each event's payload stands, None where it has none.
 
     `text` is one that `loads` accepted. Empty when the body is not of that form.
     """
-    events = members(text).get(list_name) if text[_skip(text, 0)] == "{" else None
+    events = members(text).get("events") if text[_skip(text, 0)] == "{" else None
     if events is None or text[events[0]] != "[":
         return []
     spans: list[Span | None] = []
@@ -327,7 +327,7 @@ def payload_slices(text: str, list_name: str = "events", name: str = "payload") 
     def read(position: int) -> int:
         if text[position] == "{":
             found, end = _object(text, position)
-            spans.append(found.get(name))
+            spans.append(found.get("payload"))
         else:
             _, end = _DECODER.raw_decode(text, position)
             spans.append(None)

@@ -67,7 +67,7 @@ def a_customer_authorizes(world: World) -> None:
     world.tell("hubspot", "sign_in", account="4711")
     url = world.once(f"POST {at}/authorize", {}, 200)["url"]
     with requests.Session() as browser:
-        walk(world, browser, url)
+        walk(browser, url)
     authorized = world.ask(f"GET {at}")
     assert (authorized["status"], authorized["account"]["id"]) == ("active", "4711")
     world.rule(workspace, connection["id"], action="upsert_contact", event="contact.*")
@@ -81,12 +81,12 @@ def a_customer_authorizes(world: World) -> None:
         proof = re.findall(r'name="proof" value="([^"]+)"', offered)
         leaving = browser.post(link, data={"proof": proof[0]}, timeout=60).text
         away = html.unescape(re.findall(r'href="(http[^"]+authorize[^"]*)"', leaving)[0])
-        walk(world, browser, away)
+        walk(browser, away)
     assert world.ask(f"GET {at}")["status"] == "active"
     world.page(link, 404)
 
 
-def walk(world: World, browser: requests.Session, url: str) -> str:
+def walk(browser: requests.Session, url: str) -> str:
     """Follow the redirects of an authorization to the page at which it ends."""
     for _ in range(6):
         answer = browser.get(url, allow_redirects=False, timeout=60)

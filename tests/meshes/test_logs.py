@@ -20,8 +20,8 @@ FORGED = "x\n2026-11-28T12:00:00.000Z INFO meshes.security login_succeeded"
 FIRST = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING|ERROR) [a-z.]+ ")
 
 
-def record(message, *arguments, level=logging.ERROR, name="django.request", **options):
-    made = logging.LogRecord(name, level, "", 0, message, arguments, None)
+def record(message, *arguments, name="django.request", **options):
+    made = logging.LogRecord(name, logging.ERROR, "", 0, message, arguments, None)
     made.__dict__ |= options
     return made
 

@@ -95,7 +95,7 @@ def names_of(user: User) -> set[str]:
     return {user.get_username().casefold(), *re.split(r"[\W_]+", text.casefold())}
 
 
-def left_of(password: str, names: Collection[str] = ()) -> str:
+def left_of(password: str, names: Collection[str]) -> str:
     """What is no ASCII punctuation in a password, without context words, names, years and runs of keys."""
     text = password.casefold()
     for row in (*ROWS, *(row[::-1] for row in ROWS)):

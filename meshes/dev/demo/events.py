@@ -1,6 +1,5 @@
 """Realistic SaaS events: six types, payloads from 0.2 to 30 KB, the same ones in every run."""
 
-import json
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -22,11 +21,6 @@ def events(number: int, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
     for index in range(number):
         kind = TYPES[index % len(TYPES)]
         yield kind, _PAYLOADS[kind](chance)
-
-
-def size_of(payload: dict[str, Any]) -> int:
-    """Bytes of the payload as JSON."""
-    return len(json.dumps(payload).encode())
 
 
 def _person(chance: random.Random) -> dict[str, Any]:

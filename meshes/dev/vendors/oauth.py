@@ -99,7 +99,7 @@ class OAuthServer(VendorServer[State]):
         self.codes: dict[str, Code] = {}
         self.installations: list[Installation] = []
         self._ends_at: dict[str, float] = {}
-        self._denials: list[str] = []
+        self._denials = 0
         self._changes: dict[str, Any] = {}
 
     def token_reply(self, installation: Installation, access_token: str, is_first: bool) -> dict[str, Any]:
@@ -126,13 +126,13 @@ class OAuthServer(VendorServer[State]):
         """From now on this account's person agrees."""
         self.signed_in = account
 
-    def deny_next(self, error: str = "access_denied") -> None:
+    def deny_next(self) -> None:
         """The next person does not agree."""
-        self._denials.append(error)
+        self._denials += 1
 
-    def fail_token(self, what: int | str, body: Any = None, times: int = 1) -> None:
+    def fail_token(self, what: int | str) -> None:
         """`fail_next` for the token endpoint."""
-        self.fail_next(what, body, times=times, path=f"^{self.token_path}$")
+        self.fail_next(what, path=f"^{self.token_path}$")
 
     def change_reply(self, **fields: Any) -> None:
         """Replace fields of the token endpoint's replies from now on, `expires_in` say; None leaves a field out."""
@@ -165,7 +165,9 @@ class OAuthServer(VendorServer[State]):
         is_absolute = back.scheme in ("http", "https") and back.netloc and not back.fragment
         if not is_absolute or (self.redirect_uris and back.geturl() not in self.redirect_uris):
             return Answer.text("The app does not know this redirect_uri.", 400)
-        error = self._wrong_with(query) or (self._denials.pop(0) if self._denials else "")
+        error = self._wrong_with(query)
+        if not error and self._denials:
+            self._denials, error = self._denials - 1, "access_denied"
         answer = {"error": error} if error else {"code": self._new_code(query), **self.redirect_with}
         if "state" in query:
             answer["state"] = query["state"]
