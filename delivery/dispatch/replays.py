@@ -216,9 +216,15 @@ def may_have_arrived(delivery: Any) -> bool:
 # --- shaping ----------------------------------------------------------------------------------------------------------
 
 
+def payload_of(delivery: Delivery) -> str | None:
+    """The text of the event's payload; None where it is not kept any more."""
+    kept = Payload.objects.filter(pk=delivery.event_id, workspace_id=delivery.workspace_id, erased_at=None)
+    return kept.values_list("body", flat=True).first()
+
+
 def shape_now(delivery: Delivery, meter: Meter) -> Shape | Refusal:
     """What today's rule makes of the delivery's event. Whether it matches is asked where that was never decided."""
-    text = Payload.objects.filter(pk=delivery.event_id, erased_at=None).values_list("body", flat=True).first()
+    text = payload_of(delivery)
     if text is None:
         return Refusal("payload_gone", NOT_KEPT)
     context = routing.context_of(delivery.event_id, delivery.event_type, json.loads(text), delivery.workspace)
@@ -236,7 +242,8 @@ def shape_now(delivery: Delivery, meter: Meter) -> Shape | Refusal:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-KEPT = "EXISTS (SELECT 1 FROM payloads p WHERE p.event_id = d.event_id AND p.erased_at IS NULL)"
+KEPT = """EXISTS (SELECT 1 FROM payloads p
+    WHERE p.event_id = d.event_id AND p.workspace_id = d.workspace_id AND p.erased_at IS NULL)"""
 REOPEN_SQL = f"""
 UPDATE deliveries d
 SET status = CASE WHEN c.status = 'active' THEN 'pending' ELSE 'held' END,

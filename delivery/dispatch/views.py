@@ -23,7 +23,7 @@ from delivery.dispatch import deletion, replays
 from delivery.dispatch.connection_health import STATUSES, examine, shown
 from delivery.dispatch.replays import CURRENT, ORIGINAL, REOPEN, REPLACE, UNCERTAIN, Refusal, Shape, Terms, count_states
 from delivery.lanes import brokers
-from delivery.models import Attempt, Delivery, Payload, Replay
+from delivery.models import Attempt, Delivery, Replay
 from delivery.rules import preview
 from delivery.rules.views import PreviewOut
 from delivery.search import (
@@ -319,7 +319,7 @@ def _sample(delivery: Delivery, terms: Terms) -> dict[str, Any]:
 
 def _request(delivery: Delivery, shape: Shape | None, *, is_new: bool) -> dict[str, Any]:
     """The request, and the difference of the body that the delivery has to its new shape, where it gets one."""
-    payload = Payload.objects.filter(pk=delivery.event_id, erased_at=None).values_list("body", flat=True).first() or ""
+    payload = replays.payload_of(delivery) or ""
     before = payload if delivery.body is None else delivery.body
     after = before if shape is None else payload if shape.body is None else shape.body
     rendered = preview.try_render(

@@ -132,7 +132,7 @@ def _erase(workspace: Workspace, event_ids: Sequence[uuid.UUID], now: datetime, 
         done.events += len(free)
         done.busy += sorted(busy)
         done.cancelled += deletion.cancel(delivery_ids, deletion.ERASED, now)
-        _empty(free, delivery_ids, now)
+        _empty(workspace, free, delivery_ids, now)
         _empty_answers(workspace, delivery_ids)
         _close_unrouted(workspace, [event_id for event_id, *_ in waiting if event_id not in busy], now)
         if free:
@@ -140,13 +140,15 @@ def _erase(workspace: Workspace, event_ids: Sequence[uuid.UUID], now: datetime, 
             journal.note("erased", workspace=workspace.public_id, events=erased)
 
 
-def _empty(event_ids: Sequence[uuid.UUID], delivery_ids: Sequence[uuid.UUID], now: datetime) -> None:
-    Payload.objects.filter(pk__in=event_ids, erased_at=None).update(body="", erased_at=now)
+def _empty(
+    workspace: Workspace, event_ids: Sequence[uuid.UUID], delivery_ids: Sequence[uuid.UUID], now: datetime
+) -> None:
+    Payload.objects.filter(pk__in=event_ids, workspace=workspace, erased_at=None).update(body="", erased_at=now)
     Delivery.objects.filter(pk__in=delivery_ids).update(body=None, detail=deletion.CANCELLED_WORDS[deletion.ERASED])
     Attempt.objects.filter(delivery_id__in=delivery_ids).update(
         request_body=None, response_body=None, response_headers=[], error="", steps=None, omitted_fields=None
     )
-    for ledger in RoutingLedger.objects.filter(pk__in=event_ids):
+    for ledger in RoutingLedger.objects.filter(pk__in=event_ids, workspace=workspace):
         entries = [  # the clause that failed repeats what the payload said
             entry | {"clause": entry["clause"] | {"actual": None}} if "clause" in entry else entry
             for entry in ledger.entries

@@ -127,7 +127,7 @@ class EventViewSet(TenantViewSet):
     def payload(self, request: Request, id: str) -> HttpResponse:
         """The payload, byte for byte as it was received. 410 when it was erased or its time has passed."""
         event = self.get_object()
-        kept = Payload.objects.filter(pk=event.pk, erased_at=None).first()
+        kept = Payload.objects.filter(pk=event.pk, workspace_id=event.workspace_id, erased_at=None).first()
         if kept is None:
             raise Problem(
                 410, "payload-gone", "The payload is not kept any more", "It was erased, or its time is over."
