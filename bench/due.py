@@ -1,8 +1,8 @@
-"""How late the sweeper hints deliveries that become due in the same instant: `python -m bench.due [number]`.
+"""How late wake-ups are for deliveries that become due in the same instant: `python -m bench.due [number]`.
 
 Ten thousand deliveries of a thousand connections come due at one moment. Lateness is the time from that moment until
-the hint of each has been put on its lane; the sweep runs on its real interval. The baseline, in
-the same run, publishes the same hints with Celery's `send_task` through `producer.batch()`.
+the wake-up of each has been put on its lane; the sweep runs on its real interval. The baseline, in the same run,
+publishes the same wake-ups with Celery's `send_task` through `producer.batch()`.
 """
 
 import sys
@@ -76,11 +76,11 @@ def prepare(number: int) -> list[str]:
 
 
 def watch(sent: list[tuple[float, int]], number: int, due_at: datetime) -> dict[str, float]:
-    """Seconds after `due_at` at which half, 99 % and all of the hints were in their lanes."""
+    """Seconds after `due_at` at which half, 99 % and all of the wake-ups were in their lanes."""
     deadline = due_at.timestamp() + 60
     while sum(count for _, count in sent) < number:
         if time.time() > deadline:
-            raise SystemExit(f"only {sum(count for _, count in sent)} of {number} hints after a minute")
+            raise SystemExit(f"only {sum(count for _, count in sent)} of {number} wake-ups after a minute")
         time.sleep(0.05)
     reached: dict[str, float] = {}
     arrived = 0
@@ -93,14 +93,14 @@ def watch(sent: list[tuple[float, int]], number: int, due_at: datetime) -> dict[
 
 
 def record_sending(sent: list[tuple[float, int]]) -> None:
-    """Note when each batch of hints had reached the broker."""
+    """Note when each batch of wake-ups had reached the broker."""
     from delivery.lanes import brokers
 
     send = brokers.send
 
-    def send_and_note(url: str, hints: list[Any]) -> None:
-        send(url, hints)
-        sent.append((time.time(), len(hints)))
+    def send_and_note(url: str, wake_ups: list[Any]) -> None:
+        send(url, wake_ups)
+        sent.append((time.time(), len(wake_ups)))
 
     brokers.send = send_and_note
 

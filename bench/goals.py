@@ -76,7 +76,7 @@ GOALS = (
     Goal("idle", "bytes in Valkey for idle connections", _of("valkey_bytes"), 0, True),
     Goal("idle", "CPU for idle connections, ms a second", _idle_cost, 10, True),
     Goal("backlog", "rate of the second half, ÷ that of the first", _linearity, 0.85),
-    Goal("backlog", "hints of 10,000 due deliveries, the last one late by", _of("all_seconds_late"), 1, True, " s"),
+    Goal("backlog", "wake-ups of 10,000 due deliveries, the last one late by", _of("all_seconds_late"), 1, True, " s"),
     Goal("history", "deliveries/s with many stored attempts, ÷ with few", _of("deliveries_per_second_ratio"), 0.9),
     Goal("history", "events/s with many stored attempts, ÷ with few", _of("events_per_second_ratio"), 0.9),
     Goal("start", "`make up`, cold, to the first delivery", _of("first_delivery_seconds"), 8, True, " s"),

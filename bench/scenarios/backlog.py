@@ -1,7 +1,7 @@
-"""A million pending deliveries that come due at one moment: how long they take, what they need, how late hints are.
+"""A million pending deliveries that come due at one moment: how long they take, what they need, how late wake-ups are.
 
 Scaled by --scale. The deliveries are copies, in SQL, of what fifty tenants' events made. The scheduler's lateness is
-that of `bench.due`: ten thousand deliveries due in one instant, until the hint of the last is in its lane.
+that of `bench.due`: ten thousand deliveries due in one instant, until the wake-up of the last is in its lane.
 """
 
 import json

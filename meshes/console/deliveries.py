@@ -139,10 +139,10 @@ class UnroutedAdmin(OperatorAdmin):
 
     def _route(self, request: HttpRequest, route: Callable[[], list[Any]]) -> list[Any]:
         with transaction.atomic():
-            hints = route()
-            self.record(request, Unrouted.objects.filter(pk__in=[pk for _, pk in hints]), "Routed again.")
-        brokers.publish_fanouts(hints)
-        return hints
+            routed = route()
+            self.record(request, Unrouted.objects.filter(pk__in=[pk for _, pk in routed]), "Routed again.")
+        brokers.publish_fanouts(routed)
+        return routed
 
 
 # --- deliveries -----------------------------------------------------------------------------------------------------
