@@ -4,6 +4,8 @@ import os
 
 import dj_database_url
 
+from bench.web_settings import *  # noqa: F403
+
 SECRET_KEY = "bench"  # noqa: S105  (nothing is signed with it)
 ALLOWED_HOSTS = ["*"]
 USE_TZ = True
@@ -14,8 +16,3 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE_URL"], conn_max_age=600)}
 DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 1024 * 1024
 REDIS_URL = os.environ["REDIS_URL"]
-# What the web server's worker reads, with the values of Meshes.
-MESHES_HEADER_SECONDS = 10
-MESHES_BODY_SECONDS = 30
-MESHES_BULK_BODY_LIMIT = 8 * 1024 * 1024
-MESHES_HTTPS = False

@@ -78,7 +78,8 @@ class InRequest(Baseline):
         self._processes = Processes()
         self.port = free_port()
         self._file: Path = self._processes.folder / "destinations.json"
-        environment = {"BENCH_DESTINATIONS": str(self._file), "WEB_CONCURRENCY": "2"}
+        settings = {"DJANGO_SETTINGS_MODULE": "bench.web_settings", "BENCH_DESTINATIONS": str(self._file)}
+        environment = settings | {"WEB_CONCURRENCY": "2"}
         self._processes.start(self._rig.program("web", _web("bench.inrequest", self.port), **environment))
         self._rig.wait_for(lambda: _listens(self.port), "in-request")
 
