@@ -5,7 +5,8 @@ from bench.systems import Tenant, single
 from bench.systems.baselines import InRequest
 
 
-def test_what_is_posted_to_the_in_request_baseline_has_arrived_with_its_answer():
+def test_what_is_posted_to_the_in_request_baseline_has_arrived_with_its_answer(monkeypatch):
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)  # which pytest has set, and a shell has not
     with Rig(Options(quick=True), print) as rig:
         system = InRequest(rig)
         try:

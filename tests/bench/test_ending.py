@@ -26,8 +26,9 @@ sys.exit(bench.main())
 
 
 @pytest.fixture
-def bench(tmp_path):
+def bench(tmp_path, monkeypatch):
     """A bench of one system that measures for longer than any test."""
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)  # which pytest has set, and a shell has not
     command = (sys.executable, "-c", IN_REQUEST_ALONE, "throughput", "--quick", "--runs", "1000", str(tmp_path))
     process = psutil.Popen(command, cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL)
     yield process
